@@ -1,0 +1,1 @@
+//! A memory pool for ML tensors in GPU memory (wgpu) and host memory, inside a hard byte budget.
