@@ -1,1 +1,26 @@
 //! A memory pool for ML tensors in GPU memory (wgpu) and host memory, inside a hard byte budget.
+
+#![warn(missing_docs)]
+
+mod error;
+mod open;
+mod pool;
+mod sync;
+mod units;
+
+pub mod backend;
+pub mod space;
+mod tensor;
+
+pub use backend::{Backend, Host, HostMemory, Limit, Limits, Model};
+#[cfg(feature = "gpu")]
+pub use backend::Gpu;
+pub use error::{Error, ErrorKind, Holder, Result, Shortage};
+#[cfg(feature = "gpu")]
+pub use open::GpuChoice;
+pub use pool::{Block, Budget, Config, Hold, Pool, Request, SlabPolicy, Stats};
+pub use space::Placement;
+pub use tensor::{IntoShape, Labelled, RANK_MAX, Shape, Tensor};
+#[cfg(feature = "gpu")]
+pub use tensor::Loan;
+pub use units::{ByteSize, ParseByteSizeError};

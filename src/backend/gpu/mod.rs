@@ -1,0 +1,299 @@
+//! GPU memory through wgpu: slabs are buffers, and one recorded stream owns the order of the work on them.
+//!
+//! `Drop` is not a command, and a binding is only a range of a buffer, so somebody must own the order. The stream does:
+//! uploads, downloads, fills, copies and what [`Gpu::encode`] records go into it in the order of the calls, and reach
+//! the queue in that order. Memory that is freed may be used again at once, because only work recorded later can see it.
+//!
+//! Nothing here calls `queue.write_buffer`: that runs *before* the command buffers of the next submission, whenever it
+//! was called, and would overwrite what recorded work has yet to read.
+
+mod copy;
+mod scope;
+mod staging;
+mod stream;
+
+use std::fmt;
+use std::thread::ThreadId;
+
+use self::copy::CopyKernel;
+pub(crate) use self::scope::scoped;
+use self::stream::Stream;
+use super::{Backend, Limit, Limits, Place, PlaceMut, Point, Span, check_slab_bytes};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering, lock};
+use crate::units::round_up;
+
+/// Copies and bindings are in words of 4 bytes (`wgpu::COPY_BUFFER_ALIGNMENT`).
+pub(crate) const WORD_BYTES: u64 = wgpu::COPY_BUFFER_ALIGNMENT;
+
+/// The default staging: 256 KiB, or 1/16 of a small budget.
+const STAGING_BYTES: u64 = 256 << 10;
+const STAGING_SHARE: u64 = 16;
+
+/// Memory of a wgpu device.
+pub struct Gpu {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    name: String,
+    limits: Limits,
+    lost: DeviceLost,
+    copy: CopyKernel,
+    stream: Mutex<Stream>,
+    /// The thread that has the stream: it must not ask for it again, from a closure or a callback.
+    owner: Mutex<Option<ThreadId>>,
+    /// The point of the last work recorded. Changed with the stream locked.
+    recorded: AtomicU64,
+    /// The point up to which the queue is done.
+    completed: Arc<AtomicU64>,
+}
+
+/// Told when a device is lost. A pool that opened the device tells itself; the owner of any other device calls
+/// [`tell`](DeviceLost::tell) from the callback given to `wgpu::Device::set_device_lost_callback`.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceLost(Arc<OnceLock<String>>);
+
+impl DeviceLost {
+    /// The device is lost, for this reason. Calls on the pool fail from now on with [`ErrorKind::DeviceLost`].
+    pub fn tell(&self, reason: &str) {
+        let _ = self.0.set(reason.to_owned());
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.0.get() {
+            Some(reason) => Err(Error::new(ErrorKind::DeviceLost, format!("the device is lost: {reason}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.0.get().is_some()
+    }
+}
+
+impl Gpu {
+    /// Memory of a device that the caller owns. The device's lost callback stays the caller's:
+    /// see [`device_lost`](Gpu::device_lost).
+    pub fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+        let limits = device.limits();
+        let alignment_bytes = u64::from(limits.min_storage_buffer_offset_alignment).max(2 * WORD_BYTES);
+        let slab = Limit { bytes: limits.max_buffer_size, name: "max_buffer_size" };
+        let binding_bytes = limits.max_storage_buffer_binding_size / WORD_BYTES * WORD_BYTES;
+        let block = Limit { bytes: binding_bytes, name: "max_storage_buffer_binding_size" };
+        let info = device.adapter_info();
+        Self {
+            device: device.clone(),
+            queue: queue.clone(),
+            name: format!("{} ({:?}, {:?})", info.name, info.backend, info.device_type),
+            limits: Limits { alignment_bytes, granule_bytes: WORD_BYTES, slab, block },
+            lost: DeviceLost::default(),
+            copy: CopyKernel::default(),
+            stream: Mutex::default(),
+            owner: Mutex::new(None),
+            recorded: AtomicU64::new(0),
+            completed: Arc::new(AtomicU64::new(0)),
+        }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.device
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.queue
+    }
+
+    /// Tells this backend that the device is lost; for the callback of the device's owner.
+    pub fn device_lost(&self) -> DeviceLost {
+        self.lost.clone()
+    }
+
+    /// Records into the stream. The closure gets an encoder of its own; what it records comes after everything recorded
+    /// before and before everything recorded later. If it returns an error, panics, or breaks a rule of wgpu, nothing
+    /// of it is recorded.
+    ///
+    /// Tensors may be allocated and dropped inside, but other calls on the stream (`upload`, `download`, `fill`,
+    /// `submit`, `zeroed` requests, a second `encode`) fail with [`ErrorKind::Recording`]. Other threads wait.
+    ///
+    /// # Errors
+    /// The closure's; [`ErrorKind::Device`] with wgpu's message for what wgpu reports; [`ErrorKind::DeviceLost`];
+    /// [`ErrorKind::Recording`].
+    pub fn encode<R>(&self, record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<R>) -> Result<R> {
+        let mut stream = self.stream()?;
+        let (result, commands) = scoped(&self.device, "recording", || {
+            let descriptor = wgpu::CommandEncoderDescriptor { label: Some("tensorpool encode") };
+            let mut encoder = self.device.create_command_encoder(&descriptor);
+            let result = record(&mut encoder);
+            let commands = result.is_ok().then(|| encoder.finish());
+            (result, commands)
+        })?;
+        if let Some(commands) = commands {
+            stream.append(self, commands)?;
+        }
+        result
+    }
+
+    /// Sends what is recorded to the queue and returns the submission, which `wgpu::Device::poll` can wait for.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Device`], [`ErrorKind::DeviceLost`], [`ErrorKind::Recording`].
+    pub fn submit(&self) -> Result<wgpu::SubmissionIndex> {
+        self.stream()?.submit(self)
+    }
+
+    /// Records into the stream's open encoder; for this crate's own kernels, which break no rules.
+    #[cfg_attr(not(feature = "nn"), allow(dead_code, reason = "only the kernels record this way"))]
+    pub(crate) fn record(&self, record: impl FnOnce(&wgpu::Device, &mut wgpu::CommandEncoder)) -> Result<()> {
+        let mut stream = self.stream()?;
+        scoped(&self.device, "recording a kernel", || record(&self.device, stream.encoder(self)))
+    }
+
+    /// The stream, for this thread alone until the guard is dropped.
+    fn stream(&self) -> Result<StreamGuard<'_>> {
+        self.lost.check()?;
+        let me = std::thread::current().id();
+        if *lock(&self.owner) == Some(me) {
+            let message = "the stream is in use by this thread: call this before or after the closure, not inside it";
+            return Err(Error::new(ErrorKind::Recording, message));
+        }
+        let stream = lock(&self.stream);
+        *lock(&self.owner) = Some(me);
+        Ok(StreamGuard { stream, owner: &self.owner })
+    }
+
+    /// Checks a range in a span for the copy commands: words, but for the end of the span.
+    fn words(&self, span: &Span, at: u64, len: u64) -> Result<std::ops::Range<u64>> {
+        let range = span.range(at, len)?;
+        if at % WORD_BYTES != 0 || (len % WORD_BYTES != 0 && at + len != span.bytes()) {
+            let message = format!("{len} bytes from byte {at} of {}: a GPU moves words of 4 bytes", span.bytes());
+            return Err(Error::new(ErrorKind::Shape, message));
+        }
+        // The bytes past the end belong to this block: blocks start at multiples of the alignment.
+        Ok(range.start..range.start + round_up(len, WORD_BYTES).unwrap_or(len))
+    }
+}
+
+struct StreamGuard<'a> {
+    stream: MutexGuard<'a, Stream>,
+    owner: &'a Mutex<Option<ThreadId>>,
+}
+
+impl Drop for StreamGuard<'_> {
+    fn drop(&mut self) {
+        *lock(self.owner) = None;
+    }
+}
+
+impl std::ops::Deref for StreamGuard<'_> {
+    type Target = Stream;
+
+    fn deref(&self) -> &Stream {
+        &self.stream
+    }
+}
+
+impl std::ops::DerefMut for StreamGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Stream {
+        &mut self.stream
+    }
+}
+
+impl Backend for Gpu {
+    type Slab = wgpu::Buffer;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn create_slab(&self, bytes: u64) -> Result<wgpu::Buffer> {
+        self.lost.check()?;
+        check_slab_bytes(bytes, &self.limits)?;
+        scoped(&self.device, "creating a slab", || {
+            self.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("tensorpool slab"),
+                size: bytes,
+                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        })
+    }
+
+    fn upload(&self, slab: &wgpu::Buffer, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
+        let range = self.words(span, at, bytes.len() as u64)?;
+        self.stream()?.upload(self, slab, range.start, bytes)
+    }
+
+    fn download(&self, slab: &wgpu::Buffer, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
+        let range = self.words(span, at, bytes.len() as u64)?;
+        self.stream()?.download(self, slab, range.start, bytes)
+    }
+
+    fn fill(&self, slab: &wgpu::Buffer, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()> {
+        let range = self.words(span, 0, len)?;
+        self.stream()?.fill(self, slab, range, pattern)
+    }
+
+    fn copy(&self, from: Place<'_, wgpu::Buffer>, to: PlaceMut<'_, wgpu::Buffer>, len: u64) -> Result<()> {
+        let target = self.words(to.span, to.at, len)?;
+        if len == 0 || from.at % WORD_BYTES != 0 {
+            return self.words(from.span, from.at, len).map(drop);
+        }
+        let source = from.span.range(from.at, len)?.start;
+        let bytes = target.end - target.start;
+        let mut stream = self.stream()?;
+        scoped(&self.device, "recording a copy", || {
+            let encoder = stream.encoder(self);
+            if from.slab == to.slab {
+                self.copy.record(self, encoder, from.slab, source, target.start, bytes);
+            } else {
+                encoder.copy_buffer_to_buffer(from.slab, source, to.slab, target.start, bytes);
+            }
+        })
+    }
+
+    fn staging_bytes_default(&self, budget_bytes: u64) -> u64 {
+        STAGING_BYTES.min(budget_bytes / STAGING_SHARE)
+    }
+
+    fn open_staging(&self, bytes: u64) -> Result<u64> {
+        self.stream()?.open_staging(self, bytes)
+    }
+
+    fn recorded(&self) -> Point {
+        self.recorded.load(Ordering::Acquire)
+    }
+
+    fn completed(&self) -> Point {
+        if !self.lost.is_lost() {
+            // Runs the callbacks of what is done. An error means that the device is in trouble; then nothing is done.
+            let _ = self.device.poll(wgpu::PollType::Poll);
+        }
+        // A lost device does nothing any more.
+        if self.lost.is_lost() { Point::MAX } else { self.completed.load(Ordering::Acquire) }
+    }
+
+    fn complete(&self, point: Point) -> Result<()> {
+        if self.completed() >= point {
+            return Ok(());
+        }
+        let submission = self.stream()?.submitted(self)?;
+        if let Some(submission_index) = submission {
+            let wait = wgpu::PollType::Wait { submission_index: Some(submission_index), timeout: None };
+            if let Err(error) = self.device.poll(wait) {
+                return Err(Error::new(ErrorKind::Device, "waiting for the device").with_source(error));
+            }
+        }
+        self.lost.check()
+    }
+}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gpu").field("name", &self.name).field("limits", &self.limits).finish_non_exhaustive()
+    }
+}

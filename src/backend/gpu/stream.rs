@@ -1,0 +1,263 @@
+//! The stream: the one encoder that all work is recorded into, in order, and the staging ring beside it.
+
+use std::ops::Range;
+
+use super::staging::{CHUNKS, Chunk, MAP_ALIGNMENT_BYTES};
+use super::{Gpu, WORD_BYTES, scoped};
+use crate::backend::Point;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{Arc, Ordering};
+use crate::units::{exact, round_down, round_up};
+
+/// Command buffers that may wait for `submit`; then they are sent, so that a program that only records cannot make wgpu
+/// hold ever more of them.
+const COMMANDS_WAITING_MAX: usize = 64;
+
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    /// The open encoder, after all of `commands`.
+    encoder: Option<wgpu::CommandEncoder>,
+    commands: Vec<wgpu::CommandBuffer>,
+    upload: Vec<Chunk>,
+    /// The chunk being filled.
+    upload_at: usize,
+    download: Vec<Chunk>,
+    submission: Option<wgpu::SubmissionIndex>,
+    submitted: Point,
+}
+
+impl Stream {
+    pub(super) fn open_staging(&mut self, gpu: &Gpu, bytes: u64) -> Result<u64> {
+        let chunk_bytes = round_down(bytes / (2 * CHUNKS), MAP_ALIGNMENT_BYTES);
+        if chunk_bytes == 0 {
+            return Ok(0);
+        }
+        let (upload, download) = scoped(&gpu.device, "creating the staging ring", || {
+            let upload: Vec<_> = (0..CHUNKS).map(|_| Chunk::upload(&gpu.device, chunk_bytes)).collect();
+            let download: Vec<_> = (0..CHUNKS).map(|_| Chunk::download(&gpu.device, chunk_bytes)).collect();
+            (upload, download)
+        })?;
+        (self.upload, self.download) = (upload, download);
+        Ok(chunk_bytes * 2 * CHUNKS)
+    }
+
+    /// The open encoder. Whoever asks is about to record.
+    pub(super) fn encoder(&mut self, gpu: &Gpu) -> &mut wgpu::CommandEncoder {
+        self.mark_recorded(gpu);
+        self.encoder.get_or_insert_with(|| {
+            let descriptor = wgpu::CommandEncoderDescriptor { label: Some("tensorpool stream") };
+            gpu.device.create_command_encoder(&descriptor)
+        })
+    }
+
+    /// Puts finished commands after everything recorded so far.
+    pub(super) fn append(&mut self, gpu: &Gpu, commands: wgpu::CommandBuffer) -> Result<()> {
+        self.close_encoder(gpu)?;
+        self.mark_recorded(gpu);
+        self.commands.push(commands);
+        if self.commands.len() >= COMMANDS_WAITING_MAX {
+            self.submit(gpu)?;
+        }
+        Ok(())
+    }
+
+    fn mark_recorded(&mut self, gpu: &Gpu) {
+        gpu.recorded.store(self.submitted + 1, Ordering::Release);
+    }
+
+    fn close_encoder(&mut self, gpu: &Gpu) -> Result<()> {
+        if let Some(encoder) = self.encoder.take() {
+            self.commands.push(scoped(&gpu.device, "ending the stream's encoder", || encoder.finish())?);
+        }
+        Ok(())
+    }
+
+    /// Submits what is recorded, if anything is; returns the last submission, if there was one.
+    pub(super) fn submitted(&mut self, gpu: &Gpu) -> Result<Option<wgpu::SubmissionIndex>> {
+        if gpu.recorded.load(Ordering::Acquire) > self.submitted {
+            self.submit(gpu)?;
+        }
+        Ok(self.submission.clone())
+    }
+
+    pub(super) fn submit(&mut self, gpu: &Gpu) -> Result<wgpu::SubmissionIndex> {
+        let closed = self.close_encoder(gpu);
+        let used = |chunk: &&mut Chunk| chunk.filled_bytes > 0;
+        let commands = std::mem::take(&mut self.commands);
+        let submitted = scoped(&gpu.device, "submitting", || {
+            self.upload.iter_mut().filter(used).for_each(|chunk| chunk.unmap());
+            gpu.queue.submit(commands)
+        });
+        // Whatever came of it, the chunks must come back, and what was recorded has had its turn.
+        for chunk in self.upload.iter_mut().filter(used) {
+            chunk.filled_bytes = 0;
+            chunk.submission = submitted.as_ref().ok().cloned();
+            chunk.map(wgpu::MapMode::Write);
+        }
+        self.submitted += 1;
+        let point = self.submitted;
+        gpu.recorded.store(point, Ordering::Release);
+        let completed = Arc::clone(&gpu.completed);
+        gpu.queue.on_submitted_work_done(move || {
+            completed.fetch_max(point, Ordering::AcqRel);
+        });
+        closed?;
+        let submission = submitted?;
+        self.submission = Some(submission.clone());
+        Ok(submission)
+    }
+
+    pub(super) fn upload(&mut self, gpu: &Gpu, slab: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let rest = &bytes[done..];
+            let (index, at, room_bytes) = self.chunk_with_room(gpu, WORD_BYTES)?;
+            let len = rest.len().min(round_down(room_bytes, WORD_BYTES) as usize);
+            self.write(index, at, &rest[..len])?;
+            let copy_bytes = round_up(len as u64, WORD_BYTES).unwrap_or(0);
+            self.copy_from_chunk(gpu, index, at, slab, offset + done as u64, copy_bytes)?;
+            done += len;
+        }
+        Ok(())
+    }
+
+    /// Zeros are cleared; any other pattern is staged once and copied as often as it takes.
+    pub(super) fn fill(&mut self, gpu: &Gpu, slab: &wgpu::Buffer, range: Range<u64>, pattern: &[u8]) -> Result<()> {
+        let len = range.end - range.start;
+        if pattern.is_empty() {
+            return Err(Error::new(ErrorKind::Invalid, "an empty pattern cannot be repeated"));
+        }
+        if len == 0 {
+            return Ok(());
+        }
+        if pattern.iter().all(|byte| *byte == 0) {
+            return scoped(&gpu.device, "recording a fill", || {
+                self.encoder(gpu).clear_buffer(slab, range.start, Some(len));
+            });
+        }
+        // The shortest number of whole patterns that is a whole number of words.
+        let unit_bytes = (1..=WORD_BYTES).map(|times| times * pattern.len() as u64).find(|b| b % WORD_BYTES == 0);
+        let unit_bytes = unit_bytes.unwrap_or(WORD_BYTES * pattern.len() as u64);
+        let (index, at, room_bytes) = self.chunk_with_room(gpu, unit_bytes.min(len))?;
+        let stage_bytes = if len <= room_bytes { len } else { round_down(room_bytes, unit_bytes) };
+        let staged: Vec<u8> = pattern.iter().copied().cycle().take(stage_bytes as usize).collect();
+        self.write(index, at, &staged)?;
+        let mut offset = range.start;
+        while offset < range.end {
+            let copy_bytes = stage_bytes.min(range.end - offset);
+            self.copy_from_chunk(gpu, index, at, slab, offset, copy_bytes)?;
+            offset += copy_bytes;
+        }
+        Ok(())
+    }
+
+    pub(super) fn download(&mut self, gpu: &Gpu, slab: &wgpu::Buffer, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let Some(chunk_bytes) = self.download.first().map(|chunk| chunk.buffer.size() as usize) else {
+            return Err(no_staging());
+        };
+        let mut offset = offset;
+        for round in bytes.chunks_mut(chunk_bytes * self.download.len()) {
+            self.download_round(gpu, slab, offset, round, chunk_bytes)?;
+            offset += round.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// One lap of the ring: a copy into each chunk, one submission, and the mappings read in order.
+    fn download_round(
+        &mut self,
+        gpu: &Gpu,
+        slab: &wgpu::Buffer,
+        offset: u64,
+        bytes: &mut [u8],
+        chunk_bytes: usize,
+    ) -> Result<()> {
+        let pieces = bytes.len().div_ceil(chunk_bytes);
+        let buffers: Vec<_> = self.download[..pieces].iter().map(|chunk| chunk.buffer.clone()).collect();
+        scoped(&gpu.device, "recording a download", || {
+            let mut at = offset;
+            for (buffer, piece) in buffers.iter().zip(bytes.chunks(chunk_bytes)) {
+                let copy_bytes = round_up(piece.len() as u64, WORD_BYTES).unwrap_or(0);
+                self.encoder(gpu).copy_buffer_to_buffer(slab, at, buffer, 0, copy_bytes);
+                at += piece.len() as u64;
+            }
+        })?;
+        let submission = self.submit(gpu)?;
+        for chunk in &mut self.download[..pieces] {
+            chunk.submission = Some(submission.clone());
+            chunk.map(wgpu::MapMode::Read);
+        }
+        let mut result = Ok(());
+        for (chunk, piece) in self.download[..pieces].iter().zip(bytes.chunks_mut(chunk_bytes)) {
+            let read = chunk.wait(&gpu.device, &gpu.lost).and_then(|()| {
+                let view = chunk.buffer.get_mapped_range(..).map_err(mapping_failed)?;
+                piece.copy_from_slice(&view[..piece.len()]);
+                Ok(())
+            });
+            result = result.and(read);
+        }
+        let unmapped = scoped(&gpu.device, "unmapping", || self.download[..pieces].iter().for_each(Chunk::unmap));
+        result.and(unmapped)
+    }
+
+    /// A mapped chunk with room for at least `bytes`: its index, where its room starts and how long that is. Sends the
+    /// stream on its way and waits, if the device still reads them all.
+    fn chunk_with_room(&mut self, gpu: &Gpu, bytes: u64) -> Result<(usize, u64, u64)> {
+        match self.upload.first() {
+            None => return Err(no_staging()),
+            Some(chunk) if chunk.buffer.size() < bytes => {
+                let message = format!("{} do not fit in a staging chunk of {}", exact(bytes), chunk.buffer.size());
+                return Err(Error::new(ErrorKind::Invalid, message));
+            }
+            Some(_) => {}
+        }
+        if self.upload[self.upload_at].room_bytes() < bytes {
+            self.upload_at = (self.upload_at + 1) % self.upload.len();
+            if self.upload[self.upload_at].room_bytes() < self.upload[self.upload_at].buffer.size() {
+                self.submitted(gpu)?;
+                self.upload[self.upload_at].wait(&gpu.device, &gpu.lost)?;
+            }
+        }
+        let chunk = &self.upload[self.upload_at];
+        Ok((self.upload_at, chunk.filled_bytes, chunk.room_bytes()))
+    }
+
+    /// Writes into a mapped chunk at `at`, and zeros up to a whole word.
+    fn write(&mut self, index: usize, at: u64, bytes: &[u8]) -> Result<()> {
+        let padded_bytes = round_up(bytes.len() as u64, WORD_BYTES).unwrap_or(0);
+        let chunk = &mut self.upload[index];
+        let mut view = chunk.buffer.get_mapped_range_mut(at..at + padded_bytes).map_err(mapping_failed)?;
+        view.slice(..bytes.len()).copy_from_slice(bytes);
+        let padding = [0u8; WORD_BYTES as usize];
+        view.slice(bytes.len()..).copy_from_slice(&padding[..padded_bytes as usize - bytes.len()]);
+        chunk.filled_bytes = round_up(at + padded_bytes, MAP_ALIGNMENT_BYTES).unwrap_or(0);
+        Ok(())
+    }
+
+    fn copy_from_chunk(
+        &mut self,
+        gpu: &Gpu,
+        index: usize,
+        at: u64,
+        slab: &wgpu::Buffer,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<()> {
+        let buffer = self.upload[index].buffer.clone();
+        scoped(&gpu.device, "recording an upload", || {
+            self.encoder(gpu).copy_buffer_to_buffer(&buffer, at, slab, offset, bytes);
+        })
+    }
+}
+
+fn no_staging() -> Error {
+    let message = "this pool has no staging to move data through: give it some, or a larger budget";
+    Error::new(ErrorKind::Invalid, message)
+}
+
+fn mapping_failed(error: wgpu::MapRangeError) -> Error {
+    Error::new(ErrorKind::Device, "mapping a staging buffer").with_source(error)
+}

@@ -1,0 +1,247 @@
+//! Where slabs come from: the [`Backend`] trait, and the backends [`Host`], [`Gpu`] and [`Model`].
+//!
+//! A backend gives out whole slabs and moves bytes in and out of them. It knows nothing of blocks: the pool carves a slab
+//! and shows the backend only [`Span`]s, byte ranges that no two blocks share. Work may be *recorded* and carried out
+//! later, as a GPU does: a backend numbers what it has recorded with a [`Point`] and says up to which point it is done.
+//!
+//! ```text
+//!    pool ── create_slab(bytes) ─────────────► Slab            (dropping it gives the memory back)
+//!         ── upload / download / fill / copy ► Slab + Span
+//!         ── recorded() → Point, completed() → Point, complete(Point)
+//! ```
+
+use std::fmt;
+use std::ops::Range;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::units::exact;
+
+#[cfg(feature = "gpu")]
+pub mod gpu;
+mod host;
+mod model;
+
+#[cfg(feature = "gpu")]
+pub use gpu::Gpu;
+pub use host::{Host, HostSlab};
+pub use model::{Model, ModelSlab};
+
+/// A place in the order of a backend's work: everything recorded before the call that returned it.
+///
+/// Points only grow. 0 is the beginning, which has always passed.
+pub type Point = u64;
+
+/// A limit of a backend and the name under which its users know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// The most bytes.
+    pub bytes: u64,
+    /// What the device calls it, for example `max_buffer_size`.
+    pub name: &'static str,
+}
+
+/// What a backend can do; constant for its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Every slab starts at a multiple of this, and so does every block inside it. A power of two; also the size of the
+    /// smallest piece.
+    pub alignment_bytes: u64,
+    /// A slab's size is a multiple of this. A power of two, at most `alignment_bytes`.
+    pub granule_bytes: u64,
+    /// The largest slab.
+    pub slab: Limit,
+    /// The largest block: a tensor must fit in one binding.
+    pub block: Limit,
+}
+
+/// Memory of one kind, given out in slabs.
+///
+/// Implement it to put the pool on another device (CUDA, a DSP's memory) or to watch or disturb one in a test. The
+/// contract:
+///
+/// - [`create_slab`](Backend::create_slab) gives memory that no other slab overlaps, and dropping the slab gives it
+///   back at once. It may be called from many threads, and while other calls are under way.
+/// - Calls on a [`Span`] concern only its bytes of that slab. Their order is the order of the calls on one thread, and
+///   of the program's own synchronisation between threads.
+/// - The work of a call may be recorded and done later. Then [`recorded`](Backend::recorded) grows, and the pool gives
+///   memory back to the system only when [`completed`](Backend::completed) has reached that point. Memory may go from
+///   one block to another at once: later recorded work must happen after earlier recorded work.
+/// - A call that fails leaves the memory it was to write with undefined contents, and everything else as it was.
+///
+/// The provided methods suit a backend that does everything at once and needs no staging.
+pub trait Backend: Send + Sync + 'static {
+    /// One large buffer. Dropping it gives the memory back.
+    type Slab: Send + Sync + 'static;
+
+    /// Which memory this is, for people: `host`, or the adapter's name.
+    fn name(&self) -> &str;
+
+    /// What this backend can do. The pool asks once, when it is opened.
+    fn limits(&self) -> Limits;
+
+    /// Reserves `bytes` bytes: more than 0, a multiple of the granule, at most the slab limit.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`] when the system or the device refuses (the pool then tries a smaller slab, or fails),
+    /// [`ErrorKind::TooLarge`] over a limit, [`ErrorKind::DeviceLost`], [`ErrorKind::Device`] for anything else.
+    fn create_slab(&self, bytes: u64) -> Result<Self::Slab>;
+
+    /// Writes `bytes` at `at` bytes into the span.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`] if they reach past its end; whatever the device reports.
+    fn upload(&self, slab: &Self::Slab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()>;
+
+    /// Reads into `bytes` from `at` bytes into the span, after all work recorded before.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`] if that reaches past its end; whatever the device reports.
+    fn download(&self, slab: &Self::Slab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()>;
+
+    /// Repeats `pattern` over the `len` bytes from the span's start; the last repetition may be cut.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`] if the span is shorter than `len`; [`ErrorKind::Invalid`] for an empty pattern or one whose
+    /// length the device cannot repeat; whatever the device reports.
+    fn fill(&self, slab: &Self::Slab, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()>;
+
+    /// Copies `len` bytes from one span to another, in one slab or between two.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`] if either reaches past its end; whatever the device reports.
+    fn copy(&self, from: Place<'_, Self::Slab>, to: PlaceMut<'_, Self::Slab>, len: u64) -> Result<()>;
+
+    /// The staging that suits a pool with this budget, in bytes. 0 where none is needed.
+    fn staging_bytes_default(&self, budget_bytes: u64) -> u64 {
+        let _ = budget_bytes;
+        0
+    }
+
+    /// Reserves the staging ring, at most `bytes`, and returns what it took. Called once, when the pool is opened.
+    ///
+    /// # Errors
+    /// As [`create_slab`](Backend::create_slab).
+    fn open_staging(&self, bytes: u64) -> Result<u64> {
+        let _ = bytes;
+        Ok(0)
+    }
+
+    /// The point after everything recorded so far.
+    fn recorded(&self) -> Point {
+        0
+    }
+
+    /// The last point whose work is done. Does not wait.
+    fn completed(&self) -> Point {
+        Point::MAX
+    }
+
+    /// Starts the recorded work if need be and waits until `point` has passed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Recording`] if this thread is recording that very work; whatever the device reports.
+    fn complete(&self, point: Point) -> Result<()> {
+        let _ = point;
+        Ok(())
+    }
+}
+
+/// A backend whose memory the processor can address: what ndarray views need.
+pub trait HostMemory: Backend {
+    /// The span's bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Foreign`] if the span is not one of this slab.
+    fn bytes<'a>(&self, slab: &'a Self::Slab, span: &'a Span) -> Result<&'a [u8]>;
+
+    /// The span's bytes, to write.
+    ///
+    /// # Errors
+    /// As [`bytes`](HostMemory::bytes).
+    fn bytes_mut<'a>(&self, slab: &'a Self::Slab, span: &'a mut Span) -> Result<&'a mut [u8]>;
+}
+
+/// A range of one slab's bytes that no other span of that slab meets, as long as it lives.
+///
+/// Only a pool makes spans. Having `&mut Span` is what makes writing to memory through a shared slab sound.
+#[derive(Debug)]
+pub struct Span {
+    slab_serial: u64,
+    offset: u64,
+    bytes: u64,
+}
+
+impl Span {
+    /// The caller vouches that `[offset, offset + bytes)` of the slab with this serial number meets no other span.
+    pub(crate) fn new(slab_serial: u64, offset: u64, bytes: u64) -> Self {
+        Self { slab_serial, offset, bytes }
+    }
+
+    /// The number of the slab, never used twice in a process.
+    pub fn slab_serial(&self) -> u64 {
+        self.slab_serial
+    }
+
+    /// Where the span starts in its slab, in bytes.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// How long it is, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The slab's bytes from `at` in this span, `len` of them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Shape`] with the numbers if that reaches past the span's end.
+    pub fn range(&self, at: u64, len: u64) -> Result<Range<u64>> {
+        match at.checked_add(len) {
+            Some(end) if end <= self.bytes => Ok(self.offset + at..self.offset + end),
+            _ => Err(Error::new(
+                ErrorKind::Shape,
+                format!("{} from byte {at} reach past the end of a block of {}", exact(len), exact(self.bytes)),
+            )),
+        }
+    }
+}
+
+/// Where a copy reads: `at` bytes into a span of a slab.
+#[derive(Debug)]
+pub struct Place<'a, S> {
+    /// The slab.
+    pub slab: &'a S,
+    /// The range of it.
+    pub span: &'a Span,
+    /// Bytes into the range.
+    pub at: u64,
+}
+
+/// Where a copy writes.
+#[derive(Debug)]
+pub struct PlaceMut<'a, S> {
+    /// The slab.
+    pub slab: &'a S,
+    /// The range of it.
+    pub span: &'a mut Span,
+    /// Bytes into the range.
+    pub at: u64,
+}
+
+/// Refuses a slab over the limit, for backends.
+pub(crate) fn check_slab_bytes(bytes: u64, limits: &Limits) -> Result<()> {
+    if bytes <= limits.slab.bytes {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::TooLarge,
+        format!("a slab of {} is over {} = {}", exact(bytes), limits.slab.name, exact(limits.slab.bytes)),
+    ))
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {}", self.name, exact(self.bytes))
+    }
+}

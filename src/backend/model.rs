@@ -1,0 +1,82 @@
+//! A backend without memory: it carves, counts and forgets.
+//!
+//! A program that runs on it makes exactly the allocations it would make elsewhere, in no time and in no memory, so that
+//! its needs are known before a byte is reserved. The training step computes its budgets this way.
+
+use super::{Backend, Limit, Limits, Place, PlaceMut, Span};
+use crate::error::Result;
+
+/// Slabs of any size with nothing behind them: writes go nowhere, reads give zeros.
+#[derive(Clone, Copy, Debug)]
+pub struct Model {
+    limits: Limits,
+    staging_bytes: u64,
+}
+
+/// A slab of [`Model`]: nothing.
+#[derive(Debug)]
+pub struct ModelSlab(());
+
+impl Model {
+    /// A model of a backend with these limits.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, staging_bytes: 0 }
+    }
+
+    /// A model of another backend, as a pool with `budget_bytes` would use it: the same limits, the same staging.
+    pub fn of(backend: &impl Backend, budget_bytes: u64) -> Self {
+        Self { limits: backend.limits(), staging_bytes: backend.staging_bytes_default(budget_bytes) }
+    }
+}
+
+impl Default for Model {
+    /// Slabs and blocks of any size, aligned like those of the host.
+    fn default() -> Self {
+        let any = Limit { bytes: u64::MAX, name: "2^64" };
+        Self::new(Limits { alignment_bytes: 64, granule_bytes: 1, slab: any, block: any })
+    }
+}
+
+impl Backend for Model {
+    type Slab = ModelSlab;
+
+    fn name(&self) -> &str {
+        "model"
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn create_slab(&self, bytes: u64) -> Result<ModelSlab> {
+        super::check_slab_bytes(bytes, &self.limits)?;
+        Ok(ModelSlab(()))
+    }
+
+    fn upload(&self, _: &ModelSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
+        span.range(at, bytes.len() as u64).map(drop)
+    }
+
+    fn download(&self, _: &ModelSlab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
+        span.range(at, bytes.len() as u64)?;
+        bytes.fill(0);
+        Ok(())
+    }
+
+    fn fill(&self, _: &ModelSlab, span: &mut Span, len: u64, _: &[u8]) -> Result<()> {
+        span.range(0, len).map(drop)
+    }
+
+    fn copy(&self, from: Place<'_, ModelSlab>, to: PlaceMut<'_, ModelSlab>, len: u64) -> Result<()> {
+        from.span.range(from.at, len)?;
+        to.span.range(to.at, len).map(drop)
+    }
+
+    fn staging_bytes_default(&self, _: u64) -> u64 {
+        self.staging_bytes
+    }
+
+    fn open_staging(&self, bytes: u64) -> Result<u64> {
+        Ok(bytes.min(self.staging_bytes))
+    }
+}

@@ -1,0 +1,261 @@
+//! One error for the whole crate: opaque, with a kind, the numbers, and predicates.
+//!
+//! Nothing here names wgpu or the pool. An error of a device travels boxed as the [`source`](std::error::Error::source).
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use crate::units::{ByteSize, exact};
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, as a value to match on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The request is larger than the whole budget: it can never be served.
+    OverBudget,
+    /// The budget is used up: less is left than was asked for.
+    Full,
+    /// Enough bytes are left, but not in one run.
+    Fragmented,
+    /// The request is over a limit of the device (the message names the limit).
+    TooLarge,
+    /// The alignment is not a power of two, or more than the slabs have.
+    Alignment,
+    /// The system or the device refused memory although the budget had room.
+    OutOfMemory,
+    /// The device is lost. Everything on it is gone; host memory is not affected.
+    DeviceLost,
+    /// The device, or the program recorded for it, broke a rule of its interface.
+    Device,
+    /// There is no device of the kind asked for.
+    NoDevice,
+    /// Shapes, ranks or ranges that do not fit.
+    Shape,
+    /// Element types or labels that do not fit.
+    Type,
+    /// A value that no call accepts: a size that does not parse, a setting out of range.
+    Invalid,
+    /// A call on the stream from inside the closure that is recording it.
+    Recording,
+    /// The pool is closed.
+    Closed,
+    /// Tensors of different pools in one operation.
+    Foreign,
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OverBudget => "more than the budget",
+            Self::Full => "full",
+            Self::Fragmented => "fragmented",
+            Self::TooLarge => "too large for the device",
+            Self::Alignment => "alignment",
+            Self::OutOfMemory => "out of memory",
+            Self::DeviceLost => "device lost",
+            Self::Device => "device error",
+            Self::NoDevice => "no device",
+            Self::Shape => "shape",
+            Self::Type => "type",
+            Self::Invalid => "invalid",
+            Self::Recording => "recording",
+            Self::Closed => "closed",
+            Self::Foreign => "another pool",
+        })
+    }
+}
+
+/// What a label's blocks hold together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// The label, or an empty text for the blocks that have none.
+    pub label: String,
+    /// Bytes held by its blocks.
+    pub bytes: u64,
+    /// How many blocks.
+    pub blocks: u64,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.label.as_str() {
+            "" => f.write_str("(no label)")?,
+            label => write!(f, "{label:?}")?,
+        }
+        write!(f, " {} in {} block{}", ByteSize(self.bytes), self.blocks, if self.blocks == 1 { "" } else { "s" })
+    }
+}
+
+/// The numbers of a pool at the moment when it could not serve a request. All in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Shortage {
+    /// What the request asked for.
+    pub asked_bytes: u64,
+    /// The request's label.
+    pub label: Option<String>,
+    /// The pool's budget.
+    pub budget_bytes: u64,
+    /// What the pool had from its backend, staging included.
+    pub reserved_bytes: u64,
+    /// What blocks' owners had asked for.
+    pub live_bytes: u64,
+    /// What those blocks held.
+    pub used_bytes: u64,
+    /// Idle pieces in cut pages.
+    pub cached_bytes: u64,
+    /// Waiting for the device.
+    pub retired_bytes: u64,
+    /// Free pages.
+    pub free_bytes: u64,
+    /// The staging ring.
+    pub staging_bytes: u64,
+    /// The longest run of free pages in any slab.
+    pub largest_free_run_bytes: u64,
+    /// The five labels that held most, largest first.
+    pub holders: Vec<Holder>,
+}
+
+impl Shortage {
+    fn write(&self, kind: ErrorKind, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no room for {}", exact(self.asked_bytes))?;
+        if let Some(label) = &self.label {
+            write!(f, " for {label:?}")?;
+        }
+        let left = self.budget_bytes.saturating_sub(self.reserved_bytes);
+        match kind {
+            ErrorKind::OverBudget => write!(f, ": more than the budget of {} can ever give", exact(self.budget_bytes))?,
+            ErrorKind::Fragmented => write!(
+                f,
+                ": fragmented, the largest free run is {} and {} of the budget of {} can still be reserved",
+                exact(self.largest_free_run_bytes),
+                exact(left),
+                exact(self.budget_bytes)
+            )?,
+            _ => write!(f, ": the budget of {} is full", exact(self.budget_bytes))?,
+        }
+        write!(
+            f,
+            " (live {}, used {}, cached {}, retired {}, free {}, staging {}, largest free run {})",
+            ByteSize(self.live_bytes),
+            ByteSize(self.used_bytes),
+            ByteSize(self.cached_bytes),
+            ByteSize(self.retired_bytes),
+            ByteSize(self.free_bytes),
+            ByteSize(self.staging_bytes),
+            ByteSize(self.largest_free_run_bytes),
+        )?;
+        for (index, holder) in self.holders.iter().enumerate() {
+            write!(f, "{}{holder}", if index == 0 { "; held by " } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a call of this crate failed. Prints the numbers; [`kind`](Error::kind) and the predicates tell the cases apart.
+pub struct Error(Box<Repr>);
+
+struct Repr {
+    kind: ErrorKind,
+    message: String,
+    shortage: Option<Shortage>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of `kind` with a `message` that says the numbers. For implementors of backends.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Box::new(Repr { kind, message: message.into(), shortage: None, source: None }))
+    }
+
+    /// The same error with the error that caused it.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    pub(crate) fn shortage_of(kind: ErrorKind, shortage: Shortage) -> Self {
+        Self(Box::new(Repr { kind, message: String::new(), shortage: Some(shortage), source: None }))
+    }
+
+    /// What went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The pool's numbers, when it had no room ([`is_no_room`](Error::is_no_room)).
+    pub fn shortage(&self) -> Option<&Shortage> {
+        self.0.shortage.as_ref()
+    }
+
+    /// The pool had no room: more than the budget, full or fragmented.
+    pub fn is_no_room(&self) -> bool {
+        self.0.shortage.is_some()
+    }
+
+    /// The request is more than the budget can ever give.
+    pub fn is_over_budget(&self) -> bool {
+        self.0.kind == ErrorKind::OverBudget
+    }
+
+    /// Less is left of the budget than was asked for.
+    pub fn is_full(&self) -> bool {
+        self.0.kind == ErrorKind::Full
+    }
+
+    /// Enough is left, but not in one run.
+    pub fn is_fragmented(&self) -> bool {
+        self.0.kind == ErrorKind::Fragmented
+    }
+
+    /// Over a limit of the device.
+    pub fn is_too_large(&self) -> bool {
+        self.0.kind == ErrorKind::TooLarge
+    }
+
+    /// The system or the device had no memory although the budget had room.
+    pub fn is_out_of_memory(&self) -> bool {
+        self.0.kind == ErrorKind::OutOfMemory
+    }
+
+    /// The device is lost.
+    pub fn is_device_lost(&self) -> bool {
+        self.0.kind == ErrorKind::DeviceLost
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0.shortage {
+            Some(shortage) => shortage.write(self.0.kind, f)?,
+            None => f.write_str(&self.0.message)?,
+        }
+        match &self.0.source {
+            Some(source) => write!(f, ": {source}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Error({:?}: {self})", self.0.kind)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl From<crate::units::ParseByteSizeError> for Error {
+    fn from(error: crate::units::ParseByteSizeError) -> Self {
+        Self::new(ErrorKind::Invalid, error.to_string())
+    }
+}

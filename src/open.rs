@@ -1,0 +1,124 @@
+//! The doors: how a program gets a pool on the host, on its own GPU device, or on one that the pool opens.
+
+#[cfg(feature = "gpu")]
+use crate::backend::Gpu;
+use crate::backend::Host;
+use crate::error::Result;
+use crate::pool::{Config, Pool};
+
+impl Pool<Host> {
+    /// A pool in host memory.
+    ///
+    /// # Errors
+    /// As [`Pool::with_backend`].
+    pub fn host(config: Config) -> Result<Self> {
+        Self::with_backend(Host, &config)
+    }
+}
+
+#[cfg(feature = "gpu")]
+pub use self::gpu::GpuChoice;
+
+#[cfg(feature = "gpu")]
+mod gpu {
+    use super::{Config, Gpu, Pool, Result};
+    use crate::backend::gpu::scoped;
+    use crate::error::{Error, ErrorKind};
+
+    /// Which of the machine's adapters to open.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub enum GpuChoice {
+        /// The best there is: discrete before integrated, before virtual, before one that runs on the processor.
+        #[default]
+        Any,
+        /// The best of the discrete and integrated ones.
+        Hardware,
+        /// The best of those whose name contains this text, whatever the case of its letters.
+        Named(String),
+    }
+
+    impl GpuChoice {
+        fn accepts(&self, info: &wgpu::AdapterInfo) -> bool {
+            match self {
+                Self::Any => true,
+                Self::Hardware => {
+                    matches!(info.device_type, wgpu::DeviceType::DiscreteGpu | wgpu::DeviceType::IntegratedGpu)
+                }
+                Self::Named(text) => info.name.to_lowercase().contains(&text.to_lowercase()),
+            }
+        }
+    }
+
+    /// Lower is better.
+    fn rank(info: &wgpu::AdapterInfo) -> u8 {
+        match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => 0,
+            wgpu::DeviceType::IntegratedGpu => 1,
+            wgpu::DeviceType::VirtualGpu => 2,
+            wgpu::DeviceType::Other => 3,
+            wgpu::DeviceType::Cpu => 4,
+        }
+    }
+
+    impl Gpu {
+        /// Opens the best adapter of the choice with all its limits, so that slabs and bindings may be as large as it
+        /// can, and with `MemoryHints::MemoryUsage`, so that wgpu itself keeps little beside the pool.
+        ///
+        /// # Errors
+        /// [`ErrorKind::NoDevice`], with the adapters there are, if none fits; [`ErrorKind::Device`] if it does not open.
+        pub fn open(choice: &GpuChoice) -> Result<Self> {
+            let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+            descriptor.backends = wgpu::Backends::PRIMARY;
+            let instance = wgpu::Instance::new(descriptor);
+            let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
+            let found: Vec<_> = adapters.iter().map(|adapter| adapter.get_info().name).collect();
+            adapters.retain(|adapter| choice.accepts(&adapter.get_info()));
+            adapters.sort_by_key(|adapter| rank(&adapter.get_info()));
+            let Some(adapter) = adapters.first() else {
+                let message = format!("no GPU adapter fits {choice:?}; this machine has {found:?}");
+                return Err(Error::new(ErrorKind::NoDevice, message));
+            };
+            let descriptor = wgpu::DeviceDescriptor {
+                label: Some("tensorpool"),
+                required_limits: adapter.limits(),
+                memory_hints: wgpu::MemoryHints::MemoryUsage,
+                ..Default::default()
+            };
+            let opened = pollster::block_on(adapter.request_device(&descriptor));
+            let (device, queue) = opened.map_err(|error| {
+                let message = format!("opening the adapter {:?}", adapter.get_info().name);
+                Error::new(ErrorKind::Device, message).with_source(error)
+            })?;
+            let gpu = Self::new(&device, &queue);
+            let lost = gpu.device_lost();
+            scoped(&device, "watching the device", || {
+                device.set_device_lost_callback(move |reason, message| lost.tell(&format!("{reason:?} {message}")));
+            })?;
+            log::info!("opened {gpu:?}");
+            Ok(gpu)
+        }
+    }
+
+    impl Pool<Gpu> {
+        /// A pool on a device that the caller owns.
+        ///
+        /// The device's lost callback stays the caller's; let it call [`Gpu::device_lost`], or the pool learns of a
+        /// lost device only when a transfer fails.
+        ///
+        /// # Errors
+        /// As [`Pool::with_backend`].
+        pub fn gpu(device: &wgpu::Device, queue: &wgpu::Queue, config: Config) -> Result<Self> {
+            Self::with_backend(Gpu::new(device, queue), &config)
+        }
+
+        /// A pool on the best adapter of the machine; [`Backend::name`](crate::Backend::name) of
+        /// [`backend`](Pool::backend) says which. [`Gpu::open`] takes a choice.
+        ///
+        /// # Errors
+        /// As [`Gpu::open`] and [`Pool::with_backend`].
+        pub fn open_gpu(config: Config) -> Result<Self> {
+            Self::with_backend(Gpu::open(&GpuChoice::Any)?, &config)
+        }
+    }
+}

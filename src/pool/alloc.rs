@@ -1,0 +1,263 @@
+//! What happens on `pool.alloc(...)`, in order:
+//!
+//! 1. an idle piece of exactly the class;
+//! 2. a place in a slab, fullest slab first, lowest address first;
+//! 3. what is idle goes home (retired blocks whose work is done, idle pieces merge), and 1 and 2 again;
+//! 4. a new slab, if the budget allows one;
+//! 5. empty slabs go back to the device, and 4 again;
+//! 6. fail, with the numbers.
+//!
+//! Bytes are booked before a slab is created, and stay reserved until its memory is dropped: at no moment is more
+//! reserved than the budget. No lock is held while the device is waited for, and none but `growth` while a slab is
+//! created: a thread that records work for the device may allocate, and the device's callbacks may free.
+
+use super::state::{Grant, Slab};
+use super::{Block, Request, Shared, SlabPolicy};
+use crate::backend::{Backend, Point};
+use crate::error::{Error, ErrorKind, Result, Shortage};
+use crate::sync::{Arc, lock};
+use crate::units::{exact, round_down, round_up};
+
+/// How many of the largest holders an error names.
+const HOLDERS_NAMED: usize = 5;
+
+/// What an attempt to add a slab came to.
+enum Grown<S> {
+    /// There is a new slab, and this is the block in it.
+    Block(Grant<S>),
+    /// The budget has no room for a slab of the size needed.
+    NoBudget,
+    /// The backend refused memory within the budget.
+    Refused(Error),
+}
+
+impl<B: Backend> Shared<B> {
+    pub(super) fn alloc(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
+        self.check_request(request)?;
+        if request.bytes == 0 {
+            return Ok(Block::empty(Arc::clone(self), &request.label));
+        }
+        let grant = self.obtain(request)?;
+        let mut block = Block::new(Arc::clone(self), grant, request.bytes);
+        if request.zeroed {
+            block.fill(request.bytes, &[0])?;
+        }
+        Ok(block)
+    }
+
+    /// What can be told from the request alone.
+    fn check_request(&self, request: &Request) -> Result<()> {
+        let Request { bytes, align_bytes, .. } = *request;
+        if !align_bytes.is_power_of_two() || align_bytes > self.limits.alignment_bytes {
+            let message = format!(
+                "an alignment of {align_bytes} is not a power of two up to the {} that a slab has",
+                exact(self.limits.alignment_bytes)
+            );
+            return Err(Error::new(ErrorKind::Alignment, message));
+        }
+        if self.state().closed {
+            return Err(Error::new(ErrorKind::Closed, "the pool is closed"));
+        }
+        let limit = if self.limits.block.bytes <= self.limits.slab.bytes { self.limits.block } else { self.limits.slab };
+        if bytes > limit.bytes {
+            let message = format!("a block of {} is over {limit} of {}", exact(bytes), self.backend.name());
+            return Err(Error::new(ErrorKind::TooLarge, message));
+        }
+        Ok(())
+    }
+
+    fn obtain(&self, request: &Request) -> Result<Grant<B::Slab>> {
+        let (bytes, label) = (request.bytes, &*request.label);
+        if bytes > self.budget_bytes - self.staging_bytes {
+            return Err(self.no_room(request, Some(ErrorKind::OverBudget)));
+        }
+        if let Some(grant) = self.state().take(bytes, label) {
+            return Ok(grant);
+        }
+        let mut gave_back = false;
+        loop {
+            self.settle_completed();
+            let growth = lock(&self.growth);
+            {
+                let mut state = self.state();
+                state.gather();
+                if let Some(grant) = state.take(bytes, label) {
+                    return Ok(grant);
+                }
+            }
+            let refusal = match self.grow(bytes, label) {
+                Grown::Block(grant) => return Ok(grant),
+                Grown::NoBudget => None,
+                Grown::Refused(error) if error.kind() == ErrorKind::OutOfMemory => Some(error),
+                Grown::Refused(error) => return Err(error),
+            };
+            drop(growth);
+            if !gave_back && self.give_back_empty(bytes)? {
+                gave_back = true;
+                continue;
+            }
+            self.state().failed();
+            return Err(refusal.unwrap_or_else(|| self.no_room(request, None)));
+        }
+    }
+
+    /// Step 4: a slab of the next size in the series or of the request, whichever is larger; halved as long as the
+    /// device refuses it and the request still fits.
+    fn grow(&self, bytes: u64, label: &str) -> Grown<B::Slab> {
+        let Some(least_bytes) = self.slab_bytes_least(bytes) else { return Grown::NoBudget };
+        let mut slab_bytes = {
+            let state = self.state();
+            let left_bytes = round_down(state.left_bytes(), self.limits.granule_bytes);
+            if least_bytes > left_bytes {
+                return Grown::NoBudget;
+            }
+            let most_bytes = left_bytes.min(round_down(self.limits.slab.bytes, self.limits.granule_bytes));
+            self.slab_bytes_next(state.slab_count(), left_bytes).max(least_bytes).min(most_bytes)
+        };
+        loop {
+            match self.create_slab(slab_bytes) {
+                Ok(slab) => {
+                    let mut state = self.state();
+                    state.booked_bytes -= slab_bytes;
+                    return match state.add_slab(slab, Some((bytes, label))) {
+                        Some(grant) => Grown::Block(grant),
+                        None => Grown::NoBudget,
+                    };
+                }
+                Err(error) if error.kind() == ErrorKind::OutOfMemory && slab_bytes > least_bytes => {
+                    slab_bytes = round_down(slab_bytes / 2, self.limits.alignment_bytes).max(least_bytes);
+                }
+                Err(error) => return Grown::Refused(error),
+            }
+        }
+    }
+
+    /// Books the bytes, then asks the backend. They stay booked if that succeeds, until the slab is added.
+    fn create_slab(&self, bytes: u64) -> Result<Slab<B::Slab>> {
+        self.state().booked_bytes += bytes;
+        match self.backend.create_slab(bytes) {
+            Ok(memory) => Ok(Slab::new(bytes, memory)),
+            Err(error) => {
+                self.state().booked_bytes -= bytes;
+                Err(error)
+            }
+        }
+    }
+
+    /// The smallest slab that an empty space of this pool's placement serves the request from.
+    fn slab_bytes_least(&self, bytes: u64) -> Option<u64> {
+        match (self.policy, self.placement) {
+            (SlabPolicy::PerBlock, _) | (_, crate::space::Placement::Exact) => {
+                round_up(bytes, self.limits.granule_bytes)
+            }
+            (_, crate::space::Placement::PowerOfTwo) => {
+                bytes.checked_next_power_of_two().map(|bytes| bytes.max(self.limits.alignment_bytes))
+            }
+        }
+    }
+
+    /// The next size in the policy's series.
+    fn slab_bytes_next(&self, slab_count: usize, left_bytes: u64) -> u64 {
+        let bytes = match self.policy {
+            SlabPolicy::PerBlock => 0,
+            SlabPolicy::Single => left_bytes,
+            SlabPolicy::Growing => self.budget_bytes >> 3usize.saturating_sub(slab_count).max(1),
+        };
+        round_down(bytes, self.limits.alignment_bytes)
+    }
+
+    /// Reserves the whole budget, for [`SlabPolicy::Single`].
+    pub(super) fn reserve_all(&self) -> Result<()> {
+        let _growth = lock(&self.growth);
+        loop {
+            let left_bytes = self.state().left_bytes();
+            let bytes = round_down(left_bytes.min(self.limits.slab.bytes), self.limits.granule_bytes);
+            if bytes == 0 {
+                return Ok(());
+            }
+            let slab = self.create_slab(bytes)?;
+            let mut state = self.state();
+            state.booked_bytes -= bytes;
+            state.add_slab(slab, None);
+        }
+    }
+
+    /// Step 5. Whether another attempt is worth while.
+    fn give_back_empty(&self, bytes: u64) -> Result<bool> {
+        let recorded = self.backend.recorded();
+        let point = {
+            let mut state = self.state();
+            let possible_bytes = state.left_bytes() + state.leaving_bytes() + state.empty_bytes();
+            if possible_bytes < bytes {
+                return Ok(false);
+            }
+            state.detach_empty(recorded);
+            state.last_leaving_point()
+        };
+        let Some(point) = point else { return Ok(false) };
+        match self.backend.complete(point) {
+            Err(error) if error.kind() == ErrorKind::DeviceLost => return Err(error),
+            // This thread is recording that very work, or the device has trouble of its own: what is done is done.
+            _ => self.settle_completed(),
+        }
+        Ok(true)
+    }
+
+    /// Gives back what the device is done with: slabs that were leaving. The memory is dropped without a lock, and its
+    /// bytes count as reserved until then.
+    pub(super) fn settle_completed(&self) {
+        if self.state().waits_for_device() {
+            // Asked without the lock: this is where a device runs its callbacks.
+            self.bury(self.backend.completed());
+        }
+    }
+
+    fn bury(&self, completed: Point) {
+        let left = self.state().take_left(completed);
+        let bytes: u64 = left.iter().map(|slab| slab.bytes).sum();
+        drop(left);
+        if bytes > 0 {
+            self.state().buried(bytes);
+        }
+    }
+
+    pub(super) fn trim(&self) -> u64 {
+        let recorded = self.backend.recorded();
+        let before_bytes = {
+            let mut state = self.state();
+            let before_bytes = state.reserved_bytes;
+            state.gather();
+            state.detach_empty(recorded);
+            before_bytes
+        };
+        self.settle_completed();
+        before_bytes.saturating_sub(self.state().reserved_bytes)
+    }
+
+    /// The error of step 6. Which of the three it is, is judged by what is left now.
+    fn no_room(&self, request: &Request, kind: Option<ErrorKind>) -> Error {
+        let state = self.state();
+        let stats = state.stats();
+        let mut holders = state.labels.holders();
+        holders.truncate(HOLDERS_NAMED);
+        let fits = request.bytes <= stats.available_bytes();
+        let kind = kind.unwrap_or(if fits { ErrorKind::Fragmented } else { ErrorKind::Full });
+        Error::shortage_of(
+            kind,
+            Shortage {
+                asked_bytes: request.bytes,
+                label: (!request.label.is_empty()).then(|| request.label.to_string()),
+                budget_bytes: stats.budget_bytes,
+                reserved_bytes: stats.reserved_bytes,
+                live_bytes: stats.live_bytes,
+                used_bytes: stats.used_bytes,
+                cached_bytes: stats.cached_bytes,
+                retired_bytes: stats.retired_bytes,
+                free_bytes: stats.free_bytes,
+                staging_bytes: stats.staging_bytes,
+                largest_free_run_bytes: stats.largest_free_run_bytes,
+                holders,
+            },
+        )
+    }
+}

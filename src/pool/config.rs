@@ -1,0 +1,197 @@
+//! What a pool is opened with, and what a caller asks of it.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::space::Placement;
+use crate::units::ByteSize;
+
+/// A budget as a program has it: bytes, or text such as `"64 MiB"`.
+///
+/// Text that does not parse is reported when the pool is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Budget(Result<u64, crate::units::ParseByteSizeError>);
+
+impl From<u64> for Budget {
+    fn from(bytes: u64) -> Self {
+        Self(Ok(bytes))
+    }
+}
+
+impl From<ByteSize> for Budget {
+    fn from(size: ByteSize) -> Self {
+        Self(Ok(size.0))
+    }
+}
+
+impl From<&str> for Budget {
+    fn from(text: &str) -> Self {
+        Self(text.parse::<ByteSize>().map(|size| size.0))
+    }
+}
+
+impl From<String> for Budget {
+    fn from(text: String) -> Self {
+        text.as_str().into()
+    }
+}
+
+/// When a pool reserves slabs, and how large.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SlabPolicy {
+    /// As needed: first 1/8 of the budget, then 1/4, then 1/2, or the request where that is larger.
+    #[default]
+    Growing,
+    /// The whole budget less staging, when the pool is opened, in as few slabs as the device allows.
+    Single,
+    /// One slab of exactly its size for every block, given back when the block is: what a program without a pool does.
+    /// The budget holds all the same. For measuring what pooling saves.
+    PerBlock,
+}
+
+impl fmt::Display for SlabPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Growing => "growing",
+            Self::Single => "single",
+            Self::PerBlock => "per-block",
+        })
+    }
+}
+
+impl FromStr for SlabPolicy {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "growing" => Ok(Self::Growing),
+            "single" => Ok(Self::Single),
+            "per-block" => Ok(Self::PerBlock),
+            _ => Err(Error::new(
+                ErrorKind::Invalid,
+                format!("{text:?} is no slab policy (growing, single or per-block are)"),
+            )),
+        }
+    }
+}
+
+/// How a pool is opened.
+///
+/// ```
+/// use tensorpool::{Config, Placement, Pool, SlabPolicy};
+///
+/// let pool = Pool::host(Config::new("64 MiB").slabs(SlabPolicy::Single))?;
+/// assert_eq!(pool.stats().reserved_bytes, 64 << 20);
+/// # Ok::<(), tensorpool::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    budget: Budget,
+    staging_bytes: Option<u64>,
+    placement: Placement,
+    slabs: SlabPolicy,
+}
+
+impl Config {
+    /// A pool that never reserves more than `budget`: bytes, or text such as `"64 MiB"`.
+    pub fn new(budget: impl Into<Budget>) -> Self {
+        Self {
+            budget: budget.into(),
+            staging_bytes: None,
+            placement: Placement::default(),
+            slabs: SlabPolicy::default(),
+        }
+    }
+
+    /// How large blocks are placed in their slab. [`Placement::Exact`] unless said otherwise.
+    #[must_use]
+    pub fn placement(mut self, placement: Placement) -> Self {
+        self.placement = placement;
+        self
+    }
+
+    /// When slabs are reserved. [`SlabPolicy::Growing`] unless said otherwise.
+    #[must_use]
+    pub fn slabs(mut self, slabs: SlabPolicy) -> Self {
+        self.slabs = slabs;
+        self
+    }
+
+    /// Bytes of the budget for moving data to and from the device, both ways together. By default what the backend
+    /// finds right: nothing on the host, min(256 KiB, budget/16) on a GPU.
+    #[must_use]
+    pub fn staging(mut self, bytes: u64) -> Self {
+        self.staging_bytes = Some(bytes);
+        self
+    }
+
+    /// The budget in bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if it was text that does not parse.
+    pub fn budget_bytes(&self) -> Result<u64> {
+        Ok(self.budget.0.clone()?)
+    }
+
+    pub(super) fn staging_bytes(&self) -> Option<u64> {
+        self.staging_bytes
+    }
+
+    pub(super) fn placement_chosen(&self) -> Placement {
+        self.placement
+    }
+
+    pub(super) fn slabs_chosen(&self) -> SlabPolicy {
+        self.slabs
+    }
+}
+
+/// What a caller asks of a pool.
+///
+/// ```
+/// use tensorpool::{Config, Pool, Request};
+///
+/// let pool = Pool::host(Config::new("1 MiB"))?;
+/// let block = pool.alloc(Request::bytes(5000).label("workspace"))?;
+/// assert_eq!((block.bytes(), block.bytes_held()), (5000, 5120));
+/// # Ok::<(), tensorpool::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    pub(super) bytes: u64,
+    pub(super) align_bytes: u64,
+    pub(super) label: Cow<'static, str>,
+    pub(super) zeroed: bool,
+}
+
+impl Request {
+    /// A block of at least this many bytes. Zero bytes takes nothing and always succeeds.
+    pub fn bytes(bytes: u64) -> Self {
+        Self { bytes, align_bytes: 1, label: Cow::Borrowed(""), zeroed: false }
+    }
+
+    /// The block starts at a multiple of this in its slab: a power of two, at most the slabs' own alignment (64 bytes
+    /// on the host, `min_storage_buffer_offset_alignment` on a GPU), which every block has anyway.
+    #[must_use]
+    pub fn align(mut self, align_bytes: u64) -> Self {
+        self.align_bytes = align_bytes;
+        self
+    }
+
+    /// A name for statistics, errors and leaks. Blocks of one label are counted together. Empty is no label.
+    #[must_use]
+    pub fn label(mut self, label: impl Into<Cow<'static, str>>) -> Self {
+        self.label = label.into();
+        self
+    }
+
+    /// The bytes asked for are zero when the block is handed out. Without this they are whatever the last owner left.
+    #[must_use]
+    pub fn zeroed(mut self) -> Self {
+        self.zeroed = true;
+        self
+    }
+}

@@ -1,0 +1,226 @@
+//! The pool: slabs inside a budget, carved into blocks.
+//!
+//! ```text
+//!   Pool ─┐                     ┌─ Space (which pages and pieces are free)
+//!   Pool ─┼─► Shared ─► State ──┤
+//!   Block ┘     │       (lock)  └─ Slab  (the backend's buffer)
+//!               └─► Backend
+//! ```
+//!
+//! [`Pool`] is a cheap handle; a [`Block`] gives its bytes home when it is dropped, whether or not a handle is left. What
+//! happens on [`Pool::alloc`], step by step, stands in [`alloc`].
+
+mod alloc;
+mod block;
+mod config;
+mod labels;
+mod state;
+mod stats;
+
+use std::fmt;
+
+pub use self::block::{Block, Hold};
+pub use self::config::{Budget, Config, Request, SlabPolicy};
+pub use self::stats::Stats;
+use self::state::StateOf;
+use crate::backend::{Backend, Limits};
+use crate::error::{Error, ErrorKind, Holder, Result};
+use crate::space::Placement;
+use crate::sync::{Arc, AtomicUsize, Mutex, MutexGuard, Ordering, lock};
+use crate::units::exact;
+
+/// A memory pool on one backend, inside a hard budget.
+///
+/// Clones are handles of the same pool; they may be used from any thread. When the last handle goes while blocks are
+/// still held, their labels are logged as a warning (crate `log`), and their memory stays until they are dropped too.
+pub struct Pool<B: Backend> {
+    shared: Arc<Shared<B>>,
+}
+
+/// What all handles and blocks of a pool share.
+pub(crate) struct Shared<B: Backend> {
+    backend: B,
+    limits: Limits,
+    budget_bytes: u64,
+    staging_bytes: u64,
+    policy: SlabPolicy,
+    placement: Placement,
+    state: Mutex<StateOf<B>>,
+    /// Held while a slab is created, so that two threads do not both grow for want of the same room. Never held while
+    /// waiting for the device or for a user's code.
+    growth: Mutex<()>,
+    handles: AtomicUsize,
+}
+
+impl<B: Backend> Shared<B> {
+    fn state(&self) -> MutexGuard<'_, StateOf<B>> {
+        lock(&self.state)
+    }
+}
+
+impl<B: Backend> Pool<B> {
+    /// Opens a pool on a backend of any kind. `Pool::host`, `Pool::gpu` and `Pool::open_gpu` are shorter for ours.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for a budget that does not parse, or staging larger than the budget; what the backend
+    /// reports when it refuses the staging, or the slabs of [`SlabPolicy::Single`]. Then nothing stays reserved.
+    pub fn with_backend(backend: B, config: &Config) -> Result<Self> {
+        let budget_bytes = config.budget_bytes()?;
+        let limits = backend.limits();
+        check_limits(&limits)?;
+        let staging_wish = config.staging_bytes().unwrap_or_else(|| backend.staging_bytes_default(budget_bytes));
+        if staging_wish > budget_bytes {
+            let message = format!("staging of {} in a budget of {}", exact(staging_wish), exact(budget_bytes));
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        let staging_bytes = backend.open_staging(staging_wish)?;
+        assert!(staging_bytes <= staging_wish, "the backend took {staging_bytes} bytes of staging, not {staging_wish}");
+        let (placement, policy) = (config.placement_chosen(), config.slabs_chosen());
+        let state = state::State::new(budget_bytes, staging_bytes, &limits, placement, policy);
+        let shared = Arc::new(Shared {
+            backend,
+            limits,
+            budget_bytes,
+            staging_bytes,
+            policy,
+            placement,
+            state: Mutex::new(state),
+            growth: Mutex::new(()),
+            handles: AtomicUsize::new(1),
+        });
+        let pool = Self { shared };
+        if policy == SlabPolicy::Single {
+            pool.shared.reserve_all()?;
+        }
+        Ok(pool)
+    }
+
+    /// Hands out a block of at least `request.bytes`.
+    ///
+    /// # Errors
+    /// - no room, with all the numbers in [`Error::shortage`]: [`ErrorKind::OverBudget`], [`ErrorKind::Full`] or
+    ///   [`ErrorKind::Fragmented`];
+    /// - [`ErrorKind::Alignment`], [`ErrorKind::TooLarge`] (both numbers), [`ErrorKind::Closed`];
+    /// - [`ErrorKind::OutOfMemory`], [`ErrorKind::DeviceLost`], [`ErrorKind::Device`] from the backend.
+    ///
+    /// After a failed call every held block, `live`, `used` and the budget are what they were; idle memory may have
+    /// gone from `cached` to `free`, or back to the device.
+    pub fn alloc(&self, request: Request) -> Result<Block<B>> {
+        self.shared.alloc(&request)
+    }
+
+    /// Gives idle pieces home and empty slabs back to the backend, as far as the device is done with them; returns how
+    /// many bytes are no longer reserved. Slabs that the device still uses leave when it is done, at a later call.
+    pub fn trim(&self) -> u64 {
+        self.shared.trim()
+    }
+
+    /// The pool's numbers now.
+    pub fn stats(&self) -> Stats {
+        self.shared.settle_completed();
+        self.shared.state().stats()
+    }
+
+    /// Who holds what: one entry for each label, largest first.
+    pub fn holders(&self) -> Vec<Holder> {
+        self.shared.state().labels.holders()
+    }
+
+    /// Lets the peaks begin anew from the present values.
+    pub fn reset_peaks(&self) {
+        self.shared.state().reset_peaks();
+    }
+
+    /// Ends the pool: returns what is still held, by label, instead of logging it. Allocations through other handles
+    /// fail from now on with [`ErrorKind::Closed`]; blocks that are held stay valid until they are dropped.
+    pub fn close(self) -> Vec<Holder> {
+        let holders = {
+            let mut state = self.shared.state();
+            state.closed = true;
+            state.labels.holders()
+        };
+        self.trim();
+        holders
+    }
+
+    /// The pool's budget in bytes.
+    pub fn budget_bytes(&self) -> u64 {
+        self.shared.budget_bytes
+    }
+
+    /// How large blocks are placed.
+    pub fn placement(&self) -> Placement {
+        self.shared.placement
+    }
+
+    /// When slabs are reserved.
+    pub fn slab_policy(&self) -> SlabPolicy {
+        self.shared.policy
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &B {
+        &self.shared.backend
+    }
+
+    /// The backend's limits, as they were when the pool was opened.
+    pub fn limits(&self) -> Limits {
+        self.shared.limits
+    }
+
+    /// Whether `other` is a handle of the same pool.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Checks all bookkeeping, at a cost that grows with the number of pages: for tests.
+    ///
+    /// # Panics
+    /// If it does not add up, which is a defect of this crate.
+    pub fn check(&self) {
+        self.shared.state().check();
+    }
+}
+
+/// A backend may be anyone's: what the bookkeeping builds on is checked once.
+fn check_limits(limits: &Limits) -> Result<()> {
+    let Limits { alignment_bytes, granule_bytes, .. } = *limits;
+    if alignment_bytes.is_power_of_two() && granule_bytes.is_power_of_two() && granule_bytes <= alignment_bytes {
+        return Ok(());
+    }
+    let message = format!("a backend's alignment and granule must be powers of two, granule first: {limits:?}");
+    Err(Error::new(ErrorKind::Invalid, message))
+}
+
+impl<B: Backend> Clone for Pool<B> {
+    fn clone(&self) -> Self {
+        self.shared.handles.fetch_add(1, Ordering::Relaxed);
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<B: Backend> Drop for Pool<B> {
+    fn drop(&mut self) {
+        if self.shared.handles.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        let (closed, holders) = {
+            let state = self.shared.state();
+            (state.closed, state.labels.holders())
+        };
+        if !closed {
+            for holder in holders {
+                log::warn!("the last handle of a pool on {} is gone, still held: {holder}", self.shared.backend.name());
+            }
+        }
+    }
+}
+
+impl<B: Backend> fmt::Debug for Pool<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("backend", &self.shared.backend.name())
+            .field("stats", &self.shared.state().stats())
+            .finish_non_exhaustive()
+    }
+}

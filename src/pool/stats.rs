@@ -1,0 +1,80 @@
+//! Where every byte is, at one moment.
+
+use std::fmt;
+
+use crate::units::{ByteSize, thousands};
+
+/// A pool's numbers at one moment, in bytes unless the name says otherwise.
+///
+/// Always `used + cached + retired + free + staging = reserved <= budget`. The peaks are exact: every allocation, free
+/// and slab passes one lock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// The cap on everything the pool asks its backend for.
+    pub budget_bytes: u64,
+    /// What it has from its backend now: slabs and staging.
+    pub reserved_bytes: u64,
+    /// What the owners of blocks asked for.
+    pub live_bytes: u64,
+    /// What their blocks hold.
+    pub used_bytes: u64,
+    /// Idle pieces in cut pages.
+    pub cached_bytes: u64,
+    /// Blocks and slabs that wait for the device.
+    pub retired_bytes: u64,
+    /// Free pages.
+    pub free_bytes: u64,
+    /// The staging ring.
+    pub staging_bytes: u64,
+    /// The longest run of free pages in any slab.
+    pub largest_free_run_bytes: u64,
+    /// Bookkeeping in the program's own memory, not part of the budget.
+    pub metadata_bytes: u64,
+    /// Blocks held by callers, without those of zero bytes.
+    pub blocks: u64,
+    /// Slabs reserved, without those on their way back to the device.
+    pub slabs: u64,
+    /// The most that was ever live.
+    pub live_peak_bytes: u64,
+    /// The most that was ever used.
+    pub used_peak_bytes: u64,
+    /// The most that was ever reserved.
+    pub reserved_peak_bytes: u64,
+    /// Allocations that succeeded.
+    pub allocations: u64,
+    /// Allocations that failed for want of room or memory.
+    pub failures: u64,
+}
+
+impl Stats {
+    /// What is left of the budget: neither used, nor waiting for the device, nor staging.
+    pub fn available_bytes(&self) -> u64 {
+        self.budget_bytes - self.staging_bytes - self.used_bytes - self.retired_bytes
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = |bytes| ByteSize(bytes).to_string();
+        writeln!(f, "{:<10}{:>12}  most so far", "", "now")?;
+        writeln!(f, "{:<10}{:>12}", "budget", size(self.budget_bytes))?;
+        writeln!(f, "{:<10}{:>12}{:>13}", "reserved", size(self.reserved_bytes), size(self.reserved_peak_bytes))?;
+        writeln!(f, "{:<10}{:>12}{:>13}", "  used", size(self.used_bytes), size(self.used_peak_bytes))?;
+        writeln!(f, "{:<10}{:>12}{:>13}", "    live", size(self.live_bytes), size(self.live_peak_bytes))?;
+        writeln!(f, "{:<10}{:>12}", "  cached", size(self.cached_bytes))?;
+        writeln!(f, "{:<10}{:>12}", "  retired", size(self.retired_bytes))?;
+        let largest = size(self.largest_free_run_bytes);
+        writeln!(f, "{:<10}{:>12}  (largest run {largest})", "  free", size(self.free_bytes))?;
+        writeln!(f, "{:<10}{:>12}", "  staging", size(self.staging_bytes))?;
+        write!(
+            f,
+            "{} blocks in {} slab{}, {} allocations, {} failed",
+            thousands(self.blocks),
+            self.slabs,
+            if self.slabs == 1 { "" } else { "s" },
+            thousands(self.allocations),
+            thousands(self.failures)
+        )
+    }
+}

@@ -1,0 +1,147 @@
+//! A backend that counts for itself, and refuses memory when told to.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tensorpool::backend::{HostSlab, Place, PlaceMut, Span};
+use tensorpool::{Backend, Error, ErrorKind, Host, HostMemory, Limit, Limits, Result};
+
+/// What the backend saw.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Bytes of the slabs there are.
+    pub reserved: AtomicU64,
+    /// The most there ever were.
+    pub peak: AtomicU64,
+    /// Calls of `create_slab`, those that failed included.
+    pub calls: AtomicU64,
+    /// `create_slab` fails from this call on, counted from 1; 0 is never.
+    pub fail_from: AtomicU64,
+    /// ... up to and with this one.
+    pub fail_to: AtomicU64,
+    /// What a failing call reports.
+    pub lost: AtomicU64,
+    /// Slabs larger than this are refused as a device without memory would; 0 is none.
+    pub refuse_over: AtomicU64,
+    /// Work is done only up to this point, if `slow`.
+    pub completed: AtomicU64,
+    pub recorded: AtomicU64,
+    pub slow: AtomicU64,
+}
+
+/// Host memory under watch.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    pub seen: Arc<Seen>,
+    pub limits: Limits,
+}
+
+impl Watched {
+    pub fn new() -> Self {
+        Self { seen: Arc::default(), limits: Host.limits() }
+    }
+
+    pub fn slab_limit(mut self, bytes: u64) -> Self {
+        self.limits.slab = Limit { bytes, name: "slab limit of the test" };
+        self
+    }
+
+    pub fn fail_calls(&self, calls: std::ops::RangeInclusive<u64>) {
+        self.seen.fail_from.store(*calls.start(), Ordering::Relaxed);
+        self.seen.fail_to.store(*calls.end(), Ordering::Relaxed);
+    }
+
+    pub fn reserved(&self) -> u64 {
+        self.seen.reserved.load(Ordering::SeqCst)
+    }
+
+    pub fn calls(&self) -> u64 {
+        self.seen.calls.load(Ordering::SeqCst)
+    }
+}
+
+/// A slab that says when it goes.
+#[derive(Debug)]
+pub struct WatchedSlab {
+    slab: HostSlab,
+    bytes: u64,
+    seen: Arc<Seen>,
+}
+
+impl Drop for WatchedSlab {
+    fn drop(&mut self) {
+        self.seen.reserved.fetch_sub(self.bytes, Ordering::SeqCst);
+    }
+}
+
+impl Backend for Watched {
+    type Slab = WatchedSlab;
+
+    fn name(&self) -> &str {
+        "watched"
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn create_slab(&self, bytes: u64) -> Result<WatchedSlab> {
+        assert!(bytes > 0 && bytes % self.limits.granule_bytes == 0 && bytes <= self.limits.slab.bytes, "{bytes}");
+        let seen = &self.seen;
+        let call = seen.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        let (from, to) = (seen.fail_from.load(Ordering::Relaxed), seen.fail_to.load(Ordering::Relaxed));
+        let refuse_over = seen.refuse_over.load(Ordering::Relaxed);
+        if (from..=to).contains(&call) && from > 0 || (refuse_over > 0 && bytes > refuse_over) {
+            let lost = seen.lost.load(Ordering::Relaxed) > 0;
+            let kind = if lost { ErrorKind::DeviceLost } else { ErrorKind::OutOfMemory };
+            return Err(Error::new(kind, format!("call {call} for {bytes} bytes fails, as the test wants")));
+        }
+        let slab = Host.create_slab(bytes)?;
+        let reserved = seen.reserved.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        seen.peak.fetch_max(reserved, Ordering::SeqCst);
+        Ok(WatchedSlab { slab, bytes, seen: Arc::clone(seen) })
+    }
+
+    fn upload(&self, slab: &WatchedSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
+        Host.upload(&slab.slab, span, at, bytes)
+    }
+
+    fn download(&self, slab: &WatchedSlab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
+        Host.download(&slab.slab, span, at, bytes)
+    }
+
+    fn fill(&self, slab: &WatchedSlab, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()> {
+        Host.fill(&slab.slab, span, len, pattern)
+    }
+
+    fn copy(&self, from: Place<'_, WatchedSlab>, to: PlaceMut<'_, WatchedSlab>, len: u64) -> Result<()> {
+        let from = Place { slab: &from.slab.slab, span: from.span, at: from.at };
+        Host.copy(from, PlaceMut { slab: &to.slab.slab, span: to.span, at: to.at }, len)
+    }
+
+    fn recorded(&self) -> u64 {
+        self.seen.recorded.load(Ordering::SeqCst)
+    }
+
+    fn completed(&self) -> u64 {
+        match self.seen.slow.load(Ordering::SeqCst) {
+            0 => u64::MAX,
+            _ => self.seen.completed.load(Ordering::SeqCst),
+        }
+    }
+
+    fn complete(&self, point: u64) -> Result<()> {
+        self.seen.completed.fetch_max(point, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+impl HostMemory for Watched {
+    fn bytes<'a>(&self, slab: &'a WatchedSlab, span: &'a Span) -> Result<&'a [u8]> {
+        Host.bytes(&slab.slab, span)
+    }
+
+    fn bytes_mut<'a>(&self, slab: &'a WatchedSlab, span: &'a mut Span) -> Result<&'a mut [u8]> {
+        Host.bytes_mut(&slab.slab, span)
+    }
+}
