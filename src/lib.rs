@@ -1,1 +1,3 @@
 //! A memory pool for ML tensors in GPU memory (wgpu) and host memory, inside a hard byte budget.
+
+pub mod space;

@@ -1,0 +1,404 @@
+//! Which pages of a slab are free: a bitmap, and a tree over it that knows its runs.
+//!
+//! ```text
+//! level 3   root     1 node  of 32,768 pages      prefix, longest, suffix: 3 x u16
+//! level 2            8 nodes of  4,096 pages      prefix, longest, suffix: 3 x u16
+//! level 1           64 nodes of    512 pages      prefix, longest, suffix: 3 x u16
+//! words            512 words of     64 pages      the map itself (u64, 1 is free) and `reach` (u8)
+//! ```
+//!
+//! A **node** keeps the free pages at its start (`prefix`), its longest free run (`longest`) and the free pages at its end
+//! (`suffix`). A run that straddles two buddies is seen by their parent, as suffix + prefix; that is the whole merge.
+//!
+//! A **reach** is the longest run that *starts* in its word, followed as far as the end of the word's level-1 node, capped at
+//! [`REACH_MAX`]. A run counts in one word only, so a change touches the reach of two words at most: the one its run starts
+//! in, and the one the remainder starts in. The lowest run of n pages starts in the first word that reaches n.
+//!
+//! **Why an update hardly ever looks at children.** Taking `start..end` out of the free run `from..to` changes, in every node
+//! above, only what that run was to it: if it was the node's prefix or suffix, the rest of it is now. If it was shorter than
+//! the node's longest run, the longest run is what it was; only if it *was* the longest do the children have to be asked for
+//! the next one. Releasing is simpler yet: the merged run is the new longest, or not.
+//!
+//! Slabs with fewer pages have fewer words and levels; pages beyond the last one are taken for ever.
+
+use std::ops::Range;
+
+use super::runs::Runs;
+use super::word::{self, WORD_PAGES};
+
+/// The most pages a tree can have.
+pub(super) const PAGES_MAX: u32 = 32_768;
+/// Words in a level-1 node, nodes in a node above it.
+pub(super) const FANOUT: u32 = 8;
+/// Pages of a level-1 node as a power of two; a node of the next level has `FANOUT` times as many.
+pub(super) const LEAF_SHIFT: u32 = 9;
+/// A reach that says "this many or more". The top bit of the byte stays free for comparing eight at once.
+pub(super) const REACH_MAX: u32 = 127;
+
+const _: () = assert!(1 << LEAF_SHIFT == FANOUT * WORD_PAGES);
+const _: () = assert!(PAGES_MAX == WORD_PAGES * FANOUT * FANOUT * FANOUT);
+
+/// What a node knows of its pages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Node {
+    pub(super) prefix: u16,
+    pub(super) longest: u16,
+    pub(super) suffix: u16,
+}
+
+/// A free run that is about to lose, or has just got, the pages `start..end`: `from <= start < end <= to`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Change {
+    pub(super) from: u32,
+    pub(super) start: u32,
+    pub(super) end: u32,
+    pub(super) to: u32,
+}
+
+impl Change {
+    pub(super) fn is_sound(self) -> bool {
+        self.from <= self.start && self.start < self.end && self.end <= self.to
+    }
+
+    /// The part of it inside a node of the pages `low..high`.
+    pub(super) fn within(self, low: u32, high: u32) -> Change {
+        let clip = |page: u32| page.clamp(low, high);
+        Change {
+            from: clip(self.from),
+            start: clip(self.start),
+            end: clip(self.end),
+            to: clip(self.to),
+        }
+    }
+
+    /// The nodes that the changed pages lie in, where a node has 2^`shift` pages.
+    pub(super) fn nodes(self, shift: u32) -> Range<u32> {
+        self.start >> shift..((self.end - 1) >> shift) + 1
+    }
+}
+
+/// The free pages of one slab. Everything is sized by [`RunTree::new`]; nothing allocates after that.
+#[derive(Debug, Clone)]
+pub struct RunTree {
+    /// One bit a page, 1 is free.
+    pub(super) free: Box<[u64]>,
+    /// One byte a word.
+    pub(super) reach: Box<[u8]>,
+    /// Level 1, then level 2, then level 3, as far as there are levels; the last node is the root.
+    pub(super) nodes: Box<[Node]>,
+    pages: u32,
+    pub(super) free_pages: u32,
+}
+
+impl RunTree {
+    /// A tree of `pages` free pages.
+    ///
+    /// # Panics
+    ///
+    /// If `pages` is 0 or more than 32,768.
+    pub fn new(pages: u32) -> RunTree {
+        assert!(
+            (1..=PAGES_MAX).contains(&pages),
+            "a tree of {pages} pages: it can have 1 to {PAGES_MAX}"
+        );
+        let capacity = pages.next_power_of_two().max(1 << LEAF_SHIFT);
+        let words = capacity / WORD_PAGES;
+        let mut nodes = 0;
+        let mut level_nodes = words / FANOUT;
+        while level_nodes > 1 {
+            nodes += level_nodes;
+            level_nodes = level_nodes.div_ceil(FANOUT);
+        }
+        let mut tree = RunTree {
+            free: vec![0; words as usize].into(),
+            reach: vec![0; words as usize].into(),
+            nodes: vec![Node::default(); nodes as usize + 1].into(),
+            pages,
+            free_pages: 0,
+        };
+        tree.join(Change {
+            from: 0,
+            start: 0,
+            end: pages,
+            to: pages,
+        });
+        tree
+    }
+
+    /// Takes the lowest run of `count` free pages and returns its first page, or `None` if no run is that long.
+    ///
+    /// # Panics
+    ///
+    /// If `count` is 0.
+    pub fn take(&mut self, count: u32) -> Option<u32> {
+        assert!(count > 0, "a run of 0 pages");
+        let start = self.find(count)?;
+        let end = start + count;
+        let to = self.run_end(end);
+        self.cut(Change {
+            from: start,
+            start,
+            end,
+            to,
+        });
+        Some(start)
+    }
+
+    /// Takes the lowest run of `count` free pages whose first page is a multiple of `align_pages`.
+    ///
+    /// The tree does not see alignment (used-free-free-used has a longest run of 2 and no aligned pair), so the search may
+    /// have to back up; at worst it passes over every word once.
+    ///
+    /// # Panics
+    ///
+    /// If `count` is 0, or `align_pages` is not a power of two.
+    pub fn take_aligned(&mut self, count: u32, align_pages: u32) -> Option<u32> {
+        assert!(count > 0, "a run of 0 pages");
+        assert!(
+            align_pages.is_power_of_two(),
+            "an alignment of {align_pages} pages is not a power of two"
+        );
+        if align_pages == 1 {
+            return self.take(count);
+        }
+        let start = self.find_aligned(count, align_pages)?;
+        let end = start + count;
+        self.cut(Change {
+            from: self.run_start(start),
+            start,
+            end,
+            to: self.run_end(end),
+        });
+        Some(start)
+    }
+
+    /// Takes the pages `start..start + count` if all of them are free, and says whether it did.
+    ///
+    /// # Panics
+    ///
+    /// If `count` is 0.
+    pub fn take_at(&mut self, start: u32, count: u32) -> bool {
+        assert!(count > 0, "a run of 0 pages");
+        if start >= self.pages || count > self.pages - start {
+            return false;
+        }
+        let end = start + count;
+        let to = self.run_end(start);
+        if to < end {
+            return false;
+        }
+        self.cut(Change {
+            from: self.run_start(start),
+            start,
+            end,
+            to,
+        });
+        true
+    }
+
+    /// Gives the pages `start..start + count` back: a run that was taken, a part of one, or several that touch.
+    ///
+    /// # Panics
+    ///
+    /// If `count` is 0, if the pages reach beyond the last one, or if one of them is not taken. Nothing has changed then.
+    pub fn release(&mut self, start: u32, count: u32) {
+        assert!(
+            count > 0 && start < self.pages && count <= self.pages - start,
+            "release of {count} pages at page {start}: there are {} pages",
+            self.pages
+        );
+        let end = start + count;
+        for index in start / WORD_PAGES..=(end - 1) / WORD_PAGES {
+            let free = self.free[index as usize] & word::mask(index, start, end);
+            assert!(
+                free == 0,
+                "release of {count} pages at page {start}: page {} is not taken",
+                index * WORD_PAGES + free.trailing_zeros()
+            );
+        }
+        self.join(Change {
+            from: self.run_start(start),
+            start,
+            end,
+            to: self.run_end(end),
+        });
+    }
+
+    /// The length of the longest free run, in pages.
+    pub fn longest(&self) -> u32 {
+        self.nodes[self.nodes.len() - 1].longest.into()
+    }
+
+    /// Free pages.
+    pub fn free_pages(&self) -> u32 {
+        self.free_pages
+    }
+
+    /// All pages, free or taken.
+    pub fn pages(&self) -> u32 {
+        self.pages
+    }
+
+    /// The free runs, lowest first; no two of them touch.
+    pub fn free_runs(&self) -> impl Iterator<Item = Range<u32>> + '_ {
+        Runs::free(&self.free, self.pages)
+    }
+
+    /// What lies between the free runs, lowest first. Runs that were taken one by one and touch are one here: the map does
+    /// not know them apart.
+    pub fn used_runs(&self) -> impl Iterator<Item = Range<u32>> + '_ {
+        Runs::used(&self.free, self.pages)
+    }
+
+    /// All memory of the tree, itself included: 1.25 bits a page at full size, never more than 2.2 bits a page of capacity
+    /// (pages rounded up to a power of two, at least 512).
+    pub fn metadata_bytes(&self) -> usize {
+        size_of_val(self)
+            + size_of_val(&*self.free)
+            + size_of_val(&*self.reach)
+            + size_of_val(&*self.nodes)
+    }
+
+    /// Checks every fact that the tree rests on against the map; for tests, as it looks at every page.
+    ///
+    /// # Panics
+    ///
+    /// If one does not hold.
+    pub fn check(&self) {
+        let free: u32 = self.free.iter().map(|bits| bits.count_ones()).sum();
+        assert_eq!(free, self.free_pages, "free pages, counted and kept");
+        let in_runs: u32 = self.free_runs().map(|run| run.end - run.start).sum();
+        assert_eq!(
+            free, in_runs,
+            "free pages, and those of free runs before page {}",
+            self.pages
+        );
+        for index in 0..self.reach.len() as u32 {
+            assert_eq!(
+                self.reach_of_word(index),
+                self.reach[index as usize],
+                "reach of word {index}"
+            );
+        }
+        for (base, count, shift) in self.levels() {
+            for index in 0..count {
+                let (low, high) = (index << shift, (index + 1) << shift);
+                let inside = || {
+                    let clipped = self
+                        .free_runs()
+                        .map(move |run| run.start.max(low)..run.end.min(high));
+                    clipped.filter(|run| run.start < run.end)
+                };
+                let node = Node {
+                    prefix: inside()
+                        .find(|run| run.start == low)
+                        .map_or(0, |run| run.len() as u16),
+                    longest: inside().map(|run| run.len() as u16).max().unwrap_or(0),
+                    suffix: inside()
+                        .find(|run| run.end == high)
+                        .map_or(0, |run| run.len() as u16),
+                };
+                assert_eq!(
+                    node,
+                    self.nodes[(base + index) as usize],
+                    "node of the pages {low}..{high}"
+                );
+            }
+        }
+    }
+
+    /// The levels from the leaves up: the index of a level's first node, the number of its nodes and their pages as a power
+    /// of two.
+    pub(super) fn levels(&self) -> impl Iterator<Item = (u32, u32, u32)> + use<> {
+        let leaves = self.free.len() as u32 / FANOUT;
+        let first = (0, leaves, LEAF_SHIFT);
+        std::iter::successors(Some(first), |&(base, count, shift)| {
+            (count > 1).then(|| {
+                (
+                    base + count,
+                    count.div_ceil(FANOUT),
+                    shift + FANOUT.trailing_zeros(),
+                )
+            })
+        })
+    }
+
+    /// The end of the free run that `page` lies in; `page` itself if it is taken or beyond the last page.
+    fn run_end(&self, page: u32) -> u32 {
+        let Some(&bits) = self.free.get((page / WORD_PAGES) as usize) else {
+            return page;
+        };
+        let bit = page % WORD_PAGES;
+        let end = page + (bits >> bit).trailing_ones();
+        if end % WORD_PAGES != 0 || end == page {
+            end
+        } else {
+            self.run_end_from_word(end)
+        }
+    }
+
+    /// The start of the free run that ends right before `page`; `page` itself if the page before it is taken.
+    fn run_start(&self, page: u32) -> u32 {
+        if page == 0 {
+            return 0;
+        }
+        let bits = self.free[((page - 1) / WORD_PAGES) as usize];
+        let start = page - (bits << (WORD_PAGES - 1 - (page - 1) % WORD_PAGES)).leading_ones();
+        if start % WORD_PAGES != 0 || start == page {
+            start
+        } else {
+            self.run_start_from_word(start)
+        }
+    }
+
+    /// [`Self::run_end`] from the first page of a word, in the largest steps that the tree allows.
+    fn run_end_from_word(&self, mut page: u32) -> u32 {
+        let capacity = self.free.len() as u32 * WORD_PAGES;
+        while page < capacity {
+            let (mut free, mut span) = (
+                self.free[(page / WORD_PAGES) as usize].trailing_ones(),
+                WORD_PAGES,
+            );
+            for (base, _, shift) in self.levels() {
+                if page & ((1 << shift) - 1) != 0 || free < span {
+                    break;
+                }
+                (free, span) = (
+                    self.nodes[(base + (page >> shift)) as usize].prefix.into(),
+                    1 << shift,
+                );
+            }
+            page += free;
+            if free < span {
+                break;
+            }
+        }
+        page
+    }
+
+    /// [`Self::run_start`] from the end of a word, in the largest steps that the tree allows.
+    fn run_start_from_word(&self, mut page: u32) -> u32 {
+        while page > 0 {
+            let (mut free, mut span) = (
+                self.free[(page / WORD_PAGES - 1) as usize].leading_ones(),
+                WORD_PAGES,
+            );
+            for (base, _, shift) in self.levels() {
+                if page & ((1 << shift) - 1) != 0 || free < span {
+                    break;
+                }
+                (free, span) = (
+                    self.nodes[(base + (page >> shift) - 1) as usize]
+                        .suffix
+                        .into(),
+                    1 << shift,
+                );
+            }
+            page -= free;
+            if free < span {
+                break;
+            }
+        }
+        page
+    }
+}
