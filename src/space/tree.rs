@@ -208,13 +208,8 @@ impl RunTree {
             self.pages
         );
         let end = start + count;
-        for index in start / WORD_PAGES..=(end - 1) / WORD_PAGES {
-            let free = self.free[index as usize] & word::mask(index, start, end);
-            assert!(
-                free == 0,
-                "release of {count} pages at page {start}: page {} is not taken",
-                index * WORD_PAGES + free.trailing_zeros()
-            );
+        if let Some(page) = self.first_free_in(start, end) {
+            panic!("release of {count} pages at page {start}: page {page} is not taken");
         }
         self.join(Change {
             from: self.run_start(start),
@@ -259,52 +254,17 @@ impl RunTree {
             + size_of_val(&*self.nodes)
     }
 
-    /// Checks every fact that the tree rests on against the map; for tests, as it looks at every page.
-    ///
-    /// # Panics
-    ///
-    /// If one does not hold.
-    pub fn check(&self) {
-        let free: u32 = self.free.iter().map(|bits| bits.count_ones()).sum();
-        assert_eq!(free, self.free_pages, "free pages, counted and kept");
-        let in_runs: u32 = self.free_runs().map(|run| run.end - run.start).sum();
-        assert_eq!(
-            free, in_runs,
-            "free pages, and those of free runs before page {}",
-            self.pages
-        );
-        for index in 0..self.reach.len() as u32 {
-            assert_eq!(
-                self.reach_of_word(index),
-                self.reach[index as usize],
-                "reach of word {index}"
-            );
-        }
-        for (base, count, shift) in self.levels() {
-            for index in 0..count {
-                let (low, high) = (index << shift, (index + 1) << shift);
-                let inside = || {
-                    let clipped = self
-                        .free_runs()
-                        .map(move |run| run.start.max(low)..run.end.min(high));
-                    clipped.filter(|run| run.start < run.end)
-                };
-                let node = Node {
-                    prefix: inside()
-                        .find(|run| run.start == low)
-                        .map_or(0, |run| run.len() as u16),
-                    longest: inside().map(|run| run.len() as u16).max().unwrap_or(0),
-                    suffix: inside()
-                        .find(|run| run.end == high)
-                        .map_or(0, |run| run.len() as u16),
-                };
-                assert_eq!(
-                    node,
-                    self.nodes[(base + index) as usize],
-                    "node of the pages {low}..{high}"
-                );
-            }
-        }
+    /// Whether no page of `start..start + count` is free; all of them exist.
+    pub(super) fn is_taken(&self, start: u32, count: u32) -> bool {
+        self.first_free_in(start, start + count).is_none()
+    }
+
+    /// The first free page of `start..end`.
+    fn first_free_in(&self, start: u32, end: u32) -> Option<u32> {
+        (start / WORD_PAGES..=(end - 1) / WORD_PAGES).find_map(|index| {
+            let free = self.free[index as usize] & word::mask(index, start, end);
+            (free != 0).then(|| index * WORD_PAGES + free.trailing_zeros())
+        })
     }
 
     /// The levels from the leaves up: the index of a level's first node, the number of its nodes and their pages as a power

@@ -42,16 +42,21 @@ pub(super) fn run_starts(word: u64, length: u32) -> u64 {
     starts
 }
 
-/// Ones at the pages of a word that are a multiple of `align`, a power of two smaller than a word.
-pub(super) fn multiples_of(align: u32) -> u64 {
-    let mut mask = 1;
-    let mut step = align;
-    while step < WORD_PAGES {
-        mask |= mask << step;
-        step *= 2;
-    }
-    mask
+/// Ones at the multiples of `step`, a power of two up to a whole word.
+pub(super) fn multiples_of(step: u32) -> u64 {
+    MULTIPLES[step.trailing_zeros() as usize]
 }
+
+/// All ones divided by 1, 3, 15, ...: a one at every bit, every second, every fourth, ...
+const MULTIPLES: [u64; 7] = {
+    let mut multiples = [u64::MAX; 7];
+    let mut log = 1;
+    while log < 7 {
+        multiples[log] = u64::MAX / (u64::MAX >> (WORD_PAGES - (1 << log)));
+        log += 1;
+    }
+    multiples
+};
 
 /// Ones at the pages of `word` that lie in `start..end`, both counted from the first page of the map.
 pub(super) fn mask(word: u32, start: u32, end: u32) -> u64 {

@@ -1,5 +1,8 @@
 //! The space against models that cannot be wrong: an array of bools for pages, a map for pieces.
 
+mod edges;
+mod model;
+mod programs;
 mod tree;
 
 use rand::SeedableRng;
