@@ -3,7 +3,7 @@
 
 use super::Space;
 use super::pieces::Pieces;
-use super::tree::{Node, RunTree};
+use super::tree::{BRANCH_SHIFT, LEAF_SHIFT, RunTree};
 
 impl RunTree {
     /// Checks every node, reach and counter against the map of pages.
@@ -13,7 +13,7 @@ impl RunTree {
     /// If one of them is wrong.
     pub fn check(&self) {
         let free: u32 = self.free.iter().map(|bits| bits.count_ones()).sum();
-        assert_eq!(free, self.free_pages, "free pages, counted and kept");
+        assert_eq!(free, self.free_pages(), "free pages, counted and kept");
         let in_runs: u32 = self.free_runs().map(|run| run.end - run.start).sum();
         assert_eq!(
             free,
@@ -28,31 +28,52 @@ impl RunTree {
                 "reach of word {index}"
             );
         }
-        for (base, count, shift) in self.levels() {
-            for index in 0..count {
-                let node = self.node_from_map(index << shift, (index + 1) << shift);
+        for (index, family) in self.families.iter().enumerate() {
+            let (first, shift) = match (self.has_branches(), index) {
+                (true, 0) => (0, BRANCH_SHIFT),
+                (true, _) => (8 * (index as u32 - 1), LEAF_SHIFT),
+                (false, _) => (0, LEAF_SHIFT),
+            };
+            for child in 0..8 {
+                let low = (first + child as u32) << shift;
+                let kept = (
+                    family.prefix[child],
+                    family.longest[child],
+                    family.suffix[child],
+                );
                 assert_eq!(
-                    node,
-                    self.nodes[(base + index) as usize],
-                    "node {index} of 2^{shift} pages"
+                    self.node_from_map(low, low + (1 << shift)),
+                    kept,
+                    "node of 2^{shift} pages at {low}"
                 );
             }
         }
+        let longest = self
+            .free_runs()
+            .map(|run| run.end - run.start)
+            .max()
+            .unwrap_or(0);
+        assert_eq!(
+            longest,
+            self.longest(),
+            "the longest run, searched and kept"
+        );
     }
 
-    fn node_from_map(&self, low: u32, high: u32) -> Node {
-        let mut node = Node::default();
+    /// Prefix, longest run and suffix of the pages `low..high`.
+    fn node_from_map(&self, low: u32, high: u32) -> (u16, u16, u16) {
+        let (mut prefix, mut longest, mut suffix) = (0, 0, 0);
         for run in self
             .free_runs()
             .filter(|run| run.start < high && run.end > low)
         {
             let (start, end) = (run.start.max(low), run.end.min(high));
             let length = (end - start) as u16;
-            node.longest = node.longest.max(length);
-            node.prefix = if start == low { length } else { node.prefix };
-            node.suffix = if end == high { length } else { node.suffix };
+            longest = longest.max(length);
+            prefix = if start == low { length } else { prefix };
+            suffix = if end == high { length } else { suffix };
         }
-        node
+        (prefix, longest, suffix)
     }
 }
 

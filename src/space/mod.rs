@@ -33,8 +33,10 @@
 //! Files, lowest layer first: `word` (one 64-bit word), `tree` with `search`, `update` and `runs` (pages), `slots` and
 //! `pieces` (cut pages), `extent`, this one, and `check`, which walks over everything for the tests.
 
+mod change;
 mod check;
 mod extent;
+mod family;
 mod pieces;
 mod runs;
 mod search;
@@ -184,7 +186,7 @@ impl Space {
         assert!(bytes > 0, "a request for 0 bytes");
         let page_bytes = self.page_bytes();
         assert!(
-            offset % page_bytes == 0,
+            offset.is_multiple_of(page_bytes),
             "offset {offset} is not a multiple of the page size {page_bytes}"
         );
         if offset >= self.bytes || bytes > self.bytes - offset {

@@ -342,7 +342,7 @@ impl Pieces {
         };
         let size = 1 << class;
         let ends = |unit| unit >> self.classes != 0 || is_start(unit);
-        unit % size == 0 && (class == 0 || !is_start(unit + size / 2)) && ends(unit + size)
+        unit.is_multiple_of(size) && (class == 0 || !is_start(unit + size / 2)) && ends(unit + size)
     }
 
     /// The first units of the idle pieces of a class in a slot, lowest first.

@@ -1,53 +1,50 @@
 //! Finding the lowest run: straight down the tree, or, for an aligned one, down and back up.
 
-use super::tree::{FANOUT, LEAF_SHIFT, Node, REACH_MAX, RunTree};
+use super::family::Lowest;
+use super::tree::{BRANCH_SHIFT, LEAF_SHIFT, LEAF_WORDS, REACH_MAX, RunTree};
 use super::word::{self, WORD_PAGES};
 
+const LEAF_PAGES: u32 = 1 << LEAF_SHIFT;
+const BRANCH_PAGES: u32 = 1 << BRANCH_SHIFT;
+
 impl RunTree {
-    /// The start of the lowest run of at least `count` free pages.
+    /// The start of the lowest run of at least `count` free pages; `count` is at least 1.
+    #[inline]
     pub(super) fn find(&self, count: u32) -> Option<u32> {
         if count > self.longest() {
             return None;
         }
-        let (mut base, mut shift) = (self.nodes.len() as u32 - 1, self.root_shift());
-        let mut index = 0;
-        while shift > LEAF_SHIFT {
-            shift -= FANOUT.trailing_zeros();
-            let nodes_below = self.free.len() as u32 / FANOUT >> (shift - LEAF_SHIFT);
-            let above = base;
-            base -= nodes_below.max(1);
-            let first = base + index * FANOUT;
-            let children = &self.nodes[first as usize..above.min(first + FANOUT) as usize];
-            match first_with(children, count, 1 << shift) {
-                Step::Into(child) => index = index * FANOUT + child,
-                Step::Before(child, run) => return Some(((index * FANOUT + child) << shift) - run),
+        let mut branch = 0;
+        if self.has_branches() {
+            match self.families[0].lowest(count, BRANCH_PAGES) {
+                Lowest::Inside(child) => branch = child,
+                Lowest::Before(child, run) => return Some(child * BRANCH_PAGES - run),
             }
         }
-        Some(self.find_in_leaf(index, count))
-    }
-
-    /// The pages of the root as a power of two.
-    fn root_shift(&self) -> u32 {
-        self.levels()
-            .last()
-            .map_or(LEAF_SHIFT, |(_, _, shift)| shift)
+        let mut leaf = 0;
+        if self.has_leaves() {
+            let family = self.family_of_leaf(branch * 8);
+            match self.families[family].lowest(count, LEAF_PAGES) {
+                Lowest::Inside(child) => leaf = branch * 8 + child,
+                Lowest::Before(child, run) => return Some((branch * 8 + child) * LEAF_PAGES - run),
+            }
+        }
+        Some(self.find_in_leaf(leaf, count))
     }
 
     /// The start of the lowest run of at least `count` pages in a leaf that has one.
+    #[inline]
     fn find_in_leaf(&self, leaf: u32, count: u32) -> u32 {
         if count > REACH_MAX {
             return self.find_by_words(leaf, count);
         }
-        let first = leaf * FANOUT;
-        let reach: [u8; 8] = self.reach[first as usize..][..8]
-            .try_into()
-            .expect("eight words");
         // Eight comparisons at once: the top bit of a byte survives where reach >= count.
         const TOP: u64 = 0x8080_8080_8080_8080;
         const ONE: u64 = 0x0101_0101_0101_0101;
-        let reaching = ((u64::from_le_bytes(reach) | TOP) - ONE * u64::from(count)) & TOP;
+        let reaches = u64::from_le_bytes(self.reaches_of_leaf(leaf));
+        let reaching = ((reaches | TOP) - ONE * u64::from(count)) & TOP;
         debug_assert!(reaching != 0, "leaf {leaf} has no run of {count} pages");
-        let index = first + reaching.trailing_zeros() / 8;
+        let index = leaf * LEAF_WORDS + reaching.trailing_zeros() / u8::BITS;
         let bits = self.free[index as usize];
         let starts = if count <= WORD_PAGES {
             word::run_starts(bits, count)
@@ -63,10 +60,11 @@ impl RunTree {
         index * WORD_PAGES + bit
     }
 
-    /// [`Self::find_in_leaf`] for runs longer than a reach can tell, which cover a whole word or end one and begin the next.
+    /// [`Self::find_in_leaf`] for runs longer than a reach can tell, which cover a word or end one and begin the next.
+    #[cold]
     fn find_by_words(&self, leaf: u32, count: u32) -> u32 {
         let mut run = 0;
-        for index in leaf * FANOUT..(leaf + 1) * FANOUT {
+        for index in leaf * LEAF_WORDS..(leaf + 1) * LEAF_WORDS {
             let bits = self.free[index as usize];
             if run + bits.trailing_ones() >= count {
                 return index * WORD_PAGES - run;
@@ -91,37 +89,13 @@ impl RunTree {
             align,
             open: 0,
         };
-        let root = self.nodes.len() as u32 - 1;
-        search
-            .node(root, 0, self.root_shift())
-            .or_else(|| search.close(self.pages()))
-    }
-}
-
-/// Where the lowest run of a node is.
-enum Step {
-    /// Inside this child.
-    Into(u32),
-    /// It starts this many pages before this child and ends inside or behind it.
-    Before(u32, u32),
-}
-
-fn first_with(children: &[Node], count: u32, span: u32) -> Step {
-    let mut run = 0;
-    for (index, child) in children.iter().enumerate() {
-        if run + u32::from(child.prefix) >= count {
-            return Step::Before(index as u32, run);
-        }
-        if u32::from(child.longest) >= count {
-            return Step::Into(index as u32);
-        }
-        run = if u32::from(child.suffix) == span {
-            run + span
-        } else {
-            child.suffix.into()
+        let found = match (self.has_leaves(), self.has_branches()) {
+            (false, _) => search.leaf(0),
+            (true, false) => search.family(0, 0, LEAF_SHIFT),
+            (true, true) => search.family(0, 0, BRANCH_SHIFT),
         };
+        found.or_else(|| search.close(self.pages()))
     }
-    unreachable!("no child has a run of {count} pages")
 }
 
 /// One pass over the tree, lowest page first, skipping every node without a run that is long enough.
@@ -140,41 +114,36 @@ impl Aligned<'_> {
         (start + self.count <= end).then_some(start)
     }
 
-    fn node(&mut self, node: u32, index: u32, shift: u32) -> Option<u32> {
-        let Node {
-            prefix,
-            longest,
-            suffix,
-        } = self.tree.nodes[node as usize];
-        let (low, span) = (index << shift, 1 << shift);
-        if u32::from(prefix) == span {
-            return None;
+    /// The children of a family, of 2^`shift` pages each; `first` is the number of the first among all of its size.
+    fn family(&mut self, family: usize, first: u32, shift: u32) -> Option<u32> {
+        let nodes = &self.tree.families[family];
+        let span = 1 << shift;
+        for child in 0..8 {
+            let (index, prefix) = (first + child as u32, u32::from(nodes.prefix[child]));
+            if prefix == span {
+                continue;
+            }
+            if let Some(start) = self.close(index * span + prefix) {
+                return Some(start);
+            }
+            if u32::from(nodes.longest[child]) < self.count {
+                self.open = (index + 1) * span - u32::from(nodes.suffix[child]);
+                continue;
+            }
+            let found = if shift == LEAF_SHIFT {
+                self.leaf(index)
+            } else {
+                self.family(self.tree.family_of_leaf(index * 8), index * 8, LEAF_SHIFT)
+            };
+            if found.is_some() {
+                return found;
+            }
         }
-        if let Some(start) = self.close(low + u32::from(prefix)) {
-            return Some(start);
-        }
-        if u32::from(longest) < self.count {
-            self.open = low + span - u32::from(suffix);
-            return None;
-        }
-        if shift == LEAF_SHIFT {
-            return (index * FANOUT..(index + 1) * FANOUT).find_map(|index| self.word(index));
-        }
-        let below = shift - FANOUT.trailing_zeros();
-        let (base, count) = self.level_below(shift);
-        let children = index * FANOUT..((index + 1) * FANOUT).min(count);
-        children
-            .into_iter()
-            .find_map(|child| self.node(base + child, child, below))
+        None
     }
 
-    /// The first node and the number of nodes of the level below one whose nodes have 2^`shift` pages.
-    fn level_below(&self, shift: u32) -> (u32, u32) {
-        let levels = self.tree.levels().take_while(|level| level.2 < shift);
-        levels
-            .last()
-            .map(|(base, count, _)| (base, count))
-            .expect("a level above the leaves")
+    fn leaf(&mut self, leaf: u32) -> Option<u32> {
+        (leaf * LEAF_WORDS..(leaf + 1) * LEAF_WORDS).find_map(|index| self.word(index))
     }
 
     fn word(&mut self, index: u32) -> Option<u32> {

@@ -1,16 +1,18 @@
 //! Which pages of a slab are free: a bitmap, and a tree over it that knows its runs.
 //!
 //! ```text
-//! level 3   root     1 node  of 32,768 pages      prefix, longest, suffix: 3 x u16
-//! level 2            8 nodes of  4,096 pages      prefix, longest, suffix: 3 x u16
-//! level 1           64 nodes of    512 pages      prefix, longest, suffix: 3 x u16
-//! words            512 words of     64 pages      the map itself (u64, 1 is free) and `reach` (u8)
+//! the longest run of all                                                             u16
+//! branches     8 nodes of 4,096 pages: one family       prefix, longest, suffix: 3 x u16
+//! leaves      64 nodes of   512 pages: eight families   prefix, longest, suffix: 3 x u16
+//! words      512 words of    64 pages: the map itself, 1 is free                     u64
+//!                                      and how far its runs reach                     u8
 //! ```
 //!
 //! A **node** keeps the free pages at its start (`prefix`), its longest free run (`longest`) and the free pages at its end
-//! (`suffix`). A run that straddles two buddies is seen by their parent, as suffix + prefix; that is the whole merge.
+//! (`suffix`). A run that straddles two buddies is seen by their parent, as suffix + prefix; that is the whole merge. Eight
+//! buddies are a [`Family`].
 //!
-//! A **reach** is the longest run that *starts* in its word, followed as far as the end of the word's level-1 node, capped at
+//! A **reach** is the longest run that *starts* in its word, followed as far as the end of the word's leaf, capped at
 //! [`REACH_MAX`]. A run counts in one word only, so a change touches the reach of two words at most: the one its run starts
 //! in, and the one the remainder starts in. The lowest run of n pages starts in the first word that reaches n.
 //!
@@ -23,59 +25,25 @@
 
 use std::ops::Range;
 
+use super::change::Change;
+use super::family::{CHILDREN, Family};
 use super::runs::Runs;
 use super::word::{self, WORD_PAGES};
 
 /// The most pages a tree can have.
 pub(super) const PAGES_MAX: u32 = 32_768;
-/// Words in a level-1 node, nodes in a node above it.
-pub(super) const FANOUT: u32 = 8;
-/// Pages of a level-1 node as a power of two; a node of the next level has `FANOUT` times as many.
+/// Words of a leaf.
+pub(super) const LEAF_WORDS: u32 = CHILDREN as u32;
+/// Pages of a leaf as a power of two.
 pub(super) const LEAF_SHIFT: u32 = 9;
+/// Pages of a branch as a power of two.
+pub(super) const BRANCH_SHIFT: u32 = 12;
 /// A reach that says "this many or more". The top bit of the byte stays free for comparing eight at once.
 pub(super) const REACH_MAX: u32 = 127;
 
-const _: () = assert!(1 << LEAF_SHIFT == FANOUT * WORD_PAGES);
-const _: () = assert!(PAGES_MAX == WORD_PAGES * FANOUT * FANOUT * FANOUT);
-
-/// What a node knows of its pages.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Node {
-    pub(super) prefix: u16,
-    pub(super) longest: u16,
-    pub(super) suffix: u16,
-}
-
-/// A free run that is about to lose, or has just got, the pages `start..end`: `from <= start < end <= to`.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Change {
-    pub(super) from: u32,
-    pub(super) start: u32,
-    pub(super) end: u32,
-    pub(super) to: u32,
-}
-
-impl Change {
-    pub(super) fn is_sound(self) -> bool {
-        self.from <= self.start && self.start < self.end && self.end <= self.to
-    }
-
-    /// The part of it inside a node of the pages `low..high`.
-    pub(super) fn within(self, low: u32, high: u32) -> Change {
-        let clip = |page: u32| page.clamp(low, high);
-        Change {
-            from: clip(self.from),
-            start: clip(self.start),
-            end: clip(self.end),
-            to: clip(self.to),
-        }
-    }
-
-    /// The nodes that the changed pages lie in, where a node has 2^`shift` pages.
-    pub(super) fn nodes(self, shift: u32) -> Range<u32> {
-        self.start >> shift..((self.end - 1) >> shift) + 1
-    }
-}
+const _: () = assert!(1 << LEAF_SHIFT == LEAF_WORDS * WORD_PAGES);
+const _: () = assert!(1 << BRANCH_SHIFT == CHILDREN << LEAF_SHIFT);
+const _: () = assert!(PAGES_MAX as usize == CHILDREN << BRANCH_SHIFT);
 
 /// The free pages of one slab. Everything is sized by [`RunTree::new`]; nothing allocates after that.
 #[derive(Debug, Clone)]
@@ -84,10 +52,12 @@ pub struct RunTree {
     pub(super) free: Box<[u64]>,
     /// One byte a word.
     pub(super) reach: Box<[u8]>,
-    /// Level 1, then level 2, then level 3, as far as there are levels; the last node is the root.
-    pub(super) nodes: Box<[Node]>,
-    pages: u32,
-    pub(super) free_pages: u32,
+    /// The branches and then their leaves; the leaves alone; or nothing.
+    pub(super) families: Box<[Family]>,
+    // Three counts of pages, up to 32,768: small, as the smallest trees are held to their bound too.
+    pages: u16,
+    free_pages: u16,
+    longest: u16,
 }
 
 impl RunTree {
@@ -102,19 +72,19 @@ impl RunTree {
             "a tree of {pages} pages: it can have 1 to {PAGES_MAX}"
         );
         let capacity = pages.next_power_of_two().max(1 << LEAF_SHIFT);
-        let words = capacity / WORD_PAGES;
-        let mut nodes = 0;
-        let mut level_nodes = words / FANOUT;
-        while level_nodes > 1 {
-            nodes += level_nodes;
-            level_nodes = level_nodes.div_ceil(FANOUT);
-        }
+        let families = match capacity >> LEAF_SHIFT {
+            1 => 0,
+            2..=8 => 1,
+            leaves => 1 + leaves as usize / CHILDREN,
+        };
+        let words = (capacity / WORD_PAGES) as usize;
         let mut tree = RunTree {
-            free: vec![0; words as usize].into(),
-            reach: vec![0; words as usize].into(),
-            nodes: vec![Node::default(); nodes as usize + 1].into(),
-            pages,
+            free: vec![0; words].into(),
+            reach: vec![0; words].into(),
+            families: vec![Family::default(); families].into(),
+            pages: pages as u16,
             free_pages: 0,
+            longest: 0,
         };
         tree.join(Change {
             from: 0,
@@ -179,7 +149,7 @@ impl RunTree {
     /// If `count` is 0.
     pub fn take_at(&mut self, start: u32, count: u32) -> bool {
         assert!(count > 0, "a run of 0 pages");
-        if start >= self.pages || count > self.pages - start {
+        if start >= self.pages() || count > self.pages() - start {
             return false;
         }
         let end = start + count;
@@ -203,7 +173,7 @@ impl RunTree {
     /// If `count` is 0, if the pages reach beyond the last one, or if one of them is not taken. Nothing has changed then.
     pub fn release(&mut self, start: u32, count: u32) {
         assert!(
-            count > 0 && start < self.pages && count <= self.pages - start,
+            count > 0 && start < self.pages() && count <= self.pages() - start,
             "release of {count} pages at page {start}: there are {} pages",
             self.pages
         );
@@ -221,28 +191,28 @@ impl RunTree {
 
     /// The length of the longest free run, in pages.
     pub fn longest(&self) -> u32 {
-        self.nodes[self.nodes.len() - 1].longest.into()
+        self.longest.into()
     }
 
     /// Free pages.
     pub fn free_pages(&self) -> u32 {
-        self.free_pages
+        self.free_pages.into()
     }
 
     /// All pages, free or taken.
     pub fn pages(&self) -> u32 {
-        self.pages
+        self.pages.into()
     }
 
     /// The free runs, lowest first; no two of them touch.
     pub fn free_runs(&self) -> impl Iterator<Item = Range<u32>> + '_ {
-        Runs::free(&self.free, self.pages)
+        Runs::free(&self.free, self.pages())
     }
 
     /// What lies between the free runs, lowest first. Runs that were taken one by one and touch are one here: the map does
     /// not know them apart.
     pub fn used_runs(&self) -> impl Iterator<Item = Range<u32>> + '_ {
-        Runs::used(&self.free, self.pages)
+        Runs::used(&self.free, self.pages())
     }
 
     /// All memory of the tree, itself included: 1.25 bits a page at full size, never more than 2.2 bits a page of capacity
@@ -251,7 +221,7 @@ impl RunTree {
         size_of_val(self)
             + size_of_val(&*self.free)
             + size_of_val(&*self.reach)
-            + size_of_val(&*self.nodes)
+            + size_of_val(&*self.families)
     }
 
     /// Whether no page of `start..start + count` is free; all of them exist.
@@ -267,20 +237,38 @@ impl RunTree {
         })
     }
 
-    /// The levels from the leaves up: the index of a level's first node, the number of its nodes and their pages as a power
-    /// of two.
-    pub(super) fn levels(&self) -> impl Iterator<Item = (u32, u32, u32)> + use<> {
-        let leaves = self.free.len() as u32 / FANOUT;
-        let first = (0, leaves, LEAF_SHIFT);
-        std::iter::successors(Some(first), |&(base, count, shift)| {
-            (count > 1).then(|| {
-                (
-                    base + count,
-                    count.div_ceil(FANOUT),
-                    shift + FANOUT.trailing_zeros(),
-                )
-            })
-        })
+    #[inline]
+    pub(super) fn has_leaves(&self) -> bool {
+        !self.families.is_empty()
+    }
+
+    #[inline]
+    pub(super) fn has_branches(&self) -> bool {
+        self.families.len() > 1
+    }
+
+    /// The index of the family of a leaf, if there are leaves.
+    #[inline]
+    pub(super) fn family_of_leaf(&self, leaf: u32) -> usize {
+        leaf as usize / CHILDREN + usize::from(self.has_branches())
+    }
+
+    #[inline]
+    pub(super) fn reaches_of_leaf(&self, leaf: u32) -> [u8; CHILDREN] {
+        let first = (leaf * LEAF_WORDS) as usize;
+        self.reach[first..first + CHILDREN]
+            .try_into()
+            .expect("as many as asked for")
+    }
+
+    #[inline]
+    pub(super) fn set_longest(&mut self, longest: u32) {
+        self.longest = longest as u16;
+    }
+
+    #[inline]
+    pub(super) fn change_free_pages(&mut self, by: i32) {
+        self.free_pages = (i32::from(self.free_pages) + by) as u16;
     }
 
     /// The end of the free run that `page` lies in; `page` itself if it is taken or beyond the last page.
@@ -290,7 +278,7 @@ impl RunTree {
         };
         let bit = page % WORD_PAGES;
         let end = page + (bits >> bit).trailing_ones();
-        if end % WORD_PAGES != 0 || end == page {
+        if !end.is_multiple_of(WORD_PAGES) || end == page {
             end
         } else {
             self.run_end_from_word(end)
@@ -304,7 +292,7 @@ impl RunTree {
         }
         let bits = self.free[((page - 1) / WORD_PAGES) as usize];
         let start = page - (bits << (WORD_PAGES - 1 - (page - 1) % WORD_PAGES)).leading_ones();
-        if start % WORD_PAGES != 0 || start == page {
+        if !start.is_multiple_of(WORD_PAGES) || start == page {
             start
         } else {
             self.run_start_from_word(start)
@@ -312,22 +300,28 @@ impl RunTree {
     }
 
     /// [`Self::run_end`] from the first page of a word, in the largest steps that the tree allows.
+    #[cold]
     fn run_end_from_word(&self, mut page: u32) -> u32 {
         let capacity = self.free.len() as u32 * WORD_PAGES;
         while page < capacity {
-            let (mut free, mut span) = (
-                self.free[(page / WORD_PAGES) as usize].trailing_ones(),
-                WORD_PAGES,
-            );
-            for (base, _, shift) in self.levels() {
-                if page & ((1 << shift) - 1) != 0 || free < span {
-                    break;
-                }
-                (free, span) = (
-                    self.nodes[(base + (page >> shift)) as usize].prefix.into(),
-                    1 << shift,
-                );
-            }
+            let (free, span) = if self.has_branches() && page.is_multiple_of(1 << BRANCH_SHIFT) {
+                (
+                    self.families[0].prefix[(page >> BRANCH_SHIFT) as usize].into(),
+                    1 << BRANCH_SHIFT,
+                )
+            } else if self.has_leaves() && page.is_multiple_of(1 << LEAF_SHIFT) {
+                let leaf = page >> LEAF_SHIFT;
+                let family = &self.families[self.family_of_leaf(leaf)];
+                (
+                    family.prefix[leaf as usize % CHILDREN].into(),
+                    1 << LEAF_SHIFT,
+                )
+            } else {
+                (
+                    self.free[(page / WORD_PAGES) as usize].trailing_ones(),
+                    WORD_PAGES,
+                )
+            };
             page += free;
             if free < span {
                 break;
@@ -337,23 +331,27 @@ impl RunTree {
     }
 
     /// [`Self::run_start`] from the end of a word, in the largest steps that the tree allows.
+    #[cold]
     fn run_start_from_word(&self, mut page: u32) -> u32 {
         while page > 0 {
-            let (mut free, mut span) = (
-                self.free[(page / WORD_PAGES - 1) as usize].leading_ones(),
-                WORD_PAGES,
-            );
-            for (base, _, shift) in self.levels() {
-                if page & ((1 << shift) - 1) != 0 || free < span {
-                    break;
-                }
-                (free, span) = (
-                    self.nodes[(base + (page >> shift) - 1) as usize]
-                        .suffix
-                        .into(),
-                    1 << shift,
-                );
-            }
+            let (free, span) = if self.has_branches() && page.is_multiple_of(1 << BRANCH_SHIFT) {
+                (
+                    self.families[0].suffix[(page >> BRANCH_SHIFT) as usize - 1].into(),
+                    1 << BRANCH_SHIFT,
+                )
+            } else if self.has_leaves() && page.is_multiple_of(1 << LEAF_SHIFT) {
+                let leaf = (page >> LEAF_SHIFT) - 1;
+                let family = &self.families[self.family_of_leaf(leaf)];
+                (
+                    family.suffix[leaf as usize % CHILDREN].into(),
+                    1 << LEAF_SHIFT,
+                )
+            } else {
+                (
+                    self.free[(page / WORD_PAGES) as usize - 1].leading_ones(),
+                    WORD_PAGES,
+                )
+            };
             page -= free;
             if free < span {
                 break;

@@ -3,98 +3,90 @@
 //! Both get the whole free run that the pages belong to (before taking them, or after giving them back), which is why nodes
 //! and reaches are adjusted instead of computed anew. Each level treats the part of the run that lies inside its node.
 
-use super::tree::{Change, FANOUT, LEAF_SHIFT, Node, REACH_MAX, RunTree};
+use super::change::Change;
+use super::tree::{BRANCH_SHIFT, LEAF_SHIFT, LEAF_WORDS, REACH_MAX, RunTree};
 use super::word::{self, WORD_PAGES};
 
 const LEAF_PAGES: u32 = 1 << LEAF_SHIFT;
+const BRANCH_PAGES: u32 = 1 << BRANCH_SHIFT;
 
 impl RunTree {
     /// Takes the pages `start..end` out of the free run `from..to`.
+    #[inline]
     pub(super) fn cut(&mut self, change: Change) {
         debug_assert!(change.is_sound(), "cut {change:?}");
-        self.free_pages -= change.end - change.start;
+        self.change_free_pages(-change.pages());
         for leaf in change.nodes(LEAF_SHIFT) {
-            let inside = change.within(leaf * LEAF_PAGES, (leaf + 1) * LEAF_PAGES);
+            let low = leaf * LEAF_PAGES;
+            let inside = change.within(low, low + LEAF_PAGES);
             self.cut_words(inside);
-            self.cut_node(leaf, leaf * LEAF_PAGES, LEAF_PAGES, inside, |tree| {
-                tree.longest_in_leaf(leaf)
-            });
-        }
-        let mut below = 0;
-        for (base, _, shift) in self.levels().skip(1) {
-            let span = 1 << shift;
-            for index in change.nodes(shift) {
-                let inside = change.within(index * span, (index + 1) * span);
-                self.cut_node(base + index, index * span, span, inside, |tree| {
-                    let first = below + index * FANOUT;
-                    longest_of(
-                        &tree.nodes[first as usize..base.min(first + FANOUT) as usize],
-                        span / FANOUT,
-                    )
-                });
+            if self.has_leaves() {
+                let family = self.family_of_leaf(leaf);
+                if self.families[family].cut(leaf % 8, low, LEAF_PAGES, inside) {
+                    self.families[family].longest[leaf as usize % 8] =
+                        self.longest_in_leaf(leaf) as u16;
+                }
             }
-            below = base;
+        }
+        if self.has_branches() {
+            for branch in change.nodes(BRANCH_SHIFT) {
+                let low = branch * BRANCH_PAGES;
+                let inside = change.within(low, low + BRANCH_PAGES);
+                if self.families[0].cut(branch, low, BRANCH_PAGES, inside) {
+                    let longest = self.families[1 + branch as usize].longest(LEAF_PAGES);
+                    self.families[0].longest[branch as usize % 8] = longest as u16;
+                }
+            }
+        }
+        if change.to - change.from == self.longest() {
+            let rest = if change.rest_is_longest_of(self.pages()) {
+                change.longest_rest()
+            } else {
+                self.longest_at_top()
+            };
+            self.set_longest(rest);
         }
     }
 
     /// Makes the taken pages `start..end` free, which makes `from..to` one free run.
+    #[inline]
     pub(super) fn join(&mut self, change: Change) {
         debug_assert!(change.is_sound(), "join {change:?}");
-        self.free_pages += change.end - change.start;
+        self.change_free_pages(change.pages());
         for leaf in change.nodes(LEAF_SHIFT) {
-            self.join_words(change.within(leaf * LEAF_PAGES, (leaf + 1) * LEAF_PAGES));
-        }
-        for (base, _, shift) in self.levels() {
-            let span = 1 << shift;
-            for index in change.nodes(shift) {
-                let inside = change.within(index * span, (index + 1) * span);
-                let node = &mut self.nodes[(base + index) as usize];
-                let length = (inside.to - inside.from) as u16;
-                node.longest = node.longest.max(length);
-                if inside.from == index * span {
-                    node.prefix = length;
-                }
-                if inside.to == (index + 1) * span {
-                    node.suffix = length;
-                }
+            let low = leaf * LEAF_PAGES;
+            let inside = change.within(low, low + LEAF_PAGES);
+            self.join_words(inside);
+            if self.has_leaves() {
+                let family = self.family_of_leaf(leaf);
+                self.families[family].join(leaf % 8, low, LEAF_PAGES, inside);
             }
         }
+        if self.has_branches() {
+            for branch in change.nodes(BRANCH_SHIFT) {
+                let low = branch * BRANCH_PAGES;
+                self.families[0].join(
+                    branch,
+                    low,
+                    BRANCH_PAGES,
+                    change.within(low, low + BRANCH_PAGES),
+                );
+            }
+        }
+        self.set_longest(self.longest().max(change.to - change.from));
     }
 
-    /// One node of `span` pages from `low`; `longest_below` asks its children.
-    fn cut_node(
-        &mut self,
-        index: u32,
-        low: u32,
-        span: u32,
-        inside: Change,
-        longest_below: impl Fn(&RunTree) -> u32,
-    ) {
-        let node = self.nodes[index as usize];
-        let prefix = if inside.from == low {
-            (inside.start - low) as u16
-        } else {
-            node.prefix
-        };
-        let suffix = if inside.to == low + span {
-            (low + span - inside.end) as u16
-        } else {
-            node.suffix
-        };
-        let was_longest = inside.to - inside.from == u32::from(node.longest);
-        let longest = if was_longest {
-            longest_below(self) as u16
-        } else {
-            node.longest
-        };
-        self.nodes[index as usize] = Node {
-            prefix,
-            longest,
-            suffix,
-        };
+    /// The longest run of all, from what is right below.
+    fn longest_at_top(&self) -> u32 {
+        match (self.has_leaves(), self.has_branches()) {
+            (false, _) => self.longest_in_leaf(0),
+            (true, false) => self.families[0].longest(LEAF_PAGES),
+            (true, true) => self.families[0].longest(BRANCH_PAGES),
+        }
     }
 
     /// The words of one leaf lose pages.
+    #[inline]
     fn cut_words(&mut self, inside: Change) {
         let Change {
             from,
@@ -118,6 +110,7 @@ impl RunTree {
     }
 
     /// The words of one leaf get pages.
+    #[inline]
     fn join_words(&mut self, inside: Change) {
         let Change {
             from,
@@ -143,14 +136,16 @@ impl RunTree {
     /// The reach of a word, from the map.
     pub(super) fn reach_of_word(&self, index: u32) -> u8 {
         let mut bits = self.free[index as usize];
-        if index % FANOUT != 0 && self.free[index as usize - 1] >> (WORD_PAGES - 1) == 1 {
+        if !index.is_multiple_of(LEAF_WORDS)
+            && self.free[index as usize - 1] >> (WORD_PAGES - 1) == 1
+        {
             // The first run starts further down: `bits + 1` carries through it.
             bits &= bits.wrapping_add(1);
         }
         let mut longest = word::longest_run(bits);
         if bits >> (WORD_PAGES - 1) == 1 {
             let mut run = bits.leading_ones();
-            for next in index + 1..(index / FANOUT + 1) * FANOUT {
+            for next in index + 1..(index / LEAF_WORDS + 1) * LEAF_WORDS {
                 let more = self.free[next as usize].trailing_ones();
                 run += more;
                 if more < WORD_PAGES {
@@ -163,12 +158,13 @@ impl RunTree {
     }
 
     /// The longest run in a leaf, from the reaches of its words where they are exact.
+    #[inline]
     fn longest_in_leaf(&self, leaf: u32) -> u32 {
-        let first = (leaf * FANOUT) as usize;
-        let reach: &[u8; FANOUT as usize] = self.reach[first..][..FANOUT as usize]
-            .try_into()
-            .expect("eight words");
-        let longest = reach.iter().copied().fold(0, u8::max).into();
+        let longest = self
+            .reaches_of_leaf(leaf)
+            .into_iter()
+            .fold(0, u8::max)
+            .into();
         if longest < REACH_MAX {
             longest
         } else {
@@ -176,11 +172,12 @@ impl RunTree {
         }
     }
 
-    /// The longest run in a leaf whose longest run covers a whole word or comes from two: word by word.
-    pub(super) fn longest_by_words(&self, leaf: u32) -> u32 {
-        let first = (leaf * FANOUT) as usize;
+    /// The longest run in a leaf if it is longer than a reach can tell: it covers a word, or ends one and begins the next.
+    #[cold]
+    fn longest_by_words(&self, leaf: u32) -> u32 {
+        let first = (leaf * LEAF_WORDS) as usize;
         let (mut longest, mut run) = (0, 0);
-        for &bits in &self.free[first..][..FANOUT as usize] {
+        for &bits in &self.free[first..][..LEAF_WORDS as usize] {
             longest = longest.max(run + bits.trailing_ones());
             run = if bits == u64::MAX {
                 run + WORD_PAGES
@@ -190,20 +187,4 @@ impl RunTree {
         }
         longest.max(run)
     }
-}
-
-/// The longest run in a node whose children have `span` pages each.
-pub(super) fn longest_of(children: &[Node], span: u32) -> u32 {
-    let (mut longest, mut run) = (0, 0);
-    for child in children {
-        longest = longest
-            .max(child.longest.into())
-            .max(run + u32::from(child.prefix));
-        run = if u32::from(child.suffix) == span {
-            run + span
-        } else {
-            child.suffix.into()
-        };
-    }
-    longest
 }

@@ -70,7 +70,7 @@ fn the_whole_slab_is_one_extent() {
                 (space.alloc(1), space.alloc(bytes), space.alloc(u64::MAX)),
                 (None, None, None)
             );
-            assert_eq!(space.used_runs().collect::<Vec<_>>(), [0..bytes]);
+            assert_eq!(space.used_runs().collect::<Vec<_>>(), vec![0..bytes]);
             space.release(whole);
             assert_eq!(space.alloc(bytes + 1), None);
             space.check();

@@ -43,10 +43,6 @@ impl Model {
         )
     }
 
-    pub(super) fn page_bytes(&self) -> u64 {
-        self.page_bytes
-    }
-
     /// The bytes of the piece that a small request gets.
     fn piece_bytes(&self, bytes: u64) -> Option<u64> {
         let piece = bytes.next_power_of_two().max(self.unit_bytes);

@@ -117,7 +117,7 @@ fn run_program(
     space.gather();
     space.check();
     assert!(space.is_empty() && space.cut_pages() == 0);
-    assert_eq!(space.free_runs().collect::<Vec<_>>(), [0..bytes]);
+    assert_eq!(space.free_runs().collect::<Vec<_>>(), vec![0..bytes]);
 }
 
 #[test]

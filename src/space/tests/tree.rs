@@ -244,7 +244,7 @@ fn random_programs() {
             tree.release(start, count);
         }
         tree.check();
-        assert_eq!(tree.free_runs().collect::<Vec<_>>(), [0..pages]);
+        assert_eq!(tree.free_runs().collect::<Vec<_>>(), vec![0..pages]);
         assert_eq!(tree.longest(), pages);
     });
 }
