@@ -1,0 +1,299 @@
+//! [`RunTree`] against an array of bools.
+
+use std::ops::Range;
+
+use rand::RngExt;
+
+use super::super::RunTree;
+use super::for_each_seed;
+
+/// One bool a page, `true` is free; every question is answered by looking at all of them.
+struct Naive(Vec<bool>);
+
+impl Naive {
+    fn all_free(&self, start: usize, count: usize) -> bool {
+        start + count <= self.0.len() && self.0[start..start + count].iter().all(|&free| free)
+    }
+
+    fn find(&self, count: u32, align: u32) -> Option<u32> {
+        let starts = (0..self.0.len()).step_by(align as usize);
+        starts
+            .into_iter()
+            .find(|&start| self.all_free(start, count as usize))
+            .map(|start| start as u32)
+    }
+
+    fn set(&mut self, start: u32, count: u32, free: bool) {
+        self.0[start as usize..(start + count) as usize].fill(free);
+    }
+
+    fn runs(&self, free: bool) -> Vec<Range<u32>> {
+        let mut runs: Vec<Range<u32>> = Vec::new();
+        for (page, _) in self.0.iter().enumerate().filter(|&(_, &is)| is == free) {
+            let page = page as u32;
+            match runs.last_mut() {
+                Some(run) if run.end == page => run.end += 1,
+                _ => runs.push(page..page + 1),
+            }
+        }
+        runs
+    }
+
+    fn compare(&self, tree: &RunTree) {
+        tree.check();
+        assert_eq!(self.runs(true), tree.free_runs().collect::<Vec<_>>());
+        assert_eq!(self.runs(false), tree.used_runs().collect::<Vec<_>>());
+        assert_eq!(
+            self.runs(true)
+                .iter()
+                .map(|run| run.end - run.start)
+                .max()
+                .unwrap_or(0),
+            tree.longest()
+        );
+        assert_eq!(
+            self.0.iter().filter(|&&free| free).count() as u32,
+            tree.free_pages()
+        );
+    }
+}
+
+/// A tree whose `window` has the free pages that `state` says, and everything else taken or, with `rest_free`, free.
+fn tree_in_state(pages: u32, window: Range<u32>, state: u32, rest_free: bool) -> (RunTree, Naive) {
+    let mut tree = RunTree::new(pages);
+    assert!(tree.take_at(0, pages));
+    let mut naive = Naive(vec![false; pages as usize]);
+    let in_state = |page: u32| state >> (page - window.start) & 1 == 1;
+    for page in 0..pages {
+        if if window.contains(&page) {
+            in_state(page)
+        } else {
+            rest_free
+        } {
+            tree.release(page, 1);
+            naive.set(page, 1, true);
+        }
+    }
+    (tree, naive)
+}
+
+/// Every operation with every argument that matters in `window`, each from the same state.
+fn try_everything(tree: &RunTree, naive: &Naive, window: Range<u32>) {
+    naive.compare(tree);
+    let width = window.end - window.start;
+    for count in 1..=width + 1 {
+        for align in [1, 2, 4, 8, 64, 512] {
+            let mut copy = tree.clone();
+            assert_eq!(
+                naive.find(count, align),
+                copy.take_aligned(count, align),
+                "{count} aligned to {align}"
+            );
+            copy.check();
+        }
+        for start in window.start..window.end {
+            let mut copy = tree.clone();
+            assert_eq!(
+                naive.all_free(start as usize, count as usize),
+                copy.take_at(start, count),
+                "at {start}"
+            );
+            copy.check();
+            if start + count <= window.end
+                && !naive.0[start as usize..(start + count) as usize].contains(&true)
+            {
+                copy.release(start, count);
+                copy.check();
+            }
+        }
+    }
+}
+
+#[test]
+fn every_state_of_a_small_tree() {
+    for pages in 1..=9 {
+        for state in 0..1 << pages {
+            let (tree, naive) = tree_in_state(pages, 0..pages, state, false);
+            try_everything(&tree, &naive, 0..pages);
+        }
+    }
+}
+
+/// The same across a border of words, of leaves and of the nodes above: eight pages around it in every state.
+#[test]
+fn every_state_around_a_border() {
+    for (pages, border) in [
+        (128, 64),
+        (512, 448),
+        (1024, 512),
+        (1000, 512),
+        (8192, 4096),
+    ] {
+        let states = if pages > 2000 { 0..64_u32 } else { 0..256 };
+        let width = states.end.trailing_zeros();
+        for state in states {
+            let window = border - width / 2..border + width / 2;
+            let (tree, naive) = tree_in_state(pages, window.clone(), state, false);
+            naive.compare(&tree);
+            for count in 1..=width {
+                for align in [1, 2, 4] {
+                    let mut copy = tree.clone();
+                    assert_eq!(naive.find(count, align), copy.take_aligned(count, align));
+                    copy.check();
+                }
+            }
+            // And every part of it given back, into a map that is free around it.
+            let (mut tree, mut naive) = tree_in_state(pages, window.clone(), state, true);
+            naive.compare(&tree);
+            for run in naive.runs(false) {
+                tree.release(run.start, run.end - run.start);
+                naive.set(run.start, run.end - run.start, true);
+                naive.compare(&tree);
+            }
+            assert_eq!(tree.longest(), pages);
+        }
+    }
+}
+
+#[test]
+fn an_aligned_run_is_not_seen_in_the_three_numbers() {
+    let (mut tree, _) = tree_in_state(4, 0..4, 0b0110, false);
+    assert_eq!(tree.longest(), 2);
+    assert_eq!(tree.take_aligned(2, 2), None);
+    assert_eq!(tree.take(2), Some(1));
+    // The first leaf has a long run, none of it aligned: the search goes down, comes back up and goes on.
+    let mut tree = RunTree::new(2048);
+    assert!(tree.take_at(0, 1) && tree.take_at(256, 1) && tree.take_at(511, 2));
+    assert_eq!(tree.longest(), 2048 - 513);
+    assert_eq!(tree.take_aligned(256, 256), Some(768));
+}
+
+/// Random programs on trees of all depths, with runs of a page to a third of all pages.
+#[test]
+fn random_programs() {
+    for_each_seed(40, |random| {
+        let pages = match random.random_range(0..4) {
+            0 => random.random_range(1..200),
+            1 => random.random_range(500..530),
+            2 => random.random_range(1000..5000),
+            _ => random.random_range(30_000..=32_768),
+        };
+        let longest_wanted = random.random_range(1..=(pages / 3).max(1));
+        let mut tree = RunTree::new(pages);
+        let mut naive = Naive(vec![true; pages as usize]);
+        let mut held: Vec<(u32, u32)> = Vec::new();
+        for event in 0..600 {
+            // Sizes are spread evenly over their logarithm, as tensors are.
+            let count =
+                (f64::from(longest_wanted).powf(random.random_range(0.0..1.0)) as u32).max(1);
+            let draining = event % 300 > 200;
+            let run = match random.random_range(0..10) {
+                0..=2 if !draining => tree
+                    .take(count)
+                    .inspect(|&at| assert_eq!(naive.find(count, 1), Some(at))),
+                3 if !draining => {
+                    let align = 1 << random.random_range(0..12);
+                    let found = tree.take_aligned(count, align);
+                    assert_eq!(
+                        naive.find(count, align),
+                        found,
+                        "{count} pages aligned to {align}"
+                    );
+                    found
+                }
+                4..=5 if !draining => {
+                    let start = random.random_range(0..pages);
+                    let free = naive.all_free(start as usize, count as usize);
+                    assert_eq!(free, tree.take_at(start, count));
+                    free.then_some(start)
+                }
+                _ if held.is_empty() => None,
+                _ => {
+                    let (start, count) = held.swap_remove(random.random_range(0..held.len()));
+                    // Sometimes a part only: the front, the middle or the back stays.
+                    let from = if random.random_range(0..4) == 0 {
+                        random.random_range(0..count)
+                    } else {
+                        0
+                    };
+                    let to = if random.random_range(0..4) == 0 {
+                        random.random_range(from + 1..=count)
+                    } else {
+                        count
+                    };
+                    tree.release(start + from, to - from);
+                    naive.set(start + from, to - from, true);
+                    held.extend((from > 0).then_some((start, from)));
+                    held.extend((to < count).then_some((start + to, count - to)));
+                    None
+                }
+            };
+            if let Some(start) = run {
+                naive.set(start, count, false);
+                held.push((start, count));
+            }
+            if pages < 6000 || event % 50 == 0 {
+                naive.compare(&tree);
+            }
+            assert_eq!(
+                naive.0.iter().filter(|&&free| free).count() as u32,
+                tree.free_pages()
+            );
+        }
+        for (start, count) in held {
+            tree.release(start, count);
+        }
+        tree.check();
+        assert_eq!(tree.free_runs().collect::<Vec<_>>(), vec![0..pages]);
+        assert_eq!(tree.longest(), pages);
+    });
+}
+
+/// The bounds that the design promises, at every size.
+#[test]
+fn metadata_is_bounded() {
+    for pages in [1_u32, 64, 512, 513, 1024, 4096, 4097, 10_000, 32_768] {
+        let capacity = pages.next_power_of_two().max(512);
+        let bits = RunTree::new(pages).metadata_bytes() as f64 * 8.0 / f64::from(capacity);
+        assert!(bits <= 2.2, "{pages} pages: {bits} bits a page");
+    }
+    let full = RunTree::new(32_768).metadata_bytes() * 8;
+    assert!(full * 4 <= 32_768 * 5, "{full} bits for 32,768 pages");
+}
+
+#[test]
+#[should_panic(expected = "release of 2 pages at page 3: page 4 is not taken")]
+fn releasing_what_is_free_panics() {
+    let mut tree = RunTree::new(9);
+    assert!(tree.take_at(3, 1));
+    tree.release(3, 2);
+}
+
+#[test]
+#[should_panic(expected = "release of 1 pages at page 7: page 7 is not taken")]
+fn releasing_twice_panics() {
+    let mut tree = RunTree::new(9);
+    assert!(tree.take_at(7, 1));
+    tree.release(7, 1);
+    tree.release(7, 1);
+}
+
+#[test]
+#[should_panic(expected = "release of 4 pages at page 998: there are 1000 pages")]
+fn releasing_beyond_the_end_panics() {
+    let mut tree = RunTree::new(1000);
+    assert!(tree.take_at(998, 2));
+    tree.release(998, 4);
+}
+
+#[test]
+#[should_panic(expected = "a tree of 32769 pages: it can have 1 to 32768")]
+fn too_many_pages_panic() {
+    RunTree::new(32_769);
+}
+
+#[test]
+#[should_panic(expected = "an alignment of 3 pages is not a power of two")]
+fn a_crooked_alignment_panics() {
+    RunTree::new(9).take_aligned(1, 3);
+}
