@@ -18,6 +18,7 @@ pub use backend::Gpu;
 pub use error::{Error, ErrorKind, Holder, Result, Shortage};
 #[cfg(feature = "gpu")]
 pub use open::GpuChoice;
+pub use open::{AnyBackend, AnySlab};
 pub use pool::{Block, Budget, Config, Hold, Pool, Request, SlabPolicy, Stats};
 pub use space::Placement;
 pub use tensor::{IntoShape, Labelled, RANK_MAX, Shape, Tensor};

@@ -2,8 +2,10 @@
 
 #[cfg(feature = "gpu")]
 use crate::backend::Gpu;
-use crate::backend::Host;
+use crate::backend::{Backend, Host, HostSlab, Limits, Place, PlaceMut, Point, Span};
 use crate::error::Result;
+#[cfg(feature = "gpu")]
+use crate::error::{Error, ErrorKind};
 use crate::pool::{Config, Pool};
 
 impl Pool<Host> {
@@ -120,5 +122,150 @@ mod gpu {
         pub fn open_gpu(config: Config) -> Result<Self> {
             Self::with_backend(Gpu::open(&GpuChoice::Any)?, &config)
         }
+    }
+}
+
+/// Host memory or a GPU's, chosen when the program runs.
+///
+/// ```
+/// use tensorpool::{AnyBackend, Config, Host, Pool};
+///
+/// let pool = Pool::with_backend(AnyBackend::from(Host), &Config::new("1 MiB"))?;
+/// let ones = pool.from_array(&ndarray::Array2::<f32>::ones((3, 5)))?;
+/// assert_eq!(ones.to_array()?.sum(), 15.0);
+/// # Ok::<(), tensorpool::Error>(())
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum AnyBackend {
+    /// Memory of this process.
+    Host(Host),
+    /// Memory of a wgpu device.
+    #[cfg(feature = "gpu")]
+    Gpu(Box<Gpu>),
+}
+
+/// A slab of [`AnyBackend`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum AnySlab {
+    /// A mapping.
+    Host(HostSlab),
+    /// A buffer.
+    #[cfg(feature = "gpu")]
+    Gpu(<Gpu as Backend>::Slab),
+}
+
+impl From<Host> for AnyBackend {
+    fn from(host: Host) -> Self {
+        Self::Host(host)
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl From<Gpu> for AnyBackend {
+    fn from(gpu: Gpu) -> Self {
+        Self::Gpu(Box::new(gpu))
+    }
+}
+
+/// The same call on whichever backend it is.
+macro_rules! each {
+    ($any:expr, $backend:ident => $call:expr) => {
+        match $any {
+            AnyBackend::Host($backend) => $call,
+            #[cfg(feature = "gpu")]
+            AnyBackend::Gpu($backend) => $call,
+        }
+    };
+}
+
+/// The same call on a backend and a slab of its own.
+macro_rules! each_slab {
+    ($any:expr, $slab:expr, |$backend:ident, $memory:ident| $call:expr) => {
+        match ($any, $slab) {
+            (AnyBackend::Host($backend), AnySlab::Host($memory)) => $call,
+            #[cfg(feature = "gpu")]
+            (AnyBackend::Gpu($backend), AnySlab::Gpu($memory)) => $call,
+            #[cfg(feature = "gpu")]
+            _ => Err(foreign_slab()),
+        }
+    };
+}
+
+#[cfg(feature = "gpu")]
+fn foreign_slab() -> Error {
+    Error::new(ErrorKind::Foreign, "a slab of another backend")
+}
+
+impl Backend for AnyBackend {
+    type Slab = AnySlab;
+
+    fn name(&self) -> &str {
+        each!(self, backend => backend.name())
+    }
+
+    fn limits(&self) -> Limits {
+        each!(self, backend => backend.limits())
+    }
+
+    fn create_slab(&self, bytes: u64) -> Result<AnySlab> {
+        match self {
+            Self::Host(host) => host.create_slab(bytes).map(AnySlab::Host),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(gpu) => gpu.create_slab(bytes).map(AnySlab::Gpu),
+        }
+    }
+
+    fn upload(&self, slab: &AnySlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
+        each_slab!(self, slab, |backend, memory| backend.upload(memory, span, at, bytes))
+    }
+
+    fn download(&self, slab: &AnySlab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
+        each_slab!(self, slab, |backend, memory| backend.download(memory, span, at, bytes))
+    }
+
+    fn fill(&self, slab: &AnySlab, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()> {
+        each_slab!(self, slab, |backend, memory| backend.fill(memory, span, len, pattern))
+    }
+
+    fn copy(&self, from: Place<'_, AnySlab>, to: PlaceMut<'_, AnySlab>, len: u64) -> Result<()> {
+        match (self, from.slab, to.slab) {
+            (Self::Host(host), AnySlab::Host(source), AnySlab::Host(target)) => {
+                let from = Place { slab: source, span: from.span, at: from.at };
+                host.copy(from, PlaceMut { slab: target, span: to.span, at: to.at }, len)
+            }
+            #[cfg(feature = "gpu")]
+            (Self::Gpu(gpu), AnySlab::Gpu(source), AnySlab::Gpu(target)) => {
+                let from = Place { slab: source, span: from.span, at: from.at };
+                gpu.copy(from, PlaceMut { slab: target, span: to.span, at: to.at }, len)
+            }
+            #[cfg(feature = "gpu")]
+            _ => Err(foreign_slab()),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        each!(self, backend => backend.check())
+    }
+
+    fn staging_bytes_default(&self, budget_bytes: u64) -> u64 {
+        each!(self, backend => backend.staging_bytes_default(budget_bytes))
+    }
+
+    fn open_staging(&self, bytes: u64) -> Result<u64> {
+        each!(self, backend => backend.open_staging(bytes))
+    }
+
+    fn recorded(&self) -> Point {
+        each!(self, backend => backend.recorded())
+    }
+
+    fn completed(&self) -> Point {
+        each!(self, backend => backend.completed())
+    }
+
+    fn complete(&self, point: Point) -> Result<()> {
+        each!(self, backend => backend.complete(point))
     }
 }

@@ -384,7 +384,7 @@ fn limits_and_lost_devices_are_errors_of_their_own() {
         pool.zeros::<f32>([4]).unwrap_err(),
         pool.submit().unwrap_err(),
         pool.encode(|_| Ok(())).unwrap_err(),
-        pool.alloc(Request::bytes(512 * MIB)).unwrap_err(),
+        pool.alloc(Request::bytes(100 * MIB)).unwrap_err(),
     ] {
         assert!(error.is_device_lost(), "{error}");
     }

@@ -111,6 +111,14 @@ pub trait Backend: Send + Sync + 'static {
     /// [`ErrorKind::Shape`] if either reaches past its end; whatever the device reports.
     fn copy(&self, from: Place<'_, Self::Slab>, to: PlaceMut<'_, Self::Slab>, len: u64) -> Result<()>;
 
+    /// Whether the device is still there; asked before every allocation, so it should cost next to nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DeviceLost`] once it is lost.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// The staging that suits a pool with this budget, in bytes. 0 where none is needed.
     fn staging_bytes_default(&self, budget_bytes: u64) -> u64 {
         let _ = budget_bytes;

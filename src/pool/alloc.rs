@@ -58,6 +58,7 @@ impl<B: Backend> Shared<B> {
         if self.state().closed {
             return Err(Error::new(ErrorKind::Closed, "the pool is closed"));
         }
+        self.backend.check()?;
         let limit = if self.limits.block.bytes <= self.limits.slab.bytes { self.limits.block } else { self.limits.slab };
         if bytes > limit.bytes {
             let message = format!("a block of {} is over {limit} of {}", exact(bytes), self.backend.name());

@@ -256,6 +256,10 @@ impl Backend for Gpu {
         })
     }
 
+    fn check(&self) -> Result<()> {
+        self.lost.check()
+    }
+
     fn staging_bytes_default(&self, budget_bytes: u64) -> u64 {
         STAGING_BYTES.min(budget_bytes / STAGING_SHARE)
     }
