@@ -22,7 +22,7 @@
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, Axis, ShapeBuilder, s};
 
-/// WGSL source, four by four outputs per invocation straight from storage: the faster one where the "GPU" is a CPU.
+/// WGSL source, 8 x 8 outputs per invocation straight from storage: the faster one where the "GPU" is a CPU.
 pub const SHADER: &str = include_str!("../../shaders/matmul.wgsl");
 
 /// WGSL source with the same parameters, bindings and workgroups as [`SHADER`], tiled through workgroup memory: for GPUs.
