@@ -180,7 +180,7 @@ fn view_mut<'a>(what: &str, slice: &'a mut [f32], rows: usize, cols: usize, at: 
         })
 }
 
-/// Rows and columns of `matrixmultiply`'s largest inner tile: a cut elsewhere than at a multiple wastes part of a tile.
+/// Rows and columns of `matrixmultiply`'s largest inner tile; a cut elsewhere than at a multiple wastes part of a tile.
 const INNER: usize = 16;
 
 /// Multiply-adds below which a second thread costs more than it brings.
