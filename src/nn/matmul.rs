@@ -295,7 +295,8 @@ mod tests {
                 let expected = f64::from(p.alpha) * sum + old;
                 let bound =
                     f64::from(p.k + 3) * f64::from(f32::EPSILON / 2.0) * (f64::from(p.alpha).abs() * size + old.abs());
-                if !((f64::from(found[at]) - expected).abs() <= bound) {
+                let error = (f64::from(found[at]) - expected).abs();
+                if error.is_nan() || error > bound {
                     return Some(format!("({row}, {col}): {} instead of {expected} in {p:?}", found[at]));
                 }
             }

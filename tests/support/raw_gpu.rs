@@ -2,6 +2,7 @@
 //!
 //! That is how a pool hands them out, and what wgpu must accept: disjoint, 256-byte-aligned ranges, all `read_write`.
 
+use std::io::Write;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,11 @@ impl Gpu {
             Err(error) => {
                 let required = std::env::var("TENSORPOOL_REQUIRE_GPU").is_ok_and(|value| value == "1");
                 assert!(!required, "TENSORPOOL_REQUIRE_GPU=1, but {test} cannot run: {error}");
-                eprintln!("LEFT OUT: {test}: {error} (Debian: apt-get install mesa-vulkan-drivers)");
+                // Not eprintln!, whose output cargo shows only for tests that fail.
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "LEFT OUT: {test}: {error} (Debian: apt-get install mesa-vulkan-drivers)"
+                );
                 None
             }
         }
