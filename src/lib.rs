@@ -9,6 +9,8 @@ mod sync;
 mod units;
 
 pub mod backend;
+#[cfg(feature = "nn")]
+pub mod nn;
 pub mod space;
 mod tensor;
 
