@@ -15,9 +15,9 @@
 //! On one machine an element of the twin's result depends only on its row of A, its column of B, alpha, beta and its old
 //! value: not on the number of threads, nor on whether it is computed in a product of the whole matrix or of any block of
 //! it. `matrixmultiply` adds over k in a fixed order, but writes tiles at the edge of a product with other roundings than
-//! tiles inside it when alpha is not 1 (a fused multiply-add against two roundings), and on ARM when beta is neither 0 nor
-//! 1. So the twin never asks it for another alpha than 1 and applies alpha, and beta where it matters, itself. That makes
-//! alpha = 1 the fast case: scale an operand that is at hand anyway, as softmax cross-entropy's `scale`, rather than C.
+//! tiles inside it when alpha is not 1 (a fused multiply-add against two roundings), and on ARM also when beta is neither
+//! zero nor one. So the twin never asks it for another alpha than 1 and applies alpha, and beta where it matters, itself.
+//! That makes alpha = 1 the fast case: scale an operand at hand, as softmax cross-entropy's `scale` does, rather than C.
 //! This holds for ndarray's own product, that is, without its `blas` feature.
 
 use ndarray::linalg::general_mat_mul;
