@@ -15,8 +15,9 @@
 //! On one machine an element of the twin's result depends only on its row of A, its column of B, alpha, beta and its old
 //! value: not on the number of threads, nor on whether it is computed in a product of the whole matrix or of any block of
 //! it. `matrixmultiply` adds over k in a fixed order, but writes tiles at the edge of a product with other roundings than
-//! tiles inside it when alpha is not 1 (a fused multiply-add against two roundings), and on some machines when beta is
-//! neither 0 nor 1. So the twin only ever asks it for C = A B and C += A B, and applies alpha and beta itself.
+//! tiles inside it when alpha is not 1 (a fused multiply-add against two roundings), and on ARM also when beta is neither
+//! zero nor one. So the twin never asks it for another alpha than 1 and applies alpha, and beta where it matters, itself.
+//! That makes alpha = 1 the fast case: scale an operand at hand, as softmax cross-entropy's `scale` does, rather than C.
 //! This holds for ndarray's own product, that is, without its `blas` feature.
 
 use ndarray::linalg::general_mat_mul;
@@ -234,10 +235,14 @@ fn product(alpha: f32, a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, beta: f32
     if beta == 0.0 {
         return general_mat_mul(1.0, &a, &b, 0.0, &mut c);
     }
-    if beta != 1.0 {
+    // On x86-64 every tile of matrixmultiply rounds beta C by itself, as here; leaving it that saves a pass over C.
+    let beta = if beta == 1.0 || cfg!(target_arch = "x86_64") {
+        beta
+    } else {
         c.mapv_inplace(|old| beta * old);
-    }
-    general_mat_mul(1.0, &a, &b, 1.0, &mut c);
+        1.0
+    };
+    general_mat_mul(1.0, &a, &b, beta, &mut c);
 }
 
 /// The same with alpha, which must multiply the finished sum: through a square on the stack.

@@ -22,8 +22,9 @@
 //! # Threads and bits
 //!
 //! The twins use rayon's global pool (`RAYON_NUM_THREADS` sets its size) where the work pays for it. A call from outside
-//! that pool sleeps and is woken once per operation; a caller of many operations runs them all inside [`rayon::scope`] or
-//! `ThreadPool::install` and saves that. The result of no twin depends on the number of threads, bit for bit.
+//! that pool sleeps and is woken once per operation; a caller of many operations saves that by running them all inside
+//! [`rayon::scope`], or by making its thread one of the pool's (`ThreadPoolBuilder::use_current_thread`).
+//! The result of no twin depends on the number of threads, bit for bit.
 
 pub mod accuracy;
 pub mod adam;
