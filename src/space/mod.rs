@@ -37,6 +37,7 @@ mod change;
 mod check;
 mod extent;
 mod family;
+mod maps;
 mod pieces;
 mod runs;
 mod search;
