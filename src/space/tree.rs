@@ -313,14 +313,13 @@ impl RunTree {
             if more < WORD_PAGES {
                 return page + more;
             }
-            page = match self.branch_at(page).and_then(|node| node.run_end(page)) {
+            if let Some(walk) = self.branch_at(page).and_then(|node| node.run_end(page)) {
+                return self.run_end_over_branches(walk);
+            }
+            page = match self.leaf_at(page).and_then(|node| node.run_end(page)) {
                 Some(Walk::Ended(end)) => return end,
                 Some(Walk::GoesOn(end)) => end,
-                None => match self.leaf_at(page).and_then(|node| node.run_end(page)) {
-                    Some(Walk::Ended(end)) => return end,
-                    Some(Walk::GoesOn(end)) => end,
-                    None => page + WORD_PAGES,
-                },
+                None => page + WORD_PAGES,
             };
         }
         page
@@ -333,20 +332,52 @@ impl RunTree {
             if more < WORD_PAGES {
                 return page - more;
             }
-            page = match self
+            if let Some(walk) = self
                 .branch_at(page - 1)
                 .and_then(|node| node.run_start(page))
             {
+                return self.run_start_over_branches(walk);
+            }
+            page = match self.leaf_at(page - 1).and_then(|node| node.run_start(page)) {
                 Some(Walk::Ended(start)) => return start,
                 Some(Walk::GoesOn(start)) => start,
-                None => match self.leaf_at(page - 1).and_then(|node| node.run_start(page)) {
-                    Some(Walk::Ended(start)) => return start,
-                    Some(Walk::GoesOn(start)) => start,
-                    None => page - WORD_PAGES,
-                },
+                None => page - WORD_PAGES,
             };
         }
         page
+    }
+
+    /// Follows a run over wholly free branches to its end.
+    fn run_end_over_branches(&self, walk: Walk) -> u32 {
+        let from = match walk {
+            Walk::Ended(end) => return end,
+            Walk::GoesOn(end) => end,
+        };
+        let prefixes = &self.families[0].prefix[(from >> BRANCH_SHIFT) as usize..];
+        let whole = prefixes
+            .iter()
+            .take_while(|&&prefix| prefix == 1 << BRANCH_SHIFT)
+            .count();
+        from + ((whole as u32) << BRANCH_SHIFT)
+            + prefixes.get(whole).map_or(0, |&prefix| prefix.into())
+    }
+
+    /// Follows a run over wholly free branches to its start.
+    fn run_start_over_branches(&self, walk: Walk) -> u32 {
+        let to = match walk {
+            Walk::Ended(start) => return start,
+            Walk::GoesOn(start) => start,
+        };
+        let mut suffixes = self.families[0].suffix[..(to >> BRANCH_SHIFT) as usize]
+            .iter()
+            .rev();
+        let mut start = to;
+        loop {
+            match suffixes.next() {
+                Some(&suffix) if suffix == 1 << BRANCH_SHIFT => start -= 1 << BRANCH_SHIFT,
+                last => return start - last.map_or(0, |&suffix| u32::from(suffix)),
+            }
+        }
     }
 
     /// The branch that `page` lies in, if there are branches.

@@ -183,7 +183,20 @@ impl RunTree {
         word::for_each_mask(start, end, |index, mask| self.free[index] &= !mask);
         let word_of_run = from / WORD_PAGES;
         if (to - from).min(REACH_MAX) >= self.reach[word_of_run as usize].into() {
-            self.reach[word_of_run as usize] = self.reach_of_word(word_of_run);
+            // What still starts in that word; if the run left it, all others there lie before it.
+            let behind = if end / WORD_PAGES == word_of_run {
+                to - end
+            } else {
+                0
+            };
+            let rest = behind.max(start - from);
+            let is_rest = to / WORD_PAGES > word_of_run && rest >= from % WORD_PAGES;
+            let reach = if is_rest {
+                rest.min(REACH_MAX) as u8
+            } else {
+                self.reach_of_word(word_of_run)
+            };
+            self.reach[word_of_run as usize] = reach;
         }
         // What is left behind the taken pages starts in its own word now.
         let word_of_rest = end / WORD_PAGES;
