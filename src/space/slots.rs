@@ -80,8 +80,12 @@ impl SlotSets {
             return;
         }
         self.summary[row] &= !(1 << (group % GROUP));
-        let rows = self.summary.len() as u32 / self.sets;
-        if (0..rows).all(|row| self.summary[self.at(row, set)] == 0) {
+        if self.summary[row] != 0 {
+            return;
+        }
+        // One row for every 4,096 slots, so there seldom is another.
+        let mut rows = self.summary.chunks_exact(self.sets as usize);
+        if self.summary.len() == self.sets as usize || rows.all(|row| row[set as usize] == 0) {
             self.inhabited &= !(1 << set);
         }
     }
