@@ -23,8 +23,8 @@ fn sizes(random: &mut ChaCha8Rng, most: u64) -> Vec<u64> {
         .collect()
 }
 
-/// A tree of full size, filled with runs of up to `most` pages of which every other was released again.
-fn half_full_tree(random: &mut ChaCha8Rng, most: u64) -> RunTree {
+/// A tree of full size, filled with runs of up to `most` pages of which every other was released again; and the held ones.
+fn half_full_tree(random: &mut ChaCha8Rng, most: u64) -> (RunTree, Vec<(u32, u32)>) {
     let mut tree = RunTree::new(PAGES);
     let mut held = Vec::new();
     loop {
@@ -38,43 +38,42 @@ fn half_full_tree(random: &mut ChaCha8Rng, most: u64) -> RunTree {
         let (start, count) = held.swap_remove(random.random_range(0..held.len()));
         tree.release(start, count);
     }
-    tree
+    (tree, held)
 }
 
 fn runs(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("run");
     for most in [8, 64, 1024] {
         let mut random = ChaCha8Rng::seed_from_u64(most);
-        let mut tree = half_full_tree(&mut random, most);
+        let (mut tree, mut held) = half_full_tree(&mut random, most);
         let sizes = sizes(&mut random, most);
         let mut next = 0;
         group.bench_function(
             format!("take and release, half full, up to {most} pages"),
             |bencher| {
                 bencher.iter(|| {
-                    let count = sizes[next % sizes.len()] as u32;
                     next += 1;
+                    let count = sizes[next % sizes.len()] as u32;
                     if let Some(start) = tree.take(black_box(count)) {
                         tree.release(start, count);
                     }
                 });
             },
         );
-        let mut held: Vec<(u32, u32)> = Vec::new();
-        let picks: Vec<usize> = (0..4096).map(|_| random.random_range(0..200)).collect();
+        let picks: Vec<usize> = (0..4095).map(|_| random.random_range(0..1 << 30)).collect();
         group.bench_function(
-            format!("churn of 200 held, half full, up to {most} pages"),
+            format!("replace one, half full, up to {most} pages"),
             |bencher| {
                 bencher.iter(|| {
-                    let count = sizes[next % sizes.len()] as u32;
                     next += 1;
-                    if held.len() == 200 {
-                        let (start, count) = held.swap_remove(picks[next % picks.len()]);
-                        tree.release(start, count);
-                    }
-                    if let Some(start) = tree.take(black_box(count)) {
-                        held.push((start, count));
-                    }
+                    let pick = picks[next % picks.len()] % held.len();
+                    let (start, count) = held[pick];
+                    tree.release(start, count);
+                    // The same size again, so that the tree stays half full; the place is another one.
+                    let start = tree
+                        .take(black_box(count))
+                        .expect("as much was just released");
+                    held[pick] = (start, count);
                 });
             },
         );

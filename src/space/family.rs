@@ -1,8 +1,9 @@
 //! Eight buddies of the tree, side by side so that one instruction works on all of them.
 //!
 //! The eight prefixes, the eight longest runs and the eight suffixes are arrays of their own. A run that two neighbours share
-//! is a suffix plus the next prefix, and all seven pairs are added at once. Only if a child is wholly free, so that a run may
-//! cover three of them, are they visited one by one.
+//! is a suffix plus the next prefix, and all seven pairs are added at once. A run that covers a whole child, and so may
+//! have parts of more than two, is followed from child to child; for a search that is needed only if it is for more pages than
+//! a child has.
 
 use super::change::Change;
 
@@ -28,6 +29,17 @@ pub(super) enum Lowest {
     Before(u32, u32),
 }
 
+/// What a cut does to a child.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Its three numbers are what they were, and so is everything above.
+    Nothing,
+    /// They are not.
+    Changed,
+    /// Neither, and the longest run is gone: who called has to find the next one and enter it.
+    LongestUnknown,
+}
+
 impl Family {
     /// The longest run; each child has `span` pages.
     #[inline]
@@ -44,13 +56,11 @@ impl Family {
     /// Where the lowest run of at least `count` pages is; there is one.
     #[inline]
     pub(super) fn lowest(&self, count: u32, span: u32) -> Lowest {
-        if self.has_free_child(span) {
+        if count > span {
             return self.lowest_one_by_one(count, span);
         }
-        let holds = self
-            .longest_with_neighbour()
-            .map(|run| if u32::from(run) >= count { u8::MAX } else { 0 });
-        let child = u64::from_le_bytes(holds).trailing_zeros() / u8::BITS;
+        let runs = self.longest_with_neighbour();
+        let child = bytes_where(runs, |run| run >= count as u16).trailing_zeros() / u8::BITS;
         debug_assert!((child as usize) < CHILDREN, "no run of {count} pages");
         let before = if child == 0 {
             0
@@ -64,10 +74,9 @@ impl Family {
         }
     }
 
-    /// A child of `span` pages from `low` loses `start..end` of its free run. If that was its longest run and its rest may not
-    /// be, the answer is `true`, and the caller has to find the longest one.
+    /// A child of `span` pages from `low` loses `start..end` of its free run.
     #[inline]
-    pub(super) fn cut(&mut self, child: u32, low: u32, span: u32, inside: Change) -> bool {
+    pub(super) fn cut(&mut self, child: u32, low: u32, span: u32, inside: Change) -> Effect {
         let Change {
             from,
             start,
@@ -75,35 +84,46 @@ impl Family {
             to,
         } = inside;
         let child = child as usize % CHILDREN;
+        let mut effect = Effect::Nothing;
         if from == low {
             self.prefix[child] = (start - low) as u16;
+            effect = Effect::Changed;
         }
         if to == low + span {
             self.suffix[child] = (to - end) as u16;
+            effect = Effect::Changed;
         }
-        if to - from < u32::from(self.longest[child]) {
-            return false;
+        if to - from == u32::from(self.longest[child]) {
+            self.longest[child] = inside.longest_rest() as u16;
+            effect = if inside.rest_is_longest_of(span) {
+                Effect::Changed
+            } else {
+                Effect::LongestUnknown
+            };
         }
-        self.longest[child] = inside.longest_rest() as u16;
-        !inside.rest_is_longest_of(span)
+        effect
     }
 
-    /// A child of `span` pages from `low` gets a free run.
+    /// A child of `span` pages from `low` gets a free run. Says whether the child changed.
     #[inline]
-    pub(super) fn join(&mut self, child: u32, low: u32, span: u32, inside: Change) {
+    pub(super) fn join(&mut self, child: u32, low: u32, span: u32, inside: Change) -> bool {
         let child = child as usize % CHILDREN;
         let length = (inside.to - inside.from) as u16;
-        if inside.from == low {
+        let (is_prefix, is_suffix) = (inside.from == low, inside.to == low + span);
+        if is_prefix {
             self.prefix[child] = length;
         }
-        if inside.to == low + span {
+        if is_suffix {
             self.suffix[child] = length;
         }
+        let is_longest = length > self.longest[child];
         self.longest[child] = self.longest[child].max(length);
+        is_prefix || is_suffix || is_longest
     }
 
+    #[inline]
     fn has_free_child(&self, span: u32) -> bool {
-        self.longest.into_iter().fold(0, u16::max) == span as u16
+        bytes_where(self.longest, |longest| longest == span as u16) != 0
     }
 
     /// Each child's longest run, or what its prefix makes with the suffix before it, if that is longer.
@@ -146,4 +166,10 @@ impl Family {
         let suffix = self.suffix[child].into();
         if suffix == span { run + span } else { suffix }
     }
+}
+
+/// One byte a lane, all ones where `is` holds: a comparison of eight lanes at once.
+#[inline]
+fn bytes_where(lanes: [u16; CHILDREN], is: impl Fn(u16) -> bool) -> u64 {
+    u64::from_le_bytes(lanes.map(|lane| if is(lane) { u8::MAX } else { 0 }))
 }

@@ -30,13 +30,14 @@
 //! the lowest free page, cut. Nothing merges on the way: freed pieces wait for the next request of their size, until
 //! [`Space::gather`] joins idle buddies. A page whose last used piece returns goes home whole.
 //!
-//! Files, lowest layer first: `word` (one 64-bit word), `tree` with `search`, `update` and `runs` (pages), `slots` and
-//! `pieces` (cut pages), `extent`, this one, and `check`, which walks over everything for the tests.
+//! Files, lowest layer first: `word` (one 64-bit word); `change`, `family`, `tree` with `search`, `update` and `runs` (pages);
+//! `slots`, `maps` and `pieces` (cut pages); `extent`; this one; and `check`, which walks over everything for the tests.
 
 mod change;
 mod check;
 mod extent;
 mod family;
+mod maps;
 mod pieces;
 mod runs;
 mod search;

@@ -47,17 +47,16 @@ impl SlotSets {
     }
 
     /// The lowest slot in `set`.
+    #[inline]
     pub(super) fn first(&self, set: u32) -> Option<u32> {
         if self.inhabited >> set & 1 == 0 {
             return None;
         }
-        let column = self
-            .summary
-            .iter()
-            .skip(set as usize)
-            .step_by(self.sets as usize);
-        let (row, bits) = column.enumerate().find(|&(_, &bits)| bits != 0)?;
-        let group = row as u32 * GROUP + bits.trailing_zeros();
+        let mut row = 0;
+        while self.summary[self.at(row, set)] == 0 {
+            row += 1;
+        }
+        let group = row * GROUP + self.summary[self.at(row, set)].trailing_zeros();
         Some(group * GROUP + self.words[self.at(group, set)].trailing_zeros())
     }
 
@@ -81,14 +80,22 @@ impl SlotSets {
             return;
         }
         self.summary[row] &= !(1 << (group % GROUP));
-        if self
-            .summary
-            .iter()
-            .skip(set as usize)
-            .step_by(self.sets as usize)
-            .all(|&bits| bits == 0)
-        {
+        if self.summary[row] != 0 {
+            return;
+        }
+        // One row for every 4,096 slots, so there seldom is another.
+        let mut rows = self.summary.chunks_exact(self.sets as usize);
+        if self.summary.len() == self.sets as usize || rows.all(|row| row[set as usize] == 0) {
             self.inhabited &= !(1 << set);
+        }
+    }
+
+    pub(super) fn remove_from_all(&mut self, slot: u32) {
+        let first = self.at(slot / GROUP, 0);
+        for set in 0..self.sets {
+            if self.words[first + set as usize] >> (slot % GROUP) & 1 == 1 {
+                self.remove(set, slot);
+            }
         }
     }
 

@@ -230,11 +230,16 @@ impl RunTree {
     }
 
     /// The first free page of `start..end`.
+    #[inline]
     fn first_free_in(&self, start: u32, end: u32) -> Option<u32> {
-        (start / WORD_PAGES..=(end - 1) / WORD_PAGES).find_map(|index| {
-            let free = self.free[index as usize] & word::mask(index, start, end);
-            (free != 0).then(|| index * WORD_PAGES + free.trailing_zeros())
-        })
+        let mut first = None;
+        word::for_each_mask(start, end, |index, mask| {
+            let free = self.free[index] & mask;
+            if free != 0 && first.is_none() {
+                first = Some(index as u32 * WORD_PAGES + free.trailing_zeros());
+            }
+        });
+        first
     }
 
     #[inline]
@@ -272,6 +277,7 @@ impl RunTree {
     }
 
     /// The end of the free run that `page` lies in; `page` itself if it is taken or beyond the last page.
+    #[inline]
     fn run_end(&self, page: u32) -> u32 {
         let Some(&bits) = self.free.get((page / WORD_PAGES) as usize) else {
             return page;
@@ -286,6 +292,7 @@ impl RunTree {
     }
 
     /// The start of the free run that ends right before `page`; `page` itself if the page before it is taken.
+    #[inline]
     fn run_start(&self, page: u32) -> u32 {
         if page == 0 {
             return 0;
@@ -300,63 +307,139 @@ impl RunTree {
     }
 
     /// [`Self::run_end`] from the first page of a word, in the largest steps that the tree allows.
-    #[cold]
     fn run_end_from_word(&self, mut page: u32) -> u32 {
-        let capacity = self.free.len() as u32 * WORD_PAGES;
-        while page < capacity {
-            let (free, span) = if self.has_branches() && page.is_multiple_of(1 << BRANCH_SHIFT) {
-                (
-                    self.families[0].prefix[(page >> BRANCH_SHIFT) as usize].into(),
-                    1 << BRANCH_SHIFT,
-                )
-            } else if self.has_leaves() && page.is_multiple_of(1 << LEAF_SHIFT) {
-                let leaf = page >> LEAF_SHIFT;
-                let family = &self.families[self.family_of_leaf(leaf)];
-                (
-                    family.prefix[leaf as usize % CHILDREN].into(),
-                    1 << LEAF_SHIFT,
-                )
-            } else {
-                (
-                    self.free[(page / WORD_PAGES) as usize].trailing_ones(),
-                    WORD_PAGES,
-                )
-            };
-            page += free;
-            if free < span {
-                break;
+        while let Some(bits) = self.free.get((page / WORD_PAGES) as usize) {
+            let more = bits.trailing_ones();
+            if more < WORD_PAGES {
+                return page + more;
             }
+            if let Some(walk) = self.branch_at(page).and_then(|node| node.run_end(page)) {
+                return self.run_end_over_branches(walk);
+            }
+            page = match self.leaf_at(page).and_then(|node| node.run_end(page)) {
+                Some(Walk::Ended(end)) => return end,
+                Some(Walk::GoesOn(end)) => end,
+                None => page + WORD_PAGES,
+            };
         }
         page
     }
 
-    /// [`Self::run_start`] from the end of a word, in the largest steps that the tree allows.
-    #[cold]
+    /// [`Self::run_start`] from the end of a word, likewise.
     fn run_start_from_word(&self, mut page: u32) -> u32 {
         while page > 0 {
-            let (free, span) = if self.has_branches() && page.is_multiple_of(1 << BRANCH_SHIFT) {
-                (
-                    self.families[0].suffix[(page >> BRANCH_SHIFT) as usize - 1].into(),
-                    1 << BRANCH_SHIFT,
-                )
-            } else if self.has_leaves() && page.is_multiple_of(1 << LEAF_SHIFT) {
-                let leaf = (page >> LEAF_SHIFT) - 1;
-                let family = &self.families[self.family_of_leaf(leaf)];
-                (
-                    family.suffix[leaf as usize % CHILDREN].into(),
-                    1 << LEAF_SHIFT,
-                )
-            } else {
-                (
-                    self.free[(page / WORD_PAGES) as usize - 1].leading_ones(),
-                    WORD_PAGES,
-                )
-            };
-            page -= free;
-            if free < span {
-                break;
+            let more = self.free[(page / WORD_PAGES) as usize - 1].leading_ones();
+            if more < WORD_PAGES {
+                return page - more;
             }
+            if let Some(walk) = self
+                .branch_at(page - 1)
+                .and_then(|node| node.run_start(page))
+            {
+                return self.run_start_over_branches(walk);
+            }
+            page = match self.leaf_at(page - 1).and_then(|node| node.run_start(page)) {
+                Some(Walk::Ended(start)) => return start,
+                Some(Walk::GoesOn(start)) => start,
+                None => page - WORD_PAGES,
+            };
         }
         page
+    }
+
+    /// Follows a run over wholly free branches to its end.
+    fn run_end_over_branches(&self, walk: Walk) -> u32 {
+        let from = match walk {
+            Walk::Ended(end) => return end,
+            Walk::GoesOn(end) => end,
+        };
+        let prefixes = &self.families[0].prefix[(from >> BRANCH_SHIFT) as usize..];
+        let whole = prefixes
+            .iter()
+            .take_while(|&&prefix| prefix == 1 << BRANCH_SHIFT)
+            .count();
+        from + ((whole as u32) << BRANCH_SHIFT)
+            + prefixes.get(whole).map_or(0, |&prefix| prefix.into())
+    }
+
+    /// Follows a run over wholly free branches to its start.
+    fn run_start_over_branches(&self, walk: Walk) -> u32 {
+        let to = match walk {
+            Walk::Ended(start) => return start,
+            Walk::GoesOn(start) => start,
+        };
+        let mut suffixes = self.families[0].suffix[..(to >> BRANCH_SHIFT) as usize]
+            .iter()
+            .rev();
+        let mut start = to;
+        loop {
+            match suffixes.next() {
+                Some(&suffix) if suffix == 1 << BRANCH_SHIFT => start -= 1 << BRANCH_SHIFT,
+                last => return start - last.map_or(0, |&suffix| u32::from(suffix)),
+            }
+        }
+    }
+
+    /// The branch that `page` lies in, if there are branches.
+    #[inline]
+    fn branch_at(&self, page: u32) -> Option<Node> {
+        let branch = page >> BRANCH_SHIFT;
+        self.has_branches()
+            .then(|| Node::new(&self.families[0], branch, BRANCH_SHIFT))
+    }
+
+    /// The leaf that `page` lies in, if there are leaves.
+    #[inline]
+    fn leaf_at(&self, page: u32) -> Option<Node> {
+        let leaf = page >> LEAF_SHIFT;
+        self.has_leaves()
+            .then(|| Node::new(&self.families[self.family_of_leaf(leaf)], leaf, LEAF_SHIFT))
+    }
+}
+
+/// How far a free run goes inside a node that it is in.
+enum Walk {
+    /// To here.
+    Ended(u32),
+    /// To the border of the node, and on.
+    GoesOn(u32),
+}
+
+/// A node of the pages `low..high`.
+struct Node {
+    low: u32,
+    high: u32,
+    prefix: u32,
+    suffix: u32,
+}
+
+impl Node {
+    #[inline]
+    fn new(family: &Family, index: u32, shift: u32) -> Node {
+        let child = index as usize % CHILDREN;
+        Node {
+            low: index << shift,
+            high: (index + 1) << shift,
+            prefix: family.prefix[child].into(),
+            suffix: family.suffix[child].into(),
+        }
+    }
+
+    /// Where the run that `page` is in ends, if the node can tell.
+    #[inline]
+    fn run_end(&self, page: u32) -> Option<Walk> {
+        if self.suffix >= self.high - page {
+            return Some(Walk::GoesOn(self.high));
+        }
+        (page == self.low).then_some(Walk::Ended(self.low + self.prefix))
+    }
+
+    /// Where the run that ends right before `page` starts, if the node can tell.
+    #[inline]
+    fn run_start(&self, page: u32) -> Option<Walk> {
+        if self.prefix >= page - self.low {
+            return Some(Walk::GoesOn(self.low));
+        }
+        (page == self.high).then_some(Walk::Ended(self.high - self.suffix))
     }
 }

@@ -4,6 +4,7 @@
 //! and reaches are adjusted instead of computed anew. Each level treats the part of the run that lies inside its node.
 
 use super::change::Change;
+use super::family::{CHILDREN, Effect};
 use super::tree::{BRANCH_SHIFT, LEAF_SHIFT, LEAF_WORDS, REACH_MAX, RunTree};
 use super::word::{self, WORD_PAGES};
 
@@ -16,35 +17,10 @@ impl RunTree {
     pub(super) fn cut(&mut self, change: Change) {
         debug_assert!(change.is_sound(), "cut {change:?}");
         self.change_free_pages(-change.pages());
-        for leaf in change.nodes(LEAF_SHIFT) {
-            let low = leaf * LEAF_PAGES;
-            let inside = change.within(low, low + LEAF_PAGES);
-            self.cut_words(inside);
-            if self.has_leaves() {
-                let family = self.family_of_leaf(leaf);
-                if self.families[family].cut(leaf % 8, low, LEAF_PAGES, inside) {
-                    self.families[family].longest[leaf as usize % 8] =
-                        self.longest_in_leaf(leaf) as u16;
-                }
-            }
-        }
-        if self.has_branches() {
-            for branch in change.nodes(BRANCH_SHIFT) {
-                let low = branch * BRANCH_PAGES;
-                let inside = change.within(low, low + BRANCH_PAGES);
-                if self.families[0].cut(branch, low, BRANCH_PAGES, inside) {
-                    let longest = self.families[1 + branch as usize].longest(LEAF_PAGES);
-                    self.families[0].longest[branch as usize % 8] = longest as u16;
-                }
-            }
-        }
-        if change.to - change.from == self.longest() {
-            let rest = if change.rest_is_longest_of(self.pages()) {
-                change.longest_rest()
-            } else {
-                self.longest_at_top()
-            };
-            self.set_longest(rest);
+        if change.is_inside_word() {
+            self.cut_inside_word(change);
+        } else {
+            self.cut_across_words(change);
         }
     }
 
@@ -53,27 +29,137 @@ impl RunTree {
     pub(super) fn join(&mut self, change: Change) {
         debug_assert!(change.is_sound(), "join {change:?}");
         self.change_free_pages(change.pages());
-        for leaf in change.nodes(LEAF_SHIFT) {
-            let low = leaf * LEAF_PAGES;
-            let inside = change.within(low, low + LEAF_PAGES);
-            self.join_words(inside);
-            if self.has_leaves() {
-                let family = self.family_of_leaf(leaf);
-                self.families[family].join(leaf % 8, low, LEAF_PAGES, inside);
+        if change.is_inside_word() {
+            self.join_inside_word(change);
+        } else {
+            self.join_across_words(change);
+        }
+    }
+
+    /// [`Self::cut`] in a run that touches no border: only the longest runs may change, and each only if the one below did.
+    #[inline]
+    fn cut_inside_word(&mut self, change: Change) {
+        let length = change.to - change.from;
+        let index = change.start / WORD_PAGES;
+        self.free[index as usize] &= !word::mask(change.start, change.end);
+        if length < self.reach[index as usize].into() {
+            return;
+        }
+        self.reach[index as usize] = self.reach_of_word(index);
+        let (leaf, branch) = (index / LEAF_WORDS, (change.start >> BRANCH_SHIFT) as usize);
+        if self.has_leaves() {
+            let (family, child) = (self.family_of_leaf(leaf), leaf as usize % CHILDREN);
+            if length < self.families[family].longest[child].into() {
+                return;
             }
+            self.families[family].longest[child] = self.longest_in_leaf(leaf) as u16;
         }
         if self.has_branches() {
-            for branch in change.nodes(BRANCH_SHIFT) {
-                let low = branch * BRANCH_PAGES;
-                self.families[0].join(
-                    branch,
-                    low,
-                    BRANCH_PAGES,
-                    change.within(low, low + BRANCH_PAGES),
-                );
+            if length < self.families[0].longest[branch].into() {
+                return;
             }
+            self.families[0].longest[branch] = self.families[1 + branch].longest(LEAF_PAGES) as u16;
+        }
+        if length == self.longest() {
+            self.set_longest(self.longest_at_top());
+        }
+    }
+
+    /// [`Self::join`] to a run that touches no border.
+    #[inline]
+    fn join_inside_word(&mut self, change: Change) {
+        let length = change.to - change.from;
+        let index = change.start / WORD_PAGES;
+        self.free[index as usize] |= word::mask(change.start, change.end);
+        if length <= self.reach[index as usize].into() {
+            return;
+        }
+        self.reach[index as usize] = length as u8;
+        let leaf = index / LEAF_WORDS;
+        if self.has_leaves() {
+            let family = self.family_of_leaf(leaf);
+            let longest = &mut self.families[family].longest[leaf as usize % CHILDREN];
+            if length <= (*longest).into() {
+                return;
+            }
+            *longest = length as u16;
+        }
+        if self.has_branches() {
+            let longest = &mut self.families[0].longest[(change.start >> BRANCH_SHIFT) as usize];
+            *longest = (*longest).max(length as u16);
+        }
+        self.set_longest(self.longest().max(length));
+    }
+
+    /// [`Self::cut`] in any run. Nodes above are looked at as long as one below them changed.
+    fn cut_across_words(&mut self, change: Change) {
+        let mut changed = false;
+        change.for_each_node(LEAF_SHIFT, |leaf, inside| {
+            changed |= self.cut_leaf(leaf, inside)
+        });
+        if changed && self.has_branches() {
+            changed = false;
+            change.for_each_node(BRANCH_SHIFT, |branch, inside| {
+                changed |= self.cut_branch(branch, inside)
+            });
+        }
+        if changed && change.to - change.from == self.longest() {
+            let is_rest = change.rest_is_longest_of(self.pages());
+            self.set_longest(if is_rest {
+                change.longest_rest()
+            } else {
+                self.longest_at_top()
+            });
+        }
+    }
+
+    /// [`Self::join`] to any run, likewise.
+    fn join_across_words(&mut self, change: Change) {
+        let mut changed = false;
+        change.for_each_node(LEAF_SHIFT, |leaf, inside| {
+            changed |= self.join_leaf(leaf, inside)
+        });
+        if changed && self.has_branches() {
+            change.for_each_node(BRANCH_SHIFT, |branch, inside| {
+                self.families[0].join(branch, branch * BRANCH_PAGES, BRANCH_PAGES, inside);
+            });
         }
         self.set_longest(self.longest().max(change.to - change.from));
+    }
+
+    /// Says whether the leaf changed, as far as anything above it is concerned.
+    #[inline]
+    fn cut_leaf(&mut self, leaf: u32, inside: Change) -> bool {
+        self.cut_words(inside);
+        if !self.has_leaves() {
+            return true;
+        }
+        let (family, child) = (self.family_of_leaf(leaf), leaf % CHILDREN as u32);
+        let effect = self.families[family].cut(child, leaf * LEAF_PAGES, LEAF_PAGES, inside);
+        if effect == Effect::LongestUnknown {
+            self.families[family].longest[child as usize] = self.longest_in_leaf(leaf) as u16;
+        }
+        effect != Effect::Nothing
+    }
+
+    #[inline]
+    fn cut_branch(&mut self, branch: u32, inside: Change) -> bool {
+        let effect = self.families[0].cut(branch, branch * BRANCH_PAGES, BRANCH_PAGES, inside);
+        if effect == Effect::LongestUnknown {
+            let longest = self.families[1 + branch as usize].longest(LEAF_PAGES);
+            self.families[0].longest[branch as usize % CHILDREN] = longest as u16;
+        }
+        effect != Effect::Nothing
+    }
+
+    #[inline]
+    fn join_leaf(&mut self, leaf: u32, inside: Change) -> bool {
+        self.join_words(inside);
+        if !self.has_leaves() {
+            return true;
+        }
+        let (family, child) = (self.family_of_leaf(leaf), leaf % CHILDREN as u32);
+        self.families[family].join(child, leaf * LEAF_PAGES, LEAF_PAGES, inside)
     }
 
     /// The longest run of all, from what is right below.
@@ -94,12 +180,23 @@ impl RunTree {
             end,
             to,
         } = inside;
-        for index in start / WORD_PAGES..=(end - 1) / WORD_PAGES {
-            self.free[index as usize] &= !word::mask(index, start, end);
-        }
+        word::for_each_mask(start, end, |index, mask| self.free[index] &= !mask);
         let word_of_run = from / WORD_PAGES;
         if (to - from).min(REACH_MAX) >= self.reach[word_of_run as usize].into() {
-            self.reach[word_of_run as usize] = self.reach_of_word(word_of_run);
+            // What still starts in that word; if the run left it, all others there lie before it.
+            let behind = if end / WORD_PAGES == word_of_run {
+                to - end
+            } else {
+                0
+            };
+            let rest = behind.max(start - from);
+            let is_rest = to / WORD_PAGES > word_of_run && rest >= from % WORD_PAGES;
+            let reach = if is_rest {
+                rest.min(REACH_MAX) as u8
+            } else {
+                self.reach_of_word(word_of_run)
+            };
+            self.reach[word_of_run as usize] = reach;
         }
         // What is left behind the taken pages starts in its own word now.
         let word_of_rest = end / WORD_PAGES;
@@ -118,9 +215,7 @@ impl RunTree {
             end,
             to,
         } = inside;
-        for index in start / WORD_PAGES..=(end - 1) / WORD_PAGES {
-            self.free[index as usize] |= word::mask(index, start, end);
-        }
+        word::for_each_mask(start, end, |index, mask| self.free[index] |= mask);
         // The run behind the pages does not start in its own word any more.
         let (word_of_run, word_of_rest) = (from / WORD_PAGES, end / WORD_PAGES);
         if end < to

@@ -43,6 +43,7 @@ pub(super) fn run_starts(word: u64, length: u32) -> u64 {
 }
 
 /// Ones at the multiples of `step`, a power of two up to a whole word.
+#[inline]
 pub(super) fn multiples_of(step: u32) -> u64 {
     MULTIPLES[step.trailing_zeros() as usize]
 }
@@ -58,14 +59,32 @@ const MULTIPLES: [u64; 7] = {
     multiples
 };
 
-/// Ones at the pages of `word` that lie in `start..end`, both counted from the first page of the map.
-pub(super) fn mask(word: u32, start: u32, end: u32) -> u64 {
-    let first = word * WORD_PAGES;
-    let low = start.max(first) - first;
-    let high = end.min(first + WORD_PAGES) - first;
+/// Ones at the pages `start..end`, which lie in one word, counted from any word's first page.
+#[inline]
+pub(super) fn mask(start: u32, end: u32) -> u64 {
     debug_assert!(
-        low < high && high <= WORD_PAGES,
-        "pages {start}..{end} and word {word} have nothing in common"
+        start < end && start / WORD_PAGES == (end - 1) / WORD_PAGES,
+        "pages {start}..{end}"
     );
-    (u64::MAX >> (WORD_PAGES - (high - low))) << low
+    (u64::MAX >> (WORD_PAGES - (end - start))) << (start % WORD_PAGES)
+}
+
+/// Calls `visit` with each word that the pages `start..end` lie in, lowest first, and ones at those pages in it.
+#[inline]
+pub(super) fn for_each_mask(start: u32, end: u32, mut visit: impl FnMut(usize, u64)) {
+    debug_assert!(start < end, "pages {start}..{end}");
+    let (first, last) = (
+        (start / WORD_PAGES) as usize,
+        ((end - 1) / WORD_PAGES) as usize,
+    );
+    let from_start = u64::MAX << (start % WORD_PAGES);
+    let to_end = u64::MAX >> (WORD_PAGES - 1 - (end - 1) % WORD_PAGES);
+    if first == last {
+        return visit(first, from_start & to_end);
+    }
+    visit(first, from_start);
+    for between in first + 1..last {
+        visit(between, u64::MAX);
+    }
+    visit(last, to_end);
 }

@@ -241,6 +241,15 @@ fn releasing_a_piece_beyond_the_slab_panics() {
         .release(Extent::piece(128 << 10, 256, 0));
 }
 
+/// Where it would end another piece does begin, and in its middle none does; only it cannot begin there.
+#[test]
+#[should_panic(expected = "release of 1024 bytes at offset 256: no such piece is held")]
+fn releasing_a_piece_at_a_place_where_none_can_be_panics() {
+    let mut space = Space::with_page(4096, 256, 2048, Placement::Exact);
+    let pieces = [256, 256, 512, 256, 256].map(|bytes| space.alloc(bytes).expect("a piece"));
+    space.release(Extent::piece(256, 1024, pieces[0].slot().expect("a piece")));
+}
+
 #[test]
 #[should_panic(
     expected = "release of 3072 bytes at offset 1024: no such run of pages of 1024 bytes is held in 65536"

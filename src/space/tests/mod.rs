@@ -4,6 +4,7 @@ mod edges;
 mod model;
 mod programs;
 mod tree;
+mod word;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
