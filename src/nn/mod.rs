@@ -26,6 +26,18 @@
 //! [`rayon::scope`], or by making its thread one of the pool's (`ThreadPoolBuilder::use_current_thread`).
 //! The result of no twin depends on the number of threads, bit for bit.
 
+mod any;
+mod frugal;
+#[cfg(feature = "gpu")]
+mod gpu;
+mod host;
+mod kernels;
+mod mlp;
+mod needs;
+mod ops;
+mod ordinary;
+mod trainer;
+
 pub mod accuracy;
 pub mod adam;
 pub mod adam_moments;
@@ -37,6 +49,14 @@ pub mod relu_backward;
 pub mod sgd;
 pub mod softmax_cross_entropy;
 pub mod sum_rows;
+
+pub use any::AnyEngine;
+#[cfg(feature = "gpu")]
+pub use gpu::GpuEngine;
+pub use kernels::{Kernels, Op, Operand, ParamsAt};
+pub use mlp::{Optimizer, Settings};
+pub use needs::{Allocator, Needs, STEP_BYTES, needs};
+pub use trainer::{StepKind, Trainer};
 
 /// Invocations in a workgroup of the elementwise shaders.
 const ELEMENTS_PER_WORKGROUP: u32 = 256;

@@ -176,9 +176,10 @@ impl<B: Kernels> Ops<B> {
         self.run(&op, &mut [Operand::Read(upstream.block()), Operand::Write(x.block_mut())])
     }
 
-    /// Logits become the gradient of the mean loss; `loss` gets each row's.
+    /// Logits become `scale` times the gradient of the sum of losses; `loss` gets each row's.
     pub(super) fn softmax_cross_entropy(
         &mut self,
+        scale: f32,
         labels: &Tensor<u32, B>,
         logits: &mut Tensor<f32, B>,
         loss: &mut Tensor<f32, B>,
@@ -186,7 +187,8 @@ impl<B: Kernels> Ops<B> {
         let Placed { rows, cols, .. } = Placed::of(logits)?;
         same("softmax_cross_entropy", labels.elements(), rows)?;
         same("softmax_cross_entropy", loss.elements(), rows)?;
-        let op = Op::SoftmaxCrossEntropy(softmax_cross_entropy::Params::new(rows, cols));
+        let params = softmax_cross_entropy::Params { scale, ..softmax_cross_entropy::Params::new(rows, cols) };
+        let op = Op::SoftmaxCrossEntropy(params);
         self.run(
             &op,
             &mut [

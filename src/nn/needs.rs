@@ -1,0 +1,190 @@
+//! What training needs, before any of it is reserved: the step itself, run on a backend without memory.
+
+use std::fmt;
+
+use super::kernels::Kernels;
+use super::mlp::Settings;
+use super::trainer::{StepKind, Trainer};
+use crate::backend::Model;
+use crate::error::Result;
+use crate::pool::{Config, Pool, SlabPolicy};
+
+/// Where a trainer's tensors come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Allocator {
+    /// Blocks of a pool's slabs.
+    #[default]
+    Pool,
+    /// One buffer of the backend for every tensor, given back when the step ends.
+    Naive,
+}
+
+impl Allocator {
+    /// The slab policy that makes a pool allocate so.
+    pub fn slabs(self) -> SlabPolicy {
+        match self {
+            Self::Pool => SlabPolicy::Single,
+            Self::Naive => SlabPolicy::PerBlock,
+        }
+    }
+
+    /// A trainer that allocates so, in a pool with these [`slabs`](Allocator::slabs).
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    pub fn trainer<B: Kernels>(self, pool: &Pool<B>, settings: Settings, kind: StepKind) -> Result<Trainer<B>> {
+        self.keep(Trainer::new(pool, settings, kind)?)
+    }
+
+    fn keep<B: Kernels>(self, trainer: Trainer<B>) -> Result<Trainer<B>> {
+        Ok(match self {
+            Self::Pool => trainer,
+            Self::Naive => trainer.release_at_step_end(),
+        })
+    }
+}
+
+impl fmt::Display for Allocator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Pool => "pool",
+            Self::Naive => "naive",
+        })
+    }
+}
+
+/// What training with some settings, step and allocator needs. All in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Needs {
+    /// Weights and biases.
+    pub parameter_bytes: u64,
+    /// The optimizer's state.
+    pub optimizer_bytes: u64,
+    /// The input and every layer's output.
+    pub activation_bytes: u64,
+    /// Everything else that a step asks for at its peak: gradients, blocks, labels, losses.
+    pub workspace_bytes: u64,
+    /// The staging ring.
+    pub staging_bytes: u64,
+    /// The most that is live at one time: the first four.
+    pub live_peak_bytes: u64,
+    /// The most that blocks hold at one time: with what rounding adds.
+    pub used_peak_bytes: u64,
+    /// The smallest budget in which it trains, in whole [`STEP_BYTES`].
+    pub budget_bytes: u64,
+}
+
+/// Budgets are searched in steps of 1 KiB.
+pub const STEP_BYTES: u64 = 1 << 10;
+
+/// More than any step needs whose matrices have at most 2^32 elements, short of hundreds of layers.
+const AMPLE_BYTES: u64 = 1 << 45;
+
+/// Steps of a trial: in the second the optimizer's state and the pool's free runs are those of every later one.
+const TRIAL_STEPS: usize = 2;
+
+/// What training needs on `backend`: runs the step on a [`Model`] of it, which takes no memory and no time to speak of.
+///
+/// ```
+/// use tensorpool::Host;
+/// use tensorpool::nn::{Allocator, Optimizer, Settings, StepKind, needs};
+///
+/// let settings = Settings {
+///     widths: vec![784, 512, 256, 10],
+///     batch: 128,
+///     optimizer: Optimizer::MOMENTUM,
+///     learning_rate: 0.05,
+///     seed: 1,
+/// };
+/// let frugal = needs(&Host, &settings, StepKind::Frugal, Allocator::Pool)?;
+/// assert!(frugal.budget_bytes <= settings.floor_bytes() + (64 << 10));
+/// # Ok::<(), tensorpool::Error>(())
+/// ```
+///
+/// # Errors
+/// [`ErrorKind::Shape`](crate::ErrorKind::Shape) and [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for settings out of
+/// range, [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) for tensors over the device's limits.
+pub fn needs<B: Kernels>(backend: &B, settings: &Settings, kind: StepKind, allocator: Allocator) -> Result<Needs> {
+    settings.check()?;
+    let trial = Trial { backend, settings, kind, allocator };
+    let live_peak_bytes = trial.run(AMPLE_BYTES)?.live_peak_bytes;
+    let mut enough = live_peak_bytes.next_multiple_of(STEP_BYTES).max(STEP_BYTES);
+    while !trial.fits(enough)? {
+        enough += enough / 8 / STEP_BYTES * STEP_BYTES + STEP_BYTES;
+    }
+    // The most that is too little.
+    let mut short = live_peak_bytes.saturating_sub(1) / STEP_BYTES * STEP_BYTES;
+    while enough - short > STEP_BYTES {
+        let middle = short + (enough - short) / 2 / STEP_BYTES * STEP_BYTES;
+        if trial.fits(middle)? {
+            enough = middle;
+        } else {
+            short = middle;
+        }
+    }
+    let at_budget = trial.run(enough)?;
+    let resident_bytes = settings.floor_bytes();
+    Ok(Needs {
+        parameter_bytes: settings.parameter_bytes(),
+        optimizer_bytes: settings.optimizer_bytes(),
+        activation_bytes: settings.activation_bytes().sum(),
+        workspace_bytes: live_peak_bytes - resident_bytes,
+        staging_bytes: at_budget.staging_bytes,
+        live_peak_bytes,
+        used_peak_bytes: at_budget.used_peak_bytes,
+        budget_bytes: enough,
+    })
+}
+
+/// One question: does it train in this budget?
+struct Trial<'a, B: Kernels> {
+    backend: &'a B,
+    settings: &'a Settings,
+    kind: StepKind,
+    allocator: Allocator,
+}
+
+impl<B: Kernels> Trial<'_, B> {
+    fn run(&self, budget_bytes: u64) -> Result<crate::Stats> {
+        let config = Config::new(budget_bytes).slabs(match self.allocator {
+            Allocator::Pool if budget_bytes == AMPLE_BYTES => SlabPolicy::Growing,
+            allocator => allocator.slabs(),
+        });
+        let pool = Pool::with_backend(Model::of(self.backend, budget_bytes), &config)?;
+        let params_in_memory = self.backend.params_in_memory();
+        let trainer = Trainer::with_params(&pool, self.settings.clone(), self.kind, params_in_memory)?;
+        let mut trainer = self.allocator.keep(trainer)?;
+        let images = vec![0.0; self.settings.batch * self.settings.widths[0]];
+        let labels = vec![0; self.settings.batch];
+        for _ in 0..TRIAL_STEPS {
+            trainer.step(&images, &labels)?;
+        }
+        Ok(pool.stats())
+    }
+
+    fn fits(&self, budget_bytes: u64) -> Result<bool> {
+        match self.run(budget_bytes) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_no_room() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl fmt::Display for Needs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use crate::units::ByteSize;
+        write!(
+            f,
+            "{} for parameters {}, optimizer {}, activations {}, workspace {}, staging {}, and rounding",
+            ByteSize(self.budget_bytes),
+            ByteSize(self.parameter_bytes),
+            ByteSize(self.optimizer_bytes),
+            ByteSize(self.activation_bytes),
+            ByteSize(self.workspace_bytes),
+            ByteSize(self.staging_bytes),
+        )
+    }
+}
