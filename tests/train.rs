@@ -285,6 +285,7 @@ fn wrong_sizes_and_settings_are_errors_with_the_numbers() {
 mod gpu {
     use super::*;
     use crate::support::gpu;
+    use tensorpool::Backend;
     use tensorpool::nn::Trainer;
 
     #[test]

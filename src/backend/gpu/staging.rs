@@ -16,6 +16,8 @@ pub(super) const MAP_ALIGNMENT_BYTES: u64 = wgpu::MAP_ALIGNMENT;
 /// How often a wait that returned without the mapping is repeated before the device counts as lost.
 const WAITS_MAX: usize = 100;
 
+const MAPPING_FAILED: &str = "a staging buffer could not be mapped";
+
 const IDLE: usize = 0;
 const MAPPED: usize = 1;
 const MAPPING: usize = 2;
@@ -88,7 +90,15 @@ impl Chunk {
                 _ => return Ok(()),
             }
         }
-        lost.tell("a staging buffer could not be mapped");
+        lost.tell(MAPPING_FAILED);
+        lost.check()
+    }
+
+    /// As [`wait`](Chunk::wait), without waiting.
+    pub(super) fn check(&self, lost: &DeviceLost) -> Result<()> {
+        if self.state.load(Ordering::Acquire) == FAILED {
+            lost.tell(MAPPING_FAILED);
+        }
         lost.check()
     }
 }

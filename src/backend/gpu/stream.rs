@@ -101,6 +101,8 @@ impl Stream {
         gpu.queue.on_submitted_work_done(move || {
             completed.fetch_max(point, Ordering::AcqRel);
         });
+        // A device that was lost unnoticed shows here first; what else went wrong follows from that.
+        self.upload.iter().try_for_each(|chunk| chunk.check(&gpu.lost))?;
         closed?;
         let submission = submitted?;
         self.submission = Some(submission.clone());
