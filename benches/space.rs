@@ -18,9 +18,7 @@ fn log_uniform(random: &mut ChaCha8Rng, most: u64) -> u64 {
 
 /// Sizes to cycle through, a power of two of them.
 fn sizes(random: &mut ChaCha8Rng, most: u64) -> Vec<u64> {
-    (0..4096)
-        .map(|_| log_uniform(random, most).max(1))
-        .collect()
+    (0..4096).map(|_| log_uniform(random, most).max(1)).collect()
 }
 
 /// A tree of full size, filled with runs of up to `most` pages of which every other was released again; and the held ones.
@@ -48,35 +46,27 @@ fn runs(criterion: &mut Criterion) {
         let (mut tree, mut held) = half_full_tree(&mut random, most);
         let sizes = sizes(&mut random, most);
         let mut next = 0;
-        group.bench_function(
-            format!("take and release, half full, up to {most} pages"),
-            |bencher| {
-                bencher.iter(|| {
-                    next += 1;
-                    let count = sizes[next % sizes.len()] as u32;
-                    if let Some(start) = tree.take(black_box(count)) {
-                        tree.release(start, count);
-                    }
-                });
-            },
-        );
-        let picks: Vec<usize> = (0..4095).map(|_| random.random_range(0..1 << 30)).collect();
-        group.bench_function(
-            format!("replace one, half full, up to {most} pages"),
-            |bencher| {
-                bencher.iter(|| {
-                    next += 1;
-                    let pick = picks[next % picks.len()] % held.len();
-                    let (start, count) = held[pick];
+        group.bench_function(format!("take and release, half full, up to {most} pages"), |bencher| {
+            bencher.iter(|| {
+                next += 1;
+                let count = sizes[next % sizes.len()] as u32;
+                if let Some(start) = tree.take(black_box(count)) {
                     tree.release(start, count);
-                    // The same size again, so that the tree stays half full; the place is another one.
-                    let start = tree
-                        .take(black_box(count))
-                        .expect("as much was just released");
-                    held[pick] = (start, count);
-                });
-            },
-        );
+                }
+            });
+        });
+        let picks: Vec<usize> = (0..4095).map(|_| random.random_range(0..1 << 30)).collect();
+        group.bench_function(format!("replace one, half full, up to {most} pages"), |bencher| {
+            bencher.iter(|| {
+                next += 1;
+                let pick = picks[next % picks.len()] % held.len();
+                let (start, count) = held[pick];
+                tree.release(start, count);
+                // The same size again, so that the tree stays half full; the place is another one.
+                let start = tree.take(black_box(count)).expect("as much was just released");
+                held[pick] = (start, count);
+            });
+        });
     }
     let mut tree = RunTree::new(PAGES);
     group.bench_function("take and release, empty, 10 pages", |bencher| {
@@ -120,16 +110,10 @@ fn churn(criterion: &mut Criterion) {
     for (name, most) in [("small", 32 << 10), ("mixed", 4 << 20)] {
         for placement in [Placement::Exact, Placement::PowerOfTwo] {
             let mut random = ChaCha8Rng::seed_from_u64(most);
-            let sizes: Vec<u64> = sizes(&mut random, most >> 8)
-                .iter()
-                .map(|size| size << 8)
-                .collect();
+            let sizes: Vec<u64> = sizes(&mut random, most >> 8).iter().map(|size| size << 8).collect();
             let picks: Vec<usize> = (0..4095).map(|_| random.random_range(0..4000)).collect();
             let mut space = Space::new(2 << 30, 256, placement);
-            let mut held: Vec<Extent> = sizes[..4000]
-                .iter()
-                .filter_map(|&size| space.alloc(size))
-                .collect();
+            let mut held: Vec<Extent> = sizes[..4000].iter().filter_map(|&size| space.alloc(size)).collect();
             let mut next = 0;
             group.bench_function(format!("{name}, {placement}"), |bencher| {
                 bencher.iter(|| {

@@ -5,7 +5,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use crate::units::{ByteSize, exact};
+use crate::units::{ByteSize, ParseByteSizeError, exact};
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -254,8 +254,8 @@ impl StdError for Error {
     }
 }
 
-impl From<crate::units::ParseByteSizeError> for Error {
-    fn from(error: crate::units::ParseByteSizeError) -> Self {
+impl From<ParseByteSizeError> for Error {
+    fn from(error: ParseByteSizeError) -> Self {
         Self::new(ErrorKind::Invalid, error.to_string())
     }
 }

@@ -1,6 +1,7 @@
 //! A memory pool for ML tensors in GPU memory (wgpu) and host memory, inside a hard byte budget.
 
 #![warn(missing_docs)]
+#![deny(unsafe_code)]
 
 mod error;
 mod open;
@@ -14,16 +15,16 @@ pub mod nn;
 pub mod space;
 mod tensor;
 
-pub use backend::{Backend, Host, HostMemory, Limit, Limits, Model};
 #[cfg(feature = "gpu")]
 pub use backend::Gpu;
+pub use backend::{Backend, Host, HostMemory, Limit, Limits, Model};
 pub use error::{Error, ErrorKind, Holder, Result, Shortage};
 #[cfg(feature = "gpu")]
 pub use open::GpuChoice;
 pub use open::{AnyBackend, AnySlab};
 pub use pool::{Block, Budget, Config, Hold, Pool, Request, SlabPolicy, Stats};
 pub use space::Placement;
-pub use tensor::{IntoShape, Labelled, RANK_MAX, Shape, Tensor};
 #[cfg(feature = "gpu")]
 pub use tensor::Loan;
+pub use tensor::{IntoShape, Labelled, RANK_MAX, Shape, Tensor};
 pub use units::{ByteSize, ParseByteSizeError};

@@ -1,9 +1,9 @@
 //! The primitives that threads share, in one place, so that a model checker can be put in their stead.
 
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-pub(crate) use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[cfg(feature = "gpu")]
 pub(crate) use std::sync::OnceLock;
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+pub(crate) use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Locks, whether or not a thread has panicked with the lock held.
 ///

@@ -21,15 +21,14 @@ use std::str::FromStr;
 pub struct ByteSize(pub u64);
 
 /// Units in the order in which printing tries them, with the bytes of each.
-const BINARY_UNITS: [(&str, u64); 4] =
-    [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+const BINARY_UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
 
 impl fmt::Display for ByteSize {
     /// Whole multiples of a unit print without decimals, everything else with two.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, unit_bytes) in BINARY_UNITS {
             if self.0 >= unit_bytes {
-                let text = if self.0 % unit_bytes == 0 {
+                let text = if self.0.is_multiple_of(unit_bytes) {
                     format!("{} {name}", self.0 / unit_bytes)
                 } else {
                     format!("{:.2} {name}", self.0 as f64 / unit_bytes as f64)
@@ -116,7 +115,7 @@ pub(crate) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

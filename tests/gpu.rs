@@ -122,7 +122,8 @@ fn random_programs_keep_every_tensors_bytes() {
                     let (source, elements) = tensors.swap_remove(from);
                     let to = to % tensors.len();
                     let len = rng.random_range(0..=elements.len().min(tensors[to].1.len()));
-                    let (a, b) = (pick(&mut rng, elements.len() - len + 1), pick(&mut rng, tensors[to].1.len() - len + 1));
+                    let (a, b) =
+                        (pick(&mut rng, elements.len() - len + 1), pick(&mut rng, tensors[to].1.len() - len + 1));
                     tensors[to].0.copy_range_from(b, &source, a..a + len).unwrap();
                     tensors[to].1[b..b + len].copy_from_slice(&elements[a..a + len]);
                     tensors.push((source, elements));
@@ -148,7 +149,8 @@ fn random_programs_keep_every_tensors_bytes() {
 #[test]
 fn copies_work_between_slabs_and_inside_one() {
     for policy in [SlabPolicy::Single, SlabPolicy::PerBlock] {
-        let Some(pool) = gpu::pool("copies_work_between_slabs_and_inside_one", Config::new("4 MiB").slabs(policy)) else {
+        let Some(pool) = gpu::pool("copies_work_between_slabs_and_inside_one", Config::new("4 MiB").slabs(policy))
+        else {
             return;
         };
         let source = Array2::from_shape_fn((311, 97), |(r, c)| (r * 97 + c) as f32);
@@ -167,7 +169,9 @@ fn copies_work_between_slabs_and_inside_one() {
 
 #[test]
 fn bytes_that_are_no_words_are_refused_inside_a_tensor() {
-    let Some(pool) = gpu::pool("bytes_that_are_no_words_are_refused_inside_a_tensor", Config::new("1 MiB")) else { return };
+    let Some(pool) = gpu::pool("bytes_that_are_no_words_are_refused_inside_a_tensor", Config::new("1 MiB")) else {
+        return;
+    };
     let mut a = pool.from_array(&array![1u8, 2, 3, 4, 5, 6, 7]).unwrap();
     let mut b = pool.zeros::<u8>([7]).unwrap();
     assert_eq!(b.copy_range_from(1, &a, 0..4).unwrap_err().kind(), ErrorKind::Shape);
@@ -208,7 +212,9 @@ fn fills_repeat_any_element() {
 #[test]
 fn a_recycled_block_is_not_overwritten_before_recorded_work_has_read_it() {
     let config = Config::new("1 MiB").slabs(SlabPolicy::Single);
-    let Some(pool) = gpu::pool("a_recycled_block_is_not_overwritten_before_recorded_work_has_read_it", config) else { return };
+    let Some(pool) = gpu::pool("a_recycled_block_is_not_overwritten_before_recorded_work_has_read_it", config) else {
+        return;
+    };
     let (device, queue) = (pool.backend().device(), pool.backend().queue());
     let first = array![1.0f32, 2.0, 3.0, 4.0].into_dyn();
     let second = array![10.0f32, 20.0, 30.0, 40.0].into_dyn();
@@ -220,7 +226,11 @@ fn a_recycled_block_is_not_overwritten_before_recorded_work_has_read_it() {
     drop(tensor);
     let recycled = pool.from_array(&second).unwrap();
     assert_eq!(recycled.block().offset(), place, "the memory is used again at once");
-    assert_eq!(copy.to_array().unwrap(), first, "through the stream, the reader sees what was there when it was recorded");
+    assert_eq!(
+        copy.to_array().unwrap(),
+        first,
+        "through the stream, the reader sees what was there when it was recorded"
+    );
     assert_eq!(recycled.to_array().unwrap(), second);
 
     // The same order of calls, by hand, with `write_buffer`: the reader sees what came later.
@@ -478,7 +488,9 @@ fn slabs_leave_when_the_device_is_done_with_them() {
 /// wgpu's own count of what it has from the driver: the budget, and at most 1 MiB of its own.
 #[test]
 fn wgpu_reserves_no_more_than_the_budget() {
-    for (budget, policy) in [(6 * MIB, SlabPolicy::Single), (48 * MIB, SlabPolicy::Growing), (9 * MIB, SlabPolicy::PerBlock)] {
+    for (budget, policy) in
+        [(6 * MIB, SlabPolicy::Single), (48 * MIB, SlabPolicy::Growing), (9 * MIB, SlabPolicy::PerBlock)]
+    {
         let Some(gpu) = gpu::device("wgpu_reserves_no_more_than_the_budget") else { return };
         let device = gpu.device().clone();
         let allocated = || device.generate_allocator_report().map(|report| report.total_allocated_bytes);

@@ -425,7 +425,9 @@ fn statistics_print_as_a_table() {
     let pool = Pool::host(Config::new("6 MiB").slabs(SlabPolicy::Single)).unwrap();
     let _block = pool.alloc(Request::bytes(MIB)).unwrap();
     let text = pool.stats().to_string();
-    for part in ["budget           6 MiB", "    live         1 MiB        1 MiB", "1 blocks in 1 slab, 1 allocations, 0 failed"] {
+    for part in
+        ["budget           6 MiB", "    live         1 MiB        1 MiB", "1 blocks in 1 slab, 1 allocations, 0 failed"]
+    {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
 }
@@ -488,5 +490,8 @@ fn the_same_calls_get_the_same_places() {
     // One after the other: serial numbers are counted in the whole process.
     let (first, second) = (run(), run());
     assert!(!first.is_empty());
-    assert_eq!(first.iter().map(|place| place.1).collect::<Vec<_>>(), second.iter().map(|place| place.1).collect::<Vec<_>>());
+    assert_eq!(
+        first.iter().map(|place| place.1).collect::<Vec<_>>(),
+        second.iter().map(|place| place.1).collect::<Vec<_>>()
+    );
 }

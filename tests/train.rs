@@ -32,7 +32,13 @@ fn batch(settings: &Settings, seed: u64) -> (Vec<f32>, Vec<u32>) {
     (images.collect(), labels)
 }
 
-fn losses<B: Kernels>(pool: &Pool<B>, settings: &Settings, kind: StepKind, allocator: Allocator, steps: u64) -> Vec<f32> {
+fn losses<B: Kernels>(
+    pool: &Pool<B>,
+    settings: &Settings,
+    kind: StepKind,
+    allocator: Allocator,
+    steps: u64,
+) -> Vec<f32> {
     let mut trainer = allocator.trainer(pool, settings.clone(), kind).unwrap();
     let loss = |step| {
         let (images, labels) = batch(settings, step);
@@ -44,10 +50,9 @@ fn losses<B: Kernels>(pool: &Pool<B>, settings: &Settings, kind: StepKind, alloc
 /// F3b from the formula, and training at exactly that budget plus the 64 KiB that the issue of blocks and rounding gets.
 #[test]
 fn the_frugal_step_trains_in_f3b_and_64_kib() {
-    for (settings, floor) in [
-        (settings(&[784, 512, 256, 10], 128, Optimizer::MOMENTUM), 5_086_288),
-        (deep(Optimizer::Sgd), 13_989_928),
-    ] {
+    for (settings, floor) in
+        [(settings(&[784, 512, 256, 10], 128, Optimizer::MOMENTUM), 5_086_288), (deep(Optimizer::Sgd), 13_989_928)]
+    {
         let copies = 1 + settings.optimizer.copies();
         let parameters: u64 = settings.widths.windows(2).map(|pair| 4 * (pair[0] * pair[1] + pair[1]) as u64).sum();
         let activations: u64 = settings.widths.iter().map(|width| 4 * (width * settings.batch) as u64).sum();

@@ -81,14 +81,13 @@ impl Backend for Host {
 
     fn create_slab(&self, bytes: u64) -> Result<HostSlab> {
         check_slab_bytes(bytes, &self.limits())?;
-        let memory = MmapMut::map_anon(bytes as usize).and_then(|memory| {
-            let memory = MmapRaw::from(memory);
-            // Mappings start at a page of the system, 4 KiB or more.
-            debug_assert_eq!(memory.as_mut_ptr() as u64 % ALIGNMENT_BYTES, 0);
-            Ok(memory)
-        });
+        let memory = MmapMut::map_anon(bytes as usize).map(MmapRaw::from);
         match memory {
-            Ok(memory) => Ok(HostSlab { memory, serial: AtomicU64::new(0) }),
+            Ok(memory) => {
+                // Mappings start at a page of the system, 4 KiB or more.
+                debug_assert!((memory.as_mut_ptr() as u64).is_multiple_of(ALIGNMENT_BYTES));
+                Ok(HostSlab { memory, serial: AtomicU64::new(0) })
+            }
             Err(error) => {
                 let message = format!("the system refused a slab of {}", exact(bytes));
                 Err(Error::new(ErrorKind::OutOfMemory, message).with_source(error))

@@ -18,6 +18,7 @@ use crate::units::exact;
 
 #[cfg(feature = "gpu")]
 pub mod gpu;
+#[allow(unsafe_code, reason = "the one place; see there")]
 mod host;
 mod model;
 

@@ -141,13 +141,7 @@ impl Kernels for Model {
 
     const COMPUTES: bool = false;
 
-    fn run(
-        &self,
-        _: &mut (),
-        _: &Op,
-        _: Option<ParamsAt<'_, Self>>,
-        _: &mut [Operand<'_, Self>],
-    ) -> Result<()> {
+    fn run(&self, _: &mut (), _: &Op, _: Option<ParamsAt<'_, Self>>, _: &mut [Operand<'_, Self>]) -> Result<()> {
         Ok(())
     }
 }

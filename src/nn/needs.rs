@@ -7,7 +7,8 @@ use super::mlp::Settings;
 use super::trainer::{StepKind, Trainer};
 use crate::backend::Model;
 use crate::error::Result;
-use crate::pool::{Config, Pool, SlabPolicy};
+use crate::pool::{Config, Pool, SlabPolicy, Stats};
+use crate::units::ByteSize;
 
 /// Where a trainer's tensors come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -147,7 +148,7 @@ struct Trial<'a, B: Kernels> {
 }
 
 impl<B: Kernels> Trial<'_, B> {
-    fn run(&self, budget_bytes: u64) -> Result<crate::Stats> {
+    fn run(&self, budget_bytes: u64) -> Result<Stats> {
         let config = Config::new(budget_bytes).slabs(match self.allocator {
             Allocator::Pool if budget_bytes == AMPLE_BYTES => SlabPolicy::Growing,
             allocator => allocator.slabs(),
@@ -175,7 +176,6 @@ impl<B: Kernels> Trial<'_, B> {
 
 impl fmt::Display for Needs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use crate::units::ByteSize;
         write!(
             f,
             "{} for parameters {}, optimizer {}, activations {}, workspace {}, staging {}, and rounding",

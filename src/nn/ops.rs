@@ -133,10 +133,8 @@ impl<B: Kernels> Ops<B> {
     ) -> Result<()> {
         let (m, n, k) = (a.at.rows, b.at.cols, a.at.cols);
         if (k, m, n) != (b.at.rows, c.at.rows, c.at.cols) {
-            let message = format!(
-                "a product of {m} x {k} and {} x {n} does not give {} x {}",
-                b.at.rows, c.at.rows, c.at.cols
-            );
+            let message =
+                format!("a product of {m} x {k} and {} x {n} does not give {} x {}", b.at.rows, c.at.rows, c.at.cols);
             return Err(Error::new(ErrorKind::Shape, message));
         }
         let params = matmul::Params::new(m, n, k, a.at.layout, b.at.layout, c.at.layout).scaled(alpha, beta);
@@ -191,11 +189,7 @@ impl<B: Kernels> Ops<B> {
         let op = Op::SoftmaxCrossEntropy(params);
         self.run(
             &op,
-            &mut [
-                Operand::Read(labels.block()),
-                Operand::Write(logits.block_mut()),
-                Operand::Write(loss.block_mut()),
-            ],
+            &mut [Operand::Read(labels.block()), Operand::Write(logits.block_mut()), Operand::Write(loss.block_mut())],
         )
     }
 
@@ -252,10 +246,7 @@ impl<B: Kernels> Ops<B> {
         same("momentum", g.elements(), w.elements())?;
         same("momentum", m.elements(), w.elements())?;
         let op = Op::Momentum(momentum::Params::new(w.elements(), mu, lr));
-        self.run(
-            &op,
-            &mut [Operand::Read(g.block()), Operand::Write(m.block_mut()), Operand::Write(w.block_mut())],
-        )
+        self.run(&op, &mut [Operand::Read(g.block()), Operand::Write(m.block_mut()), Operand::Write(w.block_mut())])
     }
 
     /// The first `len` elements of g go into the moments from element `at` on.
@@ -274,10 +265,7 @@ impl<B: Kernels> Ops<B> {
             return Err(Error::new(ErrorKind::Shape, message));
         }
         let op = Op::AdamMoments(adam_moments::Params::new(len, at, betas.0, betas.1));
-        self.run(
-            &op,
-            &mut [Operand::Read(g.block()), Operand::Write(m.block_mut()), Operand::Write(v.block_mut())],
-        )
+        self.run(&op, &mut [Operand::Read(g.block()), Operand::Write(m.block_mut()), Operand::Write(v.block_mut())])
     }
 
     /// w from its moments, after `step` updates of them.

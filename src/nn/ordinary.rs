@@ -7,11 +7,16 @@ use super::trainer::{Parameter, Trainer};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
-/// Gradients of weights and bias, by layer.
-type Gradients<B> = Vec<[Tensor<f32, B>; 2]>;
+/// What a forward and a backward leave.
+pub(super) struct Backward<B: Kernels> {
+    /// Of weights and bias, by layer.
+    pub(super) gradients: Vec<[Tensor<f32, B>; 2]>,
+    /// Every other tensor on the way to them.
+    held: Vec<Tensor<f32, B>>,
+}
 
 pub(super) fn step<B: Kernels>(trainer: &mut Trainer<B>, images: &[f32]) -> Result<()> {
-    let (gradients, held) = gradients(trainer, images)?;
+    let Backward { gradients, held } = backward(trainer, images)?;
     let (step, learning_rate) = (trainer.step_number(), trainer.settings.learning_rate);
     let optimizer = trainer.settings.optimizer;
     for (layer, gradients) in trainer.layers.iter_mut().zip(&gradients) {
@@ -30,11 +35,8 @@ pub(super) fn step<B: Kernels>(trainer: &mut Trainer<B>, images: &[f32]) -> Resu
     Ok(())
 }
 
-/// The gradients, and every other tensor on the way to them.
-pub(super) fn gradients<B: Kernels>(
-    trainer: &mut Trainer<B>,
-    images: &[f32],
-) -> Result<(Gradients<B>, Vec<Tensor<f32, B>>)> {
+/// The gradients of the mean loss, without an update.
+pub(super) fn backward<B: Kernels>(trainer: &mut Trainer<B>, images: &[f32]) -> Result<Backward<B>> {
     let layers = trainer.layers.len();
     // held[0] is the input, held[2 l] what layer l puts out after ReLU, held[2 l - 1] before.
     let mut held = vec![trainer.input(images)?];
@@ -54,9 +56,11 @@ pub(super) fn gradients<B: Kernels>(
         // The last output is the gradient of the loss; the deltas of hidden layers follow.
         let delta = deltas.last().unwrap_or(&held[2 * layers]);
         let x = &held[2 * index];
-        let mut w = trainer.take(&format_args!("gradient of weights {}", index + 1), trainer.layers[index].w.value.shape())?;
+        let mut w =
+            trainer.take(&format_args!("gradient of weights {}", index + 1), trainer.layers[index].w.value.shape())?;
         trainer.ops.matmul(1.0, Matrix::of(x)?.transposed(), Matrix::of(delta)?, 0.0, MatrixMut::of(&mut w)?)?;
-        let mut b = trainer.take(&format_args!("gradient of bias {}", index + 1), trainer.layers[index].b.value.shape())?;
+        let mut b =
+            trainer.take(&format_args!("gradient of bias {}", index + 1), trainer.layers[index].b.value.shape())?;
         trainer.ops.sum_rows(1.0, delta, 0.0, &mut b)?;
         gradients.push([w, b]);
         if index > 0 {
@@ -71,7 +75,7 @@ pub(super) fn gradients<B: Kernels>(
     }
     gradients.reverse();
     held.extend(deltas);
-    Ok((gradients, held))
+    Ok(Backward { gradients, held })
 }
 
 /// A fresh tensor with the same contents: the operations work in place.

@@ -166,7 +166,7 @@ impl<B: Kernels> Trainer<B> {
     /// As [`step`](Trainer::step); nothing is changed then.
     pub fn gradients(&mut self, images: &[f32], labels: &[u32]) -> Result<Vec<[Tensor<f32, B>; 2]>> {
         self.labels.upload(labels)?;
-        super::ordinary::gradients(self, images).map(|(gradients, _held)| gradients)
+        super::ordinary::backward(self, images).map(|backward| backward.gradients)
     }
 
     /// How many rows of any number of them are classified as labelled. Takes a batch at a time, and no more memory than

@@ -15,6 +15,7 @@ use super::state::{Grant, Slab};
 use super::{Block, Request, Shared, SlabPolicy};
 use crate::backend::{Backend, Point};
 use crate::error::{Error, ErrorKind, Result, Shortage};
+use crate::space::Placement;
 use crate::sync::{Arc, lock};
 use crate::units::{exact, round_down, round_up};
 
@@ -59,7 +60,8 @@ impl<B: Backend> Shared<B> {
             return Err(Error::new(ErrorKind::Closed, "the pool is closed"));
         }
         self.backend.check()?;
-        let limit = if self.limits.block.bytes <= self.limits.slab.bytes { self.limits.block } else { self.limits.slab };
+        let limit =
+            if self.limits.block.bytes <= self.limits.slab.bytes { self.limits.block } else { self.limits.slab };
         if bytes > limit.bytes {
             let message = format!("a block of {} is over {limit} of {}", exact(bytes), self.backend.name());
             return Err(Error::new(ErrorKind::TooLarge, message));
@@ -148,10 +150,8 @@ impl<B: Backend> Shared<B> {
     /// The smallest slab that an empty space of this pool's placement serves the request from.
     fn slab_bytes_least(&self, bytes: u64) -> Option<u64> {
         match (self.policy, self.placement) {
-            (SlabPolicy::PerBlock, _) | (_, crate::space::Placement::Exact) => {
-                round_up(bytes, self.limits.granule_bytes)
-            }
-            (_, crate::space::Placement::PowerOfTwo) => {
+            (SlabPolicy::PerBlock, _) | (_, Placement::Exact) => round_up(bytes, self.limits.granule_bytes),
+            (_, Placement::PowerOfTwo) => {
                 bytes.checked_next_power_of_two().map(|bytes| bytes.max(self.limits.alignment_bytes))
             }
         }

@@ -6,7 +6,7 @@ use super::labels::{LabelId, NO_LABEL};
 use super::state::{Grant, Slab, Slot};
 use super::{Pool, Shared, SlabPolicy};
 use crate::backend::{Backend, Place, PlaceMut, Span};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::space::Extent;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
 
@@ -125,7 +125,7 @@ impl<B: Backend> Block<B> {
     pub fn copy_from(&mut self, at: u64, from: &Self, from_at: u64, len: u64) -> Result<()> {
         if !Arc::ptr_eq(&self.shared, &from.shared) {
             let message = format!("a copy from {:?} to {:?}, which are of two pools", &*from.label, &*self.label);
-            return Err(crate::Error::new(crate::ErrorKind::Foreign, message));
+            return Err(Error::new(ErrorKind::Foreign, message));
         }
         match (&from.home, &self.home) {
             (Some(source), Some(home)) => self.shared.backend.copy(

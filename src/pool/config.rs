@@ -6,13 +6,13 @@ use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::Placement;
-use crate::units::ByteSize;
+use crate::units::{ByteSize, ParseByteSizeError};
 
 /// A budget as a program has it: bytes, or text such as `"64 MiB"`.
 ///
 /// Text that does not parse is reported when the pool is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Budget(Result<u64, crate::units::ParseByteSizeError>);
+pub struct Budget(Result<u64, ParseByteSizeError>);
 
 impl From<u64> for Budget {
     fn from(bytes: u64) -> Self {

@@ -21,8 +21,8 @@ use std::fmt;
 
 pub use self::block::{Block, Hold};
 pub use self::config::{Budget, Config, Request, SlabPolicy};
-pub use self::stats::Stats;
 use self::state::StateOf;
+pub use self::stats::Stats;
 use crate::backend::{Backend, Limits};
 use crate::error::{Error, ErrorKind, Holder, Result};
 use crate::space::Placement;

@@ -283,7 +283,8 @@ impl<S> State<S> {
     /// Panics if the books do not balance: a defect of this crate.
     pub(super) fn check(&self) {
         let stats = self.stats();
-        let parts = stats.used_bytes + stats.cached_bytes + stats.retired_bytes + stats.free_bytes + stats.staging_bytes;
+        let parts =
+            stats.used_bytes + stats.cached_bytes + stats.retired_bytes + stats.free_bytes + stats.staging_bytes;
         assert_eq!(parts, stats.reserved_bytes, "the parts do not add up: {stats:?}");
         assert!(stats.reserved_bytes + self.booked_bytes <= stats.budget_bytes, "over the budget: {stats:?}");
         assert!(stats.live_bytes <= stats.used_bytes, "more live than used: {stats:?}");

@@ -42,12 +42,7 @@ impl Change {
     /// The part of it inside the pages `low..high`.
     #[inline]
     fn within(self, low: u32, high: u32) -> Change {
-        Change {
-            from: self.from.max(low),
-            start: self.start.max(low),
-            end: self.end.min(high),
-            to: self.to.min(high),
-        }
+        Change { from: self.from.max(low), start: self.start.max(low), end: self.end.min(high), to: self.to.min(high) }
     }
 
     /// The longer of the two parts that a cut leaves.

@@ -38,19 +38,11 @@ const _: () = assert!(size_of::<Extent>() <= 24);
 
 impl Extent {
     pub(super) fn run(offset: u64, bytes: u64) -> Extent {
-        Extent {
-            offset,
-            bytes,
-            slot: RUN,
-        }
+        Extent { offset, bytes, slot: RUN }
     }
 
     pub(super) fn piece(offset: u64, bytes: u64, slot: u32) -> Extent {
-        Extent {
-            offset,
-            bytes,
-            slot,
-        }
+        Extent { offset, bytes, slot }
     }
 
     /// Where it begins, in bytes from the start of the slab.

@@ -47,10 +47,7 @@ impl Family {
         if self.has_free_child(span) {
             return self.longest_one_by_one(span);
         }
-        self.longest_with_neighbour()
-            .into_iter()
-            .fold(0, u16::max)
-            .into()
+        self.longest_with_neighbour().into_iter().fold(0, u16::max).into()
     }
 
     /// Where the lowest run of at least `count` pages is; there is one.
@@ -62,11 +59,7 @@ impl Family {
         let runs = self.longest_with_neighbour();
         let child = bytes_where(runs, |run| run >= count as u16).trailing_zeros() / u8::BITS;
         debug_assert!((child as usize) < CHILDREN, "no run of {count} pages");
-        let before = if child == 0 {
-            0
-        } else {
-            self.suffix[child as usize % CHILDREN - 1].into()
-        };
+        let before = if child == 0 { 0 } else { self.suffix[child as usize % CHILDREN - 1].into() };
         if before + u32::from(self.prefix[child as usize % CHILDREN]) >= count {
             Lowest::Before(child, before)
         } else {
@@ -77,12 +70,7 @@ impl Family {
     /// A child of `span` pages from `low` loses `start..end` of its free run.
     #[inline]
     pub(super) fn cut(&mut self, child: u32, low: u32, span: u32, inside: Change) -> Effect {
-        let Change {
-            from,
-            start,
-            end,
-            to,
-        } = inside;
+        let Change { from, start, end, to } = inside;
         let child = child as usize % CHILDREN;
         let mut effect = Effect::Nothing;
         if from == low {
@@ -95,11 +83,7 @@ impl Family {
         }
         if to - from == u32::from(self.longest[child]) {
             self.longest[child] = inside.longest_rest() as u16;
-            effect = if inside.rest_is_longest_of(span) {
-                Effect::Changed
-            } else {
-                Effect::LongestUnknown
-            };
+            effect = if inside.rest_is_longest_of(span) { Effect::Changed } else { Effect::LongestUnknown };
         }
         effect
     }
@@ -138,9 +122,7 @@ impl Family {
     fn longest_one_by_one(&self, span: u32) -> u32 {
         let (mut longest, mut run) = (0, 0);
         for child in 0..CHILDREN {
-            longest = longest
-                .max(self.longest[child].into())
-                .max(run + u32::from(self.prefix[child]));
+            longest = longest.max(self.longest[child].into()).max(run + u32::from(self.prefix[child]));
             run = self.run_behind(child, run, span);
         }
         longest

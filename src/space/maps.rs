@@ -30,11 +30,7 @@ impl Map {
     fn idle_of_class(self, class: u32, follows: u64) -> u64 {
         let size = 1 << class;
         let ends = (self.starts >> size) | (follows << (WORD_UNITS - size));
-        let halved = if class == 0 {
-            0
-        } else {
-            self.starts >> (size / 2)
-        };
+        let halved = if class == 0 { 0 } else { self.starts >> (size / 2) };
         self.idle & ends & !halved & word::multiples_of(size)
     }
 
@@ -69,10 +65,7 @@ impl Maps {
     /// No slots, and room for one.
     pub(super) fn new(classes: u32) -> Maps {
         let words = (1_usize << classes).div_ceil(WORD_UNITS as usize);
-        Maps {
-            classes,
-            words: Vec::with_capacity(words),
-        }
+        Maps { classes, words: Vec::with_capacity(words) }
     }
 
     pub(super) fn resize(&mut self, slots: u32) {
@@ -118,16 +111,11 @@ impl Maps {
     /// Uses the lowest idle piece of a class in a slot that has one; says where it begins and whether it was the last.
     #[inline]
     pub(super) fn take_idle(&mut self, slot: u32, class: u32) -> (u32, bool) {
-        let (index, found) = self
-            .first_idle(slot, class, 0)
-            .expect("the slot is in the set of the class");
+        let (index, found) = self.first_idle(slot, class, 0).expect("the slot is in the set of the class");
         let unit = index * WORD_UNITS + found.trailing_zeros();
         let (word, bit) = self.place(slot, unit);
         self.words[word].idle &= !(1 << bit);
-        (
-            unit,
-            found & (found - 1) == 0 && self.first_idle(slot, class, index + 1).is_none(),
-        )
+        (unit, found & (found - 1) == 0 && self.first_idle(slot, class, index + 1).is_none())
     }
 
     /// Joins idle buddies of one page, smallest first.
@@ -157,21 +145,12 @@ impl Maps {
         let units = 1 << self.classes;
         let at = move |unit| {
             let (word, bit) = self.place(slot, unit);
-            (
-                self.words[word].starts >> bit & 1 == 1,
-                self.words[word].idle >> bit & 1 == 1,
-            )
+            (self.words[word].starts >> bit & 1 == 1, self.words[word].idle >> bit & 1 == 1)
         };
-        (0..units)
-            .filter(move |&unit| at(unit) != (false, false))
-            .map(move |unit| {
-                let end = (unit + 1..units).find(|&next| at(next).0).unwrap_or(units);
-                Part {
-                    unit,
-                    units: end - unit,
-                    is_idle: at(unit).1,
-                }
-            })
+        (0..units).filter(move |&unit| at(unit) != (false, false)).map(move |unit| {
+            let end = (unit + 1..units).find(|&next| at(next).0).unwrap_or(units);
+            Part { unit, units: end - unit, is_idle: at(unit).1 }
+        })
     }
 
     pub(super) fn metadata_bytes(&self) -> usize {
@@ -202,10 +181,7 @@ impl Maps {
         let (word, bit) = self.place(slot, 0);
         let units = (1 << (1 << self.classes)) - 1;
         let Map { starts, idle } = self.words[word];
-        Map {
-            starts: starts >> bit | !units,
-            idle: idle >> bit & units,
-        }
+        Map { starts: starts >> bit | !units, idle: idle >> bit & units }
     }
 
     fn set_packed(&mut self, slot: u32, map: Map) {
@@ -220,11 +196,7 @@ impl Maps {
     #[inline]
     fn first_idle(&self, slot: u32, class: u32, from: u32) -> Option<(u32, u64)> {
         if self.classes < WORD_CLASSES {
-            let found = if from == 0 {
-                self.packed(slot).idle_of_class(class, 1)
-            } else {
-                0
-            };
+            let found = if from == 0 { self.packed(slot).idle_of_class(class, 1) } else { 0 };
             return (found != 0).then_some((0, found));
         }
         if class >= WORD_CLASSES {
@@ -249,9 +221,8 @@ impl Maps {
         let words = self.words_of(slot);
         let step = 1 << (class - WORD_CLASSES);
         let mut indexes = (from.next_multiple_of(step)..words.len() as u32).step_by(step as usize);
-        let first = indexes.find(|&index| {
-            words[index as usize].idle & 1 == 1 && self.has_size(slot, index * 64, class)
-        })?;
+        let first =
+            indexes.find(|&index| words[index as usize].idle & 1 == 1 && self.has_size(slot, index * 64, class))?;
         Some((first, 1))
     }
 

@@ -88,19 +88,14 @@ impl Space {
     ///
     /// If `bytes` is 0 or more than 64 TiB, or `alignment` is not a power of two up to 64 TiB.
     pub fn page_bytes_for(bytes: u64, alignment: u64) -> u64 {
-        assert!(
-            (1..=SLAB_BYTES_MAX).contains(&bytes),
-            "a slab of {bytes} bytes: it can have 1 to {SLAB_BYTES_MAX}"
-        );
+        assert!((1..=SLAB_BYTES_MAX).contains(&bytes), "a slab of {bytes} bytes: it can have 1 to {SLAB_BYTES_MAX}");
         assert!(
             alignment.is_power_of_two() && alignment <= SLAB_BYTES_MAX,
             "an alignment of {alignment} bytes is not a power of two up to {SLAB_BYTES_MAX}"
         );
         let wanted = PAGE_BYTES_LEAST.max(PAGE_UNITS_LEAST * alignment);
         let needed = bytes.div_ceil(PAGES_MAX.into()).next_power_of_two();
-        let most = (bytes / PAGES_OF_A_SMALL_SLAB)
-            .checked_ilog2()
-            .map_or(1, |log| 1 << log);
+        let most = (bytes / PAGES_OF_A_SMALL_SLAB).checked_ilog2().map_or(1, |log| 1 << log);
         wanted.max(needed).min(most).max(alignment)
     }
 
@@ -125,12 +120,7 @@ impl Space {
     ///
     /// As [`Space::page_bytes_for`].
     pub fn new(bytes: u64, alignment: u64, placement: Placement) -> Space {
-        Space::with_page(
-            bytes,
-            alignment,
-            Space::page_bytes_for(bytes, alignment),
-            placement,
-        )
+        Space::with_page(bytes, alignment, Space::page_bytes_for(bytes, alignment), placement)
     }
 
     /// [`Space::new`] with a page size of its own, so that tests have spaces of few pages with many classes.
@@ -186,17 +176,12 @@ impl Space {
     pub fn alloc_at(&mut self, offset: u64, bytes: u64) -> Option<Extent> {
         assert!(bytes > 0, "a request for 0 bytes");
         let page_bytes = self.page_bytes();
-        assert!(
-            offset.is_multiple_of(page_bytes),
-            "offset {offset} is not a multiple of the page size {page_bytes}"
-        );
+        assert!(offset.is_multiple_of(page_bytes), "offset {offset} is not a multiple of the page size {page_bytes}");
         if offset >= self.bytes || bytes > self.bytes - offset {
             return None;
         }
         let (start, count) = ((offset >> self.page_shift) as u32, self.pages_for(bytes));
-        self.tree
-            .take_at(start, count)
-            .then(|| self.hold_run(start, count))
+        self.tree.take_at(start, count).then(|| self.hold_run(start, count))
     }
 
     /// Gives an extent back. A piece waits in its class, a run is free at once; a page goes home with its last used piece.
@@ -246,10 +231,7 @@ impl Space {
         if longest == 0 {
             return 0;
         }
-        let start = self
-            .tree
-            .find(longest)
-            .expect("a run as long as the longest");
+        let start = self.tree.find(longest).expect("a run as long as the longest");
         // Of several runs with as many pages `find` gives the lowest, and only the highest can be short of bytes.
         self.run_bytes(start, longest)
     }
@@ -290,15 +272,11 @@ impl Space {
     #[inline]
     fn class_of(&self, bytes: u64) -> Option<u32> {
         let class_bits = u64::BITS - (bytes - 1).leading_zeros();
-        (class_bits.max(self.unit_shift) < self.page_shift)
-            .then(|| class_bits.saturating_sub(self.unit_shift))
+        (class_bits.max(self.unit_shift) < self.page_shift).then(|| class_bits.saturating_sub(self.unit_shift))
     }
 
     fn alloc_piece(&mut self, class: u32, bytes: u64) -> Option<Extent> {
-        let found = self
-            .pieces
-            .take_idle(class)
-            .or_else(|| self.pieces.take_larger(class));
+        let found = self.pieces.take_idle(class).or_else(|| self.pieces.take_larger(class));
         if let Some(piece) = found {
             return Some(self.hold_piece(piece, class));
         }
@@ -345,10 +323,8 @@ impl Space {
             page: (offset >> self.page_shift) as u32,
             unit: ((offset & (self.page_bytes() - 1)) >> self.unit_shift) as u32,
         };
-        let is_class = offset < self.bytes
-            && self
-                .class_of(bytes)
-                .is_some_and(|class| self.class_bytes(class) == bytes);
+        let is_class =
+            offset < self.bytes && self.class_of(bytes).is_some_and(|class| self.class_bytes(class) == bytes);
         let class = bytes.trailing_zeros().wrapping_sub(self.unit_shift);
         assert!(
             is_class && self.pieces.is_used(piece, class),
@@ -362,8 +338,7 @@ impl Space {
 
     fn release_run(&mut self, extent: Extent) {
         let (offset, bytes) = (extent.offset(), extent.bytes());
-        let fits =
-            offset < self.bytes && bytes <= self.bytes - offset && offset % self.page_bytes() == 0;
+        let fits = offset < self.bytes && bytes <= self.bytes - offset && offset % self.page_bytes() == 0;
         let (start, count) = ((offset >> self.page_shift) as u32, self.pages_for(bytes));
         assert!(
             fits && self.run_bytes(start, count) == bytes && self.tree.is_taken(start, count),
@@ -376,8 +351,7 @@ impl Space {
     }
 
     fn hold_piece(&mut self, piece: Piece, class: u32) -> Extent {
-        let offset =
-            (u64::from(piece.page) << self.page_shift) + (u64::from(piece.unit) << self.unit_shift);
+        let offset = (u64::from(piece.page) << self.page_shift) + (u64::from(piece.unit) << self.unit_shift);
         let bytes = self.class_bytes(class);
         self.used_bytes += bytes;
         Extent::piece(offset, bytes, piece.slot)

@@ -83,32 +83,19 @@ impl Pieces {
         self.cut_pages += 1;
         self.maps.begin(slot);
         self.split(slot, 0, self.classes, class);
-        Piece {
-            slot,
-            page,
-            unit: 0,
-        }
+        Piece { slot, page, unit: 0 }
     }
 
     /// Whether exactly this piece is used: begins here, is that large and does not wait in its class.
     pub(super) fn is_used(&self, piece: Piece, class: u32) -> bool {
         let Piece { slot, page, unit } = piece;
-        let known = self
-            .slots
-            .get(slot as usize)
-            .is_some_and(|slot| slot.page == page && slot.used > 0);
-        known
-            && class < self.classes
-            && unit >> self.classes == 0
-            && self.maps.is_used(slot, unit, class)
+        let known = self.slots.get(slot as usize).is_some_and(|slot| slot.page == page && slot.used > 0);
+        known && class < self.classes && unit >> self.classes == 0 && self.maps.is_used(slot, unit, class)
     }
 
     /// Gives a used piece back to its class. The page's last one gives the page back: then `true`.
     pub(super) fn release(&mut self, piece: Piece, class: u32) -> bool {
-        debug_assert!(
-            self.is_used(piece, class),
-            "{piece:?} of class {class} is not used"
-        );
+        debug_assert!(self.is_used(piece, class), "{piece:?} of class {class} is not used");
         let slot = &mut self.slots[piece.slot as usize];
         slot.used -= 1;
         if slot.used == 0 {
@@ -165,10 +152,7 @@ impl Pieces {
 
     /// The cut pages, in the order of their slots.
     pub(super) fn pages(&self) -> impl Iterator<Item = u32> + '_ {
-        self.slots
-            .iter()
-            .filter(|slot| slot.used > 0)
-            .map(|slot| slot.page)
+        self.slots.iter().filter(|slot| slot.used > 0).map(|slot| slot.page)
     }
 
     /// The pieces of a slot, lowest first.
@@ -178,9 +162,7 @@ impl Pieces {
 
     /// Memory outside this value itself.
     pub(super) fn metadata_bytes(&self) -> usize {
-        self.slots.capacity() * size_of::<Slot>()
-            + self.maps.metadata_bytes()
-            + self.sets.metadata_bytes()
+        self.slots.capacity() * size_of::<Slot>() + self.maps.metadata_bytes() + self.sets.metadata_bytes()
     }
 
     /// Takes the lowest idle piece of a class in a slot that has one.
@@ -193,11 +175,7 @@ impl Pieces {
         }
         let entry = &mut self.slots[slot as usize];
         entry.used += 1;
-        Piece {
-            slot,
-            page: entry.page,
-            unit,
-        }
+        Piece { slot, page: entry.page, unit }
     }
 
     /// Halves the piece of `from_class` at `unit` until it is of `to_class`; the upper halves wait in their classes.
@@ -229,11 +207,7 @@ impl Pieces {
     }
 
     fn drop_vacant_slots(&mut self) {
-        let kept = self
-            .slots
-            .iter()
-            .rposition(|slot| slot.used > 0)
-            .map_or(0, |last| last + 1) as u32;
+        let kept = self.slots.iter().rposition(|slot| slot.used > 0).map_or(0, |last| last + 1) as u32;
         for slot in kept..self.slots.len() as u32 {
             self.sets.remove(self.classes, slot);
         }

@@ -15,21 +15,11 @@ pub(super) struct Runs<'map> {
 
 impl<'map> Runs<'map> {
     pub(super) fn free(free: &'map [u64], pages: u32) -> Self {
-        Runs {
-            free,
-            flip: 0,
-            pages,
-            at: 0,
-        }
+        Runs { free, flip: 0, pages, at: 0 }
     }
 
     pub(super) fn used(free: &'map [u64], pages: u32) -> Self {
-        Runs {
-            free,
-            flip: u64::MAX,
-            pages,
-            at: 0,
-        }
+        Runs { free, flip: u64::MAX, pages, at: 0 }
     }
 
     /// The first page from `page` on whose bit is a one after flipping with `flip`; the number of pages if there is none.

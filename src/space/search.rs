@@ -46,17 +46,9 @@ impl RunTree {
         debug_assert!(reaching != 0, "leaf {leaf} has no run of {count} pages");
         let index = leaf * LEAF_WORDS + reaching.trailing_zeros() / u8::BITS;
         let bits = self.free[index as usize];
-        let starts = if count <= WORD_PAGES {
-            word::run_starts(bits, count)
-        } else {
-            0
-        };
+        let starts = if count <= WORD_PAGES { word::run_starts(bits, count) } else { 0 };
         // No run that ends inside the word: then it is the one that goes on in the next.
-        let bit = if starts != 0 {
-            starts.trailing_zeros()
-        } else {
-            WORD_PAGES - bits.leading_ones()
-        };
+        let bit = if starts != 0 { starts.trailing_zeros() } else { WORD_PAGES - bits.leading_ones() };
         index * WORD_PAGES + bit
     }
 
@@ -69,11 +61,7 @@ impl RunTree {
             if run + bits.trailing_ones() >= count {
                 return index * WORD_PAGES - run;
             }
-            run = if bits == u64::MAX {
-                run + WORD_PAGES
-            } else {
-                bits.leading_ones()
-            };
+            run = if bits == u64::MAX { run + WORD_PAGES } else { bits.leading_ones() };
         }
         unreachable!("leaf {leaf} has no run of {count} pages")
     }
@@ -83,12 +71,7 @@ impl RunTree {
         if count > self.longest() {
             return None;
         }
-        let mut search = Aligned {
-            tree: self,
-            count,
-            align,
-            open: 0,
-        };
+        let mut search = Aligned { tree: self, count, align, open: 0 };
         let found = match (self.has_leaves(), self.has_branches()) {
             (false, _) => search.leaf(0),
             (true, false) => search.family(0, 0, LEAF_SHIFT),

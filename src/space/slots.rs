@@ -21,12 +21,7 @@ impl SlotSets {
     /// `sets` empty sets, with room for 64 slots.
     pub(super) fn new(sets: u32) -> SlotSets {
         debug_assert!(sets <= u64::BITS, "{sets} sets of slots");
-        let mut new = SlotSets {
-            sets,
-            inhabited: 0,
-            words: Vec::new(),
-            summary: Vec::new(),
-        };
+        let mut new = SlotSets { sets, inhabited: 0, words: Vec::new(), summary: Vec::new() };
         new.resize(1);
         new
     }
@@ -35,10 +30,7 @@ impl SlotSets {
     pub(super) fn resize(&mut self, slots: u32) {
         let groups = slots.div_ceil(GROUP).max(1);
         resize_exact(&mut self.words, (groups * self.sets) as usize);
-        resize_exact(
-            &mut self.summary,
-            (groups.div_ceil(GROUP) * self.sets) as usize,
-        );
+        resize_exact(&mut self.summary, (groups.div_ceil(GROUP) * self.sets) as usize);
     }
 
     /// The sets that have a member, a bit each.

@@ -67,10 +67,7 @@ impl RunTree {
     ///
     /// If `pages` is 0 or more than 32,768.
     pub fn new(pages: u32) -> RunTree {
-        assert!(
-            (1..=PAGES_MAX).contains(&pages),
-            "a tree of {pages} pages: it can have 1 to {PAGES_MAX}"
-        );
+        assert!((1..=PAGES_MAX).contains(&pages), "a tree of {pages} pages: it can have 1 to {PAGES_MAX}");
         let capacity = pages.next_power_of_two().max(1 << LEAF_SHIFT);
         let families = match capacity >> LEAF_SHIFT {
             1 => 0,
@@ -86,12 +83,7 @@ impl RunTree {
             free_pages: 0,
             longest: 0,
         };
-        tree.join(Change {
-            from: 0,
-            start: 0,
-            end: pages,
-            to: pages,
-        });
+        tree.join(Change { from: 0, start: 0, end: pages, to: pages });
         tree
     }
 
@@ -105,12 +97,7 @@ impl RunTree {
         let start = self.find(count)?;
         let end = start + count;
         let to = self.run_end(end);
-        self.cut(Change {
-            from: start,
-            start,
-            end,
-            to,
-        });
+        self.cut(Change { from: start, start, end, to });
         Some(start)
     }
 
@@ -124,21 +111,13 @@ impl RunTree {
     /// If `count` is 0, or `align_pages` is not a power of two.
     pub fn take_aligned(&mut self, count: u32, align_pages: u32) -> Option<u32> {
         assert!(count > 0, "a run of 0 pages");
-        assert!(
-            align_pages.is_power_of_two(),
-            "an alignment of {align_pages} pages is not a power of two"
-        );
+        assert!(align_pages.is_power_of_two(), "an alignment of {align_pages} pages is not a power of two");
         if align_pages == 1 {
             return self.take(count);
         }
         let start = self.find_aligned(count, align_pages)?;
         let end = start + count;
-        self.cut(Change {
-            from: self.run_start(start),
-            start,
-            end,
-            to: self.run_end(end),
-        });
+        self.cut(Change { from: self.run_start(start), start, end, to: self.run_end(end) });
         Some(start)
     }
 
@@ -157,12 +136,7 @@ impl RunTree {
         if to < end {
             return false;
         }
-        self.cut(Change {
-            from: self.run_start(start),
-            start,
-            end,
-            to,
-        });
+        self.cut(Change { from: self.run_start(start), start, end, to });
         true
     }
 
@@ -181,12 +155,7 @@ impl RunTree {
         if let Some(page) = self.first_free_in(start, end) {
             panic!("release of {count} pages at page {start}: page {page} is not taken");
         }
-        self.join(Change {
-            from: self.run_start(start),
-            start,
-            end,
-            to: self.run_end(end),
-        });
+        self.join(Change { from: self.run_start(start), start, end, to: self.run_end(end) });
     }
 
     /// The length of the longest free run, in pages.
@@ -218,10 +187,7 @@ impl RunTree {
     /// All memory of the tree, itself included: 1.25 bits a page at full size, never more than 2.2 bits a page of capacity
     /// (pages rounded up to a power of two, at least 512).
     pub fn metadata_bytes(&self) -> usize {
-        size_of_val(self)
-            + size_of_val(&*self.free)
-            + size_of_val(&*self.reach)
-            + size_of_val(&*self.families)
+        size_of_val(self) + size_of_val(&*self.free) + size_of_val(&*self.reach) + size_of_val(&*self.families)
     }
 
     /// Whether no page of `start..start + count` is free; all of them exist.
@@ -261,9 +227,7 @@ impl RunTree {
     #[inline]
     pub(super) fn reaches_of_leaf(&self, leaf: u32) -> [u8; CHILDREN] {
         let first = (leaf * LEAF_WORDS) as usize;
-        self.reach[first..first + CHILDREN]
-            .try_into()
-            .expect("as many as asked for")
+        self.reach[first..first + CHILDREN].try_into().expect("as many as asked for")
     }
 
     #[inline]
@@ -284,11 +248,7 @@ impl RunTree {
         };
         let bit = page % WORD_PAGES;
         let end = page + (bits >> bit).trailing_ones();
-        if !end.is_multiple_of(WORD_PAGES) || end == page {
-            end
-        } else {
-            self.run_end_from_word(end)
-        }
+        if !end.is_multiple_of(WORD_PAGES) || end == page { end } else { self.run_end_from_word(end) }
     }
 
     /// The start of the free run that ends right before `page`; `page` itself if the page before it is taken.
@@ -299,11 +259,7 @@ impl RunTree {
         }
         let bits = self.free[((page - 1) / WORD_PAGES) as usize];
         let start = page - (bits << (WORD_PAGES - 1 - (page - 1) % WORD_PAGES)).leading_ones();
-        if !start.is_multiple_of(WORD_PAGES) || start == page {
-            start
-        } else {
-            self.run_start_from_word(start)
-        }
+        if !start.is_multiple_of(WORD_PAGES) || start == page { start } else { self.run_start_from_word(start) }
     }
 
     /// [`Self::run_end`] from the first page of a word, in the largest steps that the tree allows.
@@ -332,10 +288,7 @@ impl RunTree {
             if more < WORD_PAGES {
                 return page - more;
             }
-            if let Some(walk) = self
-                .branch_at(page - 1)
-                .and_then(|node| node.run_start(page))
-            {
+            if let Some(walk) = self.branch_at(page - 1).and_then(|node| node.run_start(page)) {
                 return self.run_start_over_branches(walk);
             }
             page = match self.leaf_at(page - 1).and_then(|node| node.run_start(page)) {
@@ -354,12 +307,8 @@ impl RunTree {
             Walk::GoesOn(end) => end,
         };
         let prefixes = &self.families[0].prefix[(from >> BRANCH_SHIFT) as usize..];
-        let whole = prefixes
-            .iter()
-            .take_while(|&&prefix| prefix == 1 << BRANCH_SHIFT)
-            .count();
-        from + ((whole as u32) << BRANCH_SHIFT)
-            + prefixes.get(whole).map_or(0, |&prefix| prefix.into())
+        let whole = prefixes.iter().take_while(|&&prefix| prefix == 1 << BRANCH_SHIFT).count();
+        from + ((whole as u32) << BRANCH_SHIFT) + prefixes.get(whole).map_or(0, |&prefix| prefix.into())
     }
 
     /// Follows a run over wholly free branches to its start.
@@ -368,9 +317,7 @@ impl RunTree {
             Walk::Ended(start) => return start,
             Walk::GoesOn(start) => start,
         };
-        let mut suffixes = self.families[0].suffix[..(to >> BRANCH_SHIFT) as usize]
-            .iter()
-            .rev();
+        let mut suffixes = self.families[0].suffix[..(to >> BRANCH_SHIFT) as usize].iter().rev();
         let mut start = to;
         loop {
             match suffixes.next() {
@@ -384,16 +331,14 @@ impl RunTree {
     #[inline]
     fn branch_at(&self, page: u32) -> Option<Node> {
         let branch = page >> BRANCH_SHIFT;
-        self.has_branches()
-            .then(|| Node::new(&self.families[0], branch, BRANCH_SHIFT))
+        self.has_branches().then(|| Node::new(&self.families[0], branch, BRANCH_SHIFT))
     }
 
     /// The leaf that `page` lies in, if there are leaves.
     #[inline]
     fn leaf_at(&self, page: u32) -> Option<Node> {
         let leaf = page >> LEAF_SHIFT;
-        self.has_leaves()
-            .then(|| Node::new(&self.families[self.family_of_leaf(leaf)], leaf, LEAF_SHIFT))
+        self.has_leaves().then(|| Node::new(&self.families[self.family_of_leaf(leaf)], leaf, LEAF_SHIFT))
     }
 }
 

@@ -94,31 +94,21 @@ impl RunTree {
     /// [`Self::cut`] in any run. Nodes above are looked at as long as one below them changed.
     fn cut_across_words(&mut self, change: Change) {
         let mut changed = false;
-        change.for_each_node(LEAF_SHIFT, |leaf, inside| {
-            changed |= self.cut_leaf(leaf, inside)
-        });
+        change.for_each_node(LEAF_SHIFT, |leaf, inside| changed |= self.cut_leaf(leaf, inside));
         if changed && self.has_branches() {
             changed = false;
-            change.for_each_node(BRANCH_SHIFT, |branch, inside| {
-                changed |= self.cut_branch(branch, inside)
-            });
+            change.for_each_node(BRANCH_SHIFT, |branch, inside| changed |= self.cut_branch(branch, inside));
         }
         if changed && change.to - change.from == self.longest() {
             let is_rest = change.rest_is_longest_of(self.pages());
-            self.set_longest(if is_rest {
-                change.longest_rest()
-            } else {
-                self.longest_at_top()
-            });
+            self.set_longest(if is_rest { change.longest_rest() } else { self.longest_at_top() });
         }
     }
 
     /// [`Self::join`] to any run, likewise.
     fn join_across_words(&mut self, change: Change) {
         let mut changed = false;
-        change.for_each_node(LEAF_SHIFT, |leaf, inside| {
-            changed |= self.join_leaf(leaf, inside)
-        });
+        change.for_each_node(LEAF_SHIFT, |leaf, inside| changed |= self.join_leaf(leaf, inside));
         if changed && self.has_branches() {
             change.for_each_node(BRANCH_SHIFT, |branch, inside| {
                 self.families[0].join(branch, branch * BRANCH_PAGES, BRANCH_PAGES, inside);
@@ -174,28 +164,15 @@ impl RunTree {
     /// The words of one leaf lose pages.
     #[inline]
     fn cut_words(&mut self, inside: Change) {
-        let Change {
-            from,
-            start,
-            end,
-            to,
-        } = inside;
+        let Change { from, start, end, to } = inside;
         word::for_each_mask(start, end, |index, mask| self.free[index] &= !mask);
         let word_of_run = from / WORD_PAGES;
         if (to - from).min(REACH_MAX) >= self.reach[word_of_run as usize].into() {
             // What still starts in that word; if the run left it, all others there lie before it.
-            let behind = if end / WORD_PAGES == word_of_run {
-                to - end
-            } else {
-                0
-            };
+            let behind = if end / WORD_PAGES == word_of_run { to - end } else { 0 };
             let rest = behind.max(start - from);
             let is_rest = to / WORD_PAGES > word_of_run && rest >= from % WORD_PAGES;
-            let reach = if is_rest {
-                rest.min(REACH_MAX) as u8
-            } else {
-                self.reach_of_word(word_of_run)
-            };
+            let reach = if is_rest { rest.min(REACH_MAX) as u8 } else { self.reach_of_word(word_of_run) };
             self.reach[word_of_run as usize] = reach;
         }
         // What is left behind the taken pages starts in its own word now.
@@ -209,12 +186,7 @@ impl RunTree {
     /// The words of one leaf get pages.
     #[inline]
     fn join_words(&mut self, inside: Change) {
-        let Change {
-            from,
-            start,
-            end,
-            to,
-        } = inside;
+        let Change { from, start, end, to } = inside;
         word::for_each_mask(start, end, |index, mask| self.free[index] |= mask);
         // The run behind the pages does not start in its own word any more.
         let (word_of_run, word_of_rest) = (from / WORD_PAGES, end / WORD_PAGES);
@@ -231,9 +203,7 @@ impl RunTree {
     /// The reach of a word, from the map.
     pub(super) fn reach_of_word(&self, index: u32) -> u8 {
         let mut bits = self.free[index as usize];
-        if !index.is_multiple_of(LEAF_WORDS)
-            && self.free[index as usize - 1] >> (WORD_PAGES - 1) == 1
-        {
+        if !index.is_multiple_of(LEAF_WORDS) && self.free[index as usize - 1] >> (WORD_PAGES - 1) == 1 {
             // The first run starts further down: `bits + 1` carries through it.
             bits &= bits.wrapping_add(1);
         }
@@ -255,16 +225,8 @@ impl RunTree {
     /// The longest run in a leaf, from the reaches of its words where they are exact.
     #[inline]
     fn longest_in_leaf(&self, leaf: u32) -> u32 {
-        let longest = self
-            .reaches_of_leaf(leaf)
-            .into_iter()
-            .fold(0, u8::max)
-            .into();
-        if longest < REACH_MAX {
-            longest
-        } else {
-            self.longest_by_words(leaf)
-        }
+        let longest = self.reaches_of_leaf(leaf).into_iter().fold(0, u8::max).into();
+        if longest < REACH_MAX { longest } else { self.longest_by_words(leaf) }
     }
 
     /// The longest run in a leaf if it is longer than a reach can tell: it covers a word, or ends one and begins the next.
@@ -274,11 +236,7 @@ impl RunTree {
         let (mut longest, mut run) = (0, 0);
         for &bits in &self.free[first..][..LEAF_WORDS as usize] {
             longest = longest.max(run + bits.trailing_ones());
-            run = if bits == u64::MAX {
-                run + WORD_PAGES
-            } else {
-                bits.leading_ones()
-            };
+            run = if bits == u64::MAX { run + WORD_PAGES } else { bits.leading_ones() };
         }
         longest.max(run)
     }

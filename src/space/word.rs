@@ -28,10 +28,7 @@ pub(super) fn longest_run(word: u64) -> u32 {
 
 /// The bits at which a run of at least `length` ones starts that ends inside this word. `length` is 1 to 64.
 pub(super) fn run_starts(word: u64, length: u32) -> u64 {
-    debug_assert!(
-        (1..=WORD_PAGES).contains(&length),
-        "a run of {length} in a word"
-    );
+    debug_assert!((1..=WORD_PAGES).contains(&length), "a run of {length} in a word");
     let mut starts = word;
     let mut have = 1;
     while have < length {
@@ -62,10 +59,7 @@ const MULTIPLES: [u64; 7] = {
 /// Ones at the pages `start..end`, which lie in one word, counted from any word's first page.
 #[inline]
 pub(super) fn mask(start: u32, end: u32) -> u64 {
-    debug_assert!(
-        start < end && start / WORD_PAGES == (end - 1) / WORD_PAGES,
-        "pages {start}..{end}"
-    );
+    debug_assert!(start < end && start / WORD_PAGES == (end - 1) / WORD_PAGES, "pages {start}..{end}");
     (u64::MAX >> (WORD_PAGES - (end - start))) << (start % WORD_PAGES)
 }
 
@@ -73,10 +67,7 @@ pub(super) fn mask(start: u32, end: u32) -> u64 {
 #[inline]
 pub(super) fn for_each_mask(start: u32, end: u32, mut visit: impl FnMut(usize, u64)) {
     debug_assert!(start < end, "pages {start}..{end}");
-    let (first, last) = (
-        (start / WORD_PAGES) as usize,
-        ((end - 1) / WORD_PAGES) as usize,
-    );
+    let (first, last) = ((start / WORD_PAGES) as usize, ((end - 1) / WORD_PAGES) as usize);
     let from_start = u64::MAX << (start % WORD_PAGES);
     let to_end = u64::MAX >> (WORD_PAGES - 1 - (end - 1) % WORD_PAGES);
     if first == last {

@@ -87,14 +87,16 @@ impl<T: Pod, B: HostMemory> Tensor<T, B> {
     fn dimension<D: Dimension>(&self) -> Result<D> {
         D::from_dimension(&IxDyn(self.shape())).ok_or_else(|| {
             let rank = D::NDIM.map_or_else(|| "any".to_owned(), |rank| rank.to_string());
-            let message = format!("a tensor of shape {:?} (rank {}) viewed with rank {rank}", self.shape(), self.shape().len());
+            let message =
+                format!("a tensor of shape {:?} (rank {}) viewed with rank {rank}", self.shape(), self.shape().len());
             Error::new(ErrorKind::Shape, message)
         })
     }
 }
 
 fn cast_failed<T>(error: bytemuck::PodCastError) -> Error {
-    Error::new(ErrorKind::Type, format!("this memory cannot be seen as {}", type_name::<T>())).with_source(error.to_string())
+    Error::new(ErrorKind::Type, format!("this memory cannot be seen as {}", type_name::<T>()))
+        .with_source(error.to_string())
 }
 
 fn view_failed(error: ndarray::ShapeError) -> Error {

@@ -178,8 +178,9 @@ impl<T: Pod, B: Backend> Tensor<T, B> {
     pub fn to_array(&self) -> Result<ArrayD<T>> {
         let mut elements = vec![T::zeroed(); self.elements()];
         self.download(&mut elements)?;
-        ArrayD::from_shape_vec(IxDyn(self.shape()), elements)
-            .map_err(|error| Error::new(ErrorKind::Shape, format!("an array of shape {}", self.shape)).with_source(error))
+        ArrayD::from_shape_vec(IxDyn(self.shape()), elements).map_err(|error| {
+            Error::new(ErrorKind::Shape, format!("an array of shape {}", self.shape)).with_source(error)
+        })
     }
 
     /// Sets every element to `value`.
@@ -209,19 +210,12 @@ impl<T: Pod, B: Backend> Tensor<T, B> {
     /// [`ErrorKind::Foreign`]; the backend's.
     pub fn copy_range_from(&mut self, at: usize, from: &Self, range: Range<usize>) -> Result<()> {
         if range.start > range.end || range.end > from.elements() || at > self.elements() {
-            let message = format!(
-                "a copy of elements {range:?} of shape {} to element {at} of shape {}",
-                from.shape, self.shape
-            );
+            let message =
+                format!("a copy of elements {range:?} of shape {} to element {at} of shape {}", from.shape, self.shape);
             return Err(Error::new(ErrorKind::Shape, message));
         }
         let size = size_of::<T>();
-        self.block.copy_from(
-            (at * size) as u64,
-            &from.block,
-            (range.start * size) as u64,
-            (range.len() * size) as u64,
-        )
+        self.block.copy_from((at * size) as u64, &from.block, (range.start * size) as u64, (range.len() * size) as u64)
     }
 
     /// The same elements in another shape.
@@ -241,13 +235,12 @@ impl<T: Pod, B: Backend> Tensor<T, B> {
     /// The same bits as elements of another type of the same size.
     ///
     /// # Errors
-    /// [`ErrorKind::Type`] with both types and sizes; the tensor comes back.
-    pub fn reinterpret<U: Pod>(self) -> Result<Tensor<U, B>, (Self, Error)> {
+    /// [`ErrorKind::Type`] with both types and sizes, beside the tensor, which comes back.
+    pub fn reinterpret<U: Pod>(self) -> Result<Tensor<U, B>, Box<(Self, Error)>> {
         if size_of::<T>() != size_of::<U>() {
             let (from, to) = (type_name::<T>(), type_name::<U>());
-            let message =
-                format!("{from} of {} bytes cannot become {to} of {} bytes", size_of::<T>(), size_of::<U>());
-            return Err((self, Error::new(ErrorKind::Type, message)));
+            let message = format!("{from} of {} bytes cannot become {to} of {} bytes", size_of::<T>(), size_of::<U>());
+            return Err(Box::new((self, Error::new(ErrorKind::Type, message))));
         }
         Ok(Tensor { block: self.block, shape: self.shape, elements: PhantomData })
     }

@@ -36,8 +36,7 @@ impl CopyKernel {
         let device = &gpu.device;
         let shift = |offset: u64| offset % gpu.limits.alignment_bytes / WORD_BYTES;
         let shifts = Shifts { source: shift(source), target: shift(target) };
-        let pipeline =
-            lock(&self.pipelines).entry(shifts).or_insert_with(|| create_pipeline(device, shifts)).clone();
+        let pipeline = lock(&self.pipelines).entry(shifts).or_insert_with(|| create_pipeline(device, shifts)).clone();
         // Each binding ends where its range ends, so that the shader knows the length.
         let binding = |offset: u64, shift: u64| {
             let size = wgpu::BufferSize::new(bytes + shift * WORD_BYTES);

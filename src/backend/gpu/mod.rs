@@ -165,7 +165,7 @@ impl Gpu {
     /// Checks a range in a span for the copy commands: words, but for the end of the span.
     fn words(&self, span: &Span, at: u64, len: u64) -> Result<std::ops::Range<u64>> {
         let range = span.range(at, len)?;
-        if at % WORD_BYTES != 0 || (len % WORD_BYTES != 0 && at + len != span.bytes()) {
+        if !at.is_multiple_of(WORD_BYTES) || (!len.is_multiple_of(WORD_BYTES) && at + len != span.bytes()) {
             let message = format!("{len} bytes from byte {at} of {}: a GPU moves words of 4 bytes", span.bytes());
             return Err(Error::new(ErrorKind::Shape, message));
         }
@@ -240,7 +240,7 @@ impl Backend for Gpu {
 
     fn copy(&self, from: Place<'_, wgpu::Buffer>, to: PlaceMut<'_, wgpu::Buffer>, len: u64) -> Result<()> {
         let target = self.words(to.span, to.at, len)?;
-        if len == 0 || from.at % WORD_BYTES != 0 {
+        if len == 0 || !from.at.is_multiple_of(WORD_BYTES) {
             return self.words(from.span, from.at, len).map(drop);
         }
         let source = from.span.range(from.at, len)?.start;

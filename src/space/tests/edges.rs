@@ -23,11 +23,7 @@ fn page_sizes_follow_the_formula() {
         (1 << 46, 64, 1 << 31),
     ];
     for (bytes, alignment, page) in cases {
-        assert_eq!(
-            Space::page_bytes_for(bytes, alignment),
-            page,
-            "{bytes} bytes aligned to {alignment}"
-        );
+        assert_eq!(Space::page_bytes_for(bytes, alignment), page, "{bytes} bytes aligned to {alignment}");
         assert!(bytes.div_ceil(page) <= 32_768);
     }
 }
@@ -35,41 +31,15 @@ fn page_sizes_follow_the_formula() {
 /// An empty space gives away all it has in one piece, and takes it back.
 #[test]
 fn the_whole_slab_is_one_extent() {
-    let sizes = [
-        1,
-        63,
-        64,
-        65,
-        255,
-        256,
-        257,
-        1023,
-        1024,
-        1025,
-        65_535,
-        65_537,
-        1_000_003,
-        2 << 30,
-        (2 << 30) + 1,
-    ];
+    let sizes = [1, 63, 64, 65, 255, 256, 257, 1023, 1024, 1025, 65_535, 65_537, 1_000_003, 2 << 30, (2 << 30) + 1];
     for bytes in sizes {
         for alignment in [1, 64, 256] {
             let mut space = Space::new(bytes, alignment, Placement::Exact);
             assert_eq!(space.largest_free_run_bytes(), bytes);
             let whole = space.alloc(bytes).expect("all of it");
             assert_eq!(plain(whole), (0, bytes));
-            assert_eq!(
-                (
-                    space.used_bytes(),
-                    space.free_bytes(),
-                    space.largest_free_run_bytes()
-                ),
-                (bytes, 0, 0)
-            );
-            assert_eq!(
-                (space.alloc(1), space.alloc(bytes), space.alloc(u64::MAX)),
-                (None, None, None)
-            );
+            assert_eq!((space.used_bytes(), space.free_bytes(), space.largest_free_run_bytes()), (bytes, 0, 0));
+            assert_eq!((space.alloc(1), space.alloc(bytes), space.alloc(u64::MAX)), (None, None, None));
             assert_eq!(space.used_runs().collect::<Vec<_>>(), vec![0..bytes]);
             space.release(whole);
             assert_eq!(space.alloc(bytes + 1), None);
@@ -90,11 +60,7 @@ fn a_partial_last_page_holds_what_it_has() {
                     if taken > 0 {
                         assert_eq!(model.alloc(taken), space.alloc(taken).map(plain));
                     }
-                    assert_eq!(
-                        model.alloc(wanted),
-                        space.alloc(wanted).map(plain),
-                        "{wanted} of {bytes}"
-                    );
+                    assert_eq!(model.alloc(wanted), space.alloc(wanted).map(plain), "{wanted} of {bytes}");
                     model.compare(&space);
                 }
             }
@@ -144,20 +110,10 @@ fn a_run_at_an_offset() {
 /// The metadata of cut pages, as it grows one page at a time and after it has shrunk.
 #[test]
 fn the_metadata_of_cut_pages_is_bounded() {
-    for (unit_bytes, page_bytes) in [
-        (256_u64, 512_u64),
-        (256, 1024),
-        (64, 1024),
-        (256, 65_536),
-        (64, 65_536),
-        (1, 8192),
-    ] {
-        let mut space = Space::with_page(
-            20_000 * page_bytes,
-            unit_bytes,
-            page_bytes,
-            Placement::Exact,
-        );
+    for (unit_bytes, page_bytes) in
+        [(256_u64, 512_u64), (256, 1024), (64, 1024), (256, 65_536), (64, 65_536), (1, 8192)]
+    {
+        let mut space = Space::with_page(20_000 * page_bytes, unit_bytes, page_bytes, Placement::Exact);
         let units = page_bytes / unit_bytes;
         let fixed = space.metadata_bytes();
         let mut held = Vec::new();
@@ -166,10 +122,7 @@ fn the_metadata_of_cut_pages_is_bounded() {
             held.push(space.alloc(page_bytes / 2).expect("the other half"));
             let grown = space.metadata_bytes() - fixed;
             let bound = 2.1 / 8.0 * (units * cut) as f64 + 16.0 * cut as f64;
-            assert!(
-                grown as f64 <= bound,
-                "{cut} cut pages of {units} units: {grown} bytes, and {bound} are allowed"
-            );
+            assert!(grown as f64 <= bound, "{cut} cut pages of {units} units: {grown} bytes, and {bound} are allowed");
         }
         for extent in held.drain(200..) {
             space.release(extent);
@@ -177,10 +130,7 @@ fn the_metadata_of_cut_pages_is_bounded() {
         space.gather();
         let grown = space.metadata_bytes() - fixed;
         let bound = 2.1 / 8.0 * (units * 100) as f64 + 16.0 * 100.0;
-        assert!(
-            grown as f64 <= bound,
-            "100 cut pages of {units} units left: {grown} bytes, and {bound} are allowed"
-        );
+        assert!(grown as f64 <= bound, "100 cut pages of {units} units left: {grown} bytes, and {bound} are allowed");
         for extent in held {
             space.release(extent);
         }
@@ -236,9 +186,7 @@ fn releasing_a_piece_with_a_wrong_size_panics() {
 #[test]
 #[should_panic(expected = "release of 256 bytes at offset 131072: no such piece is held")]
 fn releasing_a_piece_beyond_the_slab_panics() {
-    with_piece_and_run()
-        .0
-        .release(Extent::piece(128 << 10, 256, 0));
+    with_piece_and_run().0.release(Extent::piece(128 << 10, 256, 0));
 }
 
 /// Where it would end another piece does begin, and in its middle none does; only it cannot begin there.
@@ -251,9 +199,7 @@ fn releasing_a_piece_at_a_place_where_none_can_be_panics() {
 }
 
 #[test]
-#[should_panic(
-    expected = "release of 3072 bytes at offset 1024: no such run of pages of 1024 bytes is held in 65536"
-)]
+#[should_panic(expected = "release of 3072 bytes at offset 1024: no such run of pages of 1024 bytes is held in 65536")]
 fn releasing_a_run_twice_panics() {
     let (mut space, _, run) = with_piece_and_run();
     space.release(run);
@@ -261,17 +207,13 @@ fn releasing_a_run_twice_panics() {
 }
 
 #[test]
-#[should_panic(
-    expected = "release of 4096 bytes at offset 1024: no such run of pages of 1024 bytes is held in 65536"
-)]
+#[should_panic(expected = "release of 4096 bytes at offset 1024: no such run of pages of 1024 bytes is held in 65536")]
 fn releasing_too_long_a_run_panics() {
     with_piece_and_run().0.release(Extent::run(1024, 4096));
 }
 
 #[test]
-#[should_panic(
-    expected = "release of 2048 bytes at offset 64512: no such run of pages of 1024 bytes is held in 65536"
-)]
+#[should_panic(expected = "release of 2048 bytes at offset 64512: no such run of pages of 1024 bytes is held in 65536")]
 fn releasing_a_run_beyond_the_slab_panics() {
     with_piece_and_run().0.release(Extent::run(63 << 10, 2048));
 }

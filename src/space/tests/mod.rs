@@ -13,9 +13,7 @@ use rand_chacha::ChaCha8Rng;
 fn for_each_seed(rounds_default: u64, program: impl Fn(&mut ChaCha8Rng)) {
     let rounds = std::env::var("TENSORPOOL_TEST_ROUNDS")
         .ok()
-        .map_or(rounds_default, |text| {
-            text.parse().expect("TENSORPOOL_TEST_ROUNDS is a number")
-        });
+        .map_or(rounds_default, |text| text.parse().expect("TENSORPOOL_TEST_ROUNDS is a number"));
     for seed in 0..rounds {
         let failed = OnPanic(seed);
         program(&mut ChaCha8Rng::seed_from_u64(seed));

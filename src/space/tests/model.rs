@@ -21,12 +21,7 @@ pub(super) struct Model {
 
 impl Model {
     /// A model and the space it is a model of.
-    pub(super) fn pair(
-        bytes: u64,
-        unit_bytes: u64,
-        page_bytes: u64,
-        placement: Placement,
-    ) -> (Model, Space) {
+    pub(super) fn pair(bytes: u64, unit_bytes: u64, page_bytes: u64, placement: Placement) -> (Model, Space) {
         let model = Model {
             bytes,
             unit_bytes,
@@ -37,10 +32,7 @@ impl Model {
             pieces: BTreeMap::new(),
             runs: BTreeSet::new(),
         };
-        (
-            model,
-            Space::with_page(bytes, unit_bytes, page_bytes, placement),
-        )
+        (model, Space::with_page(bytes, unit_bytes, page_bytes, placement))
     }
 
     /// The bytes of the piece that a small request gets.
@@ -57,18 +49,10 @@ impl Model {
                 true => self.take_run(pages.next_power_of_two(), pages.next_power_of_two(), bytes),
             };
         };
-        let best = self
-            .pieces
-            .values()
-            .filter(|&&(size, idle)| idle && size >= piece)
-            .map(|&(size, _)| size)
-            .min();
+        let best = self.pieces.values().filter(|&&(size, idle)| idle && size >= piece).map(|&(size, _)| size).min();
         let (slot, offset, mut size) = match best {
             Some(size) => {
-                let (&(slot, offset), _) = self
-                    .pieces
-                    .iter()
-                    .find(|&(_, &state)| state == (size, true))?;
+                let (&(slot, offset), _) = self.pieces.iter().find(|&(_, &state)| state == (size, true))?;
                 (slot, offset, size)
             }
             None => {
@@ -96,33 +80,21 @@ impl Model {
 
     pub(super) fn alloc_cached(&mut self, bytes: u64) -> Option<(u64, u64)> {
         let piece = self.piece_bytes(bytes)?;
-        self.pieces
-            .values()
-            .any(|&state| state == (piece, true))
-            .then(|| self.alloc(bytes))?
+        self.pieces.values().any(|&state| state == (piece, true)).then(|| self.alloc(bytes))?
     }
 
     pub(super) fn alloc_at(&mut self, offset: u64, bytes: u64) -> Option<(u64, u64)> {
         if offset + bytes > self.bytes {
             return None;
         }
-        self.take_pages(
-            (offset / self.page_bytes) as usize,
-            bytes.div_ceil(self.page_bytes) as usize,
-        )
+        self.take_pages((offset / self.page_bytes) as usize, bytes.div_ceil(self.page_bytes) as usize)
     }
 
     fn take_run(&mut self, pages: u64, align: u64, bytes: u64) -> Option<(u64, u64)> {
         let starts = (0..self.free_pages.len()).step_by(align as usize);
-        let start = starts
-            .into_iter()
-            .find(|&start| self.are_free(start, pages as usize))?;
+        let start = starts.into_iter().find(|&start| self.are_free(start, pages as usize))?;
         let (offset, held) = self.range(start, pages as usize);
-        if held < bytes {
-            None
-        } else {
-            self.take_pages((offset / self.page_bytes) as usize, pages as usize)
-        }
+        if held < bytes { None } else { self.take_pages((offset / self.page_bytes) as usize, pages as usize) }
     }
 
     fn take_pages(&mut self, start: usize, pages: usize) -> Option<(u64, u64)> {
@@ -135,18 +107,13 @@ impl Model {
     }
 
     fn are_free(&self, start: usize, pages: usize) -> bool {
-        self.free_pages
-            .get(start..start + pages)
-            .is_some_and(|pages| !pages.contains(&false))
+        self.free_pages.get(start..start + pages).is_some_and(|pages| !pages.contains(&false))
     }
 
     /// Offset and bytes of pages of the slab.
     fn range(&self, start: usize, pages: usize) -> (u64, u64) {
         let offset = start as u64 * self.page_bytes;
-        (
-            offset,
-            (pages as u64 * self.page_bytes).min(self.bytes - offset),
-        )
+        (offset, (pages as u64 * self.page_bytes).min(self.bytes - offset))
     }
 
     pub(super) fn release(&mut self, offset: u64, bytes: u64) {
@@ -156,20 +123,10 @@ impl Model {
             return;
         }
         let page = offset / self.page_bytes;
-        let slot = self
-            .slots
-            .iter()
-            .position(|&of| of == Some(page))
-            .expect("a cut page");
-        let state = self
-            .pieces
-            .insert((slot, offset % self.page_bytes), (bytes, true));
+        let slot = self.slots.iter().position(|&of| of == Some(page)).expect("a cut page");
+        let state = self.pieces.insert((slot, offset % self.page_bytes), (bytes, true));
         assert_eq!(state, Some((bytes, false)));
-        if self
-            .pieces
-            .iter()
-            .all(|(&(of, _), &(_, idle))| of != slot || idle)
-        {
+        if self.pieces.iter().all(|(&(of, _), &(_, idle))| of != slot || idle) {
             self.pieces.retain(|&(of, _), _| of != slot);
             self.slots[slot] = None;
             self.free_pages[page as usize] = true;
@@ -180,9 +137,8 @@ impl Model {
         let mut merged = false;
         let pair = |pieces: &BTreeMap<(usize, u64), (u64, bool)>| {
             pieces.iter().find_map(|(&(slot, offset), &(size, idle))| {
-                let is_pair = idle
-                    && offset % (2 * size) == 0
-                    && pieces.get(&(slot, offset + size)) == Some(&(size, true));
+                let is_pair =
+                    idle && offset % (2 * size) == 0 && pieces.get(&(slot, offset + size)) == Some(&(size, true));
                 is_pair.then_some((slot, offset, size))
             })
         };
@@ -196,19 +152,9 @@ impl Model {
 
     /// Everything that a space says of itself.
     pub(super) fn compare(&self, space: &Space) {
-        let sum = |idle| {
-            self.pieces
-                .values()
-                .filter(|state| state.1 == idle)
-                .map(|state| state.0)
-                .sum::<u64>()
-        };
+        let sum = |idle| self.pieces.values().filter(|state| state.1 == idle).map(|state| state.0).sum::<u64>();
         let used = sum(false) + self.runs.iter().map(|run| run.1).sum::<u64>();
-        assert_eq!(
-            (used, sum(true)),
-            (space.used_bytes(), space.cached_bytes()),
-            "used and cached bytes"
-        );
+        assert_eq!((used, sum(true)), (space.used_bytes(), space.cached_bytes()), "used and cached bytes");
         let mut free = Vec::<(u64, u64)>::new();
         for (page, _) in self.free_pages.iter().enumerate().filter(|page| *page.1) {
             let (offset, bytes) = self.range(page, 1);
@@ -217,29 +163,13 @@ impl Model {
                 _ => free.push((offset, bytes)),
             }
         }
-        assert_eq!(
-            free.iter().map(|run| run.1).sum::<u64>(),
-            space.free_bytes(),
-            "free bytes"
-        );
-        assert_eq!(
-            space.bytes(),
-            space.used_bytes() + space.cached_bytes() + space.free_bytes()
-        );
-        assert_eq!(
-            free.iter().map(|run| run.1).max().unwrap_or(0),
-            space.largest_free_run_bytes()
-        );
+        assert_eq!(free.iter().map(|run| run.1).sum::<u64>(), space.free_bytes(), "free bytes");
+        assert_eq!(space.bytes(), space.used_bytes() + space.cached_bytes() + space.free_bytes());
+        assert_eq!(free.iter().map(|run| run.1).max().unwrap_or(0), space.largest_free_run_bytes());
         assert_eq!(used == 0, space.is_empty());
-        let runs: Vec<_> = space
-            .free_runs()
-            .map(|run| (run.start, run.end - run.start))
-            .collect();
+        let runs: Vec<_> = space.free_runs().map(|run| (run.start, run.end - run.start)).collect();
         assert_eq!(free, runs, "free runs");
-        assert_eq!(
-            self.slots.iter().flatten().count() as u32,
-            space.cut_pages()
-        );
+        assert_eq!(self.slots.iter().flatten().count() as u32, space.cut_pages());
         space.check();
     }
 }

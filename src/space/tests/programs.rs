@@ -10,10 +10,7 @@ use super::model::{Model, plain};
 
 /// All states that a small space can be brought into by allocating, releasing and gathering, each from every other.
 fn visit_every_state(bytes: u64, unit_bytes: u64, page_bytes: u64, placement: Placement) -> usize {
-    let sizes: Vec<u64> = (1..=bytes)
-        .step_by(unit_bytes as usize)
-        .chain([bytes])
-        .collect();
+    let sizes: Vec<u64> = (1..=bytes).step_by(unit_bytes as usize).chain([bytes]).collect();
     let (model, space) = Model::pair(bytes, unit_bytes, page_bytes, placement);
     let mut seen = BTreeSet::from([model.clone()]);
     let mut open: Vec<(Model, Space, Vec<Extent>)> = vec![(model, space, Vec::new())];
@@ -26,10 +23,7 @@ fn visit_every_state(bytes: u64, unit_bytes: u64, page_bytes: u64, placement: Pl
         };
         for &size in &sizes {
             let (mut cached_model, mut cached_space) = (model.clone(), space.clone());
-            assert_eq!(
-                cached_model.alloc_cached(size),
-                cached_space.alloc_cached(size).map(plain)
-            );
+            assert_eq!(cached_model.alloc_cached(size), cached_space.alloc_cached(size).map(plain));
             cached_model.compare(&cached_space);
 
             let (mut model, mut space, mut held) = (model.clone(), space.clone(), held.clone());
@@ -63,12 +57,7 @@ fn every_state_of_a_small_space() {
 }
 
 /// One random program: sizes spread evenly over their logarithm, phases of growing and of draining.
-fn run_program(
-    random: &mut impl RngExt,
-    shape: (u64, u64, u64),
-    placement: Placement,
-    events: u32,
-) {
+fn run_program(random: &mut impl RngExt, shape: (u64, u64, u64), placement: Placement, events: u32) {
     let (bytes, unit_bytes, page_bytes) = shape;
     let (mut model, mut space) = Model::pair(bytes, unit_bytes, page_bytes, placement);
     let mut held: Vec<Extent> = Vec::new();
@@ -84,21 +73,13 @@ fn run_program(
             }
             11..=12 if !draining => {
                 let extent = space.alloc_cached(size);
-                assert_eq!(
-                    model.alloc_cached(size),
-                    extent.map(plain),
-                    "{size} bytes, cached"
-                );
+                assert_eq!(model.alloc_cached(size), extent.map(plain), "{size} bytes, cached");
                 held.extend(extent);
             }
             13 if !draining => {
                 let offset = random.random_range(0..bytes.div_ceil(page_bytes)) * page_bytes;
                 let extent = space.alloc_at(offset, size);
-                assert_eq!(
-                    model.alloc_at(offset, size),
-                    extent.map(plain),
-                    "{size} bytes at {offset}"
-                );
+                assert_eq!(model.alloc_at(offset, size), extent.map(plain), "{size} bytes at {offset}");
                 held.extend(extent);
             }
             14 => assert_eq!(model.gather(), space.gather()),
@@ -127,11 +108,7 @@ fn random_programs() {
         let unit_bytes = 1 << random.random_range(0..9);
         let page_bytes = unit_bytes << random.random_range(0..11);
         let bytes = page_bytes * random.random_range(1..300) + random.random_range(0..page_bytes);
-        let placement = if random.random_range(0..3) == 0 {
-            Placement::PowerOfTwo
-        } else {
-            Placement::Exact
-        };
+        let placement = if random.random_range(0..3) == 0 { Placement::PowerOfTwo } else { Placement::Exact };
         run_program(random, (bytes, unit_bytes, page_bytes), placement, 400);
     });
 }
@@ -140,13 +117,9 @@ fn random_programs() {
 #[test]
 fn many_cut_pages() {
     let (mut space, page_bytes) = (Space::with_page(4200 * 64, 16, 64, Placement::Exact), 64);
-    let held: Vec<Extent> = (0..4200)
-        .map(|_| space.alloc(32).expect("a new page"))
-        .collect();
+    let held: Vec<Extent> = (0..4200).map(|_| space.alloc(32).expect("a new page")).collect();
     assert_eq!(space.cut_pages(), 2100);
-    let more: Vec<Extent> = (0..8400)
-        .map(|_| space.alloc(16).expect("a new page"))
-        .collect();
+    let more: Vec<Extent> = (0..8400).map(|_| space.alloc(16).expect("a new page")).collect();
     assert_eq!((space.cut_pages(), space.free_bytes()), (4200, 0));
     space.check();
     // One idle piece in the last page alone, then in others: the lowest is found.
@@ -158,19 +131,12 @@ fn many_cut_pages() {
     }
     assert_eq!(space.alloc(1), None);
     // Every other page goes home.
-    for extent in held
-        .iter()
-        .filter(|extent| extent.offset() / page_bytes % 2 == 1)
-    {
+    for extent in held.iter().filter(|extent| extent.offset() / page_bytes % 2 == 1) {
         space.release(*extent);
     }
     space.check();
     assert_eq!(space.cut_pages(), 4200 - 1050);
-    for extent in held
-        .iter()
-        .filter(|extent| extent.offset() / page_bytes % 2 == 0)
-        .chain(&more)
-    {
+    for extent in held.iter().filter(|extent| extent.offset() / page_bytes % 2 == 0).chain(&more) {
         space.release(*extent);
     }
     assert!(!space.gather());
@@ -181,14 +147,8 @@ fn many_cut_pages() {
 #[test]
 fn the_same_calls_get_the_same_offsets() {
     for_each_seed(4, |random| {
-        let calls: Vec<(u64, usize)> = (0..2000)
-            .map(|_| {
-                (
-                    1 << random.random_range(0..16),
-                    random.random_range(0..1000),
-                )
-            })
-            .collect();
+        let calls: Vec<(u64, usize)> =
+            (0..2000).map(|_| (1 << random.random_range(0..16), random.random_range(0..1000))).collect();
         let play = || {
             let mut space = Space::new(1 << 20, 64, Placement::Exact);
             let mut held = Vec::new();

@@ -17,10 +17,7 @@ impl Naive {
 
     fn find(&self, count: u32, align: u32) -> Option<u32> {
         let starts = (0..self.0.len()).step_by(align as usize);
-        starts
-            .into_iter()
-            .find(|&start| self.all_free(start, count as usize))
-            .map(|start| start as u32)
+        starts.into_iter().find(|&start| self.all_free(start, count as usize)).map(|start| start as u32)
     }
 
     fn set(&mut self, start: u32, count: u32, free: bool) {
@@ -43,18 +40,8 @@ impl Naive {
         tree.check();
         assert_eq!(self.runs(true), tree.free_runs().collect::<Vec<_>>());
         assert_eq!(self.runs(false), tree.used_runs().collect::<Vec<_>>());
-        assert_eq!(
-            self.runs(true)
-                .iter()
-                .map(|run| run.end - run.start)
-                .max()
-                .unwrap_or(0),
-            tree.longest()
-        );
-        assert_eq!(
-            self.0.iter().filter(|&&free| free).count() as u32,
-            tree.free_pages()
-        );
+        assert_eq!(self.runs(true).iter().map(|run| run.end - run.start).max().unwrap_or(0), tree.longest());
+        assert_eq!(self.0.iter().filter(|&&free| free).count() as u32, tree.free_pages());
     }
 }
 
@@ -65,11 +52,7 @@ fn tree_in_state(pages: u32, window: Range<u32>, state: u32, rest_free: bool) ->
     let mut naive = Naive(vec![false; pages as usize]);
     let in_state = |page: u32| state >> (page - window.start) & 1 == 1;
     for page in 0..pages {
-        if if window.contains(&page) {
-            in_state(page)
-        } else {
-            rest_free
-        } {
+        if if window.contains(&page) { in_state(page) } else { rest_free } {
             tree.release(page, 1);
             naive.set(page, 1, true);
         }
@@ -84,24 +67,14 @@ fn try_everything(tree: &RunTree, naive: &Naive, window: Range<u32>) {
     for count in 1..=width + 1 {
         for align in [1, 2, 4, 8, 64, 512] {
             let mut copy = tree.clone();
-            assert_eq!(
-                naive.find(count, align),
-                copy.take_aligned(count, align),
-                "{count} aligned to {align}"
-            );
+            assert_eq!(naive.find(count, align), copy.take_aligned(count, align), "{count} aligned to {align}");
             copy.check();
         }
         for start in window.start..window.end {
             let mut copy = tree.clone();
-            assert_eq!(
-                naive.all_free(start as usize, count as usize),
-                copy.take_at(start, count),
-                "at {start}"
-            );
+            assert_eq!(naive.all_free(start as usize, count as usize), copy.take_at(start, count), "at {start}");
             copy.check();
-            if start + count <= window.end
-                && !naive.0[start as usize..(start + count) as usize].contains(&true)
-            {
+            if start + count <= window.end && !naive.0[start as usize..(start + count) as usize].contains(&true) {
                 copy.release(start, count);
                 copy.check();
             }
@@ -122,13 +95,7 @@ fn every_state_of_a_small_tree() {
 /// The same across a border of words, of leaves and of the nodes above: eight pages around it in every state.
 #[test]
 fn every_state_around_a_border() {
-    for (pages, border) in [
-        (128, 64),
-        (512, 448),
-        (1024, 512),
-        (1000, 512),
-        (8192, 4096),
-    ] {
+    for (pages, border) in [(128, 64), (512, 448), (1024, 512), (1000, 512), (8192, 4096)] {
         let states = if pages > 2000 { 0..64_u32 } else { 0..256 };
         let width = states.end.trailing_zeros();
         for state in states {
@@ -184,21 +151,14 @@ fn random_programs() {
         let mut held: Vec<(u32, u32)> = Vec::new();
         for event in 0..600 {
             // Sizes are spread evenly over their logarithm, as tensors are.
-            let count =
-                (f64::from(longest_wanted).powf(random.random_range(0.0..1.0)) as u32).max(1);
+            let count = (f64::from(longest_wanted).powf(random.random_range(0.0..1.0)) as u32).max(1);
             let draining = event % 300 > 200;
             let run = match random.random_range(0..10) {
-                0..=2 if !draining => tree
-                    .take(count)
-                    .inspect(|&at| assert_eq!(naive.find(count, 1), Some(at))),
+                0..=2 if !draining => tree.take(count).inspect(|&at| assert_eq!(naive.find(count, 1), Some(at))),
                 3 if !draining => {
                     let align = 1 << random.random_range(0..12);
                     let found = tree.take_aligned(count, align);
-                    assert_eq!(
-                        naive.find(count, align),
-                        found,
-                        "{count} pages aligned to {align}"
-                    );
+                    assert_eq!(naive.find(count, align), found, "{count} pages aligned to {align}");
                     found
                 }
                 4..=5 if !draining => {
@@ -211,16 +171,8 @@ fn random_programs() {
                 _ => {
                     let (start, count) = held.swap_remove(random.random_range(0..held.len()));
                     // Sometimes a part only: the front, the middle or the back stays.
-                    let from = if random.random_range(0..4) == 0 {
-                        random.random_range(0..count)
-                    } else {
-                        0
-                    };
-                    let to = if random.random_range(0..4) == 0 {
-                        random.random_range(from + 1..=count)
-                    } else {
-                        count
-                    };
+                    let from = if random.random_range(0..4) == 0 { random.random_range(0..count) } else { 0 };
+                    let to = if random.random_range(0..4) == 0 { random.random_range(from + 1..=count) } else { count };
                     tree.release(start + from, to - from);
                     naive.set(start + from, to - from, true);
                     held.extend((from > 0).then_some((start, from)));
@@ -235,10 +187,7 @@ fn random_programs() {
             if pages < 6000 || event % 50 == 0 {
                 naive.compare(&tree);
             }
-            assert_eq!(
-                naive.0.iter().filter(|&&free| free).count() as u32,
-                tree.free_pages()
-            );
+            assert_eq!(naive.0.iter().filter(|&&free| free).count() as u32, tree.free_pages());
         }
         for (start, count) in held {
             tree.release(start, count);

@@ -9,21 +9,7 @@ use super::for_each_seed;
 fn words(random: &mut impl RngExt) -> impl Iterator<Item = u64> {
     let (a, b, c): (u64, u64, u64) = (random.random(), random.random(), random.random());
     let range = u64::MAX >> (a % 64) & u64::MAX << (b % 64);
-    [
-        0,
-        1,
-        u64::MAX,
-        1 << 63,
-        a,
-        a & b,
-        a | b,
-        a & b & c,
-        a | b | c,
-        range,
-        !range,
-        range ^ (1 << (c % 64)),
-    ]
-    .into_iter()
+    [0, 1, u64::MAX, 1 << 63, a, a & b, a | b, a & b & c, a | b | c, range, !range, range ^ (1 << (c % 64))].into_iter()
 }
 
 fn ones_from(word: u64, bit: u32) -> u32 {
@@ -34,20 +20,13 @@ fn ones_from(word: u64, bit: u32) -> u32 {
 fn runs_of_ones_in_a_word() {
     for_each_seed(200, |random| {
         for word in words(random) {
-            let longest = (0..64)
-                .map(|bit| ones_from(word, bit))
-                .max()
-                .expect("64 bits");
+            let longest = (0..64).map(|bit| ones_from(word, bit)).max().expect("64 bits");
             assert_eq!(word::longest_run(word), longest, "{word:#066b}");
             for length in 1..=64 {
                 let starts = word::run_starts(word, length);
                 for bit in 0..64 {
                     let is_start = ones_from(word, bit) >= length;
-                    assert_eq!(
-                        starts >> bit & 1 == 1,
-                        is_start,
-                        "{length} at {bit} of {word:#066b}"
-                    );
+                    assert_eq!(starts >> bit & 1 == 1, is_start, "{length} at {bit} of {word:#066b}");
                 }
             }
         }
@@ -58,22 +37,14 @@ fn runs_of_ones_in_a_word() {
 fn masks() {
     for step in [1, 2, 4, 8, 16, 32, 64] {
         for bit in 0..64 {
-            assert_eq!(
-                word::multiples_of(step) >> bit & 1 == 1,
-                bit % step == 0,
-                "{bit} of {step}"
-            );
+            assert_eq!(word::multiples_of(step) >> bit & 1 == 1, bit % step == 0, "{bit} of {step}");
         }
     }
     for start in 60..200 {
         for end in start + 1..210 {
             let mut pages = Vec::new();
             word::for_each_mask(start, end, |index, mask| {
-                pages.extend(
-                    (0..64)
-                        .filter(|bit| mask >> bit & 1 == 1)
-                        .map(|bit| index as u32 * 64 + bit),
-                );
+                pages.extend((0..64).filter(|bit| mask >> bit & 1 == 1).map(|bit| index as u32 * 64 + bit));
             });
             assert_eq!(pages, (start..end).collect::<Vec<_>>());
             if start / 64 == (end - 1) / 64 {
