@@ -9,12 +9,13 @@
 //!   first put the whole gradient into their state, then walk the blocks, then update W from the state;
 //! - x_l, which is delta_l, is given back.
 //!
-//! The blocks depend on the shapes alone, so that the same seed gives the same bits in every budget.
+//! A block may take what the activations of later layers have given back, and 32 KiB. That depends on the shapes alone, so
+//! that the same seed gives the same bits in every budget.
 
 use std::ops::Range;
 
 use super::kernels::Kernels;
-use super::mlp::{Optimizer, block_rows};
+use super::mlp::{Optimizer, Settings};
 use super::ops::{Matrix, MatrixMut};
 use super::trainer::{Layer, Parameter, Trainer};
 use crate::error::Result;
@@ -96,7 +97,7 @@ fn adam<B: Kernels>(
     x: &mut Tensor<f32, B>,
 ) -> Result<()> {
     let (inputs, width) = (x.shape()[1], delta.shape()[1]);
-    for block in steps_of(0..inputs, block_rows(width)) {
+    for block in steps_of(0..inputs, trainer.settings.block_rows(index + 1, width)) {
         let mut g = trainer.take(&"gradient block", [block.len(), width])?;
         add_weight_gradient(&mut trainer.ops, &block, delta, x, 0.0, MatrixMut::of(&mut g)?)?;
         add_moments(trainer, |layer| &mut layer.w, index, (beta1, beta2), g, block.start * width)?;
@@ -192,8 +193,9 @@ fn overwrite<B: Kernels>(
 
 /// The blocks of rows of a layer's weights; all rows at once where no scratch is needed.
 fn blocks<B: Kernels>(trainer: &Trainer<B>, index: usize) -> Vec<Range<usize>> {
-    let inputs = trainer.settings.widths[index];
-    let rows = if index == 0 { inputs } else { block_rows(trainer.settings.batch) };
+    let Settings { widths, batch, .. } = &trainer.settings;
+    let inputs = widths[index];
+    let rows = if index == 0 { inputs } else { trainer.settings.block_rows(index + 1, *batch) };
     steps_of(0..inputs, rows)
 }
 

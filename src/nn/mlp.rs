@@ -121,19 +121,23 @@ impl Settings {
     }
 }
 
-/// Bytes that one block of the backward may take.
-const BLOCK_BYTES: usize = 32 << 10;
+/// Scratch that a block of the backward may take beside memory that the step has given back already.
+const BLOCK_BYTES: u64 = 32 << 10;
 
 /// Blocks are multiples of the products' tile, so that none of it is wasted.
-const BLOCK_ROWS: usize = 16;
+const BLOCK_ROWS: u64 = 16;
 
-/// How many rows of a weight matrix the backward takes at a time where each needs `floats_per_row` floats of scratch.
-///
-/// Depends on nothing but the shape: never on the budget. At batch 128, 64 rows cost 0.07 ms a step more than none
-/// (2026-11).
-pub(super) fn block_rows(floats_per_row: usize) -> usize {
-    let rows = BLOCK_BYTES / (size_of::<f32>() * floats_per_row);
-    if rows >= BLOCK_ROWS { rows / BLOCK_ROWS * BLOCK_ROWS } else { rows.max(1) }
+impl Settings {
+    /// How many rows of W_l the backward of layer `l` (from 1) takes at a time where each row needs `floats_per_row`
+    /// floats of scratch: as many as fit in the activations of later layers, which are free by then, and one block.
+    ///
+    /// Depends on nothing but the shape: never on the budget.
+    pub(super) fn block_rows(&self, l: usize, floats_per_row: usize) -> usize {
+        let free_bytes: u64 = self.activation_bytes().skip(l + 1).sum();
+        let rows = (free_bytes + BLOCK_BYTES) / (ELEMENT_BYTES * floats_per_row as u64);
+        let rows = if rows >= BLOCK_ROWS { rows / BLOCK_ROWS * BLOCK_ROWS } else { rows.max(1) };
+        rows.min(self.widths[l - 1] as u64) as usize
+    }
 }
 
 #[cfg(test)]
@@ -161,7 +165,20 @@ mod tests {
     }
 
     #[test]
-    fn blocks_stay_within_their_bytes() {
-        assert_eq!([128, 256, 512, 1000, 8192, 100_000].map(block_rows), [64, 32, 16, 8, 1, 1]);
+    fn blocks_stay_within_what_is_free_and_one_block() {
+        let settings = |batch| Settings {
+            widths: vec![784, 512, 512, 256, 10],
+            batch,
+            optimizer: Optimizer::Sgd,
+            learning_rate: 0.1,
+            seed: 1,
+        };
+        // The last layer has one block; the one before it the logits too; the next another activation.
+        let rows = |batch| [4, 3, 2].map(|l| settings(batch).block_rows(l, batch));
+        assert_eq!(rows(128), [64, 64, 320]);
+        assert_eq!(rows(256), [32, 32, 288]);
+        assert_eq!(rows(1000), [8, 16, 272]);
+        assert_eq!(rows(100_000), [1, 10, 256]);
+        assert_eq!(rows(1), [256, 512, 512], "never more than there are");
     }
 }
