@@ -1,4 +1,15 @@
-//! A memory pool for ML tensors in GPU memory (wgpu) and host memory, inside a hard byte budget.
+#![doc = include_str!("../README.md")]
+//!
+//! # Reading on
+//!
+//! | what | where |
+//! | --- | --- |
+//! | open a pool | [`Pool::host`], `Pool::gpu`, `Pool::open_gpu`, [`Config`] |
+//! | raw memory | [`Pool::alloc`], [`Request`], [`Block`] |
+//! | tensors | [`Pool::zeros`], [`Pool::from_array`], [`Tensor`] |
+//! | where every byte is | [`Pool::stats`], [`Pool::holders`], [`Error::shortage`] |
+//! | another kind of memory | [`Backend`] |
+//! | the bookkeeping alone | [`space`] |
 
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
@@ -19,6 +30,8 @@ mod tensor;
 pub use backend::Gpu;
 pub use backend::{Backend, Host, HostMemory, Limit, Limits, Model};
 pub use error::{Error, ErrorKind, Holder, Result, Shortage};
+#[cfg(feature = "half")]
+pub use half;
 #[cfg(feature = "gpu")]
 pub use open::GpuChoice;
 pub use open::{AnyBackend, AnySlab};

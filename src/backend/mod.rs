@@ -1,4 +1,4 @@
-//! Where slabs come from: the [`Backend`] trait, and the backends [`Host`], [`Gpu`] and [`Model`].
+//! Where slabs come from: the [`Backend`] trait, and the backends [`Host`], `Gpu` and [`Model`].
 //!
 //! A backend gives out whole slabs and moves bytes in and out of them. It knows nothing of blocks: the pool carves a slab
 //! and shows the backend only [`Span`]s, byte ranges that no two blocks share. Work may be *recorded* and carried out

@@ -58,7 +58,7 @@ pub(super) struct Parameter<B: Kernels> {
 /// use tensorpool::{Config, Pool};
 ///
 /// let settings = Settings {
-///     widths: vec![2, 8, 2],
+///     widths: vec![2, 32, 2],
 ///     batch: 4,
 ///     optimizer: Optimizer::MOMENTUM,
 ///     learning_rate: 0.5,
@@ -131,7 +131,7 @@ impl<B: Kernels> Trainer<B> {
         self
     }
 
-    /// One step on a batch: `images` of [batch, inputs] in row-major order, `labels` of [batch]. Returns the mean loss
+    /// One step on a batch: `images` of batch x inputs numbers in row-major order, a label for each row. Returns the mean loss
     /// before the update. A label that is no class gives a loss of NaN and no gradient.
     ///
     /// # Errors

@@ -1,0 +1,79 @@
+//! What the pool leaves outside itself: the process's memory, and its words in the log. One test, because both belong to
+//! the whole process.
+
+use std::sync::Mutex;
+
+use tensorpool::{Config, Pool, Request, SlabPolicy};
+
+static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Recorder;
+
+impl log::Log for Recorder {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        LINES.lock().unwrap().push(format!("{} {}", record.level(), record.args()));
+    }
+
+    fn flush(&self) {}
+}
+
+/// Bytes of this process in memory, where the system tells.
+fn resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * 4096)
+}
+
+fn memory_is_touched_only_when_used_and_given_back() {
+    const MIB: u64 = 1 << 20;
+    let Some(before) = resident_bytes() else { return };
+    let grown = || resident_bytes().unwrap().saturating_sub(before) / MIB;
+    let pool = Pool::host(Config::new("1 GiB").slabs(SlabPolicy::Single)).unwrap();
+    assert_eq!(pool.stats().reserved_bytes, 1 << 30);
+    assert!(grown() < 16, "a slab is not touched when it is reserved: {} MiB", grown());
+    let mut block = pool.alloc(Request::bytes(128 * MIB)).unwrap();
+    assert!(grown() < 16, "nor when a block is handed out: {} MiB", grown());
+    block.as_bytes_mut().unwrap().fill(1);
+    assert!(grown() >= 128, "{} MiB", grown());
+    drop(block);
+    pool.trim();
+    assert!(grown() < 16, "a slab that is given back is the system's again: {} MiB", grown());
+}
+
+fn what_outlives_its_pool_is_logged_by_label() {
+    log::set_logger(&Recorder).unwrap();
+    log::set_max_level(log::LevelFilter::Trace);
+    let pool = Pool::host(Config::new("1 MiB")).unwrap();
+    let clone = pool.clone();
+    let kept = [
+        pool.alloc(Request::bytes(3000).label("weights")).unwrap(),
+        pool.alloc(Request::bytes(3000).label("weights")).unwrap(),
+        pool.alloc(Request::bytes(10)).unwrap(),
+    ];
+    drop(pool);
+    assert!(LINES.lock().unwrap().is_empty(), "a handle is left");
+    drop(clone);
+    let lines = std::mem::take(&mut *LINES.lock().unwrap());
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].starts_with("WARN") && lines[0].contains("\"weights\" 6 KiB in 2 blocks"), "{lines:?}");
+    assert!(lines[1].contains("(no label) 64 B in 1 block"), "{lines:?}");
+    drop(kept);
+
+    // A pool that is closed says it to its closer instead; one with nothing held has nothing to say.
+    let pool = Pool::host(Config::new("1 MiB")).unwrap();
+    let kept = pool.alloc(Request::bytes(10).label("kept")).unwrap();
+    assert_eq!(pool.close().len(), 1);
+    drop(kept);
+    drop(Pool::host(Config::new("1 MiB")).unwrap());
+    assert!(LINES.lock().unwrap().is_empty());
+}
+
+#[test]
+fn the_process_sees_what_it_should() {
+    memory_is_touched_only_when_used_and_given_back();
+    what_outlives_its_pool_is_logged_by_label();
+}
