@@ -67,8 +67,11 @@ pub fn relu_backward(params: &Params, upstream: &[f32], x: &mut [f32]) {
     }
     let upstream_rows = upstream[upstream_range].chunks(p.upstream_row_stride as usize);
     for (x, upstream) in x[x_range].chunks_mut(p.x_row_stride as usize).zip(upstream_rows) {
-        for (x, upstream) in x.iter_mut().zip(upstream).take(p.cols as usize) {
-            *x = if *x > 0.0 { *upstream } else { 0.0 };
+        // Both cut to one length, and read before the choice: so it is a vector select. As a branch, mispredicted every other
+        // element, it took 9% of a step's time (2026-11).
+        let cols = p.cols as usize;
+        for (x, &upstream) in x[..cols].iter_mut().zip(&upstream[..cols]) {
+            *x = if *x > 0.0 { upstream } else { 0.0 };
         }
     }
 }
