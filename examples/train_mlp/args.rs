@@ -9,15 +9,22 @@ use tensorpool::nn::{self, Allocator, StepKind};
 /// The digits that are bundled with the crate.
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/train_mlp/data");
 
-/// Trains a multi-layer perceptron on handwritten digits, with every tensor from one memory pool of a fixed budget.
+/// Trains a perceptron on handwritten digits, every tensor from one pool of a fixed budget.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "train_mlp", after_help = EXAMPLES)]
 pub struct Args {
-    /// Where to train; auto is a discrete or integrated GPU if there is one, else the host; gpu is any, software too
-    #[arg(long, value_enum, default_value_t, value_name = "DEVICE")]
+    /// auto, host or gpu: auto is a real GPU or else the host, gpu any GPU [default: auto]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        hide_default_value = true,
+        hide_possible_values = true,
+        value_name = "NAME"
+    )]
     pub device: Device,
 
-    /// Memory that the training may take on the device, never exceeded
+    /// Memory that training may take on the device, never exceeded
     #[arg(long, default_value = "6MiB", value_name = "SIZE")]
     pub budget: ByteSize,
 
@@ -29,11 +36,11 @@ pub struct Args {
     #[arg(long, default_value = "128", value_name = "N", value_parser = at_least_one)]
     pub batch: usize,
 
-    /// How parameters follow their gradients
-    #[arg(long, value_enum, default_value_t, value_name = "NAME")]
+    /// momentum, sgd or adam: how parameters follow their gradients
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true, value_name = "NAME")]
     pub optimizer: Optimizer,
 
-    /// Learning rate [default: 0.1 for sgd, 0.02 for momentum, 0.0005 for adam]
+    /// Learning rate [default: momentum 0.12, sgd 0.3, adam 0.001]
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub lr: Option<f32>,
 
@@ -49,16 +56,23 @@ pub struct Args {
     #[arg(long, default_value = "1", value_name = "N")]
     pub seed: u64,
 
-    /// Folder with the four IDX files of MNIST or Fashion-MNIST, gzipped or not [default: the bundled digits]
+    /// Folder of MNIST's or Fashion-MNIST's IDX files, gzipped or not [default: the bundled]
     #[arg(long, default_value = DATA, hide_default_value = true, value_name = "DIR")]
     pub data: PathBuf,
 
-    /// How a step uses memory; frugal frees early [default: frugal; ordinary with --allocator naive]
-    #[arg(long, value_enum, value_name = "STEP")]
+    /// frugal or ordinary: how a step uses memory [default: frugal; with naive, ordinary]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "NAME")]
     pub step: Option<Step>,
 
-    /// Where tensors come from; naive is a buffer of the device for each, given back when the step ends
-    #[arg(long, value_enum, default_value_t, value_name = "NAME")]
+    /// pool or naive: naive is a buffer for each tensor until the step ends [default: pool]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        hide_default_value = true,
+        hide_possible_values = true,
+        value_name = "NAME"
+    )]
     pub allocator: Source,
 
     /// Print the loss of every N-th step
@@ -71,15 +85,14 @@ pub struct Args {
 }
 
 const EXAMPLES: &str = "\
-Examples:
-  train_mlp                                           the bundled digits in 6 MiB
-  train_mlp --optimizer sgd --budget 4MiB             less state, less memory
-  train_mlp --hidden 512,512,512 --batch 256 --budget 10MiB
-  train_mlp --allocator naive --budget 16MiB          what it takes without a pool
-  train_mlp --device gpu --steps 100 --log-every 10   any GPU, also one in software
-  train_mlp --data ~/fashion-mnist --json             for programs
+Examples, after `cargo run --release --example train_mlp --`:
+  --optimizer sgd --budget 4MiB             less state, less memory
+  --hidden 512,512,512 --budget 11MiB       a deeper network
+  --allocator naive --budget 16MiB          what it takes without a pool
+  --device gpu --steps 100 --log-every 10   any GPU, also one in software
+  --data ~/fashion-mnist --json             other data, output for programs
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the budget is too small (and what would do).";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the budget is too small.";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Device {
@@ -149,12 +162,13 @@ impl Optimizer {
         }
     }
 
-    /// The rate that did best on the bundled digits in ten epochs.
+    /// Ten epochs of the bundled digits give 95.4, 94.7 and 95.2% with these (2026-11); at 0.15 momentum still gains on the
+    /// default layers, but deeper ones diverge.
     fn rate(self) -> f32 {
         match self {
-            Self::Momentum => 0.02,
-            Self::Sgd => 0.1,
-            Self::Adam => 0.0005,
+            Self::Momentum => 0.12,
+            Self::Sgd => 0.3,
+            Self::Adam => 0.001,
         }
     }
 }

@@ -21,8 +21,6 @@ const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 pub struct Data {
     pub train: Images,
     pub test: Images,
-    /// Mean and standard deviation of all training pixels: the network sees pixels less the one, over the other.
-    scale: Scale,
 }
 
 /// Images with their labels; the pixels stay bytes until a batch is made of them.
@@ -30,11 +28,6 @@ pub struct Images {
     pixels: Vec<u8>,
     labels: Vec<u8>,
     pixels_per_image: usize,
-}
-
-struct Scale {
-    mean: f32,
-    deviation: f32,
 }
 
 impl Data {
@@ -47,53 +40,31 @@ impl Data {
             let message = format!("{}: training images of {train} pixels, test images of {test}", folder.display());
             return Err(Failure::new("data", message));
         }
-        let scale = Scale::of(&train.pixels);
-        Ok(Self { train, test, scale })
+        Ok(Self { train, test })
     }
 
     pub fn pixels_per_image(&self) -> usize {
         self.train.pixels_per_image
-    }
-
-    /// Fills a batch with the images that `indices` name.
-    pub fn gather(&self, from: &Images, indices: &[u32], images: &mut Vec<f32>, labels: &mut Vec<u32>) {
-        images.clear();
-        labels.clear();
-        for index in indices {
-            let index = *index as usize;
-            let start = index * from.pixels_per_image;
-            let pixels = &from.pixels[start..start + from.pixels_per_image];
-            images.extend(pixels.iter().map(|pixel| self.scale.apply(*pixel)));
-            labels.push(u32::from(from.labels[index]));
-        }
-    }
-}
-
-impl Scale {
-    fn of(pixels: &[u8]) -> Self {
-        let mut counts = [0u64; 256];
-        for pixel in pixels {
-            counts[usize::from(*pixel)] += 1;
-        }
-        let mean_of = |value: &dyn Fn(f64) -> f64| {
-            let sum: f64 = counts.iter().enumerate().map(|(pixel, count)| value(pixel as f64) * *count as f64).sum();
-            sum / pixels.len() as f64
-        };
-        let mean = mean_of(&|pixel| pixel);
-        let variance = mean_of(&|pixel| (pixel - mean).powi(2));
-        // All pixels alike tell nothing, but do no harm.
-        let deviation = if variance > 0.0 { variance.sqrt() } else { 1.0 };
-        Self { mean: mean as f32, deviation: deviation as f32 }
-    }
-
-    fn apply(&self, pixel: u8) -> f32 {
-        (f32::from(pixel) - self.mean) / self.deviation
     }
 }
 
 impl Images {
     pub fn len(&self) -> usize {
         self.labels.len()
+    }
+
+    /// Fills a batch with the images that `indices` name, their pixels from 0 to 1. Pixels of mean 0 and deviation 1 did no
+    /// better in ten epochs, at their own best rate (2026-11).
+    pub fn gather(&self, indices: &[u32], images: &mut Vec<f32>, labels: &mut Vec<u32>) {
+        images.clear();
+        labels.clear();
+        for index in indices {
+            let index = *index as usize;
+            let start = index * self.pixels_per_image;
+            let pixels = &self.pixels[start..start + self.pixels_per_image];
+            images.extend(pixels.iter().map(|pixel| f32::from(*pixel) / 255.0));
+            labels.push(u32::from(self.labels[index]));
+        }
     }
 
     /// Reads `NAME-images-idx3-ubyte` and `NAME-labels-idx1-ubyte` for the first of the names that is there.

@@ -87,7 +87,7 @@ impl<'a> Training<'a> {
         let (mut sum, mut steps) = (0.0, 0);
         // The last partial batch is dropped: the next epoch's order has other images there.
         for indices in order.chunks_exact(self.args.batch).take(usize::try_from(steps_left).unwrap_or(usize::MAX)) {
-            self.data.gather(&self.data.train, indices, &mut self.batch.images, &mut self.batch.labels);
+            self.data.train.gather(indices, &mut self.batch.images, &mut self.batch.labels);
             let start = Instant::now();
             let loss = self.trainer.step(&self.batch.images, &self.batch.labels)?;
             self.step_times.push(start.elapsed());
@@ -102,7 +102,7 @@ impl<'a> Training<'a> {
         let all: Vec<u32> = (0..images.len() as u32).collect();
         let mut correct = 0;
         for indices in all.chunks(self.args.batch) {
-            self.data.gather(images, indices, &mut self.batch.images, &mut self.batch.labels);
+            images.gather(indices, &mut self.batch.images, &mut self.batch.labels);
             correct += self.trainer.correct(&self.batch.images, &self.batch.labels)?;
         }
         Ok(correct as f64 / images.len() as f64)
