@@ -87,7 +87,7 @@ pub struct Args {
 const EXAMPLES: &str = "\
 Examples, after `cargo run --release --example train_mlp --`:
   --optimizer sgd --budget 4MiB             less state, less memory
-  --hidden 512,512,512 --budget 11MiB       a deeper network
+  --hidden 512,512,512 --budget 9MiB        a deeper network
   --allocator naive --budget 16MiB          what it takes without a pool
   --device gpu --steps 100 --log-every 10   any GPU, also one in software
   --data ~/fashion-mnist --json             other data, output for programs
