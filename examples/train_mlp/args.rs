@@ -1,0 +1,190 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use tensorpool::ByteSize;
+use tensorpool::nn::{self, Allocator, StepKind};
+
+/// The digits that are bundled with the crate.
+const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/train_mlp/data");
+
+/// Trains a perceptron on handwritten digits, every tensor from one pool of a fixed budget.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "train_mlp", after_help = EXAMPLES)]
+pub struct Args {
+    /// auto, host or gpu: auto is a real GPU or else the host, gpu any GPU [default: auto]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        hide_default_value = true,
+        hide_possible_values = true,
+        value_name = "NAME"
+    )]
+    pub device: Device,
+
+    /// Memory that training may take on the device, never exceeded
+    #[arg(long, default_value = "6MiB", value_name = "SIZE")]
+    pub budget: ByteSize,
+
+    /// Sizes of the hidden layers
+    #[arg(long, default_value = "512,256", value_delimiter = ',', value_name = "N,N,..", value_parser = at_least_one)]
+    pub hidden: Vec<usize>,
+
+    /// Images in a batch
+    #[arg(long, default_value = "128", value_name = "N", value_parser = at_least_one)]
+    pub batch: usize,
+
+    /// momentum, sgd or adam: how parameters follow their gradients
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true, value_name = "NAME")]
+    pub optimizer: Optimizer,
+
+    /// Learning rate [default: momentum 0.12, sgd 0.3, adam 0.001]
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub lr: Option<f32>,
+
+    /// Times to go through the training images
+    #[arg(long, default_value = "10", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub epochs: u64,
+
+    /// Stop after this many training steps in all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: Option<u64>,
+
+    /// Seed of the first weights and of the order of the images
+    #[arg(long, default_value = "1", value_name = "N")]
+    pub seed: u64,
+
+    /// Folder of MNIST's or Fashion-MNIST's IDX files, gzipped or not [default: the bundled]
+    #[arg(long, default_value = DATA, hide_default_value = true, value_name = "DIR")]
+    pub data: PathBuf,
+
+    /// frugal or ordinary: how a step uses memory [default: frugal; with naive, ordinary]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "NAME")]
+    pub step: Option<Step>,
+
+    /// pool or naive: naive is a buffer for each tensor until the step ends [default: pool]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        hide_default_value = true,
+        hide_possible_values = true,
+        value_name = "NAME"
+    )]
+    pub allocator: Source,
+
+    /// Print the loss of every N-th step
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub log_every: Option<u64>,
+
+    /// Print one JSON object a line instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples, after `cargo run --release --example train_mlp --`:
+  --optimizer sgd --budget 4MiB             less state, less memory
+  --hidden 512,512,512 --budget 9MiB        a deeper network
+  --allocator naive --budget 16MiB          what it takes without a pool
+  --device gpu --steps 100 --log-every 10   any GPU, also one in software
+  --data ~/fashion-mnist --json             other data, output for programs
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the budget is too small.";
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    #[default]
+    Auto,
+    Host,
+    Gpu,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Optimizer {
+    #[default]
+    Momentum,
+    Sgd,
+    Adam,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Step {
+    Frugal,
+    Ordinary,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Source {
+    #[default]
+    Pool,
+    Naive,
+}
+
+impl Args {
+    /// What is trained on images of so many pixels.
+    pub fn settings(&self, pixels: usize, classes: usize) -> nn::Settings {
+        let mut widths = vec![pixels];
+        widths.extend(&self.hidden);
+        widths.push(classes);
+        nn::Settings {
+            widths,
+            batch: self.batch,
+            optimizer: self.optimizer.rule(),
+            learning_rate: self.lr.unwrap_or(self.optimizer.rate()),
+            seed: self.seed,
+        }
+    }
+
+    pub fn step(&self) -> StepKind {
+        match (self.step, self.allocator) {
+            (Some(Step::Frugal), _) | (None, Source::Pool) => StepKind::Frugal,
+            (Some(Step::Ordinary), _) | (None, Source::Naive) => StepKind::Ordinary,
+        }
+    }
+
+    pub fn allocator(&self) -> Allocator {
+        match self.allocator {
+            Source::Pool => Allocator::Pool,
+            Source::Naive => Allocator::Naive,
+        }
+    }
+}
+
+impl Optimizer {
+    fn rule(self) -> nn::Optimizer {
+        match self {
+            Self::Momentum => nn::Optimizer::MOMENTUM,
+            Self::Sgd => nn::Optimizer::Sgd,
+            Self::Adam => nn::Optimizer::ADAM,
+        }
+    }
+
+    /// Ten epochs of the bundled digits give 95.4, 94.7 and 95.2% with these (2026-11); at 0.15 momentum still gains on the
+    /// default layers, but deeper ones diverge.
+    fn rate(self) -> f32 {
+        match self {
+            Self::Momentum => 0.12,
+            Self::Sgd => 0.3,
+            Self::Adam => 0.001,
+        }
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.trim().parse::<usize>() {
+        Ok(0) => Err("it must be at least 1".into()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn rate(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
+        Ok(_) => Err("it must be above 0".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}

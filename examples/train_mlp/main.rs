@@ -1,0 +1,80 @@
+//! Trains a multi-layer perceptron on handwritten digits inside a fixed memory budget.
+//!
+//! ```text
+//! cargo run --release --example train_mlp -- --help
+//! ```
+//!
+//! In order: read the images (`data`), open a device (`device`), compute what training will need before any memory is
+//! taken (`plan`), open the pool, train in it (`training`), and compare what was computed with what was measured
+//! (`summary`).
+
+mod args;
+mod data;
+mod device;
+mod failure;
+mod output;
+mod plan;
+mod summary;
+mod training;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tensorpool::{Config, Pool};
+
+use crate::args::Args;
+use crate::data::Data;
+use crate::device::Opened;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::plan::Plan;
+use crate::training::Training;
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return usage(&error),
+    };
+    let output = Output { json: args.json };
+    match run(&args, output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.failure(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(args: &Args, output: Output) -> Result<(), Failure> {
+    let data = Data::read(&args.data)?;
+    if args.batch > data.train.len() {
+        let message = format!("--batch {}: there are only {} training images", args.batch, data.train.len());
+        return Err(Failure::new("settings", message));
+    }
+    let Opened { backend, why } = device::open(args.device)?;
+    let pixels = data.pixels_per_image();
+    let plan = Plan::new(args, pixels, &backend)?;
+    summary::start(output, &plan, &backend, why.as_deref())?;
+    if !plan.fits() {
+        return Err(plan.too_small(args, pixels, &backend));
+    }
+    let config = Config::new(args.budget).slabs(plan.allocator.slabs());
+    let pool = Pool::with_backend(backend, &config)?;
+    let trainer = plan.allocator.trainer(&pool, plan.settings.clone(), plan.step)?;
+    summary::started(output, &plan, pool.backend())?;
+    let mut training = Training::new(args, &data, &pool, trainer, output);
+    let outcome = training.run()?;
+    summary::end(output, &plan, &pool, &outcome)
+}
+
+/// What clap has to say: help and version are no errors.
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    let failure = Failure::new("usage", error.to_string().trim_end());
+    let json = std::env::args_os().any(|arg| arg == "--json");
+    Output { json }.failure_event(&failure);
+    failure.exit_code()
+}

@@ -1,0 +1,121 @@
+//! What is told before and after training.
+
+use std::fmt::Write;
+
+use tensorpool::nn::{Allocator, StepKind};
+use tensorpool::{AnyBackend, Backend, ByteSize, Pool, Stats};
+
+use crate::device;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::plan::{Plan, WAYS, thousands};
+use crate::training::Outcome;
+
+const ELEMENT_BYTES: u64 = size_of::<f32>() as u64;
+
+/// Before any memory is taken.
+pub fn start(output: Output, plan: &Plan, backend: &AnyBackend, why: Option<&str>) -> Result<(), Failure> {
+    if let Some(why) = why {
+        output.note(why);
+    }
+    let settings = &plan.settings;
+    let widths: Vec<String> = settings.widths.iter().map(usize::to_string).collect();
+    output.text(format_args!("device: {}", backend.name()))?;
+    output.text(format_args!(
+        "model: {}, {} parameters; batch {}, {} at {}",
+        widths.join("-"),
+        thousands(settings.parameter_bytes() / ELEMENT_BYTES),
+        settings.batch,
+        settings.optimizer,
+        settings.learning_rate
+    ))?;
+    Ok(output.text(format_args!("{plan}\n"))?)
+}
+
+/// When all that lasts is in place.
+pub fn started(output: Output, plan: &Plan, backend: &AnyBackend) -> Result<(), Failure> {
+    let fields = [
+        ("device", if device::is_gpu(backend) { "gpu" } else { "host" }.into()),
+        ("adapter", backend.name().into()),
+        ("allocator", plan.allocator.to_string().into()),
+        ("step", plan.step.to_string().into()),
+        ("budget_bytes", plan.budget_bytes.into()),
+        ("parameters", (plan.settings.parameter_bytes() / ELEMENT_BYTES).into()),
+        ("needed_bytes", plan.needs.budget_bytes.into()),
+    ];
+    Ok(output.event("start", &fields)?)
+}
+
+pub fn end(output: Output, plan: &Plan, pool: &Pool<AnyBackend>, outcome: &Outcome) -> Result<(), Failure> {
+    let stats = pool.stats();
+    let Outcome { steps, loss, test_accuracy, seconds, step_median } = outcome;
+    let (percent, median) = (100.0 * test_accuracy, step_median.as_secs_f64() * 1e3);
+    output.text(format_args!(
+        "\ntest accuracy {percent:.2}% after {} steps in {seconds:.1} s (a step: median {median:.2} ms)\n",
+        thousands(*steps)
+    ))?;
+    output.text(ways(plan, pool.backend(), &stats))?;
+    output.text(format_args!("the pool at the end\n{stats}\n"))?;
+    output.text(outside(pool.backend()))?;
+    let naive = plan.needs_of(pool.backend(), (StepKind::Ordinary, Allocator::Naive));
+    let fields = [
+        ("steps", (*steps).into()),
+        ("loss", (*loss).into()),
+        ("test_accuracy", (*test_accuracy).into()),
+        ("budget_bytes", stats.budget_bytes.into()),
+        ("reserved_peak_bytes", stats.reserved_peak_bytes.into()),
+        ("live_peak_bytes", stats.live_peak_bytes.into()),
+        ("naive_peak_bytes", naive.map(|needs| needs.live_peak_bytes).into()),
+        ("seconds", (*seconds).into()),
+    ];
+    Ok(output.event("end", &fields)?)
+}
+
+/// The four ways, and what this run measured beside what was computed for it.
+fn ways(plan: &Plan, backend: &AnyBackend, stats: &Stats) -> String {
+    let mut table = format!(
+        "the four ways, computed, in bytes\n  {:<10}{:<11}{:>13}{:>13}{:>17}\n",
+        "step", "allocator", "live peak", "held peak", "smallest budget"
+    );
+    for way in WAYS {
+        let (step, allocator) = way;
+        let this = way == (plan.step, plan.allocator);
+        let peaks = match plan.needs_of(backend, way) {
+            Some(needs) => [needs.live_peak_bytes, needs.used_peak_bytes, needs.budget_bytes].map(thousands),
+            None => ["over a limit", "of the", "device"].map(String::from),
+        };
+        let [live, held, budget] = peaks;
+        let mark = if this { "  <- this run" } else { "" };
+        // Writing to a string does not fail.
+        let _ = writeln!(table, "  {step:<10}{allocator:<11}{live:>13}{held:>13}{budget:>17}{mark}");
+        if this {
+            let (live, held) = (thousands(stats.live_peak_bytes), thousands(stats.used_peak_bytes));
+            let _ = writeln!(table, "  {:<21}{live:>13}{held:>13}", "  measured");
+        }
+    }
+    table
+}
+
+/// What the budget does not cover.
+fn outside(backend: &AnyBackend) -> String {
+    let size = |bytes| ByteSize(bytes).to_string();
+    let resident = resident_peak_bytes().map_or_else(|| "unknown".into(), size);
+    let mut text = format!("process: peak resident memory {resident}");
+    if device::is_gpu(backend) {
+        let _ = match device::wgpu_bytes(backend) {
+            Some((allocated, reserved)) => {
+                write!(text, "\nwgpu: allocated {}, reserved {}", size(allocated), size(reserved))
+            }
+            None => write!(text, "\nwgpu: allocated unknown, reserved unknown"),
+        };
+    }
+    text
+}
+
+/// The most memory that this process ever had in RAM, where the system tells.
+fn resident_peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}

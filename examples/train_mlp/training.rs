@@ -1,0 +1,155 @@
+//! The loop over epochs and batches.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use tensorpool::nn::Trainer;
+use tensorpool::{AnyBackend, ByteSize, Pool};
+
+use crate::args::Args;
+use crate::data::{Data, Images};
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// What came of it.
+pub struct Outcome {
+    pub steps: u64,
+    /// The mean loss of the last epoch's steps.
+    pub loss: f64,
+    /// The share of test images that are classified as labelled, after the last step.
+    pub test_accuracy: f64,
+    /// Of training and testing.
+    pub seconds: f64,
+    pub step_median: Duration,
+}
+
+pub struct Training<'a> {
+    pub args: &'a Args,
+    pub data: &'a Data,
+    pub pool: &'a Pool<AnyBackend>,
+    pub trainer: Trainer<AnyBackend>,
+    pub output: Output,
+    bar: ProgressBar,
+    batch: Batch,
+    step_times: Vec<Duration>,
+}
+
+/// One batch as the trainer takes it, used over and over.
+#[derive(Default)]
+struct Batch {
+    images: Vec<f32>,
+    labels: Vec<u32>,
+}
+
+impl<'a> Training<'a> {
+    pub fn new(
+        args: &'a Args,
+        data: &'a Data,
+        pool: &'a Pool<AnyBackend>,
+        trainer: Trainer<AnyBackend>,
+        output: Output,
+    ) -> Self {
+        let bar = progress_bar(output, steps_in_all(args, data));
+        Self { args, data, pool, trainer, output, bar, batch: Batch::default(), step_times: Vec::new() }
+    }
+
+    /// Trains, and tests after every epoch.
+    pub fn run(&mut self) -> Result<Outcome, Failure> {
+        let start = Instant::now();
+        let steps_in_all = steps_in_all(self.args, self.data);
+        let mut order: Vec<u32> = (0..self.data.train.len() as u32).collect();
+        let mut rng = ChaCha8Rng::seed_from_u64(self.args.seed);
+        // The first weights come from stream 0.
+        rng.set_stream(1);
+        let (mut epoch, mut loss, mut test_accuracy) = (0, f64::NAN, f64::NAN);
+        while self.trainer.steps() < steps_in_all {
+            epoch += 1;
+            self.bar.set_prefix(format!("epoch {epoch}/{}", self.args.epochs));
+            order.shuffle(&mut rng);
+            let steps_left = steps_in_all - self.trainer.steps();
+            loss = self.epoch(&order, steps_left)?;
+            test_accuracy = self.accuracy(&self.data.test)?;
+            self.tell_epoch(epoch, loss, test_accuracy)?;
+        }
+        self.bar.finish_and_clear();
+        self.step_times.sort_unstable();
+        let step_median = self.step_times[self.step_times.len() / 2];
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(Outcome { steps: self.trainer.steps(), loss, test_accuracy, seconds, step_median })
+    }
+
+    /// One time through the images in this order, or a part of it; the mean loss.
+    fn epoch(&mut self, order: &[u32], steps_left: u64) -> Result<f64, Failure> {
+        let (mut sum, mut steps) = (0.0, 0);
+        // The last partial batch is dropped: the next epoch's order has other images there.
+        for indices in order.chunks_exact(self.args.batch).take(usize::try_from(steps_left).unwrap_or(usize::MAX)) {
+            self.data.train.gather(indices, &mut self.batch.images, &mut self.batch.labels);
+            let start = Instant::now();
+            let loss = self.trainer.step(&self.batch.images, &self.batch.labels)?;
+            self.step_times.push(start.elapsed());
+            self.tell_step(loss)?;
+            sum += f64::from(loss);
+            steps += 1;
+        }
+        Ok(sum / f64::from(steps))
+    }
+
+    fn accuracy(&mut self, images: &Images) -> Result<f64, Failure> {
+        let all: Vec<u32> = (0..images.len() as u32).collect();
+        let mut correct = 0;
+        for indices in all.chunks(self.args.batch) {
+            images.gather(indices, &mut self.batch.images, &mut self.batch.labels);
+            correct += self.trainer.correct(&self.batch.images, &self.batch.labels)?;
+        }
+        Ok(correct as f64 / images.len() as f64)
+    }
+
+    fn tell_step(&self, loss: f32) -> Result<(), Failure> {
+        let step = self.trainer.steps();
+        if !loss.is_finite() {
+            let rate = self.trainer.settings().learning_rate;
+            let message = format!("the loss of step {step} is {loss}: a smaller --lr than {rate} may help");
+            return Err(Failure::new("diverged", message));
+        }
+        let stats = self.pool.stats();
+        let (live, peak) = (ByteSize(stats.live_bytes), ByteSize(stats.live_peak_bytes));
+        self.bar.set_message(format!("loss {loss:.4}, live {live}, at most {peak}"));
+        self.bar.inc(1);
+        if self.args.log_every.is_some_and(|every| step % every == 0) {
+            self.above_bar(|| {
+                self.output.text(format_args!("step {step:>6}  loss {loss:.6}"))?;
+                self.output.event("step", &[("step", step.into()), ("loss", loss.into())])
+            })?;
+        }
+        Ok(())
+    }
+
+    fn tell_epoch(&self, epoch: u64, loss: f64, test_accuracy: f64) -> Result<(), Failure> {
+        self.above_bar(|| {
+            let percent = 100.0 * test_accuracy;
+            self.output.text(format_args!("epoch {epoch:>3}  loss {loss:.4}  test accuracy {percent:.2}%"))?;
+            let fields = [("epoch", epoch.into()), ("loss", loss.into()), ("test_accuracy", test_accuracy.into())];
+            self.output.event("epoch", &fields)
+        })
+    }
+
+    fn above_bar(&self, write: impl FnOnce() -> io::Result<()>) -> Result<(), Failure> {
+        Ok(self.bar.suspend(write)?)
+    }
+}
+
+fn steps_in_all(args: &Args, data: &Data) -> u64 {
+    let steps_per_epoch = (data.train.len() / args.batch) as u64;
+    args.epochs.saturating_mul(steps_per_epoch).min(args.steps.unwrap_or(u64::MAX))
+}
+
+/// On standard error if that is a terminal and people watch it; else nothing is drawn.
+fn progress_bar(output: Output, steps: u64) -> ProgressBar {
+    let target = if output.json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg}").expect("the template is right");
+    ProgressBar::with_draw_target(Some(steps), target).with_style(style)
+}
