@@ -529,3 +529,24 @@ fn threads_share_the_stream() {
     pool.check();
     assert_eq!(pool.stats().used_bytes, 0);
 }
+
+/// A slab dropped inside `encode` is still named by the commands recorded there: its bytes stay reserved.
+#[test]
+fn a_slab_dropped_while_recording_stays_in_the_budget() {
+    let config = Config::new(MIB).slabs(SlabPolicy::PerBlock).staging(0);
+    let Some(pool) = gpu::pool("a_slab_dropped_while_recording_stays_in_the_budget", config) else { return };
+    let device = pool.backend().device();
+    let pipeline = doubling(device);
+    let elements = (3 * MIB / 4 / 4) as usize;
+    pool.encode(|encoder| {
+        let tensor = pool.uninit::<f32>([elements])?;
+        dispatch(device, encoder, &pipeline, tensor.binding()?, elements);
+        drop(tensor);
+        assert_eq!(pool.stats().retired_bytes, 3 * MIB / 4);
+        assert!(pool.uninit::<f32>([elements]).unwrap_err().is_full());
+        Ok(())
+    })
+    .unwrap();
+    // Afterwards the pool can send the work on its way and wait for it.
+    assert!(pool.uninit::<f32>([elements]).is_ok());
+}

@@ -121,6 +121,8 @@ impl Gpu {
     /// [`ErrorKind::Recording`].
     pub fn encode<R>(&self, record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<R>) -> Result<R> {
         let mut stream = self.stream()?;
+        // Before the closure: what it drops may be what it has just recorded work for.
+        stream.mark_recorded(self);
         let (result, commands) = scoped(&self.device, "recording", || {
             let descriptor = wgpu::CommandEncoderDescriptor { label: Some("tensorpool encode") };
             let mut encoder = self.device.create_command_encoder(&descriptor);

@@ -61,7 +61,8 @@ impl Stream {
         Ok(())
     }
 
-    fn mark_recorded(&mut self, gpu: &Gpu) {
+    /// What is recorded from now on counts as recorded: memory that it uses does not leave before it is done.
+    pub(super) fn mark_recorded(&mut self, gpu: &Gpu) {
         gpu.recorded.store(self.submitted + 1, Ordering::Release);
     }
 
