@@ -134,7 +134,8 @@ pub trait Backend: Send + Sync + 'static {
         Ok(0)
     }
 
-    /// The point after everything recorded so far.
+    /// The point after everything recorded so far. Asked with a lock of the pool held: it must not wait for anything, nor
+    /// call the pool.
     fn recorded(&self) -> Point {
         0
     }

@@ -185,14 +185,13 @@ impl<B: Backend> Shared<B> {
 
     /// Step 5. Whether another attempt is worth while.
     fn give_back_empty(&self, bytes: u64) -> Result<bool> {
-        let recorded = self.backend.recorded();
         let point = {
             let mut state = self.state();
             let possible_bytes = state.left_bytes() + state.leaving_bytes() + state.empty_bytes();
             if possible_bytes < bytes {
                 return Ok(false);
             }
-            state.detach_empty(recorded);
+            state.detach_empty(self.backend.recorded());
             state.last_leaving_point()
         };
         let Some(point) = point else { return Ok(false) };
@@ -223,12 +222,11 @@ impl<B: Backend> Shared<B> {
     }
 
     pub(super) fn trim(&self) -> u64 {
-        let recorded = self.backend.recorded();
         let before_bytes = {
             let mut state = self.state();
             let before_bytes = state.reserved_bytes;
             state.gather();
-            state.detach_empty(recorded);
+            state.detach_empty(self.backend.recorded());
             before_bytes
         };
         self.settle_completed();

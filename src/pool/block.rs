@@ -157,12 +157,11 @@ impl<B: Backend> Drop for Block<B> {
         debug_assert!(label_id != NO_LABEL || self.label.is_empty());
         let holds = std::mem::take(&mut *lock(&self.holds));
         let per_block = self.shared.policy == SlabPolicy::PerBlock;
-        let recorded = if per_block { self.shared.backend.recorded() } else { 0 };
         {
             let mut state = self.shared.state();
             state.give(slot, extent, self.span.bytes(), label_id, holds);
             if per_block {
-                state.detach_empty(recorded);
+                state.detach_empty(self.shared.backend.recorded());
             }
             // With the lock held: once a slab is empty, nobody but the pool has it.
             drop(slab);

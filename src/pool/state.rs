@@ -213,7 +213,8 @@ impl<S> State<S> {
         self.leaving_bytes
     }
 
-    /// Starts to give empty slabs back: they leave once `point`, the last one recorded, has passed.
+    /// Starts to give empty slabs back: they leave once `point` has passed. It must be the last one recorded *now*, asked
+    /// with the lock held: a slab may have become empty a moment ago, after work recorded a moment before that.
     pub(super) fn detach_empty(&mut self, point: Point) {
         let entries = &mut self.entries;
         let (leaving, leaving_bytes) = (&mut self.leaving, &mut self.leaving_bytes);
