@@ -490,3 +490,25 @@ fn the_same_calls_get_the_same_places() {
     assert!(!first.is_empty());
     assert_eq!(first.iter().map(|place| place.1).collect::<Vec<_>>(), second.iter().map(|place| place.1).collect::<Vec<_>>());
 }
+
+#[test]
+fn slabs_that_another_thread_is_giving_back_are_waited_for() {
+    let pool = Pool::host(Config::new("64 MiB")).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let failures: Vec<_> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                pool.trim();
+            }
+        });
+        // This thread holds nothing whenever it asks: nothing can be full.
+        let round = |_| {
+            let small = pool.alloc(Request::bytes(8 * MIB)).err();
+            small.or_else(|| pool.alloc(Request::bytes(64 * MIB).zeroed()).err())
+        };
+        let failures: Vec<_> = (0..200).filter_map(round).collect();
+        stop.store(true, Ordering::Relaxed);
+        failures
+    });
+    assert!(failures.is_empty(), "{} failures: {}", failures.len(), failures[0]);
+}

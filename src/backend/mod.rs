@@ -70,7 +70,8 @@ pub struct Limits {
 ///
 /// The provided methods suit a backend that does everything at once and needs no staging.
 pub trait Backend: Send + Sync + 'static {
-    /// One large buffer. Dropping it gives the memory back.
+    /// One large buffer. Dropping it gives the memory back; that must not call the pool, where another thread may be
+    /// waiting for just this memory.
     type Slab: Send + Sync + 'static;
 
     /// Which memory this is, for people: `host`, or the adapter's name.

@@ -15,7 +15,7 @@ use super::state::{Grant, Slab};
 use super::{Block, Request, Shared, SlabPolicy};
 use crate::backend::{Backend, Point};
 use crate::error::{Error, ErrorKind, Result, Shortage};
-use crate::sync::{Arc, lock};
+use crate::sync::{Arc, PoisonError, lock};
 use crate::units::{exact, round_down, round_up};
 
 /// How many of the largest holders an error names.
@@ -29,6 +29,19 @@ enum Grown<S> {
     NoBudget,
     /// The backend refused memory within the budget.
     Refused(Error),
+}
+
+/// Ends when the memory of slabs that left is gone.
+struct Burial<'a, B: Backend> {
+    shared: &'a Shared<B>,
+    bytes: u64,
+}
+
+impl<B: Backend> Drop for Burial<'_, B> {
+    fn drop(&mut self) {
+        self.shared.state().buried(self.bytes);
+        self.shared.buried.notify_all();
+    }
 }
 
 impl<B: Backend> Shared<B> {
@@ -194,12 +207,14 @@ impl<B: Backend> Shared<B> {
             state.detach_empty(self.backend.recorded());
             state.last_leaving_point()
         };
-        let Some(point) = point else { return Ok(false) };
-        match self.backend.complete(point) {
-            Err(error) if error.kind() == ErrorKind::DeviceLost => return Err(error),
-            // This thread is recording that very work, or the device has trouble of its own: what is done is done.
-            _ => self.settle_completed(),
+        if let Some(point) = point {
+            match self.backend.complete(point) {
+                Err(error) if error.kind() == ErrorKind::DeviceLost => return Err(error),
+                // This thread is recording that very work, or the device has trouble of its own: what is done is done.
+                _ => self.settle_completed(),
+            }
         }
+        self.wait_for_burials();
         Ok(true)
     }
 
@@ -214,10 +229,19 @@ impl<B: Backend> Shared<B> {
 
     fn bury(&self, completed: Point) {
         let left = self.state().take_left(completed);
-        let bytes: u64 = left.iter().map(|slab| slab.bytes).sum();
+        if left.is_empty() {
+            return;
+        }
+        // Also if dropping the memory panics.
+        let _burial = Burial { shared: self, bytes: left.iter().map(|slab| slab.bytes).sum() };
         drop(left);
-        if bytes > 0 {
-            self.state().buried(bytes);
+    }
+
+    /// Waits for other threads that are dropping slabs: their bytes are free, but not yet given back.
+    fn wait_for_burials(&self) {
+        let mut state = self.state();
+        while state.is_burying() {
+            state = self.buried.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 

@@ -26,7 +26,7 @@ use self::state::StateOf;
 use crate::backend::{Backend, Limits};
 use crate::error::{Error, ErrorKind, Holder, Result};
 use crate::space::Placement;
-use crate::sync::{Arc, AtomicUsize, Mutex, MutexGuard, Ordering, lock};
+use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, lock};
 use crate::units::exact;
 
 /// A memory pool on one backend, inside a hard budget.
@@ -49,6 +49,8 @@ pub(crate) struct Shared<B: Backend> {
     /// Held while a slab is created, so that two threads do not both grow for want of the same room. Never held while
     /// waiting for the device or for a user's code.
     growth: Mutex<()>,
+    /// Told when the memory of leaving slabs is gone.
+    buried: Condvar,
     handles: AtomicUsize,
 }
 
@@ -86,6 +88,7 @@ impl<B: Backend> Pool<B> {
             placement,
             state: Mutex::new(state),
             growth: Mutex::new(()),
+            buried: Condvar::new(),
             handles: AtomicUsize::new(1),
         });
         let pool = Self { shared };

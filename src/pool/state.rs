@@ -70,6 +70,8 @@ pub(super) struct State<S> {
     live_bytes: u64,
     retired_bytes: u64,
     leaving_bytes: u64,
+    /// Threads that are dropping the memory of slabs from `take_left`.
+    burials: usize,
     /// Counts, peaks and the constants; the rest is filled in by `stats`.
     totals: Stats,
     alignment_bytes: u64,
@@ -99,6 +101,7 @@ impl<S> State<S> {
             live_bytes: 0,
             retired_bytes: 0,
             leaving_bytes: 0,
+            burials: 0,
             totals,
             alignment_bytes: limits.alignment_bytes,
             placement,
@@ -246,11 +249,18 @@ impl<S> State<S> {
         let (left, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.leaving).into_iter().partition(|leaving| leaving.point <= completed);
         self.leaving = waiting;
+        self.burials += usize::from(!left.is_empty());
         left.into_iter().map(|leaving| leaving.slab).collect()
+    }
+
+    /// Whether bytes are about to be given back without any more waiting for the device.
+    pub(super) fn is_burying(&self) -> bool {
+        self.burials > 0
     }
 
     /// The memory of slabs from `take_left` is gone.
     pub(super) fn buried(&mut self, bytes: u64) {
+        self.burials -= 1;
         self.leaving_bytes -= bytes;
         self.reserved_bytes -= bytes;
     }
