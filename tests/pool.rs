@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use support::rounds;
 use support::watched::Watched;
-use tensorpool::{Backend, Block, Config, ErrorKind, Host, Placement, Pool, Request, SlabPolicy, Stats};
+use tensorpool::{Backend, Block, Config, ErrorKind, Host, Limit, Limits, Model, Placement, Pool, Request, SlabPolicy, Stats};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -511,4 +511,37 @@ fn slabs_that_another_thread_is_giving_back_are_waited_for() {
         failures
     });
     assert!(failures.is_empty(), "{} failures: {}", failures.len(), failures[0]);
+}
+
+#[test]
+fn odd_limits_are_errors_and_no_panics() {
+    let limit = |bytes| Limit { bytes, name: "limit of the test" };
+    let limits = |alignment_bytes, granule_bytes, slab| Limits {
+        alignment_bytes,
+        granule_bytes,
+        slab: limit(slab),
+        block: limit(u64::MAX),
+    };
+    let open = |limits, config: Config| Pool::with_backend(Model::new(limits), &config);
+    // More than one slab can have, as no real device does.
+    let pool = open(limits(64, 1, u64::MAX), Config::new(u64::MAX)).unwrap();
+    assert!(pool.alloc(Request::bytes(1)).is_ok());
+    assert_eq!(pool.alloc(Request::bytes(u64::MAX)).unwrap_err().kind(), ErrorKind::TooLarge);
+    pool.check();
+    // No slab at all, and one that is no whole number of granules.
+    for (granule, slab, most) in [(1, 0, 0), (64, 10, 0), (4, 10, 8)] {
+        let pool = open(limits(64, granule, slab), Config::new(1000)).unwrap();
+        let error = pool.alloc(Request::bytes(most + 1)).unwrap_err();
+        assert!(error.is_too_large() && error.to_string().contains("limit of the test"), "{error}");
+        assert_eq!(pool.alloc(Request::bytes(most)).unwrap().bytes(), most);
+        pool.check();
+    }
+    let pool = open(limits(64, 1, 3 * MIB), Config::new(8 * MIB).placement(Placement::PowerOfTwo)).unwrap();
+    let error = pool.alloc(Request::bytes(5 * MIB / 2)).unwrap_err();
+    assert!(error.is_too_large() && error.to_string().contains("4 MiB"), "{error}");
+    assert_eq!(pool.stats().reserved_bytes, 0);
+    for (alignment, granule) in [(0, 1), (3, 1), (1 << 60, 1), (64, 0), (64, 128)] {
+        let error = open(limits(alignment, granule, MIB), Config::new(MIB)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    }
 }

@@ -13,7 +13,7 @@
 
 use super::state::{Grant, Slab};
 use super::{Block, Request, Shared, SlabPolicy};
-use crate::backend::{Backend, Point};
+use crate::backend::{Backend, Limit, Point};
 use crate::error::{Error, ErrorKind, Result, Shortage};
 use crate::sync::{Arc, PoisonError, lock};
 use crate::units::{exact, round_down, round_up};
@@ -74,10 +74,20 @@ impl<B: Backend> Shared<B> {
         self.backend.check()?;
         let limit = if self.limits.block.bytes <= self.limits.slab.bytes { self.limits.block } else { self.limits.slab };
         if bytes > limit.bytes {
-            let message = format!("a block of {} is over {limit} of {}", exact(bytes), self.backend.name());
-            return Err(Error::new(ErrorKind::TooLarge, message));
+            return Err(self.too_large(bytes, bytes, limit));
         }
-        Ok(())
+        match self.slab_bytes_least(bytes) {
+            Some(least_bytes) if bytes > 0 && least_bytes > self.limits.slab.bytes => {
+                Err(self.too_large(bytes, least_bytes, self.limits.slab))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn too_large(&self, bytes: u64, least_bytes: u64, limit: Limit) -> Error {
+        let slab = if least_bytes > bytes { format!(" needs a slab of {}, which", exact(least_bytes)) } else { String::new() };
+        let message = format!("a block of {}{slab} is over {limit} of {}", exact(bytes), self.backend.name());
+        Error::new(ErrorKind::TooLarge, message)
     }
 
     fn obtain(&self, request: &Request) -> Result<Grant<B::Slab>> {
