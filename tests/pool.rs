@@ -134,6 +134,8 @@ fn budgets_and_requests_at_the_edges() {
     let pool = open(&Watched::new(), Config::new(0));
     assert!(pool.alloc(Request::bytes(1)).unwrap_err().is_over_budget());
     assert_eq!(pool.alloc(Request::bytes(0)).unwrap().slab(), None);
+    assert_eq!(pool.alloc(Request::default()).unwrap().bytes(), 0);
+    assert_eq!(pool.stats().failures, 1, "a request over the budget is a failure too");
     assert_eq!(pool.stats().reserved_bytes, 0);
     let single = open(&Watched::new(), Config::new(0).slabs(SlabPolicy::Single));
     assert!(single.alloc(Request::bytes(1)).unwrap_err().is_over_budget());
@@ -536,6 +538,10 @@ fn odd_limits_are_errors_and_no_panics() {
         assert_eq!(pool.alloc(Request::bytes(most)).unwrap().bytes(), most);
         pool.check();
     }
+    // The budget's last bytes are no granule.
+    let pool = open(limits(64, 4, MIB), Config::new(1001)).unwrap();
+    assert!(pool.alloc(Request::bytes(1001)).unwrap_err().is_over_budget());
+    assert!(pool.alloc(Request::bytes(1000)).is_ok());
     let pool = open(limits(64, 1, 3 * MIB), Config::new(8 * MIB).placement(Placement::PowerOfTwo)).unwrap();
     let error = pool.alloc(Request::bytes(5 * MIB / 2)).unwrap_err();
     assert!(error.is_too_large() && error.to_string().contains("4 MiB"), "{error}");

@@ -92,7 +92,9 @@ impl<B: Backend> Shared<B> {
 
     fn obtain(&self, request: &Request) -> Result<Grant<B::Slab>> {
         let (bytes, label) = (request.bytes, &*request.label);
-        if bytes > self.budget_bytes - self.staging_bytes {
+        let most_bytes = round_down(self.budget_bytes - self.staging_bytes, self.limits.granule_bytes);
+        if bytes > most_bytes {
+            self.state().failed();
             return Err(self.no_room(request, Some(ErrorKind::OverBudget)));
         }
         if let Some(grant) = self.state().take(bytes, label) {
