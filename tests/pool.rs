@@ -551,3 +551,15 @@ fn odd_limits_are_errors_and_no_panics() {
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     }
 }
+
+#[test]
+fn a_backend_that_panics_costs_no_budget() {
+    let backend = Watched::new();
+    backend.fail_calls(1..=1);
+    backend.seen.panics.store(1, Ordering::SeqCst);
+    let pool = open(&backend, Config::new(MIB));
+    let alloc = std::panic::AssertUnwindSafe(|| pool.alloc(Request::bytes(1)));
+    assert!(std::panic::catch_unwind(alloc).is_err());
+    assert!(pool.alloc(Request::bytes(MIB)).is_ok(), "{}", pool.stats());
+    pool.check();
+}

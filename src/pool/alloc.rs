@@ -31,6 +31,18 @@ enum Grown<S> {
     Refused(Error),
 }
 
+/// Bytes booked for a slab; given back if the backend fails or panics.
+struct Booking<'a, B: Backend> {
+    shared: &'a Shared<B>,
+    bytes: u64,
+}
+
+impl<B: Backend> Drop for Booking<'_, B> {
+    fn drop(&mut self) {
+        self.shared.state().booked_bytes -= self.bytes;
+    }
+}
+
 /// Ends when the memory of slabs that left is gone.
 struct Burial<'a, B: Backend> {
     shared: &'a Shared<B>,
@@ -161,13 +173,10 @@ impl<B: Backend> Shared<B> {
     /// Books the bytes, then asks the backend. They stay booked if that succeeds, until the slab is added.
     fn create_slab(&self, bytes: u64) -> Result<Slab<B::Slab>> {
         self.state().booked_bytes += bytes;
-        match self.backend.create_slab(bytes) {
-            Ok(memory) => Ok(Slab::new(bytes, memory)),
-            Err(error) => {
-                self.state().booked_bytes -= bytes;
-                Err(error)
-            }
-        }
+        let booking = Booking { shared: self, bytes };
+        let memory = self.backend.create_slab(bytes)?;
+        std::mem::forget(booking);
+        Ok(Slab::new(bytes, memory))
     }
 
     /// The smallest slab that an empty space of this pool's placement serves the request from.
