@@ -321,7 +321,18 @@ fn a_held_block_is_retired_until_the_hold_ends() {
     assert!(error.is_full() && error.shortage().unwrap().retired_bytes == MIB, "{error}");
     pool.check();
     drop(hold);
+    assert_eq!((pool.stats().retired_bytes, pool.stats().free_bytes), (0, MIB));
     assert!(pool.alloc(Request::bytes(MIB)).is_ok());
+
+    let backend = Watched::new();
+    let pool = open(&backend, Config::new(MIB).slabs(SlabPolicy::PerBlock));
+    let block = pool.alloc(Request::bytes(1000)).unwrap();
+    let hold = block.hold();
+    drop(block);
+    check(&pool, 1000, 0);
+    drop(hold);
+    check(&pool, 0, 0);
+    assert_eq!(backend.reserved(), 0);
 }
 
 #[test]

@@ -239,12 +239,19 @@ impl<B: Backend> Shared<B> {
         Ok(true)
     }
 
-    /// Gives back what the device is done with: slabs that were leaving. The memory is dropped without a lock, and its
+    /// Gives back what the device is done with: retired blocks, and slabs that were leaving. The memory is dropped without a lock, and its
     /// bytes count as reserved until then.
     pub(super) fn settle_completed(&self) {
         if self.state().waits_for_device() {
-            // Asked without the lock: this is where a device runs its callbacks.
-            self.bury(self.backend.completed());
+            // Asked without the lock: this is where a device runs its callbacks, and these end holds.
+            let completed = self.backend.completed();
+            {
+                let mut state = self.state();
+                if state.release_retired() && self.policy == SlabPolicy::PerBlock {
+                    state.detach_empty(self.backend.recorded());
+                }
+            }
+            self.bury(completed);
         }
     }
 
@@ -267,6 +274,7 @@ impl<B: Backend> Shared<B> {
     }
 
     pub(super) fn trim(&self) -> u64 {
+        self.settle_completed();
         let before_bytes = {
             let mut state = self.state();
             let before_bytes = state.reserved_bytes;

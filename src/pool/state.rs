@@ -193,16 +193,23 @@ impl<S> State<S> {
         self.settle(index);
     }
 
-    /// Step 3: retired blocks that nobody uses any more, and idle pieces, go home.
-    pub(super) fn gather(&mut self) {
+    /// Retired blocks that nobody uses any more go home. Whether there were any.
+    pub(super) fn release_retired(&mut self) -> bool {
         let (done, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.retired)
             .into_iter()
             .partition(|retired| retired.holds.iter().all(|done| done.load(Ordering::Acquire)));
         self.retired = waiting;
+        let any = !done.is_empty();
         for retired in done {
             self.retired_bytes -= retired.extent.bytes();
             self.release(retired.slot, retired.extent);
         }
+        any
+    }
+
+    /// Step 3: retired blocks that nobody uses any more, and idle pieces, go home.
+    pub(super) fn gather(&mut self) {
+        self.release_retired();
         for entry in self.entries.iter_mut().flatten() {
             entry.space.gather();
         }
