@@ -362,6 +362,9 @@ fn limits_and_lost_devices_are_errors_of_their_own() {
     // A device with small limits, as a caller may have.
     let error = gpu.create_slab(gpu.limits().slab.bytes + 4).unwrap_err();
     assert!(error.is_too_large() && error.to_string().contains("max_buffer_size"), "{error}");
+    let staging = gpu.limits().slab.bytes.saturating_mul(9);
+    let error = gpu.open_staging(staging).unwrap_err();
+    assert!(error.is_too_large() && error.to_string().contains("max_buffer_size"), "{error}");
     let pool = Pool::with_backend(gpu, &Config::new(u64::MAX)).unwrap();
     let error = pool.alloc(Request::bytes(pool.limits().block.bytes + 1)).unwrap_err();
     assert!(error.is_too_large() && error.to_string().contains("max_storage_buffer_binding_size"), "{error}");
@@ -559,4 +562,20 @@ fn a_slab_dropped_while_recording_stays_in_the_budget() {
     .unwrap();
     // Afterwards the pool can send the work on its way and wait for it.
     assert!(pool.uninit::<f32>([elements]).is_ok());
+}
+
+/// However little room a chunk of the ring has left, a fill records a copy for each chunk's length, not for each word.
+#[test]
+fn a_fill_stages_as_much_as_a_chunk_holds() {
+    let config = Config::new("64 MiB").staging(64 * KIB);
+    let Some(pool) = gpu::pool("a_fill_stages_as_much_as_a_chunk_holds", config) else { return };
+    let mut tensor = pool.zeros::<f32>([1 << 21]).unwrap();
+    // A chunk of 8 KiB: 8 bytes of it are left.
+    let mut most = pool.uninit::<u8>([8 * KIB as usize - 8]).unwrap();
+    most.upload(&vec![1; most.elements()]).unwrap();
+    let begin = std::time::Instant::now();
+    tensor.fill(2.5).unwrap();
+    // A million copies take seconds.
+    assert!(begin.elapsed() < std::time::Duration::from_secs(1), "{:?}", begin.elapsed());
+    assert!(tensor.to_array().unwrap().iter().all(|x| *x == 2.5));
 }

@@ -21,7 +21,7 @@ use self::stream::Stream;
 use super::{Backend, Limit, Limits, Place, PlaceMut, Point, Span, check_slab_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering, lock};
-use crate::units::round_up;
+use crate::units::{exact, round_up};
 
 /// Copies and bindings are in words of 4 bytes (`wgpu::COPY_BUFFER_ALIGNMENT`).
 pub(crate) const WORD_BYTES: u64 = wgpu::COPY_BUFFER_ALIGNMENT;
@@ -215,7 +215,7 @@ impl Backend for Gpu {
     fn create_slab(&self, bytes: u64) -> Result<wgpu::Buffer> {
         self.lost.check()?;
         check_slab_bytes(bytes, &self.limits)?;
-        scoped(&self.device, "creating a slab", || {
+        scoped(&self.device, &format!("creating a slab of {}", exact(bytes)), || {
             self.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("tensorpool slab"),
                 size: bytes,

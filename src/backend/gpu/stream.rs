@@ -32,6 +32,10 @@ impl Stream {
         if chunk_bytes == 0 {
             return Ok(0);
         }
+        if chunk_bytes > gpu.limits.slab.bytes {
+            let message = format!("{CHUNKS} staging buffers each way of {} are over {}", exact(chunk_bytes), gpu.limits.slab);
+            return Err(Error::new(ErrorKind::TooLarge, message));
+        }
         let (upload, download) = scoped(&gpu.device, "creating the staging ring", || {
             let upload: Vec<_> = (0..CHUNKS).map(|_| Chunk::upload(&gpu.device, chunk_bytes)).collect();
             let download: Vec<_> = (0..CHUNKS).map(|_| Chunk::download(&gpu.device, chunk_bytes)).collect();
@@ -141,7 +145,10 @@ impl Stream {
         // The shortest number of whole patterns that is a whole number of words.
         let unit_bytes = (1..=WORD_BYTES).map(|times| times * pattern.len() as u64).find(|b| b % WORD_BYTES == 0);
         let unit_bytes = unit_bytes.unwrap_or(WORD_BYTES * pattern.len() as u64);
-        let (index, at, room_bytes) = self.chunk_with_room(gpu, unit_bytes.min(len))?;
+        // A whole chunk if it takes that much: every copy but the last is of what is staged, however little that is.
+        let chunk_bytes = self.upload.first().map_or(0, |chunk| chunk.buffer.size());
+        let wanted_bytes = round_down(chunk_bytes, unit_bytes).max(unit_bytes).min(len);
+        let (index, at, room_bytes) = self.chunk_with_room(gpu, wanted_bytes)?;
         let stage_bytes = if len <= room_bytes { len } else { round_down(room_bytes, unit_bytes) };
         let staged: Vec<u8> = pattern.iter().copied().cycle().take(stage_bytes as usize).collect();
         self.write(index, at, &staged)?;
