@@ -579,3 +579,23 @@ fn a_fill_stages_as_much_as_a_chunk_holds() {
     assert!(begin.elapsed() < std::time::Duration::from_secs(1), "{:?}", begin.elapsed());
     assert!(tensor.to_array().unwrap().iter().all(|x| *x == 2.5));
 }
+
+/// wgpu keeps what is recorded in memory that no budget covers, so the stream does not let it grow without end.
+#[test]
+fn a_program_that_only_records_is_sent_on_its_way() {
+    let config = Config::new("1 MiB").slabs(SlabPolicy::Single);
+    let Some(pool) = gpu::pool("a_program_that_only_records_is_sent_on_its_way", config) else { return };
+    let a = pool.from_array(&array![1.0f32, 2.0]).unwrap();
+    let mut b = pool.zeros::<f32>([2]).unwrap();
+    let before = pool.backend().recorded();
+    for _ in 0..5_000 {
+        b.copy_from(&a).unwrap();
+    }
+    assert!(pool.backend().recorded() >= before + 4);
+    for _ in 0..5_000 {
+        b.fill(0.0).unwrap();
+    }
+    assert!(pool.backend().recorded() >= before + 8);
+    b.copy_from(&a).unwrap();
+    assert_eq!(b.to_array().unwrap(), a.to_array().unwrap());
+}

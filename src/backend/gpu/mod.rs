@@ -148,6 +148,7 @@ impl Gpu {
     #[cfg_attr(not(feature = "nn"), allow(dead_code, reason = "only the kernels record this way"))]
     pub(crate) fn record(&self, record: impl FnOnce(&wgpu::Device, &mut wgpu::CommandEncoder)) -> Result<()> {
         let mut stream = self.stream()?;
+        stream.begin_operation(self)?;
         scoped(&self.device, "recording a kernel", || record(&self.device, stream.encoder(self)))
     }
 
@@ -248,6 +249,7 @@ impl Backend for Gpu {
         let source = from.span.range(from.at, len)?.start;
         let bytes = target.end - target.start;
         let mut stream = self.stream()?;
+        stream.begin_operation(self)?;
         scoped(&self.device, "recording a copy", || {
             let encoder = stream.encoder(self);
             if from.slab == to.slab {

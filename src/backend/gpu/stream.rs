@@ -13,10 +13,15 @@ use crate::units::{exact, round_down, round_up};
 /// hold ever more of them.
 const COMMANDS_WAITING_MAX: usize = 64;
 
+/// Operations that may be recorded into one encoder, for the same reason: each is about 1.3 KiB of wgpu's memory (2026-11).
+const OPERATIONS_MAX: usize = 1024;
+
 #[derive(Debug, Default)]
 pub(super) struct Stream {
     /// The open encoder, after all of `commands`.
     encoder: Option<wgpu::CommandEncoder>,
+    /// What was asked for since the last submission.
+    operations: usize,
     commands: Vec<wgpu::CommandBuffer>,
     upload: Vec<Chunk>,
     /// The chunk being filled.
@@ -43,6 +48,15 @@ impl Stream {
         })?;
         (self.upload, self.download) = (upload, download);
         Ok(chunk_bytes * 2 * CHUNKS)
+    }
+
+    /// Makes room for one more operation.
+    pub(super) fn begin_operation(&mut self, gpu: &Gpu) -> Result<()> {
+        if self.operations >= OPERATIONS_MAX {
+            self.submit(gpu)?;
+        }
+        self.operations += 1;
+        Ok(())
     }
 
     /// The open encoder. Whoever asks is about to record.
@@ -87,6 +101,7 @@ impl Stream {
 
     pub(super) fn submit(&mut self, gpu: &Gpu) -> Result<wgpu::SubmissionIndex> {
         let closed = self.close_encoder(gpu);
+        self.operations = 0;
         let used = |chunk: &&mut Chunk| chunk.filled_bytes > 0;
         let commands = std::mem::take(&mut self.commands);
         let submitted = scoped(&gpu.device, "submitting", || {
@@ -137,6 +152,7 @@ impl Stream {
         if len == 0 {
             return Ok(());
         }
+        self.begin_operation(gpu)?;
         if pattern.iter().all(|byte| *byte == 0) {
             return scoped(&gpu.device, "recording a fill", || {
                 self.encoder(gpu).clear_buffer(slab, range.start, Some(len));
