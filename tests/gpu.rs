@@ -411,8 +411,13 @@ fn a_callers_device_tells_the_pool_through_its_callback_or_a_failing_map() {
             }
         });
         let tensor = pool.from_array(&array![1u32, 2]).unwrap();
+        let mut other = pool.zeros::<u32>([2]).unwrap();
+        other.to_array().unwrap();
         device.destroy();
         let _ = device.poll(wgpu::PollType::Poll);
+        // The ring's chunk was mapped, and is no more.
+        let error = other.upload(&[1, 2]).unwrap_err();
+        assert!(error.is_device_lost(), "{error}");
         let error = tensor.to_array().unwrap_err();
         assert!(error.is_device_lost(), "{error}");
         assert_eq!(error.to_string().contains("the owner says"), tell, "{error}");

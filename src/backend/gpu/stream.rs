@@ -135,7 +135,7 @@ impl Stream {
             let rest = &bytes[done..];
             let (index, at, room_bytes) = self.chunk_with_room(gpu, WORD_BYTES)?;
             let len = rest.len().min(round_down(room_bytes, WORD_BYTES) as usize);
-            self.write(index, at, &rest[..len])?;
+            self.write(gpu, index, at, &rest[..len])?;
             let copy_bytes = round_up(len as u64, WORD_BYTES).unwrap_or(0);
             self.copy_from_chunk(gpu, index, at, slab, offset + done as u64, copy_bytes)?;
             done += len;
@@ -167,7 +167,7 @@ impl Stream {
         let (index, at, room_bytes) = self.chunk_with_room(gpu, wanted_bytes)?;
         let stage_bytes = if len <= room_bytes { len } else { round_down(room_bytes, unit_bytes) };
         let staged: Vec<u8> = pattern.iter().copied().cycle().take(stage_bytes as usize).collect();
-        self.write(index, at, &staged)?;
+        self.write(gpu, index, at, &staged)?;
         let mut offset = range.start;
         while offset < range.end {
             let copy_bytes = stage_bytes.min(range.end - offset);
@@ -219,7 +219,7 @@ impl Stream {
         let mut result = Ok(());
         for (chunk, piece) in self.download[..pieces].iter().zip(bytes.chunks_mut(chunk_bytes)) {
             let read = chunk.wait(&gpu.device, &gpu.lost).and_then(|()| {
-                let view = chunk.buffer.get_mapped_range(..).map_err(mapping_failed)?;
+                let view = chunk.buffer.get_mapped_range(..).map_err(|error| mapping_failed(gpu, error))?;
                 piece.copy_from_slice(&view[..piece.len()]);
                 Ok(())
             });
@@ -252,10 +252,10 @@ impl Stream {
     }
 
     /// Writes into a mapped chunk at `at`, and zeros up to a whole word.
-    fn write(&mut self, index: usize, at: u64, bytes: &[u8]) -> Result<()> {
+    fn write(&mut self, gpu: &Gpu, index: usize, at: u64, bytes: &[u8]) -> Result<()> {
         let padded_bytes = round_up(bytes.len() as u64, WORD_BYTES).unwrap_or(0);
         let chunk = &mut self.upload[index];
-        let mut view = chunk.buffer.get_mapped_range_mut(at..at + padded_bytes).map_err(mapping_failed)?;
+        let mut view = chunk.buffer.get_mapped_range_mut(at..at + padded_bytes).map_err(|error| mapping_failed(gpu, error))?;
         view.slice(..bytes.len()).copy_from_slice(bytes);
         let padding = [0u8; WORD_BYTES as usize];
         view.slice(bytes.len()..).copy_from_slice(&padding[..padded_bytes as usize - bytes.len()]);
@@ -284,6 +284,8 @@ fn no_staging() -> Error {
     Error::new(ErrorKind::Invalid, message)
 }
 
-fn mapping_failed(error: wgpu::MapRangeError) -> Error {
-    Error::new(ErrorKind::Device, "mapping a staging buffer").with_source(error)
+/// The ring's buffers are nobody else's: nothing but the loss of the device takes their mappings away.
+fn mapping_failed(gpu: &Gpu, error: wgpu::MapRangeError) -> Error {
+    gpu.lost.tell("the mapping of a staging buffer is gone");
+    Error::new(ErrorKind::DeviceLost, "the device is lost").with_source(error)
 }
