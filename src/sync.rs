@@ -3,12 +3,12 @@
 #[cfg(feature = "gpu")]
 pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-pub(crate) use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Locks, whether or not a thread has panicked with the lock held.
 ///
-/// Nothing in this crate calls a user's code with a lock of the pool held, and its own code changes shared state only
-/// by steps that leave it consistent; so a poisoned lock says nothing that the caller could use.
+/// Nothing in this crate calls a user's code while shared state is half changed: so a poisoned lock says nothing that the
+/// caller could use.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

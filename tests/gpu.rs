@@ -372,6 +372,9 @@ fn limits_and_lost_devices_are_errors_of_their_own() {
     // A device with small limits, as a caller may have.
     let error = gpu.create_slab(gpu.limits().slab.bytes + 4).unwrap_err();
     assert!(error.is_too_large() && error.to_string().contains("max_buffer_size"), "{error}");
+    let staging = gpu.limits().slab.bytes.saturating_mul(9);
+    let error = gpu.open_staging(staging).unwrap_err();
+    assert!(error.is_too_large() && error.to_string().contains("max_buffer_size"), "{error}");
     let pool = Pool::with_backend(gpu, &Config::new(u64::MAX)).unwrap();
     let error = pool.alloc(Request::bytes(pool.limits().block.bytes + 1)).unwrap_err();
     assert!(error.is_too_large() && error.to_string().contains("max_storage_buffer_binding_size"), "{error}");
@@ -418,8 +421,13 @@ fn a_callers_device_tells_the_pool_through_its_callback_or_a_failing_map() {
             }
         });
         let tensor = pool.from_array(&array![1u32, 2]).unwrap();
+        let mut other = pool.zeros::<u32>([2]).unwrap();
+        other.to_array().unwrap();
         device.destroy();
         let _ = device.poll(wgpu::PollType::Poll);
+        // The ring's chunk was mapped, and is no more.
+        let error = other.upload(&[1, 2]).unwrap_err();
+        assert!(error.is_device_lost(), "{error}");
         let error = tensor.to_array().unwrap_err();
         assert!(error.is_device_lost(), "{error}");
         assert_eq!(error.to_string().contains("the owner says"), tell, "{error}");
@@ -453,6 +461,16 @@ fn a_lent_block_comes_home_when_its_submission_has_finished() {
     let whole = pool.stats().budget_bytes - pool.stats().staging_bytes;
     drop(keep);
     drop(pool.alloc(Request::bytes(whole)).expect("everything came home"));
+
+    // One call is enough to see that the device is done, and to give the memory back.
+    let tensor = pool.zeros::<f32>([64]).unwrap();
+    let loan = tensor.lend().unwrap();
+    drop(tensor);
+    loan.submitted(&queue.submit([]));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while pool.stats().retired_bytes > 0 {
+        assert!(std::time::Instant::now() < deadline, "{:?}", pool.stats());
+    }
 
     let tensor = pool.zeros::<f32>([64]).unwrap();
     tensor.lend().unwrap().cancel();
@@ -540,4 +558,61 @@ fn threads_share_the_stream() {
     });
     pool.check();
     assert_eq!(pool.stats().used_bytes, 0);
+}
+
+/// A slab dropped inside `encode` is still named by the commands recorded there: its bytes stay reserved.
+#[test]
+fn a_slab_dropped_while_recording_stays_in_the_budget() {
+    let config = Config::new(MIB).slabs(SlabPolicy::PerBlock).staging(0);
+    let Some(pool) = gpu::pool("a_slab_dropped_while_recording_stays_in_the_budget", config) else { return };
+    let device = pool.backend().device();
+    let pipeline = doubling(device);
+    let elements = (3 * MIB / 4 / 4) as usize;
+    pool.encode(|encoder| {
+        let tensor = pool.uninit::<f32>([elements])?;
+        dispatch(device, encoder, &pipeline, tensor.binding()?, elements);
+        drop(tensor);
+        assert_eq!(pool.stats().retired_bytes, 3 * MIB / 4);
+        assert!(pool.uninit::<f32>([elements]).unwrap_err().is_full());
+        Ok(())
+    })
+    .unwrap();
+    // Afterwards the pool can send the work on its way and wait for it.
+    assert!(pool.uninit::<f32>([elements]).is_ok());
+}
+
+/// However little room a chunk of the ring has left, a fill records a copy for each chunk's length, not for each word.
+#[test]
+fn a_fill_stages_as_much_as_a_chunk_holds() {
+    let config = Config::new("64 MiB").staging(64 * KIB);
+    let Some(pool) = gpu::pool("a_fill_stages_as_much_as_a_chunk_holds", config) else { return };
+    let mut tensor = pool.zeros::<f32>([1 << 21]).unwrap();
+    // A chunk of 8 KiB: 8 bytes of it are left.
+    let mut most = pool.uninit::<u8>([8 * KIB as usize - 8]).unwrap();
+    most.upload(&vec![1; most.elements()]).unwrap();
+    let begin = std::time::Instant::now();
+    tensor.fill(2.5).unwrap();
+    // A million copies take seconds.
+    assert!(begin.elapsed() < std::time::Duration::from_secs(1), "{:?}", begin.elapsed());
+    assert!(tensor.to_array().unwrap().iter().all(|x| *x == 2.5));
+}
+
+/// wgpu keeps what is recorded in memory that no budget covers, so the stream does not let it grow without end.
+#[test]
+fn a_program_that_only_records_is_sent_on_its_way() {
+    let config = Config::new("1 MiB").slabs(SlabPolicy::Single);
+    let Some(pool) = gpu::pool("a_program_that_only_records_is_sent_on_its_way", config) else { return };
+    let a = pool.from_array(&array![1.0f32, 2.0]).unwrap();
+    let mut b = pool.zeros::<f32>([2]).unwrap();
+    let before = pool.backend().recorded();
+    for _ in 0..5_000 {
+        b.copy_from(&a).unwrap();
+    }
+    assert!(pool.backend().recorded() >= before + 4);
+    for _ in 0..5_000 {
+        b.fill(0.0).unwrap();
+    }
+    assert!(pool.backend().recorded() >= before + 8);
+    b.copy_from(&a).unwrap();
+    assert_eq!(b.to_array().unwrap(), a.to_array().unwrap());
 }

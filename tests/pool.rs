@@ -8,7 +8,9 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use support::rounds;
 use support::watched::Watched;
-use tensorpool::{Backend, Block, Config, ErrorKind, Host, Placement, Pool, Request, SlabPolicy, Stats};
+use tensorpool::{
+    Backend, Block, Config, ErrorKind, Host, Limit, Limits, Model, Placement, Pool, Request, SlabPolicy, Stats,
+};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -134,6 +136,8 @@ fn budgets_and_requests_at_the_edges() {
     let pool = open(&Watched::new(), Config::new(0));
     assert!(pool.alloc(Request::bytes(1)).unwrap_err().is_over_budget());
     assert_eq!(pool.alloc(Request::bytes(0)).unwrap().slab(), None);
+    assert_eq!(pool.alloc(Request::default()).unwrap().bytes(), 0);
+    assert_eq!(pool.stats().failures, 1, "a request over the budget is a failure too");
     assert_eq!(pool.stats().reserved_bytes, 0);
     let single = open(&Watched::new(), Config::new(0).slabs(SlabPolicy::Single));
     assert!(single.alloc(Request::bytes(1)).unwrap_err().is_over_budget());
@@ -319,7 +323,18 @@ fn a_held_block_is_retired_until_the_hold_ends() {
     assert!(error.is_full() && error.shortage().unwrap().retired_bytes == MIB, "{error}");
     pool.check();
     drop(hold);
+    assert_eq!((pool.stats().retired_bytes, pool.stats().free_bytes), (0, MIB));
     assert!(pool.alloc(Request::bytes(MIB)).is_ok());
+
+    let backend = Watched::new();
+    let pool = open(&backend, Config::new(MIB).slabs(SlabPolicy::PerBlock));
+    let block = pool.alloc(Request::bytes(1000)).unwrap();
+    let hold = block.hold();
+    drop(block);
+    check(&pool, 1000, 0);
+    drop(hold);
+    check(&pool, 0, 0);
+    assert_eq!(backend.reserved(), 0);
 }
 
 #[test]
@@ -494,4 +509,75 @@ fn the_same_calls_get_the_same_places() {
         first.iter().map(|place| place.1).collect::<Vec<_>>(),
         second.iter().map(|place| place.1).collect::<Vec<_>>()
     );
+}
+
+#[test]
+fn slabs_that_another_thread_is_giving_back_are_waited_for() {
+    let pool = Pool::host(Config::new("64 MiB")).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let failures: Vec<_> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                pool.trim();
+            }
+        });
+        // This thread holds nothing whenever it asks: nothing can be full.
+        let round = |_| {
+            let small = pool.alloc(Request::bytes(8 * MIB)).err();
+            small.or_else(|| pool.alloc(Request::bytes(64 * MIB).zeroed()).err())
+        };
+        let failures: Vec<_> = (0..200).filter_map(round).collect();
+        stop.store(true, Ordering::Relaxed);
+        failures
+    });
+    assert!(failures.is_empty(), "{} failures: {}", failures.len(), failures[0]);
+}
+
+#[test]
+fn odd_limits_are_errors_and_no_panics() {
+    let limit = |bytes| Limit { bytes, name: "limit of the test" };
+    let limits = |alignment_bytes, granule_bytes, slab| Limits {
+        alignment_bytes,
+        granule_bytes,
+        slab: limit(slab),
+        block: limit(u64::MAX),
+    };
+    let open = |limits, config: Config| Pool::with_backend(Model::new(limits), &config);
+    // More than one slab can have, as no real device does.
+    let pool = open(limits(64, 1, u64::MAX), Config::new(u64::MAX)).unwrap();
+    assert!(pool.alloc(Request::bytes(1)).is_ok());
+    assert_eq!(pool.alloc(Request::bytes(u64::MAX)).unwrap_err().kind(), ErrorKind::TooLarge);
+    pool.check();
+    // No slab at all, and one that is no whole number of granules.
+    for (granule, slab, most) in [(1, 0, 0), (64, 10, 0), (4, 10, 8)] {
+        let pool = open(limits(64, granule, slab), Config::new(1000)).unwrap();
+        let error = pool.alloc(Request::bytes(most + 1)).unwrap_err();
+        assert!(error.is_too_large() && error.to_string().contains("limit of the test"), "{error}");
+        assert_eq!(pool.alloc(Request::bytes(most)).unwrap().bytes(), most);
+        pool.check();
+    }
+    // The budget's last bytes are no granule.
+    let pool = open(limits(64, 4, MIB), Config::new(1001)).unwrap();
+    assert!(pool.alloc(Request::bytes(1001)).unwrap_err().is_over_budget());
+    assert!(pool.alloc(Request::bytes(1000)).is_ok());
+    let pool = open(limits(64, 1, 3 * MIB), Config::new(8 * MIB).placement(Placement::PowerOfTwo)).unwrap();
+    let error = pool.alloc(Request::bytes(5 * MIB / 2)).unwrap_err();
+    assert!(error.is_too_large() && error.to_string().contains("4 MiB"), "{error}");
+    assert_eq!(pool.stats().reserved_bytes, 0);
+    for (alignment, granule) in [(0, 1), (3, 1), (1 << 60, 1), (64, 0), (64, 128)] {
+        let error = open(limits(alignment, granule, MIB), Config::new(MIB)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    }
+}
+
+#[test]
+fn a_backend_that_panics_costs_no_budget() {
+    let backend = Watched::new();
+    backend.fail_calls(1..=1);
+    backend.seen.panics.store(1, Ordering::SeqCst);
+    let pool = open(&backend, Config::new(MIB));
+    let alloc = std::panic::AssertUnwindSafe(|| pool.alloc(Request::bytes(1)));
+    assert!(std::panic::catch_unwind(alloc).is_err());
+    assert!(pool.alloc(Request::bytes(MIB)).is_ok(), "{}", pool.stats());
+    pool.check();
 }

@@ -359,4 +359,35 @@ mod gpu {
             assert!(pool.stats().reserved_peak_bytes <= needs.budget_bytes);
         }
     }
+
+    /// A submission that fails takes everything recorded with it, also the parameters of kernels on their way to the
+    /// device. The step that met it says so, and the next one puts them there again.
+    #[test]
+    fn a_step_after_a_failed_submission_is_whole() {
+        let settings = settings(&[4, 3, 2], 5, Optimizer::Sgd);
+        let (images, labels) = batch(&settings, 1);
+        let host = Pool::host(Config::new("1 MiB")).unwrap();
+        let right = Trainer::new(&host, settings.clone(), StepKind::Frugal).unwrap().step(&images, &labels).unwrap();
+        let Some(pool) = gpu::pool("a_step_after_a_failed_submission_is_whole", Config::new("1 MiB")) else { return };
+        let mut trainer = Trainer::new(&pool, settings, StepKind::Frugal).unwrap();
+        let parameters = trainer.parameters().unwrap();
+        let other = pool.zeros::<f32>([4]).unwrap();
+        let target = pool.backend().device().create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: 16,
+            usage: wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        pool.encode(|encoder| {
+            let source = other.binding()?;
+            encoder.copy_buffer_to_buffer(source.buffer, source.offset, &target, 0, 16);
+            Ok(())
+        })
+        .unwrap();
+        target.destroy();
+        assert_eq!(trainer.step(&images, &labels).unwrap_err().kind(), ErrorKind::Device);
+        trainer.set_parameters(&parameters).unwrap();
+        let loss = trainer.step(&images, &labels).unwrap();
+        assert!((loss - right).abs() < 1e-5, "{loss}, not {right}");
+    }
 }

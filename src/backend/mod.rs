@@ -71,7 +71,8 @@ pub struct Limits {
 ///
 /// The provided methods suit a backend that does everything at once and needs no staging.
 pub trait Backend: Send + Sync + 'static {
-    /// One large buffer. Dropping it gives the memory back.
+    /// One large buffer. Dropping it gives the memory back; that must not call the pool, where another thread may be
+    /// waiting for just this memory.
     type Slab: Send + Sync + 'static;
 
     /// Which memory this is, for people: `host`, or the adapter's name.
@@ -135,7 +136,8 @@ pub trait Backend: Send + Sync + 'static {
         Ok(0)
     }
 
-    /// The point after everything recorded so far.
+    /// The point after everything recorded so far. Asked with a lock of the pool held: it must not wait for anything, nor
+    /// call the pool.
     fn recorded(&self) -> Point {
         0
     }

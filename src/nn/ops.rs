@@ -114,6 +114,13 @@ impl<B: Kernels> Ops<B> {
         Ok(Self { pool: pool.clone(), engine: B::Engine::default(), params })
     }
 
+    /// After a failure nobody knows what has reached the device: parameters are put there anew.
+    pub(super) fn forget_params(&mut self) {
+        if let Some(params) = &mut self.params {
+            params.places.clear();
+        }
+    }
+
     fn run(&mut self, op: &Op, operands: &mut [Operand<'_, B>]) -> Result<()> {
         let params = match &mut self.params {
             Some(params) => Some(ParamsAt { at: params.place(op.params())?, block: params.tensor.block() }),

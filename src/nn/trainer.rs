@@ -138,10 +138,18 @@ impl<B: Kernels> Trainer<B> {
     /// [`ErrorKind::Shape`] with both sizes; the pool's and the backend's. After an error in the middle of a step, some
     /// parameters may have been updated and others not.
     pub fn step(&mut self, images: &[f32], labels: &[u32]) -> Result<f32> {
-        self.record_step(images, labels)?;
         let mut loss = [0.0];
-        self.loss.download(&mut loss)?;
+        let done = self.record_step(images, labels).and_then(|()| self.loss.download(&mut loss));
+        self.settled(done)?;
         Ok(loss[0])
+    }
+
+    /// Every result that may be an error of the device passes here.
+    fn settled<R>(&mut self, result: Result<R>) -> Result<R> {
+        if result.is_err() {
+            self.ops.forget_params();
+        }
+        result
     }
 
     fn record_step(&mut self, images: &[f32], labels: &[u32]) -> Result<()> {
@@ -166,7 +174,8 @@ impl<B: Kernels> Trainer<B> {
     /// As [`step`](Trainer::step); nothing is changed then.
     pub fn gradients(&mut self, images: &[f32], labels: &[u32]) -> Result<Vec<[Tensor<f32, B>; 2]>> {
         self.labels.upload(labels)?;
-        super::ordinary::backward(self, images).map(|backward| backward.gradients)
+        let gradients = super::ordinary::backward(self, images).map(|backward| backward.gradients);
+        self.settled(gradients)
     }
 
     /// How many rows of any number of them are classified as labelled. Takes a batch at a time, and no more memory than
@@ -183,7 +192,8 @@ impl<B: Kernels> Trainer<B> {
         let mut correct = 0;
         for (images, labels) in images.chunks(batch * inputs).zip(labels.chunks(batch)) {
             let pool = self.ops.pool.clone();
-            let hits = pool.backend().session(|| self.hits(images, labels))?;
+            let hits = pool.backend().session(|| self.hits(images, labels));
+            let hits = self.settled(hits)?;
             correct += hits.iter().filter(|hit| **hit == 1.0).count() as u64;
         }
         Ok(correct)

@@ -13,10 +13,10 @@
 
 use super::state::{Grant, Slab};
 use super::{Block, Request, Shared, SlabPolicy};
-use crate::backend::{Backend, Point};
+use crate::backend::{Backend, Limit, Point};
 use crate::error::{Error, ErrorKind, Result, Shortage};
 use crate::space::Placement;
-use crate::sync::{Arc, lock};
+use crate::sync::{Arc, PoisonError, lock};
 use crate::units::{exact, round_down, round_up};
 
 /// How many of the largest holders an error names.
@@ -30,6 +30,31 @@ enum Grown<S> {
     NoBudget,
     /// The backend refused memory within the budget.
     Refused(Error),
+}
+
+/// Bytes booked for a slab; given back if the backend fails or panics.
+struct Booking<'a, B: Backend> {
+    shared: &'a Shared<B>,
+    bytes: u64,
+}
+
+impl<B: Backend> Drop for Booking<'_, B> {
+    fn drop(&mut self) {
+        self.shared.state().booked_bytes -= self.bytes;
+    }
+}
+
+/// Ends when the memory of slabs that left is gone.
+struct Burial<'a, B: Backend> {
+    shared: &'a Shared<B>,
+    bytes: u64,
+}
+
+impl<B: Backend> Drop for Burial<'_, B> {
+    fn drop(&mut self) {
+        self.shared.state().buried(self.bytes);
+        self.shared.buried.notify_all();
+    }
 }
 
 impl<B: Backend> Shared<B> {
@@ -63,15 +88,28 @@ impl<B: Backend> Shared<B> {
         let limit =
             if self.limits.block.bytes <= self.limits.slab.bytes { self.limits.block } else { self.limits.slab };
         if bytes > limit.bytes {
-            let message = format!("a block of {} is over {limit} of {}", exact(bytes), self.backend.name());
-            return Err(Error::new(ErrorKind::TooLarge, message));
+            return Err(self.too_large(bytes, bytes, limit));
         }
-        Ok(())
+        match self.slab_bytes_least(bytes) {
+            Some(least_bytes) if bytes > 0 && least_bytes > self.limits.slab.bytes => {
+                Err(self.too_large(bytes, least_bytes, self.limits.slab))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn too_large(&self, bytes: u64, least_bytes: u64, limit: Limit) -> Error {
+        let slab =
+            if least_bytes > bytes { format!(" needs a slab of {}, which", exact(least_bytes)) } else { String::new() };
+        let message = format!("a block of {}{slab} is over {limit} of {}", exact(bytes), self.backend.name());
+        Error::new(ErrorKind::TooLarge, message)
     }
 
     fn obtain(&self, request: &Request) -> Result<Grant<B::Slab>> {
         let (bytes, label) = (request.bytes, &*request.label);
-        if bytes > self.budget_bytes - self.staging_bytes {
+        let most_bytes = round_down(self.budget_bytes - self.staging_bytes, self.limits.granule_bytes);
+        if bytes > most_bytes {
+            self.state().failed();
             return Err(self.no_room(request, Some(ErrorKind::OverBudget)));
         }
         if let Some(grant) = self.state().take(bytes, label) {
@@ -138,13 +176,10 @@ impl<B: Backend> Shared<B> {
     /// Books the bytes, then asks the backend. They stay booked if that succeeds, until the slab is added.
     fn create_slab(&self, bytes: u64) -> Result<Slab<B::Slab>> {
         self.state().booked_bytes += bytes;
-        match self.backend.create_slab(bytes) {
-            Ok(memory) => Ok(Slab::new(bytes, memory)),
-            Err(error) => {
-                self.state().booked_bytes -= bytes;
-                Err(error)
-            }
-        }
+        let booking = Booking { shared: self, bytes };
+        let memory = self.backend.create_slab(bytes)?;
+        std::mem::forget(booking);
+        Ok(Slab::new(bytes, memory))
     }
 
     /// The smallest slab that an empty space of this pool's placement serves the request from.
@@ -185,50 +220,67 @@ impl<B: Backend> Shared<B> {
 
     /// Step 5. Whether another attempt is worth while.
     fn give_back_empty(&self, bytes: u64) -> Result<bool> {
-        let recorded = self.backend.recorded();
         let point = {
             let mut state = self.state();
             let possible_bytes = state.left_bytes() + state.leaving_bytes() + state.empty_bytes();
             if possible_bytes < bytes {
                 return Ok(false);
             }
-            state.detach_empty(recorded);
+            state.detach_empty(self.backend.recorded());
             state.last_leaving_point()
         };
-        let Some(point) = point else { return Ok(false) };
-        match self.backend.complete(point) {
-            Err(error) if error.kind() == ErrorKind::DeviceLost => return Err(error),
-            // This thread is recording that very work, or the device has trouble of its own: what is done is done.
-            _ => self.settle_completed(),
+        if let Some(point) = point {
+            match self.backend.complete(point) {
+                Err(error) if error.kind() == ErrorKind::DeviceLost => return Err(error),
+                // This thread is recording that very work, or the device has trouble of its own: what is done is done.
+                _ => self.settle_completed(),
+            }
         }
+        self.wait_for_burials();
         Ok(true)
     }
 
-    /// Gives back what the device is done with: slabs that were leaving. The memory is dropped without a lock, and its
+    /// Gives back what the device is done with: retired blocks, and slabs that were leaving. The memory is dropped without a lock, and its
     /// bytes count as reserved until then.
     pub(super) fn settle_completed(&self) {
         if self.state().waits_for_device() {
-            // Asked without the lock: this is where a device runs its callbacks.
-            self.bury(self.backend.completed());
+            // Asked without the lock: this is where a device runs its callbacks, and these end holds.
+            let completed = self.backend.completed();
+            {
+                let mut state = self.state();
+                if state.release_retired() && self.policy == SlabPolicy::PerBlock {
+                    state.detach_empty(self.backend.recorded());
+                }
+            }
+            self.bury(completed);
         }
     }
 
     fn bury(&self, completed: Point) {
         let left = self.state().take_left(completed);
-        let bytes: u64 = left.iter().map(|slab| slab.bytes).sum();
+        if left.is_empty() {
+            return;
+        }
+        // Also if dropping the memory panics.
+        let _burial = Burial { shared: self, bytes: left.iter().map(|slab| slab.bytes).sum() };
         drop(left);
-        if bytes > 0 {
-            self.state().buried(bytes);
+    }
+
+    /// Waits for other threads that are dropping slabs: their bytes are free, but not yet given back.
+    fn wait_for_burials(&self) {
+        let mut state = self.state();
+        while state.is_burying() {
+            state = self.buried.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     pub(super) fn trim(&self) -> u64 {
-        let recorded = self.backend.recorded();
+        self.settle_completed();
         let before_bytes = {
             let mut state = self.state();
             let before_bytes = state.reserved_bytes;
             state.gather();
-            state.detach_empty(recorded);
+            state.detach_empty(self.backend.recorded());
             before_bytes
         };
         self.settle_completed();

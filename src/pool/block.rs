@@ -155,14 +155,22 @@ impl<B: Backend> Drop for Block<B> {
     fn drop(&mut self) {
         let Some(Home { slot, slab, extent, label_id }) = self.home.take() else { return };
         debug_assert!(label_id != NO_LABEL || self.label.is_empty());
+        if (self.span.slab_serial(), self.span.offset()) != (slab.serial, extent.offset()) {
+            // A backend is lent `&mut Span`, and one that swaps two of them must not get two blocks of the same bytes:
+            // this block's bytes are still another's.
+            log::error!(
+                "{} has swapped the spans of two blocks: {self:?} is not used again",
+                self.shared.backend.name()
+            );
+            return;
+        }
         let holds = std::mem::take(&mut *lock(&self.holds));
         let per_block = self.shared.policy == SlabPolicy::PerBlock;
-        let recorded = if per_block { self.shared.backend.recorded() } else { 0 };
         {
             let mut state = self.shared.state();
             state.give(slot, extent, self.span.bytes(), label_id, holds);
             if per_block {
-                state.detach_empty(recorded);
+                state.detach_empty(self.shared.backend.recorded());
             }
             // With the lock held: once a slab is empty, nobody but the pool has it.
             drop(slab);
@@ -194,5 +202,24 @@ pub struct Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         self.done.store(true, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Config, Model, Pool, Request};
+
+    #[test]
+    fn blocks_whose_spans_were_swapped_are_not_used_again() {
+        let pool = Pool::with_backend(Model::default(), &Config::new(4096)).unwrap();
+        let mut a = pool.alloc(Request::bytes(64)).unwrap();
+        let mut b = pool.alloc(Request::bytes(64)).unwrap();
+        let c = pool.alloc(Request::bytes(64)).unwrap();
+        std::mem::swap(&mut a.span, &mut b.span);
+        drop((a, c));
+        assert_eq!(pool.stats().used_bytes, 128);
+        let next = pool.alloc(Request::bytes(64)).unwrap();
+        assert_ne!(next.offset(), b.offset());
+        pool.check();
     }
 }

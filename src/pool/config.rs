@@ -159,7 +159,7 @@ impl Config {
 /// assert_eq!((block.bytes(), block.bytes_held()), (5000, 5120));
 /// # Ok::<(), tensorpool::Error>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     pub(super) bytes: u64,
     pub(super) align_bytes: u64,
@@ -193,5 +193,12 @@ impl Request {
     pub fn zeroed(mut self) -> Self {
         self.zeroed = true;
         self
+    }
+}
+
+impl Default for Request {
+    /// A block of zero bytes.
+    fn default() -> Self {
+        Self::bytes(0)
     }
 }

@@ -23,11 +23,11 @@ pub use self::block::{Block, Hold};
 pub use self::config::{Budget, Config, Request, SlabPolicy};
 use self::state::StateOf;
 pub use self::stats::Stats;
-use crate::backend::{Backend, Limits};
+use crate::backend::{Backend, Limit, Limits};
 use crate::error::{Error, ErrorKind, Holder, Result};
-use crate::space::Placement;
-use crate::sync::{Arc, AtomicUsize, Mutex, MutexGuard, Ordering, lock};
-use crate::units::exact;
+use crate::space::{Placement, SLAB_BYTES_MAX};
+use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, lock};
+use crate::units::{exact, round_down};
 
 /// A memory pool on one backend, inside a hard budget.
 ///
@@ -49,6 +49,8 @@ pub(crate) struct Shared<B: Backend> {
     /// Held while a slab is created, so that two threads do not both grow for want of the same room. Never held while
     /// waiting for the device or for a user's code.
     growth: Mutex<()>,
+    /// Told when the memory of leaving slabs is gone.
+    buried: Condvar,
     handles: AtomicUsize,
 }
 
@@ -62,19 +64,22 @@ impl<B: Backend> Pool<B> {
     /// Opens a pool on a backend of any kind. `Pool::host`, `Pool::gpu` and `Pool::open_gpu` are shorter for ours.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for a budget that does not parse, or staging larger than the budget; what the backend
+    /// [`ErrorKind::Invalid`] for a budget that does not parse, staging larger than the budget, or a backend whose
+    /// limits or staging break its contract; what the backend
     /// reports when it refuses the staging, or the slabs of [`SlabPolicy::Single`]. Then nothing stays reserved.
     pub fn with_backend(backend: B, config: &Config) -> Result<Self> {
         let budget_bytes = config.budget_bytes()?;
-        let limits = backend.limits();
-        check_limits(&limits)?;
+        let limits = usable(backend.limits())?;
         let staging_wish = config.staging_bytes().unwrap_or_else(|| backend.staging_bytes_default(budget_bytes));
         if staging_wish > budget_bytes {
             let message = format!("staging of {} in a budget of {}", exact(staging_wish), exact(budget_bytes));
             return Err(Error::new(ErrorKind::Invalid, message));
         }
         let staging_bytes = backend.open_staging(staging_wish)?;
-        assert!(staging_bytes <= staging_wish, "the backend took {staging_bytes} bytes of staging, not {staging_wish}");
+        if staging_bytes > staging_wish {
+            let message = format!("a backend took {} of staging, not {}", exact(staging_bytes), exact(staging_wish));
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         let (placement, policy) = (config.placement_chosen(), config.slabs_chosen());
         let state = state::State::new(budget_bytes, staging_bytes, &limits, placement, policy);
         let shared = Arc::new(Shared {
@@ -86,6 +91,7 @@ impl<B: Backend> Pool<B> {
             placement,
             state: Mutex::new(state),
             growth: Mutex::new(()),
+            buried: Condvar::new(),
             handles: AtomicUsize::new(1),
         });
         let pool = Self { shared };
@@ -163,7 +169,7 @@ impl<B: Backend> Pool<B> {
         &self.shared.backend
     }
 
-    /// The backend's limits, as they were when the pool was opened.
+    /// The backend's limits, as they were when the pool was opened; a slab is of whole granules, and at most 64 TiB.
     pub fn limits(&self) -> Limits {
         self.shared.limits
     }
@@ -182,14 +188,22 @@ impl<B: Backend> Pool<B> {
     }
 }
 
-/// A backend may be anyone's: what the bookkeeping builds on is checked once.
-fn check_limits(limits: &Limits) -> Result<()> {
-    let Limits { alignment_bytes, granule_bytes, .. } = *limits;
-    if alignment_bytes.is_power_of_two() && granule_bytes.is_power_of_two() && granule_bytes <= alignment_bytes {
-        return Ok(());
+/// A backend may be anyone's: what the bookkeeping builds on is checked once, and the largest slab is one that can be.
+fn usable(mut limits: Limits) -> Result<Limits> {
+    let Limits { alignment_bytes, granule_bytes, ref mut slab, .. } = limits;
+    if alignment_bytes > SLAB_BYTES_MAX
+        || !alignment_bytes.is_power_of_two()
+        || !granule_bytes.is_power_of_two()
+        || granule_bytes > alignment_bytes
+    {
+        let message = format!("a backend's alignment and granule must be powers of two, granule first: {limits:?}");
+        return Err(Error::new(ErrorKind::Invalid, message));
     }
-    let message = format!("a backend's alignment and granule must be powers of two, granule first: {limits:?}");
-    Err(Error::new(ErrorKind::Invalid, message))
+    if slab.bytes > SLAB_BYTES_MAX {
+        *slab = Limit { bytes: SLAB_BYTES_MAX, name: "the largest slab of a pool" };
+    }
+    slab.bytes = round_down(slab.bytes, granule_bytes);
+    Ok(limits)
 }
 
 impl<B: Backend> Clone for Pool<B> {

@@ -70,6 +70,8 @@ pub(super) struct State<S> {
     live_bytes: u64,
     retired_bytes: u64,
     leaving_bytes: u64,
+    /// Threads that are dropping the memory of slabs from `take_left`.
+    burials: usize,
     /// Counts, peaks and the constants; the rest is filled in by `stats`.
     totals: Stats,
     alignment_bytes: u64,
@@ -99,6 +101,7 @@ impl<S> State<S> {
             live_bytes: 0,
             retired_bytes: 0,
             leaving_bytes: 0,
+            burials: 0,
             totals,
             alignment_bytes: limits.alignment_bytes,
             placement,
@@ -190,16 +193,23 @@ impl<S> State<S> {
         self.settle(index);
     }
 
-    /// Step 3: retired blocks that nobody uses any more, and idle pieces, go home.
-    pub(super) fn gather(&mut self) {
+    /// Retired blocks that nobody uses any more go home. Whether there were any.
+    pub(super) fn release_retired(&mut self) -> bool {
         let (done, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.retired)
             .into_iter()
             .partition(|retired| retired.holds.iter().all(|done| done.load(Ordering::Acquire)));
         self.retired = waiting;
+        let any = !done.is_empty();
         for retired in done {
             self.retired_bytes -= retired.extent.bytes();
             self.release(retired.slot, retired.extent);
         }
+        any
+    }
+
+    /// Step 3: retired blocks that nobody uses any more, and idle pieces, go home.
+    pub(super) fn gather(&mut self) {
+        self.release_retired();
         for entry in self.entries.iter_mut().flatten() {
             entry.space.gather();
         }
@@ -213,7 +223,8 @@ impl<S> State<S> {
         self.leaving_bytes
     }
 
-    /// Starts to give empty slabs back: they leave once `point`, the last one recorded, has passed.
+    /// Starts to give empty slabs back: they leave once `point` has passed. It must be the last one recorded *now*, asked
+    /// with the lock held: a slab may have become empty a moment ago, after work recorded a moment before that.
     pub(super) fn detach_empty(&mut self, point: Point) {
         let entries = &mut self.entries;
         let (leaving, leaving_bytes) = (&mut self.leaving, &mut self.leaving_bytes);
@@ -245,11 +256,18 @@ impl<S> State<S> {
         let (left, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.leaving).into_iter().partition(|leaving| leaving.point <= completed);
         self.leaving = waiting;
+        self.burials += usize::from(!left.is_empty());
         left.into_iter().map(|leaving| leaving.slab).collect()
+    }
+
+    /// Whether bytes are about to be given back without any more waiting for the device.
+    pub(super) fn is_burying(&self) -> bool {
+        self.burials > 0
     }
 
     /// The memory of slabs from `take_left` is gone.
     pub(super) fn buried(&mut self, bytes: u64) {
+        self.burials -= 1;
         self.leaving_bytes -= bytes;
         self.reserved_bytes -= bytes;
     }

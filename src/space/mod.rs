@@ -58,7 +58,7 @@ use pieces::{Piece, Pieces};
 use tree::PAGES_MAX;
 
 /// The largest slab: 32,768 pages of 2 GiB.
-const SLAB_BYTES_MAX: u64 = 1 << 46;
+pub(crate) const SLAB_BYTES_MAX: u64 = 1 << 46;
 /// Pages are at least this large unless that is more than [`PAGES_OF_A_SMALL_SLAB`] allows: it costs 0.05% of the peak of
 /// the recorded training runs, and smaller ones would leave small slabs without any class.
 const PAGE_BYTES_LEAST: u64 = 1024;

@@ -21,6 +21,8 @@ pub struct Seen {
     pub fail_to: AtomicU64,
     /// What a failing call reports.
     pub lost: AtomicU64,
+    /// Whether it panics instead.
+    pub panics: AtomicU64,
     /// Slabs larger than this are refused as a device without memory would; 0 is none.
     pub refuse_over: AtomicU64,
     /// Work is done only up to this point, if `slow`.
@@ -92,6 +94,7 @@ impl Backend for Watched {
         let (from, to) = (seen.fail_from.load(Ordering::Relaxed), seen.fail_to.load(Ordering::Relaxed));
         let refuse_over = seen.refuse_over.load(Ordering::Relaxed);
         if (from..=to).contains(&call) && from > 0 || (refuse_over > 0 && bytes > refuse_over) {
+            assert!(seen.panics.load(Ordering::Relaxed) == 0, "call {call} panics, as the test wants");
             let lost = seen.lost.load(Ordering::Relaxed) > 0;
             let kind = if lost { ErrorKind::DeviceLost } else { ErrorKind::OutOfMemory };
             return Err(Error::new(kind, format!("call {call} for {bytes} bytes fails, as the test wants")));

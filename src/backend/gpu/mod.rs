@@ -21,7 +21,7 @@ use self::stream::Stream;
 use super::{Backend, Limit, Limits, Place, PlaceMut, Point, Span, check_slab_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering, lock};
-use crate::units::round_up;
+use crate::units::{exact, round_up};
 
 /// Copies and bindings are in words of 4 bytes (`wgpu::COPY_BUFFER_ALIGNMENT`).
 pub(crate) const WORD_BYTES: u64 = wgpu::COPY_BUFFER_ALIGNMENT;
@@ -121,6 +121,8 @@ impl Gpu {
     /// [`ErrorKind::Recording`].
     pub fn encode<R>(&self, record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<R>) -> Result<R> {
         let mut stream = self.stream()?;
+        // Before the closure: what it drops may be what it has just recorded work for.
+        stream.mark_recorded(self);
         let (result, commands) = scoped(&self.device, "recording", || {
             let descriptor = wgpu::CommandEncoderDescriptor { label: Some("tensorpool encode") };
             let mut encoder = self.device.create_command_encoder(&descriptor);
@@ -146,6 +148,7 @@ impl Gpu {
     #[cfg_attr(not(feature = "nn"), allow(dead_code, reason = "only the kernels record this way"))]
     pub(crate) fn record(&self, record: impl FnOnce(&wgpu::Device, &mut wgpu::CommandEncoder)) -> Result<()> {
         let mut stream = self.stream()?;
+        stream.begin_operation(self)?;
         scoped(&self.device, "recording a kernel", || record(&self.device, stream.encoder(self)))
     }
 
@@ -213,7 +216,7 @@ impl Backend for Gpu {
     fn create_slab(&self, bytes: u64) -> Result<wgpu::Buffer> {
         self.lost.check()?;
         check_slab_bytes(bytes, &self.limits)?;
-        scoped(&self.device, "creating a slab", || {
+        scoped(&self.device, &format!("creating a slab of {}", exact(bytes)), || {
             self.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("tensorpool slab"),
                 size: bytes,
@@ -246,6 +249,7 @@ impl Backend for Gpu {
         let source = from.span.range(from.at, len)?.start;
         let bytes = target.end - target.start;
         let mut stream = self.stream()?;
+        stream.begin_operation(self)?;
         scoped(&self.device, "recording a copy", || {
             let encoder = stream.encoder(self);
             if from.slab == to.slab {

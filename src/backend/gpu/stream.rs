@@ -13,10 +13,15 @@ use crate::units::{exact, round_down, round_up};
 /// hold ever more of them.
 const COMMANDS_WAITING_MAX: usize = 64;
 
+/// Operations that may be recorded into one encoder, for the same reason: each is about 1.3 KiB of wgpu's memory (2026-11).
+const OPERATIONS_MAX: usize = 1024;
+
 #[derive(Debug, Default)]
 pub(super) struct Stream {
     /// The open encoder, after all of `commands`.
     encoder: Option<wgpu::CommandEncoder>,
+    /// What was asked for since the last submission.
+    operations: usize,
     commands: Vec<wgpu::CommandBuffer>,
     upload: Vec<Chunk>,
     /// The chunk being filled.
@@ -32,6 +37,11 @@ impl Stream {
         if chunk_bytes == 0 {
             return Ok(0);
         }
+        if chunk_bytes > gpu.limits.slab.bytes {
+            let message =
+                format!("{CHUNKS} staging buffers each way of {} are over {}", exact(chunk_bytes), gpu.limits.slab);
+            return Err(Error::new(ErrorKind::TooLarge, message));
+        }
         let (upload, download) = scoped(&gpu.device, "creating the staging ring", || {
             let upload: Vec<_> = (0..CHUNKS).map(|_| Chunk::upload(&gpu.device, chunk_bytes)).collect();
             let download: Vec<_> = (0..CHUNKS).map(|_| Chunk::download(&gpu.device, chunk_bytes)).collect();
@@ -39,6 +49,15 @@ impl Stream {
         })?;
         (self.upload, self.download) = (upload, download);
         Ok(chunk_bytes * 2 * CHUNKS)
+    }
+
+    /// Makes room for one more operation.
+    pub(super) fn begin_operation(&mut self, gpu: &Gpu) -> Result<()> {
+        if self.operations >= OPERATIONS_MAX {
+            self.submit(gpu)?;
+        }
+        self.operations += 1;
+        Ok(())
     }
 
     /// The open encoder. Whoever asks is about to record.
@@ -61,7 +80,8 @@ impl Stream {
         Ok(())
     }
 
-    fn mark_recorded(&mut self, gpu: &Gpu) {
+    /// What is recorded from now on counts as recorded: memory that it uses does not leave before it is done.
+    pub(super) fn mark_recorded(&mut self, gpu: &Gpu) {
         gpu.recorded.store(self.submitted + 1, Ordering::Release);
     }
 
@@ -82,6 +102,7 @@ impl Stream {
 
     pub(super) fn submit(&mut self, gpu: &Gpu) -> Result<wgpu::SubmissionIndex> {
         let closed = self.close_encoder(gpu);
+        self.operations = 0;
         let used = |chunk: &&mut Chunk| chunk.filled_bytes > 0;
         let commands = std::mem::take(&mut self.commands);
         let submitted = scoped(&gpu.device, "submitting", || {
@@ -115,7 +136,7 @@ impl Stream {
             let rest = &bytes[done..];
             let (index, at, room_bytes) = self.chunk_with_room(gpu, WORD_BYTES)?;
             let len = rest.len().min(round_down(room_bytes, WORD_BYTES) as usize);
-            self.write(index, at, &rest[..len])?;
+            self.write(gpu, index, at, &rest[..len])?;
             let copy_bytes = round_up(len as u64, WORD_BYTES).unwrap_or(0);
             self.copy_from_chunk(gpu, index, at, slab, offset + done as u64, copy_bytes)?;
             done += len;
@@ -132,6 +153,7 @@ impl Stream {
         if len == 0 {
             return Ok(());
         }
+        self.begin_operation(gpu)?;
         if pattern.iter().all(|byte| *byte == 0) {
             return scoped(&gpu.device, "recording a fill", || {
                 self.encoder(gpu).clear_buffer(slab, range.start, Some(len));
@@ -140,10 +162,13 @@ impl Stream {
         // The shortest number of whole patterns that is a whole number of words.
         let unit_bytes = (1..=WORD_BYTES).map(|times| times * pattern.len() as u64).find(|b| b % WORD_BYTES == 0);
         let unit_bytes = unit_bytes.unwrap_or(WORD_BYTES * pattern.len() as u64);
-        let (index, at, room_bytes) = self.chunk_with_room(gpu, unit_bytes.min(len))?;
+        // A whole chunk if it takes that much: every copy but the last is of what is staged, however little that is.
+        let chunk_bytes = self.upload.first().map_or(0, |chunk| chunk.buffer.size());
+        let wanted_bytes = round_down(chunk_bytes, unit_bytes).max(unit_bytes).min(len);
+        let (index, at, room_bytes) = self.chunk_with_room(gpu, wanted_bytes)?;
         let stage_bytes = if len <= room_bytes { len } else { round_down(room_bytes, unit_bytes) };
         let staged: Vec<u8> = pattern.iter().copied().cycle().take(stage_bytes as usize).collect();
-        self.write(index, at, &staged)?;
+        self.write(gpu, index, at, &staged)?;
         let mut offset = range.start;
         while offset < range.end {
             let copy_bytes = stage_bytes.min(range.end - offset);
@@ -195,7 +220,7 @@ impl Stream {
         let mut result = Ok(());
         for (chunk, piece) in self.download[..pieces].iter().zip(bytes.chunks_mut(chunk_bytes)) {
             let read = chunk.wait(&gpu.device, &gpu.lost).and_then(|()| {
-                let view = chunk.buffer.get_mapped_range(..).map_err(mapping_failed)?;
+                let view = chunk.buffer.get_mapped_range(..).map_err(|error| mapping_failed(gpu, error))?;
                 piece.copy_from_slice(&view[..piece.len()]);
                 Ok(())
             });
@@ -228,10 +253,11 @@ impl Stream {
     }
 
     /// Writes into a mapped chunk at `at`, and zeros up to a whole word.
-    fn write(&mut self, index: usize, at: u64, bytes: &[u8]) -> Result<()> {
+    fn write(&mut self, gpu: &Gpu, index: usize, at: u64, bytes: &[u8]) -> Result<()> {
         let padded_bytes = round_up(bytes.len() as u64, WORD_BYTES).unwrap_or(0);
         let chunk = &mut self.upload[index];
-        let mut view = chunk.buffer.get_mapped_range_mut(at..at + padded_bytes).map_err(mapping_failed)?;
+        let mut view =
+            chunk.buffer.get_mapped_range_mut(at..at + padded_bytes).map_err(|error| mapping_failed(gpu, error))?;
         view.slice(..bytes.len()).copy_from_slice(bytes);
         let padding = [0u8; WORD_BYTES as usize];
         view.slice(bytes.len()..).copy_from_slice(&padding[..padded_bytes as usize - bytes.len()]);
@@ -260,6 +286,8 @@ fn no_staging() -> Error {
     Error::new(ErrorKind::Invalid, message)
 }
 
-fn mapping_failed(error: wgpu::MapRangeError) -> Error {
-    Error::new(ErrorKind::Device, "mapping a staging buffer").with_source(error)
+/// The ring's buffers are nobody else's: nothing but the loss of the device takes their mappings away.
+fn mapping_failed(gpu: &Gpu, error: wgpu::MapRangeError) -> Error {
+    gpu.lost.tell("the mapping of a staging buffer is gone");
+    Error::new(ErrorKind::DeviceLost, "the device is lost").with_source(error)
 }
