@@ -185,7 +185,7 @@ fn a_budget_too_small_is_refused_with_what_would_do() {
     assert_eq!((&events[0]["event"], &events[0]["kind"]), (&"error".into(), &"budget".into()));
     assert_eq!(events[0]["needed_bytes"], needed);
     let message = events[0]["message"].as_str().unwrap();
-    assert!(message.contains("4,194,304 bytes (4 MiB)") && message.contains("5,121,024 bytes"), "{message}");
+    assert!(message.contains("4,194,304 bytes (4 MiB) is too small"), "{message}");
     for part in [message, &format!("--budget {}KiB", needed / 1024), "--optimizer sgd", "--batch", "--hidden 256,128"] {
         assert!(run.stderr.contains(part), "{part}: {}", run.stderr);
     }

@@ -43,11 +43,11 @@ impl Plan {
         let message = format!("a budget of {budget} is too small: with these settings {} are needed", both(needed));
         // Needs come in whole KiB.
         let mut advice = format!("\n  it works with --budget {}KiB, or change something else:", needed.div_ceil(1024));
-        for (what, changed) in changes(args) {
-            if let Some((what, plan)) = best(what, changed, pixels, backend) {
+        for change in Change::all(args) {
+            if let Some((option, plan)) = change.best(pixels, backend) {
                 let verdict = if plan.fits() { "fits" } else { "still too much" };
                 let needed = ByteSize(plan.needs.budget_bytes).to_string();
-                advice += &format!("\n    {what:<40} needs {needed:>10}, {verdict}");
+                advice += &format!("\n    {option:<40} needs {needed:>10}, {verdict}");
             }
         }
         Failure { advice, needed_bytes: Some(needed), ..Failure::new("budget", message) }
@@ -59,27 +59,51 @@ impl Plan {
     }
 }
 
-/// Ways to make an option smaller, each as the arguments it leads to: the first that fits is meant, or the last.
-fn changes(args: &Args) -> Vec<(fn(&Args) -> String, Vec<Args>)> {
-    let with = |change: fn(&mut Args)| {
-        let mut args = args.clone();
-        change(&mut args);
-        args
-    };
-    let mut changes: Vec<(fn(&Args) -> String, Vec<Args>)> = Vec::new();
-    if args.allocator == Source::Naive {
-        changes.push((|_| "--allocator pool".into(), vec![with(|args| args.allocator = Source::Pool)]));
+/// An option that can be made smaller.
+struct Change {
+    /// How a command line says it.
+    option: fn(&Args) -> String,
+    /// The arguments it leads to: the first that fits is meant, or the last.
+    tries: Vec<Args>,
+}
+
+impl Change {
+    fn all(args: &Args) -> Vec<Self> {
+        let mut changes = Vec::new();
+        let mut once = |option: fn(&Args) -> String, change: fn(&mut Args)| {
+            let mut changed = args.clone();
+            change(&mut changed);
+            changes.push(Self { option, tries: vec![changed] });
+        };
+        if args.allocator == Source::Naive {
+            once(|_| "--allocator pool".into(), |args| args.allocator = Source::Pool);
+        }
+        if args.step() == StepKind::Ordinary {
+            once(|_| "--step frugal".into(), |args| args.step = Some(Step::Frugal));
+        }
+        if args.optimizer != Optimizer::Sgd {
+            once(|_| "--optimizer sgd".into(), |args| args.optimizer = Optimizer::Sgd);
+        }
+        let batches = std::iter::successors(half_batch(args), half_batch).collect();
+        changes.push(Self { option: |args| format!("--batch {}", args.batch), tries: batches });
+        let hidden = std::iter::successors(half_hidden(args), half_hidden).collect();
+        changes.push(Self { option: |args| format!("--hidden {}", list(&args.hidden)), tries: hidden });
+        changes
     }
-    if args.step() == StepKind::Ordinary {
-        changes.push((|_| "--step frugal".into(), vec![with(|args| args.step = Some(Step::Frugal))]));
+
+    /// The option as it is meant, and what it leads to.
+    fn best(&self, pixels: usize, backend: &AnyBackend) -> Option<(String, Plan)> {
+        let mut last = None;
+        for args in &self.tries {
+            let plan = Plan::new(args, pixels, backend).ok()?;
+            let fits = plan.fits();
+            last = Some(((self.option)(args), plan));
+            if fits {
+                break;
+            }
+        }
+        last
     }
-    if args.optimizer != Optimizer::Sgd {
-        changes.push((|_| "--optimizer sgd".into(), vec![with(|args| args.optimizer = Optimizer::Sgd)]));
-    }
-    let halves = |half: fn(&Args) -> Option<Args>| std::iter::successors(half(args), move |args| half(args)).collect();
-    changes.push((|args| format!("--batch {}", args.batch), halves(|args| half_batch(args))));
-    changes.push((|args| format!("--hidden {}", list(&args.hidden)), halves(|args| half_hidden(args))));
-    changes
 }
 
 fn half_batch(args: &Args) -> Option<Args> {
@@ -89,19 +113,6 @@ fn half_batch(args: &Args) -> Option<Args> {
 fn half_hidden(args: &Args) -> Option<Args> {
     let halved = || Args { hidden: args.hidden.iter().map(|width| width / 2).collect(), ..args.clone() };
     args.hidden.iter().all(|width| *width >= 16).then(halved)
-}
-
-fn best(what: fn(&Args) -> String, changed: Vec<Args>, pixels: usize, backend: &AnyBackend) -> Option<(String, Plan)> {
-    let mut last = None;
-    for args in changed {
-        let plan = Plan::new(&args, pixels, backend).ok()?;
-        let fits = plan.fits();
-        last = Some((what(&args), plan));
-        if fits {
-            break;
-        }
-    }
-    last
 }
 
 /// What will be needed, as a table.
@@ -144,7 +155,7 @@ pub fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -119,7 +119,7 @@ impl<'a> Training<'a> {
         let (live, peak) = (ByteSize(stats.live_bytes), ByteSize(stats.live_peak_bytes));
         self.bar.set_message(format!("loss {loss:.4}, live {live}, at most {peak}"));
         self.bar.inc(1);
-        if self.args.log_every.is_some_and(|every| step % every == 0) {
+        if self.args.log_every.is_some_and(|every| step.is_multiple_of(every)) {
             self.above_bar(|| {
                 self.output.text(format_args!("step {step:>6}  loss {loss:.6}"))?;
                 self.output.event("step", &[("step", step.into()), ("loss", loss.into())])
