@@ -274,7 +274,7 @@ fn wrong_sizes_and_settings_are_errors_with_the_numbers() {
     assert!(trainer.step(&[0.0; 20], &[1; 5]).unwrap().is_finite(), "and no harm done");
     assert_eq!(trainer.correct(&[0.0; 7], &[0; 2]).unwrap_err().kind(), ErrorKind::Shape);
     // 12 rows: two batches and a rest.
-    assert!(trainer.correct(&[0.0; 48], &[1; 12]).unwrap() % 12 == 0);
+    assert!(trainer.correct(&[0.0; 48], &[1; 12]).unwrap().is_multiple_of(12));
     for (widths, batch, learning_rate) in
         [(&[][..], 1, 0.1), (&[1], 1, 0.1), (&[1, 0], 1, 0.1), (&[1, 1], 0, 0.1), (&[1, 1], 1, f32::NAN)]
     {

@@ -88,7 +88,10 @@ impl Backend for Watched {
     }
 
     fn create_slab(&self, bytes: u64) -> Result<WatchedSlab> {
-        assert!(bytes > 0 && bytes % self.limits.granule_bytes == 0 && bytes <= self.limits.slab.bytes, "{bytes}");
+        assert!(
+            bytes > 0 && bytes.is_multiple_of(self.limits.granule_bytes) && bytes <= self.limits.slab.bytes,
+            "{bytes}"
+        );
         let seen = &self.seen;
         let call = seen.calls.fetch_add(1, Ordering::SeqCst) + 1;
         let (from, to) = (seen.fail_from.load(Ordering::Relaxed), seen.fail_to.load(Ordering::Relaxed));
