@@ -1,6 +1,6 @@
 //! One error for the whole crate: opaque, with a kind, the numbers, and predicates.
 //!
-//! Nothing here names wgpu or the pool. An error of a device travels boxed as the [`source`](std::error::Error::source).
+//! Nothing here names wgpu or the pool. An error of a device travels boxed, as the [`cause`](Error::cause).
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -96,6 +96,8 @@ impl fmt::Display for Holder {
 pub struct Shortage {
     /// What the request asked for.
     pub asked_bytes: u64,
+    /// What that takes: more, if the placement rounds to powers of two or the device to whole words.
+    pub needed_bytes: u64,
     /// The request's label.
     pub label: Option<String>,
     /// The pool's budget.
@@ -125,6 +127,9 @@ impl Shortage {
         write!(f, "no room for {}", exact(self.asked_bytes))?;
         if let Some(label) = &self.label {
             write!(f, " for {label:?}")?;
+        }
+        if self.needed_bytes > self.asked_bytes {
+            write!(f, ", which takes {}", exact(self.needed_bytes))?;
         }
         let left = self.budget_bytes.saturating_sub(self.reserved_bytes);
         match kind {
@@ -188,6 +193,11 @@ impl Error {
         self.0.kind
     }
 
+    /// The error of the system or the device that caused this one; its words are at the end of this one's.
+    pub fn cause(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+
     /// The pool's numbers, when it had no room ([`is_no_room`](Error::is_no_room)).
     pub fn shortage(&self) -> Option<&Shortage> {
         self.0.shortage.as_ref()
@@ -249,8 +259,9 @@ impl fmt::Debug for Error {
 }
 
 impl StdError for Error {
+    /// What is below the [`cause`](Error::cause), whose own words are part of this error's.
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_deref().map(|source| source as _)
+        self.cause().and_then(StdError::source)
     }
 }
 

@@ -616,3 +616,82 @@ fn a_program_that_only_records_is_sent_on_its_way() {
     b.copy_from(&a).unwrap();
     assert_eq!(b.to_array().unwrap(), a.to_array().unwrap());
 }
+
+#[test]
+fn submitted_work_is_not_done_before_the_device_says_so() {
+    let Some(pool) = gpu::pool("submitted_work_is_not_done_before_the_device_says_so", Config::new("64 MiB")) else {
+        return;
+    };
+    let pipeline = doubling(pool.backend().device());
+    let tensor = pool.zeros::<f32>([4_000_000]).unwrap();
+    pool.encode(|encoder| {
+        for _ in 0..300 {
+            dispatch(pool.backend().device(), encoder, &pipeline, tensor.binding()?, tensor.elements());
+        }
+        Ok(())
+    })
+    .unwrap();
+    pool.submit().unwrap();
+    let (recorded, completed) = (pool.backend().recorded(), pool.backend().completed());
+    assert!(completed < recorded, "{completed} of {recorded}");
+    pool.backend().complete(recorded).unwrap();
+    assert!(pool.backend().completed() >= recorded);
+}
+
+#[test]
+fn commands_that_cannot_be_submitted_fail_alone() {
+    let config = Config::new("1 MiB").staging(4 * KIB);
+    let Some(pool) = gpu::pool("commands_that_cannot_be_submitted_fail_alone", config) else { return };
+    let device = pool.backend().device();
+    let pipeline = doubling(device);
+    let mut tensor = pool.zeros::<f32>([100]).unwrap();
+    // Often enough to go round the staging ring.
+    for round in 0..20 {
+        let elements: Vec<f32> = (0..100).map(|i| (round * 100 + i) as f32).collect();
+        tensor.upload(&elements).unwrap();
+        let own = device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: 64,
+            usage: wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        pool.encode(|encoder| {
+            encoder.clear_buffer(&own, 0, None);
+            Ok(())
+        })
+        .unwrap();
+        own.destroy();
+        double(&pool, &pipeline, &tensor).unwrap();
+        assert_eq!(pool.submit().unwrap_err().kind(), ErrorKind::Device);
+        let doubled: Vec<f32> = elements.iter().map(|x| 2.0 * x).collect();
+        let mut seen = vec![0.0; 100];
+        tensor.download(&mut seen).unwrap();
+        assert_eq!(seen, doubled, "round {round}: what was recorded before and after is done");
+    }
+}
+
+#[test]
+fn a_program_that_only_encodes_is_sent_on_its_way() {
+    let Some(pool) = gpu::pool("a_program_that_only_encodes_is_sent_on_its_way", Config::new("1 MiB")) else { return };
+    for _ in 0..64 {
+        pool.encode(|_| Ok(())).unwrap();
+    }
+    pool.backend().device().poll(wgpu::PollType::wait_indefinitely()).unwrap();
+    assert!(pool.backend().completed() >= 1, "nobody called submit");
+}
+
+#[test]
+fn a_copy_inside_a_slab_may_be_larger_than_one_dispatch_of_its_shader() {
+    let test = "a_copy_inside_a_slab_may_be_larger_than_one_dispatch_of_its_shader";
+    let Some(pool) = gpu::pool(test, Config::new("140 MiB").slabs(SlabPolicy::Single)) else { return };
+    // 65,535 workgroups of 256 words are 64 MiB.
+    let elements: Vec<u32> = (0..17_000_000).map(|i: u32| i.wrapping_mul(2_654_435_761)).collect();
+    let mut source = pool.uninit::<u32>([elements.len()]).unwrap();
+    source.upload(&elements).unwrap();
+    let mut target = pool.uninit::<u32>([elements.len()]).unwrap();
+    assert_eq!(source.block().slab(), target.block().slab());
+    target.copy_from(&source).unwrap();
+    let mut seen = vec![0; elements.len()];
+    target.download(&mut seen).unwrap();
+    assert!(seen == elements);
+}

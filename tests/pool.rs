@@ -72,7 +72,14 @@ fn random_programs_keep_the_books_at_every_step() {
                             assert_eq!(untouched(&before), untouched(&pool.stats()), "{context}: {error}");
                             if let Some(shortage) = error.shortage() {
                                 assert_eq!(shortage.asked_bytes, bytes, "{context}");
-                                assert_eq!(error.is_over_budget(), bytes > budget, "{context}: {error}");
+                                assert_eq!(
+                                    error.is_over_budget(),
+                                    shortage.needed_bytes > budget,
+                                    "{context}: {error}"
+                                );
+                                let buddy = placement == Placement::PowerOfTwo && policy != SlabPolicy::PerBlock;
+                                let needed = if buddy { bytes.next_power_of_two().max(64) } else { bytes };
+                                assert_eq!(shortage.needed_bytes, needed, "{context}: {error}");
                             }
                         }
                     }
@@ -489,26 +496,113 @@ fn the_same_calls_get_the_same_places() {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let mut blocks = Vec::new();
         let mut places = Vec::new();
-        let first_slab = pool.alloc(Request::bytes(1)).unwrap().slab().unwrap();
+        // Serial numbers are counted in the whole process; what is the same is the order in which slabs come up.
+        let mut slabs = Vec::new();
         for _ in 0..2_000 {
             if rng.random_bool(0.6) {
                 if let Ok(block) = pool.alloc(Request::bytes(2f64.powf(rng.random_range(0.0..21.0)) as u64)) {
-                    places.push((block.slab().unwrap() - first_slab, block.offset()));
+                    let serial = block.slab().unwrap();
+                    if !slabs.contains(&serial) {
+                        slabs.push(serial);
+                    }
+                    places.push((slabs.iter().position(|slab| *slab == serial), block.offset()));
                     blocks.push(block);
                 }
             } else if !blocks.is_empty() {
                 blocks.swap_remove(rng.random_range(0..blocks.len()));
             }
         }
+        assert!(slabs.len() > 2 && places.len() > 500);
         places
     };
-    // One after the other: serial numbers are counted in the whole process.
-    let (first, second) = (run(), run());
-    assert!(!first.is_empty());
-    assert_eq!(
-        first.iter().map(|place| place.1).collect::<Vec<_>>(),
-        second.iter().map(|place| place.1).collect::<Vec<_>>()
-    );
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn threads_do_not_both_grow_for_want_of_the_same_room() {
+    let backend = Watched::new();
+    backend.seen.delay_ms.store(50, Ordering::SeqCst);
+    let pool = open(&backend, Config::new("64 MiB"));
+    let start = std::sync::Barrier::new(3);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                start.wait();
+                let block = pool.alloc(Request::bytes(KIB)).unwrap();
+                start.wait();
+                drop(block);
+            });
+        }
+    });
+    assert_eq!(backend.calls(), 1);
+}
+
+#[test]
+fn every_other_call_of_the_backend_may_fail_too() {
+    let backend = Watched::new();
+    let seen = &backend.seen;
+    let pool = open(&backend, Config::new("8 MiB"));
+    let mut kept = pool.alloc(Request::bytes(1000).zeroed()).unwrap();
+    let other = pool.alloc(Request::bytes(1000)).unwrap();
+
+    seen.fail_transfers.store(1, Ordering::SeqCst);
+    let before = pool.stats();
+    assert_eq!(pool.alloc(Request::bytes(500).zeroed()).unwrap_err().kind(), ErrorKind::Device);
+    assert!(kept.upload(0, &[1]).is_err() && kept.download(0, &mut [0]).is_err());
+    assert!(kept.fill(10, &[1]).is_err() && kept.copy_from(0, &other, 0, 10).is_err());
+    assert_eq!(untouched(&before), untouched(&pool.stats()));
+    seen.fail_transfers.store(0, Ordering::SeqCst);
+    kept.upload(0, &[1]).unwrap();
+    check(&pool, backend.reserved(), 2000);
+
+    seen.lost.store(1, Ordering::SeqCst);
+    seen.fail_check.store(1, Ordering::SeqCst);
+    assert!(pool.alloc(Request::bytes(500)).unwrap_err().is_device_lost());
+    seen.fail_check.store(0, Ordering::SeqCst);
+    check(&pool, backend.reserved(), 2000);
+
+    // An empty slab that the device does not let go: lost, then in trouble, then done.
+    seen.slow.store(1, Ordering::SeqCst);
+    seen.recorded.store(5, Ordering::SeqCst);
+    drop(pool.alloc(Request::bytes(2 * MIB)).unwrap());
+    seen.fail_complete.store(1, Ordering::SeqCst);
+    assert!(pool.alloc(Request::bytes(6 * MIB)).unwrap_err().is_device_lost());
+    check(&pool, backend.reserved(), 2000);
+    seen.lost.store(0, Ordering::SeqCst);
+    let error = pool.alloc(Request::bytes(6 * MIB)).unwrap_err();
+    assert!(error.is_full() && error.shortage().unwrap().retired_bytes == 2 * MIB, "{error}");
+    check(&pool, backend.reserved(), 2000);
+    seen.fail_complete.store(0, Ordering::SeqCst);
+    assert!(pool.alloc(Request::bytes(6 * MIB)).is_ok());
+
+    seen.fail_staging.store(1, Ordering::SeqCst);
+    assert_eq!(Pool::with_backend(backend.clone(), &Config::new("1 MiB")).unwrap_err().kind(), ErrorKind::Device);
+}
+
+#[test]
+fn the_last_of_a_pool_waits_for_the_device() {
+    let backend = Watched::new();
+    backend.seen.slow.store(1, Ordering::SeqCst);
+    let pool = open(&backend, Config::new("8 MiB"));
+    let block = pool.alloc(Request::bytes(1000)).unwrap();
+    backend.seen.recorded.store(3, Ordering::SeqCst);
+    drop(pool);
+    assert_eq!(backend.seen.completed.load(Ordering::SeqCst), 0);
+    drop(block);
+    assert_eq!((backend.seen.completed.load(Ordering::SeqCst), backend.reserved()), (3, 0));
+}
+
+#[test]
+fn power_of_two_placement_serves_what_a_classic_buddy_does() {
+    let pool = open(&Watched::new(), Config::new("6 MiB").placement(Placement::PowerOfTwo).slabs(SlabPolicy::Single));
+    let block = pool.alloc(Request::bytes(3 * MIB)).unwrap();
+    assert_eq!((block.offset(), block.bytes_held()), (0, 4 * MIB));
+    let error = pool.alloc(Request::bytes(5 * MIB)).unwrap_err();
+    assert!(error.is_over_budget(), "5 MiB would take 8: {error}");
+    assert!(error.to_string().contains("which takes 8,388,608 bytes (8 MiB)"), "{error}");
+    let next = pool.alloc(Request::bytes(2 * MIB)).unwrap();
+    assert_eq!(next.offset(), 4 * MIB);
+    assert!(pool.alloc(Request::bytes(1)).unwrap_err().is_full());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::{
     accuracy, adam, adam_moments, bias, matmul, momentum, relu, relu_backward, sgd, softmax_cross_entropy, sum_rows,
 };
 use crate::backend::Gpu;
-use crate::backend::gpu::{WORD_BYTES, scoped};
+use crate::backend::gpu::WORD_BYTES;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::Block;
 use crate::units::round_up;
@@ -44,7 +44,7 @@ impl GpuEngine {
             return Ok(pipeline.clone());
         }
         let device = gpu.device();
-        let pipeline = scoped(device, "compiling a shader", || {
+        let pipeline = gpu.scoped("compiling a shader", || {
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
                 label: Some(op.name()),
                 source: wgpu::ShaderSource::Wgsl(source(op, device.adapter_info().device_type).into()),

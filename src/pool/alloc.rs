@@ -108,7 +108,7 @@ impl<B: Backend> Shared<B> {
     fn obtain(&self, request: &Request) -> Result<Grant<B::Slab>> {
         let (bytes, label) = (request.bytes, &*request.label);
         let most_bytes = round_down(self.budget_bytes - self.staging_bytes, self.limits.granule_bytes);
-        if bytes > most_bytes {
+        if self.slab_bytes_least(bytes).is_none_or(|least_bytes| least_bytes.max(bytes) > most_bytes) {
             self.state().failed();
             return Err(self.no_room(request, Some(ErrorKind::OverBudget)));
         }
@@ -138,7 +138,10 @@ impl<B: Backend> Shared<B> {
                 continue;
             }
             self.state().failed();
-            return Err(refusal.unwrap_or_else(|| self.no_room(request, None)));
+            return Err(match refusal {
+                Some(error) => self.refused(request, error),
+                None => self.no_room(request, None),
+            });
         }
     }
 
@@ -287,6 +290,20 @@ impl<B: Backend> Shared<B> {
         before_bytes.saturating_sub(self.state().reserved_bytes)
     }
 
+    /// The budget had room, and the backend had none.
+    fn refused(&self, request: &Request, error: Error) -> Error {
+        let stats = self.state().stats();
+        let message = format!(
+            "no memory for {} for {:?}: {} of the budget of {} are reserved, and {} has no more",
+            exact(request.bytes),
+            request.label,
+            exact(stats.reserved_bytes),
+            exact(stats.budget_bytes),
+            self.backend.name()
+        );
+        Error::new(ErrorKind::OutOfMemory, message).with_source(error)
+    }
+
     /// The error of step 6. Which of the three it is, is judged by what is left now.
     fn no_room(&self, request: &Request, kind: Option<ErrorKind>) -> Error {
         let state = self.state();
@@ -299,6 +316,7 @@ impl<B: Backend> Shared<B> {
             kind,
             Shortage {
                 asked_bytes: request.bytes,
+                needed_bytes: self.slab_bytes_least(request.bytes).unwrap_or(u64::MAX),
                 label: (!request.label.is_empty()).then(|| request.label.to_string()),
                 budget_bytes: stats.budget_bytes,
                 reserved_bytes: stats.reserved_bytes,

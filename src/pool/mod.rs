@@ -39,13 +39,14 @@ pub struct Pool<B: Backend> {
 
 /// What all handles and blocks of a pool share.
 pub(crate) struct Shared<B: Backend> {
+    /// Dropped before the backend that its slabs are of.
+    state: Mutex<StateOf<B>>,
     backend: B,
     limits: Limits,
     budget_bytes: u64,
     staging_bytes: u64,
     policy: SlabPolicy,
     placement: Placement,
-    state: Mutex<StateOf<B>>,
     /// Held while a slab is created, so that two threads do not both grow for want of the same room. Never held while
     /// waiting for the device or for a user's code.
     growth: Mutex<()>,
@@ -57,6 +58,15 @@ pub(crate) struct Shared<B: Backend> {
 impl<B: Backend> Shared<B> {
     fn state(&self) -> MutexGuard<'_, StateOf<B>> {
         lock(&self.state)
+    }
+}
+
+impl<B: Backend> Drop for Shared<B> {
+    /// The slabs go back now, so the device must be done with them. Nobody is left who could be told of a failure.
+    fn drop(&mut self) {
+        if self.state().slab_count() > 0 || self.state().waits_for_device() {
+            let _ = self.backend.complete(self.backend.recorded());
+        }
     }
 }
 

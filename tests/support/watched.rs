@@ -29,6 +29,24 @@ pub struct Seen {
     pub completed: AtomicU64,
     pub recorded: AtomicU64,
     pub slow: AtomicU64,
+    /// Milliseconds that `create_slab` takes.
+    pub delay_ms: AtomicU64,
+    /// These calls fail while not 0: transfers, `complete`, `check`, `open_staging`.
+    pub fail_transfers: AtomicU64,
+    pub fail_complete: AtomicU64,
+    pub fail_check: AtomicU64,
+    pub fail_staging: AtomicU64,
+}
+
+impl Seen {
+    /// The error that a call reports when the test wants it to fail.
+    fn failing(&self, call: &AtomicU64) -> Result<()> {
+        if call.load(Ordering::SeqCst) == 0 {
+            return Ok(());
+        }
+        let kind = if self.lost.load(Ordering::Relaxed) > 0 { ErrorKind::DeviceLost } else { ErrorKind::Device };
+        Err(Error::new(kind, "fails, as the test wants"))
+    }
 }
 
 /// Host memory under watch.
@@ -102,6 +120,7 @@ impl Backend for Watched {
             let kind = if lost { ErrorKind::DeviceLost } else { ErrorKind::OutOfMemory };
             return Err(Error::new(kind, format!("call {call} for {bytes} bytes fails, as the test wants")));
         }
+        std::thread::sleep(std::time::Duration::from_millis(seen.delay_ms.load(Ordering::Relaxed)));
         let slab = Host.create_slab(bytes)?;
         let reserved = seen.reserved.fetch_add(bytes, Ordering::SeqCst) + bytes;
         seen.peak.fetch_max(reserved, Ordering::SeqCst);
@@ -109,20 +128,32 @@ impl Backend for Watched {
     }
 
     fn upload(&self, slab: &WatchedSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
+        self.seen.failing(&self.seen.fail_transfers)?;
         Host.upload(&slab.slab, span, at, bytes)
     }
 
     fn download(&self, slab: &WatchedSlab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
+        self.seen.failing(&self.seen.fail_transfers)?;
         Host.download(&slab.slab, span, at, bytes)
     }
 
     fn fill(&self, slab: &WatchedSlab, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()> {
+        self.seen.failing(&self.seen.fail_transfers)?;
         Host.fill(&slab.slab, span, len, pattern)
     }
 
     fn copy(&self, from: Place<'_, WatchedSlab>, to: PlaceMut<'_, WatchedSlab>, len: u64) -> Result<()> {
+        self.seen.failing(&self.seen.fail_transfers)?;
         let from = Place { slab: &from.slab.slab, span: from.span, at: from.at };
         Host.copy(from, PlaceMut { slab: &to.slab.slab, span: to.span, at: to.at }, len)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.seen.failing(&self.seen.fail_check)
+    }
+
+    fn open_staging(&self, _: u64) -> Result<u64> {
+        self.seen.failing(&self.seen.fail_staging).map(|()| 0)
     }
 
     fn recorded(&self) -> u64 {
@@ -137,6 +168,7 @@ impl Backend for Watched {
     }
 
     fn complete(&self, point: u64) -> Result<()> {
+        self.seen.failing(&self.seen.fail_complete)?;
         self.seen.completed.fetch_max(point, Ordering::SeqCst);
         Ok(())
     }

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
+use super::stream::Stream;
 use super::{Gpu, WORD_BYTES};
+use crate::error::Result;
 use crate::sync::{Mutex, lock};
 
 const WORKGROUP_WORDS: u64 = 256;
@@ -27,34 +29,43 @@ impl CopyKernel {
     pub(super) fn record(
         &self,
         gpu: &Gpu,
-        encoder: &mut wgpu::CommandEncoder,
+        stream: &mut Stream,
         buffer: &wgpu::Buffer,
-        source: u64,
-        target: u64,
+        [source, target]: [u64; 2],
         bytes: u64,
-    ) {
-        let device = &gpu.device;
+    ) -> Result<()> {
         let shift = |offset: u64| offset % gpu.limits.alignment_bytes / WORD_BYTES;
         let shifts = Shifts { source: shift(source), target: shift(target) };
-        let pipeline = lock(&self.pipelines).entry(shifts).or_insert_with(|| create_pipeline(device, shifts)).clone();
+        let pipeline = self.pipeline(gpu, shifts)?;
         // Each binding ends where its range ends, so that the shader knows the length.
         let binding = |offset: u64, shift: u64| {
             let size = wgpu::BufferSize::new(bytes + shift * WORD_BYTES);
             wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: offset - shift * WORD_BYTES, size })
         };
-        let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some("tensorpool copy"),
-            layout: &pipeline.get_bind_group_layout(0),
-            entries: &[
-                wgpu::BindGroupEntry { binding: 0, resource: binding(source, shifts.source) },
-                wgpu::BindGroupEntry { binding: 1, resource: binding(target, shifts.target) },
-            ],
-        });
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&pipeline);
-        pass.set_bind_group(0, &group, &[]);
-        let workgroups = (bytes / WORD_BYTES).div_ceil(WORKGROUP_WORDS).min(WORKGROUPS_MAX);
-        pass.dispatch_workgroups(workgroups as u32, 1, 1);
+        gpu.scoped("recording a copy", || {
+            let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some("tensorpool copy"),
+                layout: &pipeline.get_bind_group_layout(0),
+                entries: &[
+                    wgpu::BindGroupEntry { binding: 0, resource: binding(source, shifts.source) },
+                    wgpu::BindGroupEntry { binding: 1, resource: binding(target, shifts.target) },
+                ],
+            });
+            let mut pass = stream.encoder(gpu).begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            pass.set_pipeline(&pipeline);
+            pass.set_bind_group(0, &group, &[]);
+            let workgroups = (bytes / WORD_BYTES).div_ceil(WORKGROUP_WORDS).min(WORKGROUPS_MAX);
+            pass.dispatch_workgroups(workgroups as u32, 1, 1);
+        })
+    }
+
+    fn pipeline(&self, gpu: &Gpu, shifts: Shifts) -> Result<wgpu::ComputePipeline> {
+        let mut pipelines = lock(&self.pipelines);
+        if let Some(pipeline) = pipelines.get(&shifts) {
+            return Ok(pipeline.clone());
+        }
+        let pipeline = gpu.scoped("compiling the copy", || create_pipeline(&gpu.device, shifts))?;
+        Ok(pipelines.entry(shifts).or_insert(pipeline).clone())
     }
 }
 

@@ -118,12 +118,13 @@ impl Gpu {
     ///
     /// # Errors
     /// The closure's; [`ErrorKind::Device`] with wgpu's message for what wgpu reports; [`ErrorKind::DeviceLost`];
-    /// [`ErrorKind::Recording`].
+    /// [`ErrorKind::Recording`]. What wgpu finds wrong only when the commands are submitted (a buffer that was destroyed in
+    /// between) is the error of the call that submits them; the commands of others are not affected.
     pub fn encode<R>(&self, record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<R>) -> Result<R> {
         let mut stream = self.stream()?;
         // Before the closure: what it drops may be what it has just recorded work for.
         stream.mark_recorded(self);
-        let (result, commands) = scoped(&self.device, "recording", || {
+        let (result, commands) = self.scoped("recording", || {
             let descriptor = wgpu::CommandEncoderDescriptor { label: Some("tensorpool encode") };
             let mut encoder = self.device.create_command_encoder(&descriptor);
             let result = record(&mut encoder);
@@ -149,7 +150,16 @@ impl Gpu {
     pub(crate) fn record(&self, record: impl FnOnce(&wgpu::Device, &mut wgpu::CommandEncoder)) -> Result<()> {
         let mut stream = self.stream()?;
         stream.begin_operation(self)?;
-        scoped(&self.device, "recording a kernel", || record(&self.device, stream.encoder(self)))
+        self.scoped("recording a kernel", || record(&self.device, stream.encoder(self)))
+    }
+
+    /// Runs `call` in error scopes. A device that is lost breaks many rules: then that is the error.
+    pub(crate) fn scoped<R>(&self, doing: &str, call: impl FnOnce() -> R) -> Result<R> {
+        scoped(&self.device, doing, call).map_err(|error| {
+            // Runs the lost callback, if it waits to be run.
+            let _ = self.device.poll(wgpu::PollType::Poll);
+            self.lost.check().err().unwrap_or(error)
+        })
     }
 
     /// The stream, for this thread alone until the guard is dropped.
@@ -216,7 +226,7 @@ impl Backend for Gpu {
     fn create_slab(&self, bytes: u64) -> Result<wgpu::Buffer> {
         self.lost.check()?;
         check_slab_bytes(bytes, &self.limits)?;
-        scoped(&self.device, &format!("creating a slab of {}", exact(bytes)), || {
+        self.scoped(&format!("creating a slab of {}", exact(bytes)), || {
             self.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("tensorpool slab"),
                 size: bytes,
@@ -250,13 +260,11 @@ impl Backend for Gpu {
         let bytes = target.end - target.start;
         let mut stream = self.stream()?;
         stream.begin_operation(self)?;
-        scoped(&self.device, "recording a copy", || {
-            let encoder = stream.encoder(self);
-            if from.slab == to.slab {
-                self.copy.record(self, encoder, from.slab, source, target.start, bytes);
-            } else {
-                encoder.copy_buffer_to_buffer(from.slab, source, to.slab, target.start, bytes);
-            }
+        if from.slab == to.slab {
+            return self.copy.record(self, &mut stream, from.slab, [source, target.start], bytes);
+        }
+        self.scoped("recording a copy", || {
+            stream.encoder(self).copy_buffer_to_buffer(from.slab, source, to.slab, target.start, bytes);
         })
     }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::staging::{CHUNKS, Chunk, MAP_ALIGNMENT_BYTES};
-use super::{Gpu, WORD_BYTES, scoped};
+use super::{Gpu, WORD_BYTES};
 use crate::backend::Point;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, Ordering};
@@ -42,7 +42,7 @@ impl Stream {
                 format!("{CHUNKS} staging buffers each way of {} are over {}", exact(chunk_bytes), gpu.limits.slab);
             return Err(Error::new(ErrorKind::TooLarge, message));
         }
-        let (upload, download) = scoped(&gpu.device, "creating the staging ring", || {
+        let (upload, download) = gpu.scoped("creating the staging ring", || {
             let upload: Vec<_> = (0..CHUNKS).map(|_| Chunk::upload(&gpu.device, chunk_bytes)).collect();
             let download: Vec<_> = (0..CHUNKS).map(|_| Chunk::download(&gpu.device, chunk_bytes)).collect();
             (upload, download)
@@ -87,7 +87,7 @@ impl Stream {
 
     fn close_encoder(&mut self, gpu: &Gpu) -> Result<()> {
         if let Some(encoder) = self.encoder.take() {
-            self.commands.push(scoped(&gpu.device, "ending the stream's encoder", || encoder.finish())?);
+            self.commands.push(gpu.scoped("ending the stream's encoder", || encoder.finish())?);
         }
         Ok(())
     }
@@ -100,19 +100,26 @@ impl Stream {
         Ok(self.submission.clone())
     }
 
+    /// Sends everything to the queue. Each command buffer goes by itself, so that one that breaks a rule of wgpu (a buffer
+    /// that its recorder has destroyed, say) fails alone; the first failure is returned, after all have had their turn.
     pub(super) fn submit(&mut self, gpu: &Gpu) -> Result<wgpu::SubmissionIndex> {
-        let closed = self.close_encoder(gpu);
+        let mut result = self.close_encoder(gpu);
         self.operations = 0;
         let used = |chunk: &&mut Chunk| chunk.filled_bytes > 0;
+        let unmapped = gpu.scoped("unmapping", || self.upload.iter_mut().filter(used).for_each(|chunk| chunk.unmap()));
+        result = result.and(unmapped);
         let commands = std::mem::take(&mut self.commands);
-        let submitted = scoped(&gpu.device, "submitting", || {
-            self.upload.iter_mut().filter(used).for_each(|chunk| chunk.unmap());
-            gpu.queue.submit(commands)
-        });
-        // Whatever came of it, the chunks must come back, and what was recorded has had its turn.
+        // Without commands too: an empty submission has an index that can be waited for.
+        let nothing = commands.is_empty().then_some(None);
+        for commands in commands.into_iter().map(Some).chain(nothing) {
+            match gpu.scoped("submitting", || gpu.queue.submit(commands)) {
+                Ok(index) => self.submission = Some(index),
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
         for chunk in self.upload.iter_mut().filter(used) {
             chunk.filled_bytes = 0;
-            chunk.submission = submitted.as_ref().ok().cloned();
+            chunk.submission = self.submission.clone();
             chunk.map(wgpu::MapMode::Write);
         }
         self.submitted += 1;
@@ -124,10 +131,8 @@ impl Stream {
         });
         // A device that was lost unnoticed shows here first; what else went wrong follows from that.
         self.upload.iter().try_for_each(|chunk| chunk.check(&gpu.lost))?;
-        closed?;
-        let submission = submitted?;
-        self.submission = Some(submission.clone());
-        Ok(submission)
+        result?;
+        self.submission.clone().ok_or_else(|| Error::new(ErrorKind::Device, "nothing could be submitted"))
     }
 
     pub(super) fn upload(&mut self, gpu: &Gpu, slab: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
@@ -155,7 +160,7 @@ impl Stream {
         }
         self.begin_operation(gpu)?;
         if pattern.iter().all(|byte| *byte == 0) {
-            return scoped(&gpu.device, "recording a fill", || {
+            return gpu.scoped("recording a fill", || {
                 self.encoder(gpu).clear_buffer(slab, range.start, Some(len));
             });
         }
@@ -204,7 +209,7 @@ impl Stream {
     ) -> Result<()> {
         let pieces = bytes.len().div_ceil(chunk_bytes);
         let buffers: Vec<_> = self.download[..pieces].iter().map(|chunk| chunk.buffer.clone()).collect();
-        scoped(&gpu.device, "recording a download", || {
+        gpu.scoped("recording a download", || {
             let mut at = offset;
             for (buffer, piece) in buffers.iter().zip(bytes.chunks(chunk_bytes)) {
                 let copy_bytes = round_up(piece.len() as u64, WORD_BYTES).unwrap_or(0);
@@ -226,7 +231,7 @@ impl Stream {
             });
             result = result.and(read);
         }
-        let unmapped = scoped(&gpu.device, "unmapping", || self.download[..pieces].iter().for_each(Chunk::unmap));
+        let unmapped = gpu.scoped("unmapping", || self.download[..pieces].iter().for_each(Chunk::unmap));
         result.and(unmapped)
     }
 
@@ -275,7 +280,7 @@ impl Stream {
         bytes: u64,
     ) -> Result<()> {
         let buffer = self.upload[index].buffer.clone();
-        scoped(&gpu.device, "recording an upload", || {
+        gpu.scoped("recording an upload", || {
             self.encoder(gpu).copy_buffer_to_buffer(&buffer, at, slab, offset, bytes);
         })
     }
