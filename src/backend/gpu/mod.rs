@@ -273,7 +273,7 @@ impl Backend for Gpu {
     }
 
     fn staging_bytes_default(&self, budget_bytes: u64) -> u64 {
-        STAGING_BYTES.min(budget_bytes / STAGING_SHARE)
+        Stream::staging_bytes(STAGING_BYTES.min(budget_bytes / STAGING_SHARE))
     }
 
     fn open_staging(&self, bytes: u64) -> Result<u64> {

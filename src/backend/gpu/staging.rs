@@ -69,11 +69,13 @@ impl Chunk {
         });
     }
 
-    /// Ends the mapping, if there is one.
+    /// Ends the mapping, or the wait for it.
     pub(super) fn unmap(&self) {
-        if self.state.swap(IDLE, Ordering::AcqRel) == MAPPED {
+        if matches!(self.state.load(Ordering::Acquire), MAPPED | MAPPING) {
             self.buffer.unmap();
         }
+        // After the callback of a mapping that was given up, which comes at once.
+        self.state.store(IDLE, Ordering::Release);
     }
 
     /// Waits for the mapping. A mapping that fails is how a lost device shows.

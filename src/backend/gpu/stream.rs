@@ -32,8 +32,13 @@ pub(super) struct Stream {
 }
 
 impl Stream {
+    /// What a ring of at most `bytes` takes: chunks of one size, both ways.
+    pub(super) fn staging_bytes(bytes: u64) -> u64 {
+        round_down(bytes, 2 * CHUNKS * MAP_ALIGNMENT_BYTES)
+    }
+
     pub(super) fn open_staging(&mut self, gpu: &Gpu, bytes: u64) -> Result<u64> {
-        let chunk_bytes = round_down(bytes / (2 * CHUNKS), MAP_ALIGNMENT_BYTES);
+        let chunk_bytes = Self::staging_bytes(bytes) / (2 * CHUNKS);
         if chunk_bytes == 0 {
             return Ok(0);
         }
