@@ -50,8 +50,8 @@ impl Layer {
 
     fn forward(&mut self) {
         let (x, w) = (Layout::row_major(self.inputs), Layout::row_major(self.outputs));
-        let params = matmul::Params::new(BATCH, self.outputs, self.inputs, x, w, w);
-        matmul(&params, &self.x, &self.w, &mut self.out);
+        let params = matmul::Params::new(BATCH, self.outputs, self.inputs, x, w, w).unwrap();
+        matmul(&params, &self.x, &self.w, &mut self.out).unwrap();
     }
 
     /// `block` rows of the gradient at a time, each into its own place (momentum) or all into one (Adam).
@@ -60,8 +60,9 @@ impl Layer {
         for row in (0..self.inputs).step_by(block.min(self.inputs)) {
             let rows = block.min(self.inputs - row);
             let a = x.block(0, row).transposed();
-            let params = matmul::Params::new(rows, self.outputs, BATCH, a, d, d.block(row, 0)).scaled(alpha, beta);
-            matmul(&params, &self.x, &self.d, &mut self.out);
+            let params =
+                matmul::Params::new(rows, self.outputs, BATCH, a, d, d.block(row, 0)).unwrap().scaled(alpha, beta);
+            matmul(&params, &self.x, &self.d, &mut self.out).unwrap();
         }
     }
 
@@ -71,8 +72,8 @@ impl Layer {
         for row in (0..self.inputs).step_by(block.min(self.inputs)) {
             let rows = block.min(self.inputs - row);
             let b = w.block(row, 0).transposed();
-            let params = matmul::Params::new(BATCH, rows, self.outputs, d, b, Layout::row_major(rows));
-            matmul(&params, &self.d, &self.w, &mut self.out);
+            let params = matmul::Params::new(BATCH, rows, self.outputs, d, b, Layout::row_major(rows)).unwrap();
+            matmul(&params, &self.d, &self.w, &mut self.out).unwrap();
         }
     }
 }
@@ -124,17 +125,20 @@ fn optimizers(criterion: &mut Criterion) {
     let (g, mut m, mut v, mut w) = (numbers(len, 1), numbers(len, 2), vec![1.0; len], numbers(len, 3));
     let mut group = criterion.benchmark_group("optimizer");
     group.throughput(Throughput::Elements(len as u64));
-    group.bench_function("sgd", |bencher| bencher.iter(|| sgd::sgd(&sgd::Params::new(len, 1e-9), &g, &mut w)));
+    group.bench_function("sgd", |bencher| {
+        bencher.iter(|| sgd::sgd(&sgd::Params::new(len, 1e-9).unwrap(), &g, &mut w).unwrap())
+    });
     group.bench_function("momentum", |bencher| {
-        bencher.iter(|| momentum::momentum(&momentum::Params::new(len, 0.9, 1e-9), &g, &mut m, &mut w));
+        bencher
+            .iter(|| momentum::momentum(&momentum::Params::new(len, 0.9, 1e-9).unwrap(), &g, &mut m, &mut w).unwrap());
     });
     group.bench_function("adam_moments", |bencher| {
-        let params = adam_moments::Params::new(len, 0, 0.9, 0.999);
-        bencher.iter(|| adam_moments::adam_moments(&params, &g, &mut m, &mut v));
+        let params = adam_moments::Params::new(len, 0, 0.9, 0.999).unwrap();
+        bencher.iter(|| adam_moments::adam_moments(&params, &g, &mut m, &mut v).unwrap());
     });
     group.bench_function("adam", |bencher| {
-        let params = adam::Params::new(len, 10, 1e-9, 0.9, 0.999, 1e-8);
-        bencher.iter(|| adam::adam(&params, &m, &v, black_box(&mut w)));
+        let params = adam::Params::new(len, 10, 1e-9, 0.9, 0.999, 1e-8).unwrap();
+        bencher.iter(|| adam::adam(&params, &m, &v, black_box(&mut w)).unwrap());
     });
     group.finish();
 }

@@ -59,17 +59,23 @@ fn on_owned_vectors() -> impl FnMut() -> f32 {
             let x = &held[2 * index];
             let mut z = vec![0.0; BATCH * outputs];
             let layouts = (row_major(inputs), row_major(outputs));
-            matmul::matmul(&matmul::Params::new(BATCH, outputs, inputs, layouts.0, layouts.1, layouts.1), x, w, &mut z);
-            tensorpool::nn::bias::bias(&tensorpool::nn::bias::Params::new(BATCH, outputs), b, &mut z);
+            matmul::matmul(
+                &matmul::Params::new(BATCH, outputs, inputs, layouts.0, layouts.1, layouts.1).unwrap(),
+                x,
+                w,
+                &mut z,
+            )
+            .unwrap();
+            tensorpool::nn::bias::bias(&tensorpool::nn::bias::Params::new(BATCH, outputs).unwrap(), b, &mut z).unwrap();
             let mut y = z.clone();
             if index + 1 < layers.len() {
-                relu::relu(&relu::Params::new(y.len()), &mut y);
+                relu::relu(&relu::Params::new(y.len()).unwrap(), &mut y).unwrap();
             }
             held.extend([z, y]);
         }
         let mut losses = vec![0.0; BATCH];
-        let loss = softmax_cross_entropy::Params::new(BATCH, 10);
-        softmax_cross_entropy::softmax_cross_entropy(&loss, &labels, &mut held[6], &mut losses);
+        let loss = softmax_cross_entropy::Params::new(BATCH, 10).unwrap();
+        softmax_cross_entropy::softmax_cross_entropy(&loss, &labels, &mut held[6], &mut losses).unwrap();
         let mut gradients = Vec::new();
         let mut deltas: Vec<Vec<f32>> = Vec::new();
         for index in (0..layers.len()).rev() {
@@ -78,27 +84,28 @@ fn on_owned_vectors() -> impl FnMut() -> f32 {
             let x = &held[2 * index];
             let (at_x, at_d) = (row_major(inputs), row_major(outputs));
             let mut dw = vec![0.0; inputs * outputs];
-            let product = matmul::Params::new(inputs, outputs, BATCH, at_x.transposed(), at_d, at_d);
-            matmul::matmul(&product, x, delta, &mut dw);
+            let product = matmul::Params::new(inputs, outputs, BATCH, at_x.transposed(), at_d, at_d).unwrap();
+            matmul::matmul(&product, x, delta, &mut dw).unwrap();
             let mut db = vec![0.0; outputs];
-            sum_rows::sum_rows(&sum_rows::Params::new(BATCH, outputs), delta, &mut db);
+            sum_rows::sum_rows(&sum_rows::Params::new(BATCH, outputs).unwrap(), delta, &mut db).unwrap();
             gradients.push((dw, db));
             if index > 0 {
                 let mut upstream = vec![0.0; BATCH * inputs];
-                let product = matmul::Params::new(BATCH, inputs, outputs, at_d, at_d.transposed(), at_x);
-                matmul::matmul(&product, delta, &layers[index].0, &mut upstream);
+                let product = matmul::Params::new(BATCH, inputs, outputs, at_d, at_d.transposed(), at_x).unwrap();
+                matmul::matmul(&product, delta, &layers[index].0, &mut upstream).unwrap();
                 let mut next = x.clone();
                 relu_backward::relu_backward(
-                    &relu_backward::Params::new(BATCH, inputs, 0, inputs),
+                    &relu_backward::Params::new(BATCH, inputs, 0, inputs).unwrap(),
                     &upstream,
                     &mut next,
-                );
+                )
+                .unwrap();
                 deltas.extend([upstream, next]);
             }
         }
         for ((w, b, m_w, m_b), (dw, db)) in layers.iter_mut().zip(gradients.iter().rev()) {
-            momentum::momentum(&momentum::Params::new(w.len(), MU, RATE), dw, m_w, w);
-            momentum::momentum(&momentum::Params::new(b.len(), MU, RATE), db, m_b, b);
+            momentum::momentum(&momentum::Params::new(w.len(), MU, RATE).unwrap(), dw, m_w, w).unwrap();
+            momentum::momentum(&momentum::Params::new(b.len(), MU, RATE).unwrap(), db, m_b, b).unwrap();
         }
         losses.iter().sum::<f32>() / BATCH as f32
     }

@@ -81,7 +81,7 @@ fn matmul_case(gpu: &Gpu, name: &str, kernel: &raw_gpu::Kernel, seed: u64) {
     let ((a, a_len), (b, b_len), (c, c_len)) = (layout(m, k), layout(k, n), layout(m, n));
     let alpha = [1.0, -0.05, 2.5][rng.random_range(0..3)];
     let beta = [0.0, 1.0, 0.9][rng.random_range(0..3)];
-    let params = matmul::Params::new(m, n, k, a, b, c).scaled(alpha, beta);
+    let params = matmul::Params::new(m, n, k, a, b, c).unwrap().scaled(alpha, beta);
     let (a_data, b_data) = (numbers(&mut rng, a_len), numbers(&mut rng, b_len));
     let mut c_data = numbers(&mut rng, c_len);
     if beta == 0.0 {
@@ -89,7 +89,7 @@ fn matmul_case(gpu: &Gpu, name: &str, kernel: &raw_gpu::Kernel, seed: u64) {
     }
     let bindings = [bytes_of(&params), cast_slice(&a_data), cast_slice(&b_data), cast_slice(&c_data)];
     let found = gpu.run(kernel, layout_of(seed, params.workgroups()), &bindings);
-    matmul::matmul(&params, &a_data, &b_data, &mut c_data);
+    matmul::matmul(&params, &a_data, &b_data, &mut c_data).unwrap();
     let what = format!("{name}, seed {seed}, {params:?}");
     assert_same(&what, &found[1], &a_data);
     assert_same(&what, &found[2], &b_data);
@@ -113,7 +113,7 @@ fn matmul_of_nothing_leaves_beta_c() {
     for (name, source) in [("matmul", matmul::SHADER), ("matmul_tiled", matmul::TILED_SHADER)] {
         let kernel = gpu.kernel(name, source, 4);
         let layout = Layout::row_major(3);
-        let params = matmul::Params::new(2, 3, 0, Layout::row_major(0), layout, layout).scaled(1.0, 0.5);
+        let params = matmul::Params::new(2, 3, 0, Layout::row_major(0), layout, layout).unwrap().scaled(1.0, 0.5);
         let (empty, c) = ([0.0_f32], [1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0]);
         let bindings = [bytes_of(&params), cast_slice(&empty), cast_slice(&empty), cast_slice(&c)];
         let found = gpu.run(&kernel, params.workgroups(), &bindings);
@@ -133,7 +133,7 @@ fn bias_agrees_with_its_twin() {
             x_offset: x_offset as u32,
             x_row_stride: width as u32,
             b_offset: b_offset as u32,
-            ..bias::Params::new(rows, cols)
+            ..bias::Params::new(rows, cols).unwrap()
         };
         let b = numbers(&mut rng, b_offset + cols);
         let mut x = numbers(&mut rng, x_offset + rows * width + 3);
@@ -142,7 +142,7 @@ fn bias_agrees_with_its_twin() {
             layout_of(seed, params.workgroups()),
             &[bytes_of(&params), cast_slice(&b), cast_slice(&x)],
         );
-        bias::bias(&params, &b, &mut x);
+        bias::bias(&params, &b, &mut x).unwrap();
         assert_close(&format!("bias, seed {seed}, {params:?}"), &found[2], &x, 0.0);
     }
 }
@@ -153,10 +153,10 @@ fn relu_agrees_with_its_twin() {
     let kernel = gpu.kernel("relu", relu::SHADER, 2);
     for (seed, len) in [1, 2, 255, 256, 257, 10_007, 262_144].into_iter().enumerate() {
         let mut rng = ChaCha8Rng::seed_from_u64(seed as u64);
-        let params = relu::Params { x_offset: 3, ..relu::Params::new(len) };
+        let params = relu::Params { x_offset: 3, ..relu::Params::new(len).unwrap() };
         let mut x = numbers(&mut rng, 3 + len + 2);
         let found = gpu.run(&kernel, layout_of(seed, params.workgroups()), &[bytes_of(&params), cast_slice(&x)]);
-        relu::relu(&params, &mut x);
+        relu::relu(&params, &mut x).unwrap();
         assert_close(&format!("relu of {len}"), &found[1], &x, 0.0);
     }
 }
@@ -172,14 +172,14 @@ fn relu_backward_agrees_with_its_twin() {
         let params = relu_backward::Params {
             upstream_offset: offset as u32,
             upstream_row_stride: upstream_width as u32,
-            ..relu_backward::Params::new(rows, cols, col, width)
+            ..relu_backward::Params::new(rows, cols, col, width).unwrap()
         };
         let upstream = numbers(&mut rng, offset + rows * upstream_width);
         let mut x = numbers(&mut rng, rows * width);
         x.iter_mut().step_by(5).for_each(|x| *x = 0.0);
         let bindings = [bytes_of(&params), cast_slice(&upstream), cast_slice(&x)];
         let found = gpu.run(&kernel, layout_of(seed, params.workgroups()), &bindings);
-        relu_backward::relu_backward(&params, &upstream, &mut x);
+        relu_backward::relu_backward(&params, &upstream, &mut x).unwrap();
         let what = format!("relu_backward, seed {seed}, {params:?}");
         assert_same(&what, &found[1], &upstream);
         assert_close(&what, &found[2], &x, 0.0);
@@ -199,7 +199,7 @@ fn softmax_cross_entropy_agrees_with_its_twin() {
             logits_row_stride: width as u32,
             labels_offset: 1,
             loss_offset: 2,
-            ..softmax_cross_entropy::Params::new(rows, classes)
+            ..softmax_cross_entropy::Params::new(rows, classes).unwrap()
         };
         let mut logits: Vec<f32> = numbers(&mut rng, offset + rows * width).iter().map(|z| 10.0 * z).collect();
         // One label in twenty names no class.
@@ -209,7 +209,7 @@ fn softmax_cross_entropy_agrees_with_its_twin() {
         let mut loss = numbers(&mut rng, 2 + rows + 1);
         let bindings = [bytes_of(&params), cast_slice(&labels), cast_slice(&logits), cast_slice(&loss)];
         let found = gpu.run(&kernel, layout_of(seed, params.workgroups()), &bindings);
-        softmax_cross_entropy::softmax_cross_entropy(&params, &labels, &mut logits, &mut loss);
+        softmax_cross_entropy::softmax_cross_entropy(&params, &labels, &mut logits, &mut loss).unwrap();
         let what = format!("softmax_cross_entropy, seed {seed}, {params:?}");
         assert_same(&what, &found[1], &labels);
         assert_close(&what, &found[2], &logits, EXPONENTIAL);
@@ -231,7 +231,7 @@ fn sum_rows_agrees_with_its_twin() {
             out_offset: out_offset as u32,
             alpha: [1.0, -0.05][rng.random_range(0..2)],
             beta: [0.0, 1.0, 0.9][rng.random_range(0..3)],
-            ..sum_rows::Params::new(rows, cols)
+            ..sum_rows::Params::new(rows, cols).unwrap()
         };
         let x = numbers(&mut rng, x_offset + rows * width);
         let mut out = numbers(&mut rng, out_offset + cols + 2);
@@ -243,7 +243,7 @@ fn sum_rows_agrees_with_its_twin() {
             layout_of(seed, params.workgroups()),
             &[bytes_of(&params), cast_slice(&x), cast_slice(&out)],
         );
-        sum_rows::sum_rows(&params, &x, &mut out);
+        sum_rows::sum_rows(&params, &x, &mut out).unwrap();
         assert_close(&format!("sum_rows, seed {seed}, {params:?}"), &found[2], &out, summed(rows));
     }
 }
@@ -257,14 +257,14 @@ fn sgd_agrees_with_its_twin() {
     let kernel = gpu.kernel("sgd", sgd::SHADER, 3);
     for (seed, len) in LENGTHS.into_iter().enumerate() {
         let mut rng = ChaCha8Rng::seed_from_u64(seed as u64);
-        let params = sgd::Params { g_offset: 1, w_offset: 5, ..sgd::Params::new(len, 0.05) };
+        let params = sgd::Params { g_offset: 1, w_offset: 5, ..sgd::Params::new(len, 0.05).unwrap() };
         let (g, mut w) = (numbers(&mut rng, 1 + len), numbers(&mut rng, 5 + len + 3));
         let found = gpu.run(
             &kernel,
             layout_of(seed, params.workgroups()),
             &[bytes_of(&params), cast_slice(&g), cast_slice(&w)],
         );
-        sgd::sgd(&params, &g, &mut w);
+        sgd::sgd(&params, &g, &mut w).unwrap();
         assert_close(&format!("sgd of {len}"), &found[2], &w, ELEMENTWISE);
     }
 }
@@ -275,13 +275,17 @@ fn momentum_agrees_with_its_twin() {
     let kernel = gpu.kernel("momentum", momentum::SHADER, 4);
     for (seed, len) in LENGTHS.into_iter().enumerate() {
         let mut rng = ChaCha8Rng::seed_from_u64(seed as u64);
-        let params =
-            momentum::Params { g_offset: 1, m_offset: 2, w_offset: 5, ..momentum::Params::new(len, 0.9, 0.05) };
+        let params = momentum::Params {
+            g_offset: 1,
+            m_offset: 2,
+            w_offset: 5,
+            ..momentum::Params::new(len, 0.9, 0.05).unwrap()
+        };
         let g = numbers(&mut rng, 1 + len);
         let (mut m, mut w) = (numbers(&mut rng, 2 + len + 1), numbers(&mut rng, 5 + len + 3));
         let bindings = [bytes_of(&params), cast_slice(&g), cast_slice(&m), cast_slice(&w)];
         let found = gpu.run(&kernel, layout_of(seed, params.workgroups()), &bindings);
-        momentum::momentum(&params, &g, &mut m, &mut w);
+        momentum::momentum(&params, &g, &mut m, &mut w).unwrap();
         assert_close(&format!("momentum of {len}: m"), &found[2], &m, ELEMENTWISE);
         assert_close(&format!("momentum of {len}: w"), &found[3], &w, ELEMENTWISE);
     }
@@ -293,12 +297,12 @@ fn adam_moments_agrees_with_its_twin() {
     let kernel = gpu.kernel("adam_moments", adam_moments::SHADER, 4);
     for (seed, len) in LENGTHS.into_iter().enumerate() {
         let mut rng = ChaCha8Rng::seed_from_u64(seed as u64);
-        let params = adam_moments::Params::new(len, 7, 0.9, 0.999);
+        let params = adam_moments::Params::new(len, 7, 0.9, 0.999).unwrap();
         let g = numbers(&mut rng, len);
         let (mut m, mut v) = (numbers(&mut rng, 7 + len + 1), numbers(&mut rng, 7 + len + 3));
         let bindings = [bytes_of(&params), cast_slice(&g), cast_slice(&m), cast_slice(&v)];
         let found = gpu.run(&kernel, layout_of(seed, params.workgroups()), &bindings);
-        adam_moments::adam_moments(&params, &g, &mut m, &mut v);
+        adam_moments::adam_moments(&params, &g, &mut m, &mut v).unwrap();
         assert_close(&format!("adam_moments of {len}: m"), &found[2], &m, ELEMENTWISE);
         assert_close(&format!("adam_moments of {len}: v"), &found[3], &v, ELEMENTWISE);
     }
@@ -314,7 +318,7 @@ fn adam_agrees_with_its_twin() {
             m_offset: 1,
             v_offset: 2,
             w_offset: 5,
-            ..adam::Params::new(len, 1 + seed as u64, 1e-3, 0.9, 0.999, 1e-8)
+            ..adam::Params::new(len, 1 + seed as u64, 1e-3, 0.9, 0.999, 1e-8).unwrap()
         };
         let m = numbers(&mut rng, 1 + len);
         let mut v: Vec<f32> = numbers(&mut rng, 2 + len).iter().map(|v| v * v).collect();
@@ -325,7 +329,7 @@ fn adam_agrees_with_its_twin() {
         m[1] = 0.0;
         let bindings = [bytes_of(&params), cast_slice(&m), cast_slice(&v), cast_slice(&w)];
         let found = gpu.run(&kernel, layout_of(seed, params.workgroups()), &bindings);
-        adam::adam(&params, &m, &v, &mut w);
+        adam::adam(&params, &m, &v, &mut w).unwrap();
         assert_close(&format!("adam of {len}"), &found[3], &w, 5.0 * ELEMENTWISE);
     }
 }
@@ -343,7 +347,7 @@ fn accuracy_agrees_with_its_twin() {
             logits_row_stride: width as u32,
             labels_offset: 1,
             hit_offset: 2,
-            ..accuracy::Params::new(rows, classes)
+            ..accuracy::Params::new(rows, classes).unwrap()
         };
         // Few different values, so that there are ties.
         let logits: Vec<f32> = (0..offset + rows * width).map(|_| rng.random_range(0..4) as f32).collect();
@@ -351,7 +355,7 @@ fn accuracy_agrees_with_its_twin() {
         let mut hit = numbers(&mut rng, 2 + rows + 1);
         let bindings = [bytes_of(&params), cast_slice(&logits), cast_slice(&labels), cast_slice(&hit)];
         let found = gpu.run(&kernel, layout_of(seed, params.workgroups()), &bindings);
-        accuracy::accuracy(&params, &logits, &labels, &mut hit);
+        accuracy::accuracy(&params, &logits, &labels, &mut hit).unwrap();
         assert_close(&format!("accuracy, seed {seed}, {params:?}"), &found[3], &hit, 0.0);
     }
 }
@@ -365,9 +369,9 @@ fn time_matmul() {
     let (batch, inputs, outputs) = (128, 784, 512);
     let (x, w, d) = (Layout::row_major(inputs), Layout::row_major(outputs), Layout::row_major(outputs));
     let forms = [
-        ("A B", matmul::Params::new(batch, outputs, inputs, x, w, d)),
-        ("At B", matmul::Params::new(inputs, outputs, batch, x.transposed(), d, w)),
-        ("A Bt", matmul::Params::new(batch, inputs, outputs, d, w.transposed(), x)),
+        ("A B", matmul::Params::new(batch, outputs, inputs, x, w, d).unwrap()),
+        ("At B", matmul::Params::new(inputs, outputs, batch, x.transposed(), d, w).unwrap()),
+        ("A Bt", matmul::Params::new(batch, inputs, outputs, d, w.transposed(), x).unwrap()),
     ];
     println!("{}: {batch}x{inputs}x{outputs}", gpu.adapter);
     for (name, source) in [("matmul", matmul::SHADER), ("matmul_tiled", matmul::TILED_SHADER)] {

@@ -291,7 +291,7 @@ mod gpu {
     use super::*;
     use crate::support::gpu;
     use tensorpool::Backend;
-    use tensorpool::nn::Trainer;
+    use tensorpool::nn::{GpuEngine, Op, Operand, ParamsAt, Trainer, relu};
 
     #[test]
     fn the_gpu_follows_the_host() {
@@ -307,6 +307,23 @@ mod gpu {
                 }
                 pool.check();
             }
+        }
+    }
+
+    #[test]
+    fn parameters_outside_their_block_are_refused() {
+        let Some(pool) = gpu::pool("parameters_outside_their_block_are_refused", Config::new("8 MiB")) else { return };
+        let params = pool.zeros::<u8>([256]).unwrap();
+        let mut x = pool.zeros::<f32>([7]).unwrap();
+        let op = Op::Relu(relu::Params::new(7).unwrap());
+        let mut engine = GpuEngine::default();
+        let mut run = |at| {
+            let params = ParamsAt { block: params.block(), at };
+            pool.backend().run(&mut engine, &op, Some(params), &mut [Operand::Write(x.block_mut())])
+        };
+        run(0).unwrap();
+        for at in [256, 512, u64::MAX] {
+            assert_eq!(run(at).unwrap_err().kind(), ErrorKind::Shape);
         }
     }
 

@@ -5,6 +5,8 @@
 
 use rayon::prelude::*;
 
+use crate::error::{Error, ErrorKind, Result};
+
 /// WGSL source.
 pub const SHADER: &str = include_str!("../../shaders/adam.wgsl");
 
@@ -34,13 +36,16 @@ impl Params {
     /// The first `len` elements of all bindings at step number `step`, which counts from 1. The corrections are computed
     /// in f64.
     ///
-    /// # Panics
+    /// # Errors
     ///
-    /// If `len` does not fit in 32 bits, or `step` is 0.
-    pub fn new(len: usize, step: u64, lr: f64, beta1: f64, beta2: f64, eps: f64) -> Self {
-        assert!(step > 0, "Adam's steps count from 1: at step 0 its corrections are 0");
-        Self {
-            len: super::narrow(len),
+    /// [`ErrorKind::Shape`] if `len` does not fit in 32 bits, [`ErrorKind::Invalid`] if `step` is 0.
+    pub fn new(len: usize, step: u64, lr: f64, beta1: f64, beta2: f64, eps: f64) -> Result<Self> {
+        if step == 0 {
+            let message = "Adam's steps count from 1: at step 0 its corrections are 0";
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        Ok(Self {
+            len: super::narrow(len)?,
             m_offset: 0,
             v_offset: 0,
             w_offset: 0,
@@ -48,7 +53,7 @@ impl Params {
             correction2_sqrt: (1.0 - beta2.powf(step as f64)).sqrt() as f32,
             eps: eps as f32,
             padding: 0,
-        }
+        })
     }
 
     /// Workgroups to dispatch: one per 256 elements.
@@ -59,15 +64,16 @@ impl Params {
 
 /// Host twin of `shaders/adam.wgsl`.
 ///
-/// # Panics
+/// # Errors
 ///
-/// If the parameters name elements that a slice does not have.
-pub fn adam(params: &Params, m: &[f32], v: &[f32], w: &mut [f32]) {
+/// [`ErrorKind::Shape`] if the parameters name elements that a slice does not have; nothing is written
+/// then.
+pub fn adam(params: &Params, m: &[f32], v: &[f32], w: &mut [f32]) -> Result<()> {
     const PIECE: usize = super::ELEMENTS_PER_TASK / 2;
     let p = params;
-    let m = &m[super::range("m", p.m_offset, p.len, m.len())];
-    let v = &v[super::range("v", p.v_offset, p.len, v.len())];
-    let w_range = super::range("w", p.w_offset, p.len, w.len());
+    let m = &m[super::range("m", p.m_offset, p.len, m.len())?];
+    let v = &v[super::range("v", p.v_offset, p.len, v.len())?];
+    let w_range = super::range("w", p.w_offset, p.len, w.len())?;
     let w = &mut w[w_range];
     let piece = |m: &[f32], v: &[f32], w: &mut [f32]| {
         for ((w, m), v) in w.iter_mut().zip(m).zip(v) {
@@ -80,6 +86,7 @@ pub fn adam(params: &Params, m: &[f32], v: &[f32], w: &mut [f32]) {
         let pieces = w.par_chunks_mut(PIECE).zip(m.par_chunks(PIECE)).zip(v.par_chunks(PIECE));
         pieces.for_each(|((w, m), v)| piece(m, v, w));
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -99,8 +106,8 @@ mod tests {
             v64 = beta2 * v64 + (1.0 - beta2) * g * g;
             let (m_hat, v_hat) = (m64 / (1.0 - beta1.powi(step)), v64 / (1.0 - beta2.powi(step)));
             w64 -= lr * m_hat / (v_hat.sqrt() + eps);
-            adam_moments(&adam_moments::Params::new(1, 0, beta1, beta2), &[g as f32], &mut m, &mut v);
-            adam(&Params::new(1, step as u64, lr, beta1, beta2, eps), &m, &v, &mut w);
+            adam_moments(&adam_moments::Params::new(1, 0, beta1, beta2).unwrap(), &[g as f32], &mut m, &mut v).unwrap();
+            adam(&Params::new(1, step as u64, lr, beta1, beta2, eps).unwrap(), &m, &v, &mut w).unwrap();
             assert!((f64::from(w[0]) - w64).abs() < 2e-7, "step {step}: {} {w64}", w[0]);
         }
     }

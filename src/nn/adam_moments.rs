@@ -5,6 +5,8 @@
 
 use rayon::prelude::*;
 
+use crate::error::Result;
+
 /// WGSL source.
 pub const SHADER: &str = include_str!("../../shaders/adam_moments.wgsl");
 
@@ -33,20 +35,20 @@ pub struct Params {
 impl Params {
     /// A gradient of `len` elements that belongs to the moments from element `offset` on.
     ///
-    /// # Panics
+    /// # Errors
     ///
-    /// If a number does not fit in 32 bits.
-    pub fn new(len: usize, offset: usize, beta1: f64, beta2: f64) -> Self {
-        Self {
-            len: super::narrow(len),
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if a number does not fit in 32 bits.
+    pub fn new(len: usize, offset: usize, beta1: f64, beta2: f64) -> Result<Self> {
+        Ok(Self {
+            len: super::narrow(len)?,
             g_offset: 0,
-            m_offset: super::narrow(offset),
-            v_offset: super::narrow(offset),
+            m_offset: super::narrow(offset)?,
+            v_offset: super::narrow(offset)?,
             beta1: beta1 as f32,
             beta2: beta2 as f32,
             one_minus_beta1: (1.0 - beta1) as f32,
             one_minus_beta2: (1.0 - beta2) as f32,
-        }
+        })
     }
 
     /// Workgroups to dispatch: one per 256 elements.
@@ -57,16 +59,17 @@ impl Params {
 
 /// Host twin of `shaders/adam_moments.wgsl`.
 ///
-/// # Panics
+/// # Errors
 ///
-/// If the parameters name elements that a slice does not have.
-pub fn adam_moments(params: &Params, g: &[f32], m: &mut [f32], v: &mut [f32]) {
+/// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the parameters name elements that a slice does not have; nothing is
+/// written then.
+pub fn adam_moments(params: &Params, g: &[f32], m: &mut [f32], v: &mut [f32]) -> Result<()> {
     const PIECE: usize = super::ELEMENTS_PER_TASK;
     let p = params;
-    let g = &g[super::range("g", p.g_offset, p.len, g.len())];
-    let m_range = super::range("m", p.m_offset, p.len, m.len());
+    let g = &g[super::range("g", p.g_offset, p.len, g.len())?];
+    let m_range = super::range("m", p.m_offset, p.len, m.len())?;
     let m = &mut m[m_range];
-    let v_range = super::range("v", p.v_offset, p.len, v.len());
+    let v_range = super::range("v", p.v_offset, p.len, v.len())?;
     let v = &mut v[v_range];
     let piece = |g: &[f32], m: &mut [f32], v: &mut [f32]| {
         for ((m, v), g) in m.iter_mut().zip(v).zip(g) {
@@ -80,6 +83,7 @@ pub fn adam_moments(params: &Params, g: &[f32], m: &mut [f32], v: &mut [f32]) {
         let pieces = m.par_chunks_mut(PIECE).zip(v.par_chunks_mut(PIECE)).zip(g.par_chunks(PIECE));
         pieces.for_each(|((m, v), g)| piece(g, m, v));
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -89,7 +93,7 @@ mod tests {
     #[test]
     fn updates_its_range_only() {
         let (mut m, mut v) = ([1.0; 4], [1.0; 4]);
-        adam_moments(&Params::new(2, 1, 0.5, 0.75), &[3.0, -1.0], &mut m, &mut v);
+        adam_moments(&Params::new(2, 1, 0.5, 0.75).unwrap(), &[3.0, -1.0], &mut m, &mut v).unwrap();
         assert_eq!((m, v), ([1.0, 2.0, 0.0, 1.0], [1.0, 3.0, 1.0, 1.0]));
     }
 }

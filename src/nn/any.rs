@@ -1,9 +1,9 @@
 //! The operations on a backend chosen at run time.
 
-use super::host::Bytes;
 use super::kernels::{Kernels, Op, Operand, ParamsAt};
-use crate::backend::{Host, HostMemory};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
+#[cfg(feature = "gpu")]
+use crate::error::{Error, ErrorKind};
 use crate::open::{AnyBackend, AnySlab};
 
 /// What either backend keeps.
@@ -29,10 +29,11 @@ impl Kernels for AnyBackend {
         operands: &mut [Operand<'_, Self>],
     ) -> Result<()> {
         match self {
-            Self::Host(host) => {
-                let bytes = operands.iter_mut().map(|operand| host_bytes(host, operand));
-                super::host::run(op, &mut bytes.collect::<Result<Vec<_>>>()?)
-            }
+            Self::Host(host) => super::host::run_on(host, op, operands, |slab| match slab {
+                AnySlab::Host(slab) => Ok(slab),
+                #[cfg(feature = "gpu")]
+                AnySlab::Gpu(_) => Err(foreign()),
+            }),
             #[cfg(feature = "gpu")]
             Self::Gpu(gpu) => {
                 let buffer = |slab: &AnySlab| match slab {
@@ -53,24 +54,7 @@ impl Kernels for AnyBackend {
     }
 }
 
-fn host_bytes<'a>(host: &Host, operand: &'a mut Operand<'_, AnyBackend>) -> Result<Bytes<'a>> {
-    match operand {
-        Operand::Read(block) => match block.place() {
-            None => Ok(Bytes::Read(&[])),
-            Some((_, AnySlab::Host(slab), span)) => host.bytes(slab, span).map(Bytes::Read),
-            #[cfg(feature = "gpu")]
-            Some(_) => Err(foreign()),
-        },
-        Operand::Write(block) => match block.place_mut() {
-            None => Ok(Bytes::Write(&mut [])),
-            Some((_, AnySlab::Host(slab), span)) => host.bytes_mut(slab, span).map(Bytes::Write),
-            #[cfg(feature = "gpu")]
-            Some(_) => Err(foreign()),
-        },
-    }
-}
-
-#[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "there is one kind of slab then"))]
+#[cfg(feature = "gpu")]
 fn foreign() -> Error {
     Error::new(ErrorKind::Foreign, "a slab of another backend")
 }

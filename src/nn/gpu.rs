@@ -115,6 +115,10 @@ impl Range {
         let Some((_, slab, span)) = block.place() else {
             return Err(Error::new(ErrorKind::Shape, "an operand without elements has no binding"));
         };
+        if at.checked_add(bytes).is_none_or(|end| end > block.bytes()) {
+            let message = format!("{bytes} bytes of parameters at {at} of a block of {}", block.bytes());
+            return Err(Error::new(ErrorKind::Shape, message));
+        }
         let bytes = round_up(bytes, WORD_BYTES).unwrap_or(bytes);
         Ok(Self { buffer: buffer(slab)?, offset: span.offset() + at, bytes })
     }

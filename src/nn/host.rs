@@ -8,11 +8,11 @@ use super::{
     relu::relu, relu_backward::relu_backward, sgd::sgd, softmax_cross_entropy::softmax_cross_entropy,
     sum_rows::sum_rows,
 };
-use crate::backend::HostMemory;
+use crate::backend::{Backend, HostMemory};
 use crate::error::{Error, ErrorKind, Result};
 
 /// An operand's bytes.
-pub(super) enum Bytes<'a> {
+enum Bytes<'a> {
     Read(&'a [u8]),
     Write(&'a mut [u8]),
 }
@@ -23,12 +23,16 @@ impl Bytes<'_> {
             Self::Read(bytes) => bytes,
             Self::Write(bytes) => bytes,
         };
+        if bytes.is_empty() {
+            return Ok(&[]);
+        }
         bytemuck::try_cast_slice(bytes).map_err(not_these)
     }
 
     fn write(&mut self) -> Result<&mut [f32]> {
         match self {
             Self::Read(_) => Err(Error::new(ErrorKind::Invalid, "an operand to be written is only lent for reading")),
+            Self::Write([]) => Ok(&mut []),
             Self::Write(bytes) => bytemuck::try_cast_slice_mut(bytes).map_err(not_these),
         }
     }
@@ -39,7 +43,7 @@ fn not_these(error: bytemuck::PodCastError) -> Error {
 }
 
 /// Calls the twin on the operands, in the order of the shader's bindings.
-pub(super) fn run(op: &Op, operands: &mut [Bytes<'_>]) -> Result<()> {
+fn call(op: &Op, operands: &mut [Bytes<'_>]) -> Result<()> {
     match (op, operands) {
         (Op::Accuracy(p), [logits, labels, hit]) => accuracy(p, logits.read()?, labels.read()?, hit.write()?),
         (Op::Adam(p), [m, v, w]) => adam(p, m.read()?, v.read()?, w.write()?),
@@ -51,15 +55,34 @@ pub(super) fn run(op: &Op, operands: &mut [Bytes<'_>]) -> Result<()> {
         (Op::ReluBackward(p), [upstream, x]) => relu_backward(p, upstream.read()?, x.write()?),
         (Op::Sgd(p), [g, w]) => sgd(p, g.read()?, w.write()?),
         (Op::SoftmaxCrossEntropy(p), [labels, logits, loss]) => {
-            softmax_cross_entropy(p, labels.read()?, logits.write()?, loss.write()?);
+            softmax_cross_entropy(p, labels.read()?, logits.write()?, loss.write()?)
         }
         (Op::SumRows(p), [x, out]) => sum_rows(p, x.read()?, out.write()?),
         (op, operands) => {
             let message = format!("{} does not take {} operands", op.name(), operands.len());
-            return Err(Error::new(ErrorKind::Invalid, message));
+            Err(Error::new(ErrorKind::Invalid, message))
         }
     }
-    Ok(())
+}
+
+/// Carries out `op` on blocks whose slabs are what `slab` finds in them.
+pub(super) fn run_on<M: HostMemory, B: Backend>(
+    memory: &M,
+    op: &Op,
+    operands: &mut [Operand<'_, B>],
+    slab: impl Fn(&B::Slab) -> Result<&M::Slab>,
+) -> Result<()> {
+    let bytes = operands.iter_mut().map(|operand| match operand {
+        Operand::Read(block) => match block.place() {
+            Some((_, found, span)) => memory.bytes(slab(found)?, span).map(Bytes::Read),
+            None => Ok(Bytes::Read(&[])),
+        },
+        Operand::Write(block) => match block.place_mut() {
+            Some((_, found, span)) => memory.bytes_mut(slab(found)?, span).map(Bytes::Write),
+            None => Ok(Bytes::Write(&mut [])),
+        },
+    });
+    call(op, &mut bytes.collect::<Result<Vec<_>>>()?)
 }
 
 /// Inside rayon's pool, so that its threads are woken once and not for every operation.
@@ -77,11 +100,7 @@ impl<B: HostMemory> Kernels for B {
         _: Option<ParamsAt<'_, Self>>,
         operands: &mut [Operand<'_, Self>],
     ) -> Result<()> {
-        let bytes = operands.iter_mut().map(|operand| match operand {
-            Operand::Read(block) => block.as_bytes().map(Bytes::Read),
-            Operand::Write(block) => block.as_bytes_mut().map(Bytes::Write),
-        });
-        run(op, &mut bytes.collect::<Result<Vec<_>>>()?)
+        run_on(self, op, operands, |slab| Ok(slab))
     }
 
     fn session<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {

@@ -121,7 +121,7 @@ pub trait Kernels: Backend + Sized {
     /// [`params_in_memory`](Kernels::params_in_memory) says so.
     ///
     /// # Errors
-    /// What the device reports.
+    /// What the device reports; operands that are not what `op` takes, or too small for its parameters.
     fn run(
         &self,
         engine: &mut Self::Engine,

@@ -23,6 +23,8 @@
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, Axis, ShapeBuilder, s};
 
+use crate::error::{Error, ErrorKind, Result};
+
 /// WGSL source, 8 x 8 outputs per invocation straight from storage: the faster one where the "GPU" is a CPU.
 pub const SHADER: &str = include_str!("../../shaders/matmul.wgsl");
 
@@ -50,8 +52,11 @@ impl Layout {
     }
 
     /// The same matrix beginning at (`row`, `col`). The block's size is the product's `m`, `n` or `k`.
+    ///
+    /// A place that `usize` cannot name becomes `usize::MAX`, which [`Params::new`] or the product refuses.
     pub const fn block(self, row: usize, col: usize) -> Self {
-        Self { offset: self.offset + row * self.row_stride + col * self.col_stride, ..self }
+        let (down, right) = (row.saturating_mul(self.row_stride), col.saturating_mul(self.col_stride));
+        Self { offset: self.offset.saturating_add(down).saturating_add(right), ..self }
     }
 
     /// The transposed matrix.
@@ -99,28 +104,28 @@ pub struct Params {
 impl Params {
     /// C = A B (alpha 1, beta 0) for A of `m` x `k`, B of `k` x `n` and C of `m` x `n`.
     ///
-    /// # Panics
+    /// # Errors
     ///
-    /// If a number does not fit in 32 bits.
-    pub fn new(m: usize, n: usize, k: usize, a: Layout, b: Layout, c: Layout) -> Self {
+    /// [`ErrorKind::Shape`] if a number does not fit in 32 bits.
+    pub fn new(m: usize, n: usize, k: usize, a: Layout, b: Layout, c: Layout) -> Result<Self> {
         use super::narrow;
-        Self {
-            m: narrow(m),
-            n: narrow(n),
-            k: narrow(k),
-            a_offset: narrow(a.offset),
-            a_row_stride: narrow(a.row_stride),
-            a_col_stride: narrow(a.col_stride),
-            b_offset: narrow(b.offset),
-            b_row_stride: narrow(b.row_stride),
-            b_col_stride: narrow(b.col_stride),
-            c_offset: narrow(c.offset),
-            c_row_stride: narrow(c.row_stride),
-            c_col_stride: narrow(c.col_stride),
+        Ok(Self {
+            m: narrow(m)?,
+            n: narrow(n)?,
+            k: narrow(k)?,
+            a_offset: narrow(a.offset)?,
+            a_row_stride: narrow(a.row_stride)?,
+            a_col_stride: narrow(a.col_stride)?,
+            b_offset: narrow(b.offset)?,
+            b_row_stride: narrow(b.row_stride)?,
+            b_col_stride: narrow(b.col_stride)?,
+            c_offset: narrow(c.offset)?,
+            c_row_stride: narrow(c.row_stride)?,
+            c_col_stride: narrow(c.col_stride)?,
             alpha: 1.0,
             beta: 0.0,
             padding: [0; 2],
-        }
+        })
     }
 
     /// The same product as C = `alpha` A B + `beta` C.
@@ -130,7 +135,7 @@ impl Params {
 
     /// Workgroups of [`SHADER`] or [`TILED_SHADER`] to dispatch: one per 64 x 64 elements of C.
     pub fn workgroups(&self) -> [u32; 3] {
-        super::fold(self.m.div_ceil(TILE) * self.n.div_ceil(TILE))
+        super::fold(self.m.div_ceil(TILE).saturating_mul(self.n.div_ceil(TILE)))
     }
 }
 
@@ -138,47 +143,54 @@ impl Params {
 ///
 /// With beta = 0 C is not read, so a NaN in it does not survive. `k` = 0 leaves beta C.
 ///
-/// # Panics
+/// # Errors
 ///
-/// If a matrix reaches beyond its slice, or two elements of C share their place.
-pub fn matmul(params: &Params, a: &[f32], b: &[f32], c: &mut [f32]) {
+/// [`ErrorKind::Shape`] if a matrix reaches beyond its slice, or two elements of C share their place; nothing is written
+/// then.
+pub fn matmul(params: &Params, a: &[f32], b: &[f32], c: &mut [f32]) -> Result<()> {
     let p = params;
     let (m, n, k) = (p.m as usize, p.n as usize, p.k as usize);
     if m == 0 || n == 0 {
-        return;
+        return Ok(());
     }
     let place = |offset: u32, row_stride: u32, col_stride: u32| Layout {
         offset: offset as usize,
         row_stride: row_stride as usize,
         col_stride: col_stride as usize,
     };
-    let a = view("A", a, m, k, place(p.a_offset, p.a_row_stride, p.a_col_stride));
-    let b = view("B", b, k, n, place(p.b_offset, p.b_row_stride, p.b_col_stride));
-    let c = view_mut("C", c, m, n, place(p.c_offset, p.c_row_stride, p.c_col_stride));
+    let a = view("A", a, m, k, place(p.a_offset, p.a_row_stride, p.a_col_stride))?;
+    let b = view("B", b, k, n, place(p.b_offset, p.b_row_stride, p.b_col_stride))?;
+    let c = view_mut("C", c, m, n, place(p.c_offset, p.c_row_stride, p.c_col_stride))?;
     split(rayon::current_num_threads(), p.alpha, a, b, p.beta, c);
+    Ok(())
 }
 
-#[track_caller]
-fn view<'a>(what: &str, slice: &'a [f32], rows: usize, cols: usize, at: Layout) -> ArrayView2<'a, f32> {
-    if rows == 0 || cols == 0 {
-        return ArrayView2::from_shape((rows, cols), &[]).expect("a matrix without elements needs none");
-    }
-    let len = slice.len();
-    slice
-        .get(at.offset..)
-        .and_then(|rest| ArrayView2::from_shape((rows, cols).strides((at.row_stride, at.col_stride)), rest).ok())
-        .unwrap_or_else(|| panic!("{what}: {rows} x {cols} at {at:?} is not inside a binding of {len} elements"))
+fn view<'a>(what: &str, slice: &'a [f32], rows: usize, cols: usize, at: Layout) -> Result<ArrayView2<'a, f32>> {
+    let view = if rows == 0 || cols == 0 {
+        ArrayView2::from_shape((rows, cols), &[]).ok()
+    } else {
+        let shape = (rows, cols).strides((at.row_stride, at.col_stride));
+        slice.get(at.offset..).and_then(|rest| ArrayView2::from_shape(shape, rest).ok())
+    };
+    view.ok_or_else(|| outside(what, rows, cols, at, slice.len(), ""))
 }
 
-#[track_caller]
-fn view_mut<'a>(what: &str, slice: &'a mut [f32], rows: usize, cols: usize, at: Layout) -> ArrayViewMut2<'a, f32> {
+fn view_mut<'a>(
+    what: &str,
+    slice: &'a mut [f32],
+    rows: usize,
+    cols: usize,
+    at: Layout,
+) -> Result<ArrayViewMut2<'a, f32>> {
     let len = slice.len();
-    slice
-        .get_mut(at.offset..)
-        .and_then(|rest| ArrayViewMut2::from_shape((rows, cols).strides((at.row_stride, at.col_stride)), rest).ok())
-        .unwrap_or_else(|| {
-            panic!("{what}: {rows} x {cols} at {at:?} is not inside a binding of {len} elements, or overlaps itself")
-        })
+    let shape = (rows, cols).strides((at.row_stride, at.col_stride));
+    let view = slice.get_mut(at.offset..).and_then(|rest| ArrayViewMut2::from_shape(shape, rest).ok());
+    view.ok_or_else(|| outside(what, rows, cols, at, len, ", or overlaps itself"))
+}
+
+fn outside(what: &str, rows: usize, cols: usize, at: Layout, len: usize, or: &str) -> Error {
+    let message = format!("{what}: {rows} x {cols} at {at:?} is not inside a binding of {len} elements{or}");
+    Error::new(ErrorKind::Shape, message)
 }
 
 /// Rows and columns of `matrixmultiply`'s largest inner tile; a cut elsewhere than at a multiple wastes part of a tile.
@@ -198,7 +210,7 @@ fn split(
 ) {
     let (m, n) = c.dim();
     let k = a.ncols();
-    if threads < 2 || m * n * k < 2 * WORK_MIN {
+    if threads < 2 || (m * n).saturating_mul(k) < 2 * WORK_MIN {
         return product(alpha, a, b, beta, c);
     }
     let (near, far) = (threads.div_ceil(2), threads / 2);
@@ -338,8 +350,8 @@ mod tests {
                 before.fill(f32::NAN);
             }
             let mut found = before.clone();
-            let params = Params::new(m, n, k, a, b, c).scaled(alpha, beta);
-            matmul(&params, &a_data, &b_data, &mut found);
+            let params = Params::new(m, n, k, a, b, c).unwrap().scaled(alpha, beta);
+            matmul(&params, &a_data, &b_data, &mut found).unwrap();
             assert_eq!(wrong(&params, &a_data, &b_data, &before, &found), None, "case {case}");
             let inside: Vec<usize> = (0..m).flat_map(|row| (0..n).map(move |col| c.block(row, col).offset)).collect();
             for (at, (old, new)) in before.iter().zip(&found).enumerate() {
@@ -372,8 +384,8 @@ mod tests {
                     let before = numbers(&mut rng, m * n);
                     let mut whole = before.clone();
                     pools[0].install(|| {
-                        let params = Params::new(m, n, k, a, b, c).scaled(alpha, beta);
-                        matmul(&params, &a_data, &b_data, &mut whole);
+                        let params = Params::new(m, n, k, a, b, c).unwrap().scaled(alpha, beta);
+                        matmul(&params, &a_data, &b_data, &mut whole).unwrap();
                     });
                     for (index, block) in [1, 2, 3, 5, 8, 17, 32, 64, usize::MAX].into_iter().enumerate() {
                         let pool = &pools[index % pools.len()];
@@ -383,12 +395,12 @@ mod tests {
                             for start in (0..side).step_by(block.min(side)) {
                                 let len = block.min(side - start);
                                 let params = if by_rows {
-                                    Params::new(len, n, k, a.block(start, 0), b, c.block(start, 0))
+                                    Params::new(len, n, k, a.block(start, 0), b, c.block(start, 0)).unwrap()
                                 } else {
-                                    Params::new(m, len, k, a, b.block(0, start), c.block(0, start))
+                                    Params::new(m, len, k, a, b.block(0, start), c.block(0, start)).unwrap()
                                 };
                                 pool.install(|| {
-                                    matmul(&params.scaled(alpha, beta), &a_data, &b_data, &mut cut);
+                                    matmul(&params.scaled(alpha, beta), &a_data, &b_data, &mut cut).unwrap();
                                 });
                             }
                             assert!(
@@ -407,20 +419,23 @@ mod tests {
     #[test]
     fn nothing_to_add_leaves_beta_c() {
         let layout = Layout::row_major(2);
-        let params = Params::new(2, 2, 0, Layout::row_major(0), layout, layout);
+        let params = Params::new(2, 2, 0, Layout::row_major(0), layout, layout).unwrap();
         let mut c = [f32::NAN, 1.0, 2.0, 3.0];
-        matmul(&params, &[], &[], &mut c);
+        matmul(&params, &[], &[], &mut c).unwrap();
         assert_eq!(c, [0.0; 4]);
         let mut c = [1.0, 2.0, 3.0, 4.0];
-        matmul(&params.scaled(-3.0, 0.5), &[], &[], &mut c);
+        matmul(&params.scaled(-3.0, 0.5), &[], &[], &mut c).unwrap();
         assert_eq!(c, [0.5, 1.0, 1.5, 2.0]);
     }
 
     #[test]
-    #[should_panic = "B: 3 x 2 at Layout { offset: 1, row_stride: 2, col_stride: 1 } is not inside a binding of 6 elements"]
     fn names_the_operand_that_is_too_short() {
         let b = Layout::row_major(2).block(0, 1);
-        let params = Params::new(2, 2, 3, Layout::row_major(3), b, Layout::row_major(2));
-        matmul(&params, &[0.0; 6], &[0.0; 6], &mut [0.0; 4]);
+        let params = Params::new(2, 2, 3, Layout::row_major(3), b, Layout::row_major(2)).unwrap();
+        let error = matmul(&params, &[0.0; 6], &[0.0; 6], &mut [0.0; 4]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "B: 3 x 2 at Layout { offset: 1, row_stride: 2, col_stride: 1 } is not inside a binding of 6 elements"
+        );
     }
 }

@@ -8,9 +8,13 @@
 //! use tensorpool::nn::relu::{self, relu};
 //!
 //! let mut x = [-1.0, 0.0, 2.0];
-//! relu(&relu::Params::new(x.len()), &mut x);
+//! relu(&relu::Params::new(x.len())?, &mut x)?;
 //! assert_eq!(x, [0.0, 0.0, 2.0]);
+//! # Ok::<(), tensorpool::Error>(())
 //! ```
+//!
+//! A twin checks its parameters against its slices before it writes anything, and refuses what does not fit with an error
+//! that says the numbers.
 //!
 //! On the GPU every binding is `storage, read_write`: wgpu tracks one usage per buffer, and all tensors of a pool are ranges
 //! of one buffer. `Params::workgroups()` is what to dispatch. No shader reads or writes outside the elements its parameters
@@ -25,6 +29,11 @@
 //! that pool sleeps and is woken once per operation; a caller of many operations saves that by running them all inside
 //! [`rayon::scope`], or by making its thread one of the pool's (`ThreadPoolBuilder::use_current_thread`).
 //! The result of no twin depends on the number of threads, bit for bit.
+
+use std::fmt::Display;
+use std::ops::Range;
+
+use crate::error::{Error, ErrorKind, Result};
 
 mod any;
 mod frugal;
@@ -79,36 +88,60 @@ fn fold(groups: u32) -> [u32; 3] {
 
 /// A size, offset or stride as the shaders want it.
 ///
-/// # Panics
-///
-/// If it does not fit in 32 bits.
-#[track_caller]
-fn narrow(value: usize) -> u32 {
-    u32::try_from(value).unwrap_or_else(|_| panic!("{value} elements do not fit in 32 bits"))
+/// # Errors
+/// [`ErrorKind::Shape`] if it does not fit in 32 bits.
+fn narrow(value: usize) -> Result<u32> {
+    u32::try_from(value).map_err(|_| too_many(value))
+}
+
+/// The sides of a matrix whose elements, too, can be counted in 32 bits.
+fn narrow_matrix(rows: usize, cols: usize) -> Result<(u32, u32)> {
+    match rows.checked_mul(cols) {
+        Some(elements) => narrow(elements)?,
+        None => return Err(too_many(format_args!("{rows} x {cols}"))),
+    };
+    Ok((narrow(rows)?, narrow(cols)?))
+}
+
+fn too_many(elements: impl Display) -> Error {
+    Error::new(ErrorKind::Shape, format!("{elements} elements do not fit in 32 bits"))
 }
 
 /// The range of `len` elements at `offset`, checked against `total` with the numbers in the message.
-#[track_caller]
-fn range(what: &str, offset: u32, len: u32, total: usize) -> std::ops::Range<usize> {
-    let (start, end) = (offset as usize, offset as usize + len as usize);
-    assert!(end <= total, "{what}: elements {start}..{end} of a binding that has {total}");
-    start..end
+fn range(what: &str, offset: u32, len: u32, total: usize) -> Result<Range<usize>> {
+    // In 64 bits, so that the sum cannot overflow; an end that is no more than `total` is a `usize`.
+    let end = u64::from(offset) + u64::from(len);
+    if end > total as u64 {
+        let message = format!("{what}: elements {offset}..{end} of a binding that has {total}");
+        return Err(Error::new(ErrorKind::Shape, message));
+    }
+    Ok(offset as usize..end as usize)
+}
+
+/// Rows in a binding: `range` cut into pieces of `stride` gives one piece per row, each with the row at its start.
+struct Rows {
+    range: Range<usize>,
+    stride: usize,
 }
 
 /// As [`range`], for `rows` rows of `cols` elements whose starts are `stride` apart.
-#[track_caller]
-fn rows_range(what: &str, offset: u32, rows: u32, cols: u32, stride: u32, total: usize) -> std::ops::Range<usize> {
+fn rows_range(what: &str, offset: u32, rows: u32, cols: u32, stride: u32, total: usize) -> Result<Rows> {
     if rows == 0 || cols == 0 {
-        return 0..0;
+        return Ok(Rows { range: 0..0, stride: 1 });
     }
-    assert!(rows == 1 || stride >= cols, "{what}: rows of {cols} elements overlap, their stride is {stride}");
-    let start = offset as usize;
-    let end = start + (rows as usize - 1) * stride as usize + cols as usize;
-    assert!(
-        end <= total,
-        "{what}: {rows} rows of {cols} elements, {stride} apart, are elements {start}..{end} of a binding that has {total}"
-    );
-    start..end
+    let error = |message| Err(Error::new(ErrorKind::Shape, message));
+    if rows > 1 && stride < cols {
+        return error(format!("{what}: rows of {cols} elements overlap, their stride is {stride}"));
+    }
+    // All four are below 2^32, so this is below 2^64.
+    let end = u64::from(offset) + u64::from(rows - 1) * u64::from(stride) + u64::from(cols);
+    if end > total as u64 {
+        return error(format!(
+            "{what}: {rows} rows of {cols} elements, {stride} apart, are elements {offset}..{end} of a binding that has {total}"
+        ));
+    }
+    // The stride of a single row means nothing, and may be less than the row.
+    Ok(Rows { range: offset as usize..end as usize, stride: stride.max(cols) as usize })
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 
 use rayon::prelude::*;
 
+use crate::error::Result;
+
 /// WGSL source.
 pub const SHADER: &str = include_str!("../../shaders/momentum.wgsl");
 
@@ -32,11 +34,11 @@ pub struct Params {
 impl Params {
     /// The first `len` elements of all bindings.
     ///
-    /// # Panics
+    /// # Errors
     ///
-    /// If `len` does not fit in 32 bits.
-    pub fn new(len: usize, mu: f32, lr: f32) -> Self {
-        Self { len: super::narrow(len), g_offset: 0, m_offset: 0, w_offset: 0, mu, lr, padding: [0; 2] }
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if `len` does not fit in 32 bits.
+    pub fn new(len: usize, mu: f32, lr: f32) -> Result<Self> {
+        Ok(Self { len: super::narrow(len)?, g_offset: 0, m_offset: 0, w_offset: 0, mu, lr, padding: [0; 2] })
     }
 
     /// Workgroups to dispatch: one per 256 elements.
@@ -47,16 +49,17 @@ impl Params {
 
 /// Host twin of `shaders/momentum.wgsl`.
 ///
-/// # Panics
+/// # Errors
 ///
-/// If the parameters name elements that a slice does not have.
-pub fn momentum(params: &Params, g: &[f32], m: &mut [f32], w: &mut [f32]) {
+/// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the parameters name elements that a slice does not have; nothing is
+/// written then.
+pub fn momentum(params: &Params, g: &[f32], m: &mut [f32], w: &mut [f32]) -> Result<()> {
     const PIECE: usize = super::ELEMENTS_PER_TASK;
     let p = params;
-    let g = &g[super::range("g", p.g_offset, p.len, g.len())];
-    let m_range = super::range("m", p.m_offset, p.len, m.len());
+    let g = &g[super::range("g", p.g_offset, p.len, g.len())?];
+    let m_range = super::range("m", p.m_offset, p.len, m.len())?;
     let m = &mut m[m_range];
-    let w_range = super::range("w", p.w_offset, p.len, w.len());
+    let w_range = super::range("w", p.w_offset, p.len, w.len())?;
     let w = &mut w[w_range];
     let piece = |g: &[f32], m: &mut [f32], w: &mut [f32]| {
         for ((w, m), g) in w.iter_mut().zip(m).zip(g) {
@@ -70,6 +73,7 @@ pub fn momentum(params: &Params, g: &[f32], m: &mut [f32], w: &mut [f32]) {
         let pieces = w.par_chunks_mut(PIECE).zip(m.par_chunks_mut(PIECE)).zip(g.par_chunks(PIECE));
         pieces.for_each(|((w, m), g)| piece(g, m, w));
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -79,10 +83,10 @@ mod tests {
     #[test]
     fn two_steps_by_hand() {
         let (mut m, mut w) = ([0.0; 3], [1.0; 3]);
-        let params = Params { m_offset: 1, w_offset: 2, ..Params::new(1, 0.5, 0.25) };
-        momentum(&params, &[4.0], &mut m, &mut w);
+        let params = Params { m_offset: 1, w_offset: 2, ..Params::new(1, 0.5, 0.25).unwrap() };
+        momentum(&params, &[4.0], &mut m, &mut w).unwrap();
         assert_eq!((m, w), ([0.0, 4.0, 0.0], [1.0, 1.0, 0.0]));
-        momentum(&params, &[2.0], &mut m, &mut w);
+        momentum(&params, &[2.0], &mut m, &mut w).unwrap();
         assert_eq!((m, w), ([0.0, 4.0, 0.0], [1.0, 1.0, -1.0]));
     }
 }

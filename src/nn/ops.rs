@@ -144,7 +144,7 @@ impl<B: Kernels> Ops<B> {
                 format!("a product of {m} x {k} and {} x {n} does not give {} x {}", b.at.rows, c.at.rows, c.at.cols);
             return Err(Error::new(ErrorKind::Shape, message));
         }
-        let params = matmul::Params::new(m, n, k, a.at.layout, b.at.layout, c.at.layout).scaled(alpha, beta);
+        let params = matmul::Params::new(m, n, k, a.at.layout, b.at.layout, c.at.layout)?.scaled(alpha, beta);
         let operands = &mut [
             Operand::Read(a.tensor.block()),
             Operand::Read(b.tensor.block()),
@@ -157,13 +157,13 @@ impl<B: Kernels> Ops<B> {
     pub(super) fn bias(&mut self, b: &Tensor<f32, B>, x: &mut Tensor<f32, B>) -> Result<()> {
         let Placed { rows, cols, .. } = Placed::of(x)?;
         same("bias", b.elements(), cols)?;
-        let op = Op::Bias(bias::Params::new(rows, cols));
+        let op = Op::Bias(bias::Params::new(rows, cols)?);
         self.run(&op, &mut [Operand::Read(b.block()), Operand::Write(x.block_mut())])
     }
 
     /// x = max(x, 0).
     pub(super) fn relu(&mut self, x: &mut Tensor<f32, B>) -> Result<()> {
-        let op = Op::Relu(relu::Params::new(x.elements()));
+        let op = Op::Relu(relu::Params::new(x.elements())?);
         self.run(&op, &mut [Operand::Write(x.block_mut())])
     }
 
@@ -177,7 +177,7 @@ impl<B: Kernels> Ops<B> {
         let (from, to) = (Placed::of(upstream)?, Placed::of(x)?);
         same("relu_backward", from.rows, to.rows)?;
         same("relu_backward", from.cols, cols.len())?;
-        let op = Op::ReluBackward(relu_backward::Params::new(to.rows, cols.len(), cols.start, to.cols));
+        let op = Op::ReluBackward(relu_backward::Params::new(to.rows, cols.len(), cols.start, to.cols)?);
         self.run(&op, &mut [Operand::Read(upstream.block()), Operand::Write(x.block_mut())])
     }
 
@@ -192,7 +192,7 @@ impl<B: Kernels> Ops<B> {
         let Placed { rows, cols, .. } = Placed::of(logits)?;
         same("softmax_cross_entropy", labels.elements(), rows)?;
         same("softmax_cross_entropy", loss.elements(), rows)?;
-        let params = softmax_cross_entropy::Params { scale, ..softmax_cross_entropy::Params::new(rows, cols) };
+        let params = softmax_cross_entropy::Params { scale, ..softmax_cross_entropy::Params::new(rows, cols)? };
         let op = Op::SoftmaxCrossEntropy(params);
         self.run(
             &op,
@@ -210,7 +210,7 @@ impl<B: Kernels> Ops<B> {
         let Placed { rows, cols, .. } = Placed::of(logits)?;
         same("accuracy", labels.elements(), rows)?;
         same("accuracy", hit.elements(), rows)?;
-        let op = Op::Accuracy(accuracy::Params::new(rows, cols));
+        let op = Op::Accuracy(accuracy::Params::new(rows, cols)?);
         self.run(
             &op,
             &mut [Operand::Read(logits.block()), Operand::Read(labels.block()), Operand::Write(hit.block_mut())],
@@ -230,7 +230,7 @@ impl<B: Kernels> Ops<B> {
             _ => Placed::of(x).map(|at| (at.rows, at.cols))?,
         };
         same("sum_rows", out.elements(), cols)?;
-        let mut params = sum_rows::Params::new(rows, cols);
+        let mut params = sum_rows::Params::new(rows, cols)?;
         (params.alpha, params.beta) = (alpha, beta);
         self.run(&Op::SumRows(params), &mut [Operand::Read(x.block()), Operand::Write(out.block_mut())])
     }
@@ -238,7 +238,7 @@ impl<B: Kernels> Ops<B> {
     /// w -= lr g.
     pub(super) fn sgd(&mut self, lr: f32, g: &Tensor<f32, B>, w: &mut Tensor<f32, B>) -> Result<()> {
         same("sgd", g.elements(), w.elements())?;
-        let op = Op::Sgd(sgd::Params::new(w.elements(), lr));
+        let op = Op::Sgd(sgd::Params::new(w.elements(), lr)?);
         self.run(&op, &mut [Operand::Read(g.block()), Operand::Write(w.block_mut())])
     }
 
@@ -252,7 +252,7 @@ impl<B: Kernels> Ops<B> {
     ) -> Result<()> {
         same("momentum", g.elements(), w.elements())?;
         same("momentum", m.elements(), w.elements())?;
-        let op = Op::Momentum(momentum::Params::new(w.elements(), mu, lr));
+        let op = Op::Momentum(momentum::Params::new(w.elements(), mu, lr)?);
         self.run(&op, &mut [Operand::Read(g.block()), Operand::Write(m.block_mut()), Operand::Write(w.block_mut())])
     }
 
@@ -271,7 +271,7 @@ impl<B: Kernels> Ops<B> {
             let message = format!("adam_moments: {len} of {} elements at {at} of {}", g.elements(), m.elements());
             return Err(Error::new(ErrorKind::Shape, message));
         }
-        let op = Op::AdamMoments(adam_moments::Params::new(len, at, betas.0, betas.1));
+        let op = Op::AdamMoments(adam_moments::Params::new(len, at, betas.0, betas.1)?);
         self.run(&op, &mut [Operand::Read(g.block()), Operand::Write(m.block_mut()), Operand::Write(v.block_mut())])
     }
 
@@ -287,7 +287,7 @@ impl<B: Kernels> Ops<B> {
     ) -> Result<()> {
         same("adam", m.elements(), w.elements())?;
         same("adam", v.elements(), w.elements())?;
-        let op = Op::Adam(adam::Params::new(w.elements(), step, lr, beta1, beta2, eps));
+        let op = Op::Adam(adam::Params::new(w.elements(), step, lr, beta1, beta2, eps)?);
         self.run(&op, &mut [Operand::Read(m.block()), Operand::Read(v.block()), Operand::Write(w.block_mut())])
     }
 }

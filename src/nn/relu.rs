@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use crate::error::Result;
+
 /// WGSL source.
 pub const SHADER: &str = include_str!("../../shaders/relu.wgsl");
 
@@ -20,11 +22,11 @@ pub struct Params {
 impl Params {
     /// The first `len` elements of the binding.
     ///
-    /// # Panics
+    /// # Errors
     ///
-    /// If `len` does not fit in 32 bits.
-    pub fn new(len: usize) -> Self {
-        Self { len: super::narrow(len), x_offset: 0, padding: [0; 2] }
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if `len` does not fit in 32 bits.
+    pub fn new(len: usize) -> Result<Self> {
+        Ok(Self { len: super::narrow(len)?, x_offset: 0, padding: [0; 2] })
     }
 
     /// Workgroups to dispatch: one per 256 elements.
@@ -35,11 +37,12 @@ impl Params {
 
 /// Host twin of `shaders/relu.wgsl`.
 ///
-/// # Panics
+/// # Errors
 ///
-/// If the parameters name elements that a slice does not have.
-pub fn relu(params: &Params, x: &mut [f32]) {
-    let x_range = super::range("x", params.x_offset, params.len, x.len());
+/// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the parameters name elements that a slice does not have; nothing is
+/// written then.
+pub fn relu(params: &Params, x: &mut [f32]) -> Result<()> {
+    let x_range = super::range("x", params.x_offset, params.len, x.len())?;
     let x = &mut x[x_range];
     let piece = |x: &mut [f32]| {
         for x in x {
@@ -51,6 +54,7 @@ pub fn relu(params: &Params, x: &mut [f32]) {
     } else {
         x.par_chunks_mut(super::ELEMENTS_PER_TASK).for_each(piece);
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -60,7 +64,7 @@ mod tests {
     #[test]
     fn keeps_nan_and_what_is_outside_the_range() {
         let mut x = [-1.0, -1.0, f32::NAN, 2.0, f32::NEG_INFINITY, -1.0];
-        relu(&Params { x_offset: 1, ..Params::new(4) }, &mut x);
+        relu(&Params { x_offset: 1, ..Params::new(4).unwrap() }, &mut x).unwrap();
         assert!(x[2].is_nan());
         x[2] = 0.0;
         assert_eq!(x, [-1.0, 0.0, 0.0, 2.0, 0.0, -1.0]);
@@ -70,7 +74,7 @@ mod tests {
     fn pieces_make_the_whole() {
         let mut x: Vec<f32> = (0..300_001).map(|i| (i % 7) as f32 - 3.0).collect();
         let expected: Vec<f32> = x.iter().map(|x| x.max(0.0)).collect();
-        relu(&Params::new(x.len()), &mut x);
+        relu(&Params::new(x.len()).unwrap(), &mut x).unwrap();
         assert_eq!(x, expected);
     }
 }

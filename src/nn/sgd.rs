@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use crate::error::Result;
+
 /// WGSL source.
 pub const SHADER: &str = include_str!("../../shaders/sgd.wgsl");
 
@@ -22,11 +24,11 @@ pub struct Params {
 impl Params {
     /// The first `len` elements of both bindings.
     ///
-    /// # Panics
+    /// # Errors
     ///
-    /// If `len` does not fit in 32 bits.
-    pub fn new(len: usize, lr: f32) -> Self {
-        Self { len: super::narrow(len), g_offset: 0, w_offset: 0, lr }
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if `len` does not fit in 32 bits.
+    pub fn new(len: usize, lr: f32) -> Result<Self> {
+        Ok(Self { len: super::narrow(len)?, g_offset: 0, w_offset: 0, lr })
     }
 
     /// Workgroups to dispatch: one per 256 elements.
@@ -37,13 +39,14 @@ impl Params {
 
 /// Host twin of `shaders/sgd.wgsl`.
 ///
-/// # Panics
+/// # Errors
 ///
-/// If the parameters name elements that a slice does not have.
-pub fn sgd(params: &Params, g: &[f32], w: &mut [f32]) {
+/// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the parameters name elements that a slice does not have; nothing is
+/// written then.
+pub fn sgd(params: &Params, g: &[f32], w: &mut [f32]) -> Result<()> {
     let p = params;
-    let g = &g[super::range("g", p.g_offset, p.len, g.len())];
-    let w_range = super::range("w", p.w_offset, p.len, w.len());
+    let g = &g[super::range("g", p.g_offset, p.len, g.len())?];
+    let w_range = super::range("w", p.w_offset, p.len, w.len())?;
     let w = &mut w[w_range];
     let piece = |g: &[f32], w: &mut [f32]| {
         for (w, g) in w.iter_mut().zip(g) {
@@ -56,6 +59,7 @@ pub fn sgd(params: &Params, g: &[f32], w: &mut [f32]) {
         let pieces = w.par_chunks_mut(super::ELEMENTS_PER_TASK).zip(g.par_chunks(super::ELEMENTS_PER_TASK));
         pieces.for_each(|(w, g)| piece(g, w));
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -65,7 +69,7 @@ mod tests {
     #[test]
     fn updates_its_range_only() {
         let mut w = [1.0; 5];
-        sgd(&Params { g_offset: 1, w_offset: 2, ..Params::new(2, 0.5) }, &[9.0, 1.0, 2.0], &mut w);
+        sgd(&Params { g_offset: 1, w_offset: 2, ..Params::new(2, 0.5).unwrap() }, &[9.0, 1.0, 2.0], &mut w).unwrap();
         assert_eq!(w, [1.0, 1.0, 0.5, 0.0, 1.0]);
     }
 
@@ -73,7 +77,7 @@ mod tests {
     fn pieces_make_the_whole() {
         let g: Vec<f32> = (0..100_003).map(|i| i as f32).collect();
         let mut w = vec![0.0; g.len()];
-        sgd(&Params::new(g.len(), -2.0), &g, &mut w);
+        sgd(&Params::new(g.len(), -2.0).unwrap(), &g, &mut w).unwrap();
         assert!(w.iter().zip(&g).all(|(w, g)| *w == 2.0 * g));
     }
 }

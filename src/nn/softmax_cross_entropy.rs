@@ -4,6 +4,8 @@
 //! softmax(z\[r\]) - onehot(label) (Goodfellow, Bengio, Courville, Deep Learning, 2016, section 6.2.2.3). The row's maximum is
 //! taken off first, so nothing overflows. `scale` is usually 1 / rows, for the gradient of the mean loss.
 
+use crate::error::Result;
+
 /// WGSL source.
 pub const SHADER: &str = include_str!("../../shaders/softmax_cross_entropy.wgsl");
 
@@ -32,21 +34,22 @@ pub struct Params {
 impl Params {
     /// Dense logits of `rows` x `classes`, everything at the start of its binding, the gradient of the mean loss.
     ///
-    /// # Panics
+    /// # Errors
     ///
-    /// If there are more than 2³² - 1 logits.
-    pub fn new(rows: usize, classes: usize) -> Self {
-        super::narrow(rows * classes);
-        Self {
-            rows: super::narrow(rows),
-            classes: super::narrow(classes),
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if there are more than 2³² - 1 logits.
+    pub fn new(rows: usize, classes: usize) -> Result<Self> {
+        let scale = 1.0 / rows as f32;
+        let (rows, classes) = super::narrow_matrix(rows, classes)?;
+        Ok(Self {
+            rows,
+            classes,
             labels_offset: 0,
             logits_offset: 0,
-            logits_row_stride: super::narrow(classes),
+            logits_row_stride: classes,
             loss_offset: 0,
-            scale: 1.0 / rows as f32,
+            scale,
             padding: 0,
-        }
+        })
     }
 
     /// Workgroups to dispatch: one per 64 rows.
@@ -60,24 +63,24 @@ impl Params {
 /// A label that is not below `classes` gives its row the loss NaN and the gradient 0, here and in the shader: the mistake
 /// shows in the mean loss, nothing is read or written out of bounds and the weights are not touched by that row.
 ///
-/// # Panics
+/// # Errors
 ///
-/// If the parameters name elements that a slice does not have.
-pub fn softmax_cross_entropy(params: &Params, labels: &[u32], logits: &mut [f32], loss: &mut [f32]) {
+/// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the parameters name elements that a slice does not have; nothing is
+/// written then.
+pub fn softmax_cross_entropy(params: &Params, labels: &[u32], logits: &mut [f32], loss: &mut [f32]) -> Result<()> {
     let p = params;
-    let labels = &labels[super::range("labels", p.labels_offset, p.rows, labels.len())];
-    let loss_range = super::range("loss", p.loss_offset, p.rows, loss.len());
+    let labels = &labels[super::range("labels", p.labels_offset, p.rows, labels.len())?];
+    let loss_range = super::range("loss", p.loss_offset, p.rows, loss.len())?;
     let loss = &mut loss[loss_range];
     let classes = p.classes as usize;
-    let logits_range =
-        super::rows_range("logits", p.logits_offset, p.rows, p.classes, p.logits_row_stride, logits.len());
-    if logits_range.is_empty() {
-        return loss.fill(f32::NAN);
+    let rows = super::rows_range("logits", p.logits_offset, p.rows, p.classes, p.logits_row_stride, logits.len())?;
+    if rows.range.is_empty() {
+        loss.fill(f32::NAN);
     }
-    let rows = logits[logits_range].chunks_mut(p.logits_row_stride as usize);
-    for ((row, &label), loss) in rows.zip(labels).zip(loss) {
+    for ((row, &label), loss) in logits[rows.range].chunks_mut(rows.stride).zip(labels).zip(loss) {
         *loss = one_row(&mut row[..classes], label as usize, p.scale);
     }
+    Ok(())
 }
 
 /// Turns one row of logits into its gradient and returns its loss.
@@ -114,8 +117,8 @@ mod tests {
         for label in 0..z.len() {
             let mut logits = z.map(|z| z as f32);
             let mut loss = [0.0];
-            let params = Params { scale: 0.5, ..Params::new(1, z.len()) };
-            softmax_cross_entropy(&params, &[label as u32], &mut logits, &mut loss);
+            let params = Params { scale: 0.5, ..Params::new(1, z.len()).unwrap() };
+            softmax_cross_entropy(&params, &[label as u32], &mut logits, &mut loss).unwrap();
             assert!((f64::from(loss[0]) - loss_f64(&z, label)).abs() < 1e-6);
             for class in 0..z.len() {
                 let at = |step: f64| {
@@ -133,7 +136,7 @@ mod tests {
     fn huge_logits_stay_finite() {
         let mut logits = [1e30, -1e30, 0.0];
         let mut loss = [0.0];
-        softmax_cross_entropy(&Params::new(1, 3), &[0], &mut logits, &mut loss);
+        softmax_cross_entropy(&Params::new(1, 3).unwrap(), &[0], &mut logits, &mut loss).unwrap();
         assert_eq!((loss, logits), ([0.0], [0.0; 3]));
     }
 
@@ -141,12 +144,12 @@ mod tests {
     fn a_label_without_a_class_gives_nan_and_no_gradient() {
         let mut logits = [1.0, 2.0, 7.0, 3.0, 4.0, 7.0];
         let mut loss = [0.0; 2];
-        let params = Params { logits_row_stride: 3, ..Params::new(2, 2) };
-        softmax_cross_entropy(&params, &[2, 1], &mut logits, &mut loss);
+        let params = Params { logits_row_stride: 3, ..Params::new(2, 2).unwrap() };
+        softmax_cross_entropy(&params, &[2, 1], &mut logits, &mut loss).unwrap();
         assert!(loss[0].is_nan() && loss[1].is_finite());
         assert_eq!((logits[..3].to_vec(), logits[5]), (vec![0.0, 0.0, 7.0], 7.0));
         let mut none = [0.0; 2];
-        softmax_cross_entropy(&Params::new(2, 0), &[0, 0], &mut [], &mut none);
+        softmax_cross_entropy(&Params::new(2, 0).unwrap(), &[0, 0], &mut [], &mut none).unwrap();
         assert!(none.iter().all(|loss| loss.is_nan()));
     }
 }

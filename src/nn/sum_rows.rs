@@ -1,5 +1,7 @@
 //! out\[c\] = alpha * (sum of x\[r, c\] over r) + beta * out\[c\]: the gradient of a bias, for instance.
 
+use crate::error::Result;
+
 /// WGSL source.
 pub const SHADER: &str = include_str!("../../shaders/sum_rows.wgsl");
 
@@ -28,13 +30,12 @@ pub struct Params {
 impl Params {
     /// The plain sum (alpha 1, beta 0) over a dense x of `rows` x `cols`, everything at the start of its binding.
     ///
-    /// # Panics
+    /// # Errors
     ///
-    /// If x has more than 2³² - 1 elements.
-    pub fn new(rows: usize, cols: usize) -> Self {
-        super::narrow(rows * cols);
-        let (rows, cols) = (super::narrow(rows), super::narrow(cols));
-        Self { rows, cols, x_offset: 0, x_row_stride: cols, out_offset: 0, alpha: 1.0, beta: 0.0, padding: 0 }
+    /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if x has more than 2³² - 1 elements.
+    pub fn new(rows: usize, cols: usize) -> Result<Self> {
+        let (rows, cols) = super::narrow_matrix(rows, cols)?;
+        Ok(Self { rows, cols, x_offset: 0, x_row_stride: cols, out_offset: 0, alpha: 1.0, beta: 0.0, padding: 0 })
     }
 
     /// Workgroups to dispatch: one per 64 columns.
@@ -45,27 +46,28 @@ impl Params {
 
 /// Host twin of `shaders/sum_rows.wgsl`: `x` is `rows` x `cols`, `out` has `cols` elements. Rows are added in order.
 ///
-/// # Panics
+/// # Errors
 ///
-/// If the parameters name elements that a slice does not have.
-pub fn sum_rows(params: &Params, x: &[f32], out: &mut [f32]) {
+/// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if the parameters name elements that a slice does not have; nothing is
+/// written then.
+pub fn sum_rows(params: &Params, x: &[f32], out: &mut [f32]) -> Result<()> {
     const COLS_AT_ONCE: usize = 64;
     let p = params;
-    let x = &x[super::rows_range("x", p.x_offset, p.rows, p.cols, p.x_row_stride, x.len())];
-    let out_range = super::range("out", p.out_offset, p.cols, out.len());
+    let rows = super::rows_range("x", p.x_offset, p.rows, p.cols, p.x_row_stride, x.len())?;
+    let x = &x[rows.range];
+    let out_range = super::range("out", p.out_offset, p.cols, out.len())?;
     for (piece, out) in out[out_range].chunks_mut(COLS_AT_ONCE).enumerate() {
         let mut sums = [0.0; COLS_AT_ONCE];
-        if !x.is_empty() {
-            for row in x.chunks(p.x_row_stride as usize) {
-                for (sum, x) in sums.iter_mut().zip(&row[piece * COLS_AT_ONCE..][..out.len()]) {
-                    *sum += x;
-                }
+        for row in x.chunks(rows.stride) {
+            for (sum, x) in sums.iter_mut().zip(&row[piece * COLS_AT_ONCE..][..out.len()]) {
+                *sum += x;
             }
         }
         for (out, sum) in out.iter_mut().zip(sums) {
             *out = if p.beta == 0.0 { p.alpha * sum } else { p.alpha * sum + p.beta * *out };
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -78,8 +80,9 @@ mod tests {
             let x: Vec<f32> = (0..rows * (cols + pad)).map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0).collect();
             for (alpha, beta) in [(1.0, 0.0), (-0.5, 1.0), (2.0, 0.25)] {
                 let mut out = vec![if beta == 0.0 { f32::NAN } else { 3.0 }; cols];
-                let params = Params { x_row_stride: (cols + pad) as u32, alpha, beta, ..Params::new(rows, cols) };
-                sum_rows(&params, &x, &mut out);
+                let params =
+                    Params { x_row_stride: (cols + pad) as u32, alpha, beta, ..Params::new(rows, cols).unwrap() };
+                sum_rows(&params, &x, &mut out).unwrap();
                 for (c, out) in out.iter().enumerate() {
                     let sum: f64 = (0..rows).map(|r| f64::from(x[r * (cols + pad) + c])).sum();
                     let expected = f64::from(alpha) * sum + if beta == 0.0 { 0.0 } else { f64::from(beta) * 3.0 };
