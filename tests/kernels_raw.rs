@@ -359,31 +359,3 @@ fn accuracy_agrees_with_its_twin() {
         assert_close(&format!("accuracy, seed {seed}, {params:?}"), &found[3], &hit, 0.0);
     }
 }
-
-/// Milliseconds per product on this machine's adapter:
-/// `cargo test --release --test kernels_raw --features nn -- --ignored --nocapture time`.
-#[test]
-#[ignore = "a measurement, not a test"]
-fn time_matmul() {
-    let Some(gpu) = Gpu::open("time_matmul") else { return };
-    let (batch, inputs, outputs) = (128, 784, 512);
-    let (x, w, d) = (Layout::row_major(inputs), Layout::row_major(outputs), Layout::row_major(outputs));
-    let forms = [
-        ("A B", matmul::Params::new(batch, outputs, inputs, x, w, d).unwrap()),
-        ("At B", matmul::Params::new(inputs, outputs, batch, x.transposed(), d, w).unwrap()),
-        ("A Bt", matmul::Params::new(batch, inputs, outputs, d, w.transposed(), x).unwrap()),
-    ];
-    println!("{}: {batch}x{inputs}x{outputs}", gpu.adapter);
-    for (name, source) in [("matmul", matmul::SHADER), ("matmul_tiled", matmul::TILED_SHADER)] {
-        let kernel = gpu.kernel(name, source, 4);
-        for (form, params) in forms {
-            let data = vec![0.5_f32; inputs * outputs];
-            let bindings = [bytes_of(&params), cast_slice(&data), cast_slice(&data), cast_slice(&data)];
-            let mut times: Vec<f64> = (0..9)
-                .map(|_| gpu.run_times(&kernel, params.workgroups(), &bindings, 4).1.as_secs_f64() * 1e3 / 4.0)
-                .collect();
-            times.sort_by(f64::total_cmp);
-            println!("{name:>12} {form:>5}: {:7.2} ms (fastest {:.2})", times[times.len() / 2], times[0]);
-        }
-    }
-}

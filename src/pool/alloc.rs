@@ -61,6 +61,7 @@ impl<B: Backend> Shared<B> {
     pub(super) fn alloc(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
         self.check_request(request)?;
         if request.bytes == 0 {
+            self.state().check_open()?;
             return Ok(Block::empty(Arc::clone(self), &request.label));
         }
         let grant = self.obtain(request)?;
@@ -80,9 +81,6 @@ impl<B: Backend> Shared<B> {
                 exact(self.limits.alignment_bytes)
             );
             return Err(Error::new(ErrorKind::Alignment, message));
-        }
-        if self.state().closed {
-            return Err(Error::new(ErrorKind::Closed, "the pool is closed"));
         }
         self.backend.check()?;
         let limit =
@@ -107,13 +105,17 @@ impl<B: Backend> Shared<B> {
 
     fn obtain(&self, request: &Request) -> Result<Grant<B::Slab>> {
         let (bytes, label) = (request.bytes, &*request.label);
+        {
+            let mut state = self.state();
+            state.check_open()?;
+            if let Some(grant) = state.take(bytes, label) {
+                return Ok(grant);
+            }
+        }
         let most_bytes = round_down(self.budget_bytes - self.staging_bytes, self.limits.granule_bytes);
         if self.slab_bytes_least(bytes).is_none_or(|least_bytes| least_bytes.max(bytes) > most_bytes) {
             self.state().failed();
             return Err(self.no_room(request, Some(ErrorKind::OverBudget)));
-        }
-        if let Some(grant) = self.state().take(bytes, label) {
-            return Ok(grant);
         }
         let mut gave_back = false;
         loop {

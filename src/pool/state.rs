@@ -6,6 +6,7 @@
 use super::labels::{LabelId, Labels};
 use super::{Limits, Placement, SlabPolicy, Stats};
 use crate::backend::{Backend, Point};
+use crate::error::{Error, ErrorKind, Result};
 use crate::space::{Extent, Space};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering};
 
@@ -107,6 +108,11 @@ impl<S> State<S> {
             placement,
             policy,
         }
+    }
+
+    /// Refuses requests to a pool that is closed.
+    pub(super) fn check_open(&self) -> Result<()> {
+        if self.closed { Err(Error::new(ErrorKind::Closed, "the pool is closed")) } else { Ok(()) }
     }
 
     /// What may still be reserved.

@@ -2,6 +2,8 @@
 //!
 //! That is how a pool hands them out, and what wgpu must accept: disjoint, 256-byte-aligned ranges, all `read_write`.
 
+#![allow(dead_code, reason = "tests and benches use different parts")]
+
 use std::io::Write;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
