@@ -267,9 +267,13 @@ fn wrong_sizes_and_settings_are_errors_with_the_numbers() {
     let good = settings(&[4, 3, 2], 5, Optimizer::Sgd);
     let mut trainer = Trainer::new(&pool, good.clone(), StepKind::Frugal).unwrap();
     let error = trainer.step(&[0.0; 19], &[0; 5]).unwrap_err();
-    assert!(error.kind() == ErrorKind::Shape && error.to_string().contains("19 elements"), "{error}");
+    assert!(
+        error.kind() == ErrorKind::Shape && error.to_string().contains("19 numbers for a batch of 5 x 4"),
+        "{error}"
+    );
     let error = trainer.step(&[0.0; 20], &[0; 4]).unwrap_err();
     assert!(error.kind() == ErrorKind::Shape && error.to_string().contains("4 elements"), "{error}");
+    assert_eq!(trainer.steps(), 0, "nothing has happened");
     assert!(trainer.step(&[0.0; 20], &[9; 5]).unwrap().is_nan(), "a label that is no class");
     assert!(trainer.step(&[0.0; 20], &[1; 5]).unwrap().is_finite(), "and no harm done");
     assert_eq!(trainer.correct(&[0.0; 7], &[0; 2]).unwrap_err().kind(), ErrorKind::Shape);

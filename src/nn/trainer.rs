@@ -135,8 +135,8 @@ impl<B: Kernels> Trainer<B> {
     /// before the update. A label that is no class gives a loss of NaN and no gradient.
     ///
     /// # Errors
-    /// [`ErrorKind::Shape`] with both sizes; the pool's and the backend's. After an error in the middle of a step, some
-    /// parameters may have been updated and others not.
+    /// [`ErrorKind::Shape`] with both sizes, and nothing is changed; the pool's and the backend's. After an error in the
+    /// middle of a step, some parameters may have been updated and others not.
     pub fn step(&mut self, images: &[f32], labels: &[u32]) -> Result<f32> {
         let mut loss = [0.0];
         let done = self.record_step(images, labels).and_then(|()| self.loss.download(&mut loss));
@@ -153,8 +153,9 @@ impl<B: Kernels> Trainer<B> {
     }
 
     fn record_step(&mut self, images: &[f32], labels: &[u32]) -> Result<()> {
-        let backend_of = self.ops.pool.clone();
-        let result = backend_of.backend().session(|| {
+        self.check_batch(images)?;
+        let pool = self.ops.pool.clone();
+        let result = pool.backend().session(|| {
             self.labels.upload(labels)?;
             self.steps += 1;
             match self.kind {
@@ -168,11 +169,22 @@ impl<B: Kernels> Trainer<B> {
         result
     }
 
+    /// Before anything is touched.
+    fn check_batch(&self, images: &[f32]) -> Result<()> {
+        let (batch, inputs) = (self.settings.batch, self.settings.widths[0]);
+        if images.len() == batch * inputs {
+            return Ok(());
+        }
+        let message = format!("{} numbers for a batch of {batch} x {inputs}", images.len());
+        Err(Error::new(ErrorKind::Shape, message))
+    }
+
     /// The gradients of the mean loss on a batch, weights and bias of each layer, without an update.
     ///
     /// # Errors
     /// As [`step`](Trainer::step); nothing is changed then.
     pub fn gradients(&mut self, images: &[f32], labels: &[u32]) -> Result<Vec<[Tensor<f32, B>; 2]>> {
+        self.check_batch(images)?;
         self.labels.upload(labels)?;
         let gradients = super::ordinary::backward(self, images).map(|backward| backward.gradients);
         self.settled(gradients)
