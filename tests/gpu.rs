@@ -620,6 +620,11 @@ fn a_program_that_only_records_is_sent_on_its_way() {
         b.fill(0.0).unwrap();
     }
     assert!(pool.backend().recorded() >= before + 8);
+    // Small enough for the staging ring to take 16,384 of them.
+    for _ in 0..5_000 {
+        b.upload(&[3.0, 4.0]).unwrap();
+    }
+    assert!(pool.backend().recorded() >= before + 12);
     b.copy_from(&a).unwrap();
     assert_eq!(b.to_array().unwrap(), a.to_array().unwrap());
 }

@@ -144,6 +144,7 @@ impl Stream {
         let mut done = 0;
         while done < bytes.len() {
             let rest = &bytes[done..];
+            self.begin_operation(gpu)?;
             let (index, at, room_bytes) = self.chunk_with_room(gpu, WORD_BYTES)?;
             let len = rest.len().min(round_down(room_bytes, WORD_BYTES) as usize);
             self.write(gpu, index, at, &rest[..len])?;
