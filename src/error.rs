@@ -4,6 +4,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::time::Duration;
 
 use crate::units::{ByteSize, ParseByteSizeError, exact};
 
@@ -20,6 +21,8 @@ pub enum ErrorKind {
     Full,
     /// Enough bytes are left, but not in one run.
     Fragmented,
+    /// The request waited in line, and its time was over before there was room.
+    Timeout,
     /// The request is over a limit of the device (the message names the limit).
     TooLarge,
     /// The alignment is not a power of two, or more than the slabs have.
@@ -52,6 +55,7 @@ impl fmt::Display for ErrorKind {
             Self::OverBudget => "more than the budget",
             Self::Full => "full",
             Self::Fragmented => "fragmented",
+            Self::Timeout => "timeout",
             Self::TooLarge => "too large for the device",
             Self::Alignment => "alignment",
             Self::OutOfMemory => "out of memory",
@@ -118,6 +122,12 @@ pub struct Shortage {
     pub staging_bytes: u64,
     /// The longest run of free pages in any slab.
     pub largest_free_run_bytes: u64,
+    /// Bytes of the budget kept for requests of high priority, if this one was of another.
+    pub reserve_bytes: u64,
+    /// How long the request waited in line.
+    pub waited: Duration,
+    /// Requests that were waiting in line, this one not counted.
+    pub waiting: u64,
     /// The five labels that held most, largest first.
     pub holders: Vec<Holder>,
 }
@@ -141,7 +151,16 @@ impl Shortage {
                 exact(left),
                 exact(self.budget_bytes)
             )?,
+            ErrorKind::Timeout => {
+                write!(f, " after waiting for {:?} in a budget of {}", self.waited, exact(self.budget_bytes))?;
+            }
             _ => write!(f, ": the budget of {} is full", exact(self.budget_bytes))?,
+        }
+        if self.reserve_bytes > 0 {
+            write!(f, ", of which {} are kept for high priority", exact(self.reserve_bytes))?;
+        }
+        if self.waiting > 0 {
+            write!(f, ", {} waiting in line", self.waiting)?;
         }
         write!(
             f,
@@ -203,7 +222,7 @@ impl Error {
         self.0.shortage.as_ref()
     }
 
-    /// The pool had no room: more than the budget, full or fragmented.
+    /// The pool had no room: more than the budget, full, fragmented, or not in time.
     pub fn is_no_room(&self) -> bool {
         self.0.shortage.is_some()
     }
@@ -221,6 +240,11 @@ impl Error {
     /// Enough is left, but not in one run.
     pub fn is_fragmented(&self) -> bool {
         self.0.kind == ErrorKind::Fragmented
+    }
+
+    /// The request waited in line until its time was over.
+    pub fn is_timeout(&self) -> bool {
+        self.0.kind == ErrorKind::Timeout
     }
 
     /// Over a limit of the device.

@@ -35,7 +35,7 @@ pub use half;
 #[cfg(feature = "gpu")]
 pub use open::GpuChoice;
 pub use open::{AnyBackend, AnySlab};
-pub use pool::{Block, Budget, Config, Hold, Pool, Request, SlabPolicy, Stats};
+pub use pool::{Allocation, Block, Budget, Config, Hold, Pool, Priority, Request, SlabPolicy, Stats, Step};
 pub use space::Placement;
 #[cfg(feature = "gpu")]
 pub use tensor::Loan;

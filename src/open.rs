@@ -265,6 +265,10 @@ impl Backend for AnyBackend {
         each!(self, backend => backend.completed())
     }
 
+    fn flush(&self) -> Result<()> {
+        each!(self, backend => backend.flush())
+    }
+
     fn complete(&self, point: Point) -> Result<()> {
         each!(self, backend => backend.complete(point))
     }

@@ -147,6 +147,15 @@ pub trait Backend: Send + Sync + 'static {
         Point::MAX
     }
 
+    /// Sends recorded work to the device without waiting for it to be done. Asked by those who wait for memory, again and
+    /// again, so it should do nothing when nothing was recorded.
+    ///
+    /// # Errors
+    /// As [`complete`](Backend::complete).
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Starts the recorded work if need be and waits until `point` has passed.
     ///
     /// # Errors

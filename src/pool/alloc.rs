@@ -5,14 +5,17 @@
 //! 3. what is idle goes home (retired blocks whose work is done, idle pieces merge), and 1 and 2 again;
 //! 4. a new slab, if the budget allows one;
 //! 5. empty slabs go back to the device, and 4 again;
-//! 6. fail, with the numbers.
+//! 6. wait in line, if the request says so ([`super::wait`]), or fail, with the numbers.
 //!
 //! Bytes are booked before a slab is created, and stay reserved until its memory is dropped: at no moment is more
 //! reserved than the budget. No lock is held while the device is waited for, and none but `growth` while a slab is
 //! created: a thread that records work for the device may allocate, and the device's callbacks may free.
 
-use super::state::{Grant, Slab};
-use super::{Block, Request, Shared, SlabPolicy};
+use std::time::Duration;
+
+use super::state::{Grant, Short, Slab, StateOf};
+use super::wait::{Seat, wake};
+use super::{Block, Priority, Request, Shared, SlabPolicy, Step};
 use crate::backend::{Backend, Limit, Point};
 use crate::error::{Error, ErrorKind, Result, Shortage};
 use crate::space::Placement;
@@ -23,14 +26,17 @@ use crate::units::{exact, round_down, round_up};
 const HOLDERS_NAMED: usize = 5;
 
 /// What an attempt to add a slab came to.
-enum Grown<S> {
-    /// There is a new slab, and this is the block in it.
-    Block(Grant<S>),
+enum Grown {
+    /// There is a new slab, large enough for the request.
+    Slab,
     /// The budget has no room for a slab of the size needed.
     NoBudget,
     /// The backend refused memory within the budget.
     Refused(Error),
 }
+
+/// Why there are no blocks now, and how long the requests would wait for them.
+pub(super) type NotNow = (Error, Option<Duration>);
 
 /// Bytes booked for a slab; given back if the backend fails or panics.
 struct Booking<'a, B: Backend> {
@@ -64,12 +70,41 @@ impl<B: Backend> Shared<B> {
             self.state().check_open()?;
             return Ok(Block::empty(Arc::clone(self), &request.label));
         }
-        let grant = self.obtain(request)?;
+        let at_once = {
+            let mut state = self.state();
+            state.check_open()?;
+            state.take(request)
+        };
+        let grant = match at_once {
+            Some(grant) => grant,
+            None => self.obtain(request)?,
+        };
+        self.block(grant, request)
+    }
+
+    fn block(self: &Arc<Self>, grant: Grant<B::Slab>, request: &Request) -> Result<Block<B>> {
         let mut block = Block::new(Arc::clone(self), grant, request.bytes);
         if request.zeroed {
             block.fill(request.bytes, &[0])?;
         }
         Ok(block)
+    }
+
+    /// The blocks of a batch: `grants` are those of the requests that are not of zero bytes.
+    pub(super) fn blocks(self: &Arc<Self>, grants: Vec<Grant<B::Slab>>, requests: &[Request]) -> Result<Vec<Block<B>>> {
+        let mut grants = grants.into_iter();
+        // First all are owned by blocks, so that an error loses none.
+        let mut blocks: Vec<Block<B>> = requests
+            .iter()
+            .map(|request| match request.bytes {
+                0 => Block::empty(Arc::clone(self), &request.label),
+                bytes => Block::new(Arc::clone(self), grants.next().expect("a grant for each request"), bytes),
+            })
+            .collect();
+        for (block, request) in blocks.iter_mut().zip(requests).filter(|(_, request)| request.zeroed) {
+            block.fill(request.bytes, &[0])?;
+        }
+        Ok(blocks)
     }
 
     /// What can be told from the request alone.
@@ -103,58 +138,140 @@ impl<B: Backend> Shared<B> {
         Error::new(ErrorKind::TooLarge, message)
     }
 
-    fn obtain(&self, request: &Request) -> Result<Grant<B::Slab>> {
-        let (bytes, label) = (request.bytes, &*request.label);
-        {
-            let mut state = self.state();
-            state.check_open()?;
-            if let Some(grant) = state.take(bytes, label) {
-                return Ok(grant);
+    #[cold]
+    fn obtain(self: &Arc<Self>, request: &Request) -> Result<Grant<B::Slab>> {
+        let requests = std::slice::from_ref(request);
+        let mut grants = match self.try_obtain(requests, true) {
+            Ok(grants) => grants,
+            Err((_, Some(patience))) => self.wait(requests, patience)?,
+            Err((error, None)) => return Err(error),
+        };
+        Ok(grants.pop().expect("a grant for the request"))
+    }
+
+    /// All steps but waiting. Unless it `may_block`, nothing waits for the device either.
+    pub(super) fn try_obtain(&self, requests: &[Request], may_block: bool) -> Result<Vec<Grant<B::Slab>>, NotNow> {
+        self.check_batch(requests).map_err(|error| (error, None))?;
+        match self.attempt(requests, may_block) {
+            Ok(Ok(grants)) => Ok(grants),
+            Err(error) => Err((error, None)),
+            Ok(Err(error)) => {
+                let patience = requests.iter().map(|request| request.wait).min().flatten();
+                if patience.is_none() {
+                    self.state().failed();
+                }
+                Err((error, patience))
             }
         }
-        let most_bytes = round_down(self.budget_bytes - self.staging_bytes, self.limits.granule_bytes);
-        if self.slab_bytes_least(bytes).is_none_or(|least_bytes| least_bytes.max(bytes) > most_bytes) {
-            self.state().failed();
-            return Err(self.no_room(request, Some(ErrorKind::OverBudget)));
-        }
-        let mut gave_back = false;
-        loop {
-            self.settle_completed();
-            let growth = lock(&self.growth);
+    }
+
+    /// Refuses what can never be served.
+    fn check_batch(&self, requests: &[Request]) -> Result<()> {
+        requests.iter().try_for_each(|request| self.check_request(request))?;
+        self.state().check_open()?;
+        let staged_bytes = self.budget_bytes - self.staging_bytes;
+        let most_bytes = round_down(staged_bytes, self.limits.granule_bytes);
+        let mut sum_bytes = 0u64;
+        for request in requests.iter().filter(|request| request.bytes > 0) {
+            let bytes = request.bytes;
+            sum_bytes = sum_bytes.saturating_add(bytes);
+            let open_bytes = staged_bytes.saturating_sub(self.state().reserve_bytes(request.priority));
+            if sum_bytes > open_bytes
+                || self.slab_bytes_least(bytes).is_none_or(|least_bytes| least_bytes.max(bytes) > most_bytes)
             {
                 let mut state = self.state();
-                state.gather();
-                if let Some(grant) = state.take(bytes, label) {
-                    return Ok(grant);
-                }
+                state.failed();
+                return Err(self.shortage(&state, requests, ErrorKind::OverBudget, Duration::ZERO));
             }
-            let refusal = match self.grow(bytes, label) {
-                Grown::Block(grant) => return Ok(grant),
-                Grown::NoBudget => None,
-                Grown::Refused(error) if error.kind() == ErrorKind::OutOfMemory => Some(error),
-                Grown::Refused(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Steps 1 to 5. The inner error is for want of room, the outer one for good.
+    fn attempt(&self, requests: &[Request], may_block: bool) -> Result<Result<Vec<Grant<B::Slab>>>> {
+        let (mut gave_back, mut grown) = (false, false);
+        let may = |step| requests.iter().all(|request| request.may(step));
+        loop {
+            if may(Step::Gather) {
+                self.settle_completed();
+            }
+            let growth = lock(&self.growth);
+            let short = {
+                let mut state = self.state();
+                if may(Step::Gather) {
+                    state.gather();
+                }
+                match state.take_all(requests) {
+                    Ok(grants) => {
+                        if gave_back || grown || may(Step::Gather) {
+                            state.count(grants.len(), grown, gave_back);
+                        }
+                        return Ok(Ok(grants));
+                    }
+                    Err(Short::Of(index)) => &requests[index],
+                    // They are served before, by whatever a new slab could give.
+                    Err(Short::Turn) => return Ok(Err(self.no_room(&state, requests))),
+                }
+            };
+            let refusal = match may(Step::Grow).then(|| self.grow(short)) {
+                Some(Grown::Slab) => {
+                    grown = true;
+                    continue;
+                }
+                Some(Grown::Refused(error)) if error.kind() == ErrorKind::OutOfMemory => Some(error),
+                Some(Grown::Refused(error)) => return Err(error),
+                Some(Grown::NoBudget) | None => None,
             };
             drop(growth);
-            if !gave_back && self.give_back_empty(bytes)? {
+            if may_block && !gave_back && may(Step::Grow) && may(Step::GiveBack) && self.give_back_empty(short.bytes)? {
                 gave_back = true;
                 continue;
             }
-            self.state().failed();
-            return Err(match refusal {
-                Some(error) => self.refused(request, error),
-                None => self.no_room(request, None),
-            });
+            return Ok(Err(match refusal {
+                Some(error) => self.refused(short, error),
+                None => self.no_room(&self.state(), requests),
+            }));
         }
+    }
+
+    /// Steps 4 and 5 for one who waits in line and who may be served: a new slab serves the line in turn.
+    pub(super) fn reserve_for(&self, seat: &Seat<B::Slab>) {
+        let mut gave_back = false;
+        loop {
+            let growth = lock(&self.growth);
+            let Some(short) = self.short_of(seat) else { return };
+            let grown = short.may(Step::Grow) && matches!(self.grow(short), Grown::Slab);
+            drop(growth);
+            if grown {
+                let seats = self.state().serve();
+                wake(seats);
+                continue;
+            }
+            if gave_back || !short.may(Step::Grow) || !short.may(Step::GiveBack) {
+                return;
+            }
+            match self.give_back_empty(short.bytes) {
+                Ok(true) => gave_back = true,
+                _ => return,
+            }
+        }
+    }
+
+    /// The request of a waiter that no slab serves now. `None` if all of them are served, or he need not wait.
+    fn short_of<'a>(&self, seat: &'a Seat<B::Slab>) -> Option<&'a Request> {
+        let mut state = self.state();
+        state.short_of(seat)
     }
 
     /// Step 4: a slab of the next size in the series or of the request, whichever is larger; halved as long as the
     /// device refuses it and the request still fits.
-    fn grow(&self, bytes: u64, label: &str) -> Grown<B::Slab> {
+    fn grow(&self, request: &Request) -> Grown {
+        let bytes = request.bytes;
         let Some(least_bytes) = self.slab_bytes_least(bytes) else { return Grown::NoBudget };
         let mut slab_bytes = {
             let state = self.state();
             let left_bytes = round_down(state.left_bytes(), self.limits.granule_bytes);
-            if least_bytes > left_bytes {
+            if least_bytes > left_bytes || !state.may_use(bytes, request.priority) {
                 return Grown::NoBudget;
             }
             let most_bytes = left_bytes.min(round_down(self.limits.slab.bytes, self.limits.granule_bytes));
@@ -165,10 +282,8 @@ impl<B: Backend> Shared<B> {
                 Ok(slab) => {
                     let mut state = self.state();
                     state.booked_bytes -= slab_bytes;
-                    return match state.add_slab(slab, Some((bytes, label))) {
-                        Some(grant) => Grown::Block(grant),
-                        None => Grown::NoBudget,
-                    };
+                    state.add_slab(slab);
+                    return Grown::Slab;
                 }
                 Err(error) if error.kind() == ErrorKind::OutOfMemory && slab_bytes > least_bytes => {
                     slab_bytes = round_down(slab_bytes / 2, self.limits.alignment_bytes).max(least_bytes);
@@ -219,7 +334,7 @@ impl<B: Backend> Shared<B> {
             let slab = self.create_slab(bytes)?;
             let mut state = self.state();
             state.booked_bytes -= bytes;
-            state.add_slab(slab, None);
+            state.add_slab(slab);
         }
     }
 
@@ -258,7 +373,14 @@ impl<B: Backend> Shared<B> {
                 }
             }
             self.bury(completed);
+            self.serve();
         }
+    }
+
+    /// Memory came back: serves the line.
+    pub(super) fn serve(&self) {
+        let seats = self.state().serve();
+        wake(seats);
     }
 
     fn bury(&self, completed: Point) {
@@ -306,20 +428,36 @@ impl<B: Backend> Shared<B> {
         Error::new(ErrorKind::OutOfMemory, message).with_source(error)
     }
 
-    /// The error of step 6. Which of the three it is, is judged by what is left now.
-    fn no_room(&self, request: &Request, kind: Option<ErrorKind>) -> Error {
-        let state = self.state();
+    /// The error of step 6. Which of the two it is, is judged by what is left now.
+    fn no_room(&self, state: &StateOf<B>, requests: &[Request]) -> Error {
+        let asked_bytes = requests.iter().fold(0u64, |sum, request| sum.saturating_add(request.bytes));
+        let fits = asked_bytes <= state.stats().available_bytes();
+        let kind = if fits { ErrorKind::Fragmented } else { ErrorKind::Full };
+        self.shortage(state, requests, kind, Duration::ZERO)
+    }
+
+    /// The numbers of a pool that cannot serve these requests.
+    pub(super) fn shortage(
+        &self,
+        state: &StateOf<B>,
+        requests: &[Request],
+        kind: ErrorKind,
+        waited: Duration,
+    ) -> Error {
         let stats = state.stats();
         let mut holders = state.labels.holders();
         holders.truncate(HOLDERS_NAMED);
-        let fits = request.bytes <= stats.available_bytes();
-        let kind = kind.unwrap_or(if fits { ErrorKind::Fragmented } else { ErrorKind::Full });
+        let sum = |bytes: &dyn Fn(&Request) -> u64| {
+            requests.iter().fold(0u64, |sum, request| sum.saturating_add(bytes(request)))
+        };
+        let label = requests.iter().map(|request| &*request.label).find(|label| !label.is_empty());
+        let priority = requests.iter().map(|request| request.priority).min().unwrap_or(Priority::Normal);
         Error::shortage_of(
             kind,
             Shortage {
-                asked_bytes: request.bytes,
-                needed_bytes: self.slab_bytes_least(request.bytes).unwrap_or(u64::MAX),
-                label: (!request.label.is_empty()).then(|| request.label.to_string()),
+                asked_bytes: sum(&|request| request.bytes),
+                needed_bytes: sum(&|request| self.slab_bytes_least(request.bytes).unwrap_or(u64::MAX)),
+                label: label.map(str::to_owned),
                 budget_bytes: stats.budget_bytes,
                 reserved_bytes: stats.reserved_bytes,
                 live_bytes: stats.live_bytes,
@@ -329,6 +467,9 @@ impl<B: Backend> Shared<B> {
                 free_bytes: stats.free_bytes,
                 staging_bytes: stats.staging_bytes,
                 largest_free_run_bytes: stats.largest_free_run_bytes,
+                reserve_bytes: state.reserve_bytes(priority),
+                waited,
+                waiting: stats.waiting,
                 holders,
             },
         )

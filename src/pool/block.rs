@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::labels::{LabelId, NO_LABEL};
 use super::state::{Grant, Slab, Slot};
+use super::wait::wake;
 use super::{Pool, Shared, SlabPolicy};
 use crate::backend::{Backend, Place, PlaceMut, Span};
 use crate::error::{Error, ErrorKind, Result};
@@ -166,7 +167,7 @@ impl<B: Backend> Drop for Block<B> {
         }
         let holds = std::mem::take(&mut *lock(&self.holds));
         let per_block = self.shared.policy == SlabPolicy::PerBlock;
-        {
+        let served = {
             let mut state = self.shared.state();
             state.give(slot, extent, self.span.bytes(), label_id, holds);
             if per_block {
@@ -174,7 +175,9 @@ impl<B: Backend> Drop for Block<B> {
             }
             // With the lock held: once a slab is empty, nobody but the pool has it.
             drop(slab);
-        }
+            state.serve()
+        };
+        wake(served);
         if per_block {
             self.shared.settle_completed();
         }

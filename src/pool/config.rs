@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::Placement;
@@ -93,6 +94,7 @@ pub struct Config {
     staging_bytes: Option<u64>,
     placement: Placement,
     slabs: SlabPolicy,
+    reserve_bytes: u64,
 }
 
 impl Config {
@@ -103,6 +105,7 @@ impl Config {
             staging_bytes: None,
             placement: Placement::default(),
             slabs: SlabPolicy::default(),
+            reserve_bytes: 0,
         }
     }
 
@@ -128,6 +131,13 @@ impl Config {
         self
     }
 
+    /// Bytes of the budget that only requests of [`Priority::High`] may use. None unless said otherwise.
+    #[must_use]
+    pub fn reserve(mut self, bytes: u64) -> Self {
+        self.reserve_bytes = bytes;
+        self
+    }
+
     /// The budget in bytes.
     ///
     /// # Errors
@@ -147,6 +157,36 @@ impl Config {
     pub(super) fn slabs_chosen(&self) -> SlabPolicy {
         self.slabs
     }
+
+    pub(super) fn reserve_bytes(&self) -> u64 {
+        self.reserve_bytes
+    }
+}
+
+/// Who goes first when memory is short.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Priority {
+    /// After all others.
+    Low,
+    /// As most are.
+    #[default]
+    Normal,
+    /// Before all others; may use the pool's [reserve](Config::reserve).
+    High,
+}
+
+/// What a pool may do for a request when no idle memory fits; all of them, in this order, unless the request
+/// [says otherwise](Request::without).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Step {
+    /// Take home what is idle, so that it can be carved anew.
+    Gather,
+    /// Reserve another slab.
+    Grow,
+    /// Give empty slabs back to the device, waiting until it is done with them, and grow with their bytes.
+    GiveBack,
 }
 
 /// What a caller asks of a pool.
@@ -165,12 +205,23 @@ pub struct Request {
     pub(super) align_bytes: u64,
     pub(super) label: Cow<'static, str>,
     pub(super) zeroed: bool,
+    pub(super) priority: Priority,
+    pub(super) wait: Option<Duration>,
+    without: [bool; 3],
 }
 
 impl Request {
     /// A block of at least this many bytes. Zero bytes takes nothing and always succeeds.
     pub fn bytes(bytes: u64) -> Self {
-        Self { bytes, align_bytes: 1, label: Cow::Borrowed(""), zeroed: false }
+        Self {
+            bytes,
+            align_bytes: 1,
+            label: Cow::Borrowed(""),
+            zeroed: false,
+            priority: Priority::default(),
+            wait: None,
+            without: [false; 3],
+        }
     }
 
     /// The block starts at a multiple of this in its slab: a power of two, at most the slabs' own alignment (64 bytes
@@ -193,6 +244,36 @@ impl Request {
     pub fn zeroed(mut self) -> Self {
         self.zeroed = true;
         self
+    }
+}
+
+impl Request {
+    /// Who goes first among those who wait, and who may use the pool's reserve. [`Priority::Normal`] unless said
+    /// otherwise.
+    #[must_use]
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Where there is no room, wait in line for so long until there is. Without this such a request fails at once.
+    ///
+    /// Waiting submits the pool's stream: memory that recorded work still uses would not come back otherwise.
+    #[must_use]
+    pub fn wait(mut self, longest: Duration) -> Self {
+        self.wait = Some(longest);
+        self
+    }
+
+    /// The pool must not do this for the request: it waits or fails instead.
+    #[must_use]
+    pub fn without(mut self, step: Step) -> Self {
+        self.without[step as usize] = true;
+        self
+    }
+
+    pub(super) fn may(&self, step: Step) -> bool {
+        !self.without[step as usize]
     }
 }
 

@@ -14,15 +14,18 @@ mod alloc;
 mod block;
 mod config;
 mod labels;
+mod line;
 mod state;
 mod stats;
+mod wait;
 
 use std::fmt;
 
 pub use self::block::{Block, Hold};
-pub use self::config::{Budget, Config, Request, SlabPolicy};
+pub use self::config::{Budget, Config, Priority, Request, SlabPolicy, Step};
 use self::state::StateOf;
 pub use self::stats::Stats;
+pub use self::wait::Allocation;
 use crate::backend::{Backend, Limit, Limits};
 use crate::error::{Error, ErrorKind, Holder, Result};
 use crate::space::{Placement, SLAB_BYTES_MAX};
@@ -53,6 +56,7 @@ pub(crate) struct Shared<B: Backend> {
     /// Told when the memory of leaving slabs is gone.
     buried: Condvar,
     handles: AtomicUsize,
+    driver: Mutex<wait::Driver>,
 }
 
 impl<B: Backend> Shared<B> {
@@ -91,7 +95,7 @@ impl<B: Backend> Pool<B> {
             return Err(Error::new(ErrorKind::Invalid, message));
         }
         let (placement, policy) = (config.placement_chosen(), config.slabs_chosen());
-        let state = state::State::new(budget_bytes, staging_bytes, &limits, placement, policy);
+        let state = state::State::new(budget_bytes, staging_bytes, config.reserve_bytes(), &limits, placement, policy);
         let shared = Arc::new(Shared {
             backend,
             limits,
@@ -103,6 +107,7 @@ impl<B: Backend> Pool<B> {
             growth: Mutex::new(()),
             buried: Condvar::new(),
             handles: AtomicUsize::new(1),
+            driver: Mutex::new(wait::Driver::new()),
         });
         let pool = Self { shared };
         if policy == SlabPolicy::Single {
@@ -114,8 +119,8 @@ impl<B: Backend> Pool<B> {
     /// Hands out a block of at least `request.bytes`.
     ///
     /// # Errors
-    /// - no room, with all the numbers in [`Error::shortage`]: [`ErrorKind::OverBudget`], [`ErrorKind::Full`] or
-    ///   [`ErrorKind::Fragmented`];
+    /// - no room, with all the numbers in [`Error::shortage`]: [`ErrorKind::OverBudget`] (at once, whether or not the
+    ///   request would wait), [`ErrorKind::Full`] or [`ErrorKind::Fragmented`], or [`ErrorKind::Timeout`] after waiting;
     /// - [`ErrorKind::Alignment`], [`ErrorKind::TooLarge`] (both numbers), [`ErrorKind::Closed`];
     /// - [`ErrorKind::OutOfMemory`], [`ErrorKind::DeviceLost`], [`ErrorKind::Device`] from the backend.
     ///
@@ -155,6 +160,7 @@ impl<B: Backend> Pool<B> {
             state.closed = true;
             state.labels.holders()
         };
+        self.shared.dismiss(ErrorKind::Closed, "the pool was closed while a request waited in line");
         self.trim();
         holders
     }

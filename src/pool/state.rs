@@ -4,11 +4,14 @@
 //! outside the lock.
 
 use super::labels::{LabelId, Labels};
-use super::{Limits, Placement, SlabPolicy, Stats};
+use super::line::Line;
+use super::wait::Seat;
+use super::{Limits, Placement, Priority, Request, SlabPolicy, Stats};
 use crate::backend::{Backend, Point};
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::{Extent, Space};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering};
+use crate::units::round_up;
 
 /// A backend's slab, shared by the pool and the blocks in it.
 pub(crate) struct Slab<S> {
@@ -62,6 +65,7 @@ pub(super) struct State<S> {
     leaving: Vec<Leaving<S>>,
     retired: Vec<Retired>,
     pub(super) labels: Labels,
+    pub(super) line: Line<Arc<Seat<S>>>,
     /// Slabs and staging, those leaving included.
     pub(super) reserved_bytes: u64,
     /// Of slabs that are being created.
@@ -75,15 +79,27 @@ pub(super) struct State<S> {
     burials: usize,
     /// Counts, peaks and the constants; the rest is filled in by `stats`.
     totals: Stats,
+    /// Kept for requests of high priority.
+    reserve_bytes: u64,
     alignment_bytes: u64,
+    granule_bytes: u64,
     placement: Placement,
     policy: SlabPolicy,
+}
+
+/// Why not all requests of a batch were served.
+pub(super) enum Short {
+    /// Others in line are before them.
+    Turn,
+    /// There is no room for the request of this index.
+    Of(usize),
 }
 
 impl<S> State<S> {
     pub(super) fn new(
         budget_bytes: u64,
         staging_bytes: u64,
+        reserve_bytes: u64,
         limits: &Limits,
         placement: Placement,
         policy: SlabPolicy,
@@ -95,6 +111,7 @@ impl<S> State<S> {
             leaving: Vec::new(),
             retired: Vec::new(),
             labels: Labels::new(),
+            line: Line::new(),
             reserved_bytes: staging_bytes,
             booked_bytes: 0,
             closed: false,
@@ -104,7 +121,9 @@ impl<S> State<S> {
             leaving_bytes: 0,
             burials: 0,
             totals,
+            reserve_bytes,
             alignment_bytes: limits.alignment_bytes,
+            granule_bytes: limits.granule_bytes,
             placement,
             policy,
         }
@@ -124,30 +143,143 @@ impl<S> State<S> {
         self.order.len()
     }
 
-    /// Steps 1 and 2: an idle piece of the class, else a place in a slab, fullest slab first.
-    pub(super) fn take(&mut self, bytes: u64, label: &str) -> Option<Grant<S>> {
-        if self.policy == SlabPolicy::PerBlock {
+    /// Steps 1 and 2 for a request that is not in line: an idle piece of the class, else a place in a slab, fullest slab
+    /// first. `None` also if others are before it.
+    pub(super) fn take(&mut self, request: &Request) -> Option<Grant<S>> {
+        if !self.line.may_be_passed() {
             return None;
         }
-        let cached = self.find(|space| space.alloc_cached(bytes));
-        let (index, extent) = cached.or_else(|| self.find(|space| space.alloc(bytes)))?;
-        Some(self.grant(index, extent, bytes, label))
+        let grant = self.take_any(request)?;
+        self.line.passed();
+        Some(grant)
     }
 
-    fn find(&mut self, mut alloc: impl FnMut(&mut Space) -> Option<Extent>) -> Option<(usize, Extent)> {
+    /// As `take`, for all requests of a batch or none.
+    pub(super) fn take_all(&mut self, requests: &[Request]) -> Result<Vec<Grant<S>>, Short> {
+        if !self.line.may_be_passed() {
+            return Err(Short::Turn);
+        }
+        let grants = self.take_batch(requests).map_err(Short::Of)?;
+        self.line.passed();
+        Ok(grants)
+    }
+
+    fn take_batch(&mut self, requests: &[Request]) -> Result<Vec<Grant<S>>, usize> {
+        let totals = self.totals;
+        let mut grants = Vec::with_capacity(requests.len());
+        for (index, request) in requests.iter().enumerate().filter(|(_, request)| request.bytes > 0) {
+            match self.take_any(request) {
+                Some(grant) => grants.push(grant),
+                None => {
+                    self.take_back(grants, requests);
+                    self.totals = totals;
+                    return Err(index);
+                }
+            }
+        }
+        Ok(grants)
+    }
+
+    /// Takes back what was granted to the requests, or to the first of them.
+    pub(super) fn take_back(&mut self, grants: Vec<Grant<S>>, requests: &[Request]) {
+        for (grant, request) in grants.into_iter().zip(requests.iter().filter(|request| request.bytes > 0)) {
+            self.give(grant.slot, grant.extent, request.bytes, grant.label_id, Vec::new());
+        }
+    }
+
+    fn take_any(&mut self, request: &Request) -> Option<Grant<S>> {
+        let bytes = request.bytes;
+        let (index, extent) = if self.policy == SlabPolicy::PerBlock {
+            let slab_bytes = round_up(bytes, self.granule_bytes)?;
+            self.find(|space| space.alloc(bytes), |entry| entry.slab.bytes == slab_bytes && entry.space.is_empty())?
+        } else {
+            let cached = self.find(|space| space.alloc_cached(bytes), |_| true);
+            cached.or_else(|| self.find(|space| space.alloc(bytes), |_| true))?
+        };
+        let slot = self.order[index];
+        if !self.may_use(extent.bytes(), request.priority) {
+            self.space_mut(slot).release(extent);
+            return None;
+        }
+        Some(self.grant(index, extent, bytes, &request.label))
+    }
+
+    /// Whether a request of this priority may have so many bytes more, by the reserve.
+    pub(super) fn may_use(&self, bytes: u64, priority: Priority) -> bool {
+        let left_bytes = self.totals.budget_bytes - self.totals.staging_bytes - self.used_bytes - self.retired_bytes;
+        priority == Priority::High || left_bytes.saturating_sub(self.reserve_bytes) >= bytes
+    }
+
+    /// What of the reserve is closed to this priority.
+    pub(super) fn reserve_bytes(&self, priority: Priority) -> u64 {
+        if priority == Priority::High { 0 } else { self.reserve_bytes }
+    }
+
+    /// Serves those in line who can be served now, each in turn; the caller wakes them without the lock.
+    pub(super) fn serve(&mut self) -> Vec<Arc<Seat<S>>> {
+        let mut served = Vec::new();
+        if self.line.is_empty() {
+            return served;
+        }
+        self.gather();
+        // Each that is served may let others come to be due.
+        while let Some((ticket, seat, grants)) = self.line.candidates().into_iter().find_map(|ticket| {
+            let seat = Arc::clone(self.line.get(ticket)?);
+            let grants = self.take_batch(&seat.requests).ok()?;
+            Some((ticket, seat, grants))
+        }) {
+            self.line.serve(ticket);
+            self.totals.allocations_waited += grants.len() as u64;
+            seat.settle(Ok(grants));
+            served.push(seat);
+        }
+        served
+    }
+
+    /// The request of a waiter that there is no room for now. `None` if there is room for all, or he need not wait.
+    pub(super) fn short_of<'a>(&mut self, seat: &'a Seat<S>) -> Option<&'a Request> {
+        if seat.is_settled() {
+            return None;
+        }
+        let totals = self.totals;
+        match self.take_batch(&seat.requests) {
+            Ok(grants) => {
+                self.take_back(grants, &seat.requests);
+                self.totals = totals;
+                None
+            }
+            Err(index) => Some(&seat.requests[index]),
+        }
+    }
+
+    /// Those in line who may be served, in turn.
+    pub(super) fn candidates(&self) -> Vec<Arc<Seat<S>>> {
+        self.line.candidates().into_iter().filter_map(|ticket| self.line.get(ticket).cloned()).collect()
+    }
+
+    fn find(
+        &mut self,
+        mut alloc: impl FnMut(&mut Space) -> Option<Extent>,
+        suits: impl Fn(&Entry<S>) -> bool,
+    ) -> Option<(usize, Extent)> {
         let entries = &mut self.entries;
         let mut slots = self.order.iter().enumerate();
         slots.find_map(|(index, slot)| {
             let entry = entries[*slot as usize].as_mut().expect("a slot in the order is occupied");
+            if !suits(entry) {
+                return None;
+            }
             alloc(&mut entry.space).map(|extent| (index, extent))
         })
     }
 
-    /// Adds a new slab and takes the first block from it. `None` only if the slab is too small for it.
-    pub(super) fn add_slab(&mut self, slab: Slab<S>, first: Option<(u64, &str)>) -> Option<Grant<S>> {
+    /// Adds a new slab.
+    pub(super) fn add_slab(&mut self, slab: Slab<S>) {
         self.reserved_bytes += slab.bytes;
         self.totals.reserved_peak_bytes = self.totals.reserved_peak_bytes.max(self.reserved_bytes);
-        let space = Space::new(slab.bytes, self.alignment_bytes, self.placement);
+        // A slab of one block is as large as the block, whatever a buddy system would make of it.
+        let placement = if self.policy == SlabPolicy::PerBlock { Placement::Exact } else { self.placement };
+        let space = Space::new(slab.bytes, self.alignment_bytes, placement);
         let entry = Entry { slab: Arc::new(slab), space };
         let slot = match self.entries.iter().position(Option::is_none) {
             Some(slot) => slot,
@@ -158,10 +290,7 @@ impl<S> State<S> {
         };
         self.entries[slot] = Some(entry);
         self.order.push(slot as Slot);
-        let index = self.settle(self.order.len() - 1);
-        let (bytes, label) = first?;
-        let extent = self.space_mut(slot as Slot).alloc(bytes)?;
-        Some(self.grant(index, extent, bytes, label))
+        self.settle(self.order.len() - 1);
     }
 
     fn grant(&mut self, index: usize, extent: Extent, bytes: u64, label: &str) -> Grant<S> {
@@ -282,6 +411,21 @@ impl<S> State<S> {
         self.totals.failures += 1;
     }
 
+    pub(super) fn timed_out(&mut self) {
+        self.totals.failures += 1;
+        self.totals.timeouts += 1;
+    }
+
+    /// Allocations that were served after steps 3, 4 or 5.
+    pub(super) fn count(&mut self, blocks: usize, grown: bool, gave_back: bool) {
+        let counter = match (gave_back, grown) {
+            (true, _) => &mut self.totals.allocations_given_back,
+            (_, true) => &mut self.totals.allocations_grown,
+            _ => &mut self.totals.allocations_gathered,
+        };
+        *counter += blocks as u64;
+    }
+
     pub(super) fn reset_peaks(&mut self) {
         self.totals.live_peak_bytes = self.live_bytes;
         self.totals.used_peak_bytes = self.used_bytes;
@@ -300,6 +444,7 @@ impl<S> State<S> {
             largest_free_run_bytes: spaces().map(Space::largest_free_run_bytes).max().unwrap_or(0),
             metadata_bytes: spaces().map(|space| space.metadata_bytes() as u64).sum(),
             slabs: self.order.len() as u64,
+            waiting: self.line.len() as u64,
             ..self.totals
         }
     }

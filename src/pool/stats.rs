@@ -43,8 +43,20 @@ pub struct Stats {
     pub reserved_peak_bytes: u64,
     /// Allocations that succeeded.
     pub allocations: u64,
+    /// Those of them that found room only after idle memory had gone home.
+    pub allocations_gathered: u64,
+    /// Those that a new slab was reserved for.
+    pub allocations_grown: u64,
+    /// Those that empty slabs were given back for.
+    pub allocations_given_back: u64,
+    /// Those that waited in line.
+    pub allocations_waited: u64,
     /// Allocations that failed for want of room or memory.
     pub failures: u64,
+    /// Those of them that had waited until their deadline.
+    pub timeouts: u64,
+    /// Requests waiting in line now.
+    pub waiting: u64,
 }
 
 impl Stats {

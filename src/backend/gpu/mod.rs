@@ -293,6 +293,13 @@ impl Backend for Gpu {
         if self.lost.is_lost() { Point::MAX } else { self.completed.load(Ordering::Acquire) }
     }
 
+    fn flush(&self) -> Result<()> {
+        if self.completed() < self.recorded() {
+            self.stream()?.submitted(self)?;
+        }
+        self.lost.check()
+    }
+
     fn complete(&self, point: Point) -> Result<()> {
         if self.completed() >= point {
             return Ok(());
