@@ -107,8 +107,11 @@ fn a_stream_of_small_requests_does_not_starve_a_large_one() {
         let large = scope.spawn(|| pool.alloc(Request::bytes(16 << 10).wait(LONG)).map(drop));
         until(|| pool.stats().waiting == 1);
         let mut passes = 0;
-        while !small.is_empty() {
+        loop {
             small.remove(0);
+            if small.is_empty() {
+                break;
+            }
             match pool.alloc(Request::bytes(1024)) {
                 Ok(block) => {
                     passes += 1;

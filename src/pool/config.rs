@@ -95,6 +95,7 @@ pub struct Config {
     placement: Placement,
     slabs: SlabPolicy,
     reserve_bytes: u64,
+    zero_on_free: bool,
 }
 
 impl Config {
@@ -106,6 +107,7 @@ impl Config {
             placement: Placement::default(),
             slabs: SlabPolicy::default(),
             reserve_bytes: 0,
+            zero_on_free: false,
         }
     }
 
@@ -138,6 +140,17 @@ impl Config {
         self
     }
 
+    /// Zeroes every block when it is freed, for pools that several tenants share: nobody sees what another left, whether
+    /// or not they ask for [zeroed](Request::zeroed) blocks. Costs a pass over the memory for each block.
+    ///
+    /// A block that is held, or freed by a thread that records work for the device, is zeroed when that is over, and
+    /// counts as retired until then.
+    #[must_use]
+    pub fn zero_on_free(mut self, zeroes: bool) -> Self {
+        self.zero_on_free = zeroes;
+        self
+    }
+
     /// The budget in bytes.
     ///
     /// # Errors
@@ -156,6 +169,10 @@ impl Config {
 
     pub(super) fn slabs_chosen(&self) -> SlabPolicy {
         self.slabs
+    }
+
+    pub(super) fn zeroes_on_free(&self) -> bool {
+        self.zero_on_free
     }
 
     pub(super) fn reserve_bytes(&self) -> u64 {
@@ -181,6 +198,8 @@ pub enum Priority {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Step {
+    /// Hand out a larger block that is idle, whole, within the request's bound of [waste](Request::waste).
+    Larger,
     /// Take home what is idle, so that it can be carved anew.
     Gather,
     /// Reserve another slab.
@@ -207,7 +226,8 @@ pub struct Request {
     pub(super) zeroed: bool,
     pub(super) priority: Priority,
     pub(super) wait: Option<Duration>,
-    without: [bool; 3],
+    waste_bytes: Option<u64>,
+    without: [bool; 4],
 }
 
 impl Request {
@@ -220,7 +240,8 @@ impl Request {
             zeroed: false,
             priority: Priority::default(),
             wait: None,
-            without: [false; 3],
+            waste_bytes: None,
+            without: [false; 4],
         }
     }
 
@@ -270,6 +291,18 @@ impl Request {
     pub fn without(mut self, step: Step) -> Self {
         self.without[step as usize] = true;
         self
+    }
+
+    /// How many bytes more than asked for a [larger](Step::Larger) block may have. As many as were asked for unless said
+    /// otherwise.
+    #[must_use]
+    pub fn waste(mut self, most_bytes: u64) -> Self {
+        self.waste_bytes = Some(most_bytes);
+        self
+    }
+
+    pub(super) fn waste_bytes(&self) -> u64 {
+        self.waste_bytes.unwrap_or(self.bytes)
     }
 
     pub(super) fn may(&self, step: Step) -> bool {

@@ -3,28 +3,31 @@
 //! Everything here is bookkeeping. Nothing calls the backend: slabs are created and dropped by [`super::alloc`],
 //! outside the lock.
 
-use super::labels::{LabelId, Labels};
-use super::line::Line;
+use super::books::Books;
+use super::line::{Line, Ticket};
+use super::shards::Tally;
 use super::wait::Seat;
 use super::{Limits, Placement, Priority, Request, SlabPolicy, Stats};
 use crate::backend::{Backend, Point};
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::{Extent, Space};
-use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicUsize, Ordering};
 use crate::units::round_up;
 
 /// A backend's slab, shared by the pool and the blocks in it.
 pub(crate) struct Slab<S> {
     /// Never used twice in a process.
     pub(crate) serial: u64,
+    /// Where it is in its pool.
+    slot: Slot,
     pub(crate) bytes: u64,
     pub(crate) memory: S,
 }
 
 impl<S> Slab<S> {
     pub(super) fn new(bytes: u64, memory: S) -> Self {
-        static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
-        Self { serial: NEXT_SERIAL.fetch_add(1, Ordering::Relaxed), bytes, memory }
+        static NEXT_SERIAL: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+        Self { serial: NEXT_SERIAL.fetch_add(1, Ordering::Relaxed), slot: Slot::MAX, bytes, memory }
     }
 }
 
@@ -36,13 +39,10 @@ struct Entry<S> {
     space: Space,
 }
 
-/// A place found for a block.
-pub(super) struct Grant<S> {
-    pub(super) slot: Slot,
+/// A place in a slab that is out of its space: a block's, or one that waits in a free list.
+pub(super) struct Home<S> {
     pub(super) slab: Arc<Slab<S>>,
     pub(super) extent: Extent,
-    pub(super) label_id: LabelId,
-    pub(super) label: Arc<str>,
 }
 
 /// A slab that goes back to the device once `point` has passed. Its bytes stay reserved until the memory is dropped.
@@ -51,34 +51,43 @@ struct Leaving<S> {
     point: Point,
 }
 
-/// A block that nobody owns, whose memory others may still use.
-struct Retired {
-    slot: Slot,
-    extent: Extent,
-    holds: Vec<Arc<AtomicBool>>,
+/// A block that nobody owns, whose memory others may still use, or shall not see as it is.
+pub(super) struct Retired<S> {
+    pub(super) home: Home<S>,
+    holds: Option<Holds>,
+    /// It is to be zeroed before it goes home.
+    is_dirty: bool,
 }
+
+impl<S> Retired<S> {
+    fn is_over(&self) -> bool {
+        self.holds.as_ref().is_none_or(|holds| holds.load(Ordering::Acquire) == 0)
+    }
+}
+
+/// How many [holds](super::Hold) on a block are not over.
+pub(super) type Holds = Arc<AtomicUsize>;
 
 pub(super) struct State<S> {
     entries: Vec<Option<Entry<S>>>,
     /// The occupied slots, fullest first: slabs in use by free bytes, then the empty ones.
     order: Vec<Slot>,
     leaving: Vec<Leaving<S>>,
-    retired: Vec<Retired>,
-    pub(super) labels: Labels,
-    pub(super) line: Line<Arc<Seat<S>>>,
+    retired: Vec<Retired<S>>,
+    line: Line<Arc<Seat<S>>>,
+    books: Books,
     /// Slabs and staging, those leaving included.
-    pub(super) reserved_bytes: u64,
+    reserved_bytes: u64,
     /// Of slabs that are being created.
-    pub(super) booked_bytes: u64,
-    pub(super) closed: bool,
-    used_bytes: u64,
-    live_bytes: u64,
-    retired_bytes: u64,
+    booked_bytes: u64,
     leaving_bytes: u64,
     /// Threads that are dropping the memory of slabs from `take_left`.
     burials: usize,
-    /// Counts, peaks and the constants; the rest is filled in by `stats`.
-    totals: Stats,
+    closed: bool,
+    /// For the shards: idle memory belongs in the spaces.
+    direct: &'static AtomicBool,
+    /// There is no handle of the pool.
+    orphaned: bool,
     /// Kept for requests of high priority.
     reserve_bytes: u64,
     alignment_bytes: u64,
@@ -95,38 +104,52 @@ pub(super) enum Short {
     Of(usize),
 }
 
+/// What a pool is opened with, as far as its books need it.
+pub(super) struct Opening<'a> {
+    pub(super) budget_bytes: u64,
+    pub(super) staging_bytes: u64,
+    pub(super) reserve_bytes: u64,
+    pub(super) limits: &'a Limits,
+    pub(super) placement: Placement,
+    pub(super) policy: SlabPolicy,
+    pub(super) direct: &'static AtomicBool,
+}
+
 impl<S> State<S> {
-    pub(super) fn new(
-        budget_bytes: u64,
-        staging_bytes: u64,
-        reserve_bytes: u64,
-        limits: &Limits,
-        placement: Placement,
-        policy: SlabPolicy,
-    ) -> Self {
-        let totals = Stats { budget_bytes, staging_bytes, reserved_peak_bytes: staging_bytes, ..Stats::default() };
-        Self {
+    pub(super) fn new(opening: &Opening) -> Self {
+        let state = Self {
             entries: Vec::new(),
             order: Vec::new(),
             leaving: Vec::new(),
             retired: Vec::new(),
-            labels: Labels::new(),
             line: Line::new(),
-            reserved_bytes: staging_bytes,
+            books: Books::new(opening.budget_bytes, opening.staging_bytes),
+            reserved_bytes: opening.staging_bytes,
             booked_bytes: 0,
-            closed: false,
-            used_bytes: 0,
-            live_bytes: 0,
-            retired_bytes: 0,
             leaving_bytes: 0,
             burials: 0,
-            totals,
-            reserve_bytes,
-            alignment_bytes: limits.alignment_bytes,
-            granule_bytes: limits.granule_bytes,
-            placement,
-            policy,
-        }
+            closed: false,
+            direct: opening.direct,
+            orphaned: false,
+            reserve_bytes: opening.reserve_bytes,
+            alignment_bytes: opening.limits.alignment_bytes,
+            granule_bytes: opening.limits.granule_bytes,
+            placement: opening.placement,
+            policy: opening.policy,
+        };
+        state.direct_if_need_be();
+        state
+    }
+
+    /// Free lists would keep memory from those in line, hand a reserve's bytes to anybody, keep a slab of one block, and
+    /// keep a pool alive that nobody has.
+    fn direct_if_need_be(&self) {
+        let is_direct = self.closed
+            || self.orphaned
+            || self.reserve_bytes > 0
+            || self.policy == SlabPolicy::PerBlock
+            || !self.line.is_empty();
+        self.direct.store(is_direct, Ordering::Relaxed);
     }
 
     /// Refuses requests to a pool that is closed.
@@ -134,60 +157,96 @@ impl<S> State<S> {
         if self.closed { Err(Error::new(ErrorKind::Closed, "the pool is closed")) } else { Ok(()) }
     }
 
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+        self.direct_if_need_be();
+    }
+
+    pub(super) fn set_orphaned(&mut self, orphaned: bool) {
+        self.orphaned = orphaned;
+        self.direct_if_need_be();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// What may still be reserved.
     pub(super) fn left_bytes(&self) -> u64 {
-        self.totals.budget_bytes - self.reserved_bytes - self.booked_bytes
+        self.books.budget_bytes() - self.reserved_bytes - self.booked_bytes
+    }
+
+    pub(super) fn reserved_bytes(&self) -> u64 {
+        self.reserved_bytes
+    }
+
+    pub(super) fn book(&mut self, bytes: u64) {
+        self.booked_bytes += bytes;
+    }
+
+    pub(super) fn unbook(&mut self, bytes: u64) {
+        self.booked_bytes -= bytes;
     }
 
     pub(super) fn slab_count(&self) -> usize {
         self.order.len()
     }
 
+    /// Enters what a shard has to tell.
+    pub(super) fn fold(&mut self, tally: Tally) {
+        self.books.fold(tally);
+    }
+
     /// Steps 1 and 2 for a request that is not in line: an idle piece of the class, else a place in a slab, fullest slab
     /// first. `None` also if others are before it.
-    pub(super) fn take(&mut self, request: &Request) -> Option<Grant<S>> {
+    pub(super) fn take(&mut self, request: &Request) -> Option<Home<S>> {
         if !self.line.may_be_passed() {
             return None;
         }
-        let grant = self.take_any(request)?;
+        let home = self.place(request)?;
+        self.books.granted(1, request.bytes);
         self.line.passed();
-        Some(grant)
+        Some(home)
     }
 
     /// As `take`, for all requests of a batch or none.
-    pub(super) fn take_all(&mut self, requests: &[Request]) -> Result<Vec<Grant<S>>, Short> {
+    pub(super) fn take_all(&mut self, requests: &[Request]) -> Result<Vec<Home<S>>, Short> {
         if !self.line.may_be_passed() {
             return Err(Short::Turn);
         }
-        let grants = self.take_batch(requests).map_err(Short::Of)?;
+        let homes = self.take_batch(requests).map_err(Short::Of)?;
         self.line.passed();
-        Ok(grants)
+        Ok(homes)
     }
 
-    fn take_batch(&mut self, requests: &[Request]) -> Result<Vec<Grant<S>>, usize> {
-        let totals = self.totals;
-        let mut grants = Vec::with_capacity(requests.len());
+    fn take_batch(&mut self, requests: &[Request]) -> Result<Vec<Home<S>>, usize> {
+        let homes = self.place_all(requests)?;
+        self.books.granted(homes.len(), bytes_of(requests));
+        Ok(homes)
+    }
+
+    /// Takes back what was granted to the requests and nobody has seen.
+    pub(super) fn take_back(&mut self, homes: Vec<Home<S>>, requests: &[Request]) {
+        self.books.revoked(homes.len(), bytes_of(requests));
+        self.put_back(homes);
+    }
+
+    /// Homes for all requests that are not of zero bytes, or the index of one that has none.
+    fn place_all(&mut self, requests: &[Request]) -> Result<Vec<Home<S>>, usize> {
+        let mut homes = Vec::with_capacity(requests.len());
         for (index, request) in requests.iter().enumerate().filter(|(_, request)| request.bytes > 0) {
-            match self.take_any(request) {
-                Some(grant) => grants.push(grant),
+            match self.place(request) {
+                Some(home) => homes.push(home),
                 None => {
-                    self.take_back(grants, requests);
-                    self.totals = totals;
+                    self.put_back(homes);
                     return Err(index);
                 }
             }
         }
-        Ok(grants)
+        Ok(homes)
     }
 
-    /// Takes back what was granted to the requests, or to the first of them.
-    pub(super) fn take_back(&mut self, grants: Vec<Grant<S>>, requests: &[Request]) {
-        for (grant, request) in grants.into_iter().zip(requests.iter().filter(|request| request.bytes > 0)) {
-            self.give(grant.slot, grant.extent, request.bytes, grant.label_id, Vec::new());
-        }
-    }
-
-    fn take_any(&mut self, request: &Request) -> Option<Grant<S>> {
+    fn place(&mut self, request: &Request) -> Option<Home<S>> {
         let bytes = request.bytes;
         let (index, extent) = if self.policy == SlabPolicy::PerBlock {
             let slab_bytes = round_up(bytes, self.granule_bytes)?;
@@ -201,13 +260,28 @@ impl<S> State<S> {
             self.space_mut(slot).release(extent);
             return None;
         }
-        Some(self.grant(index, extent, bytes, &request.label))
+        self.settle(index);
+        self.books.take(extent.bytes());
+        Some(Home { slab: Arc::clone(&self.entry(slot).slab), extent })
+    }
+
+    /// Homes that nobody holds go back to their spaces.
+    pub(super) fn put_back(&mut self, homes: impl IntoIterator<Item = Home<S>>) {
+        homes.into_iter().for_each(|home| self.put_back_one(home));
+    }
+
+    fn put_back_one(&mut self, home: Home<S>) {
+        let Home { slab, extent } = home;
+        let slot = slab.slot;
+        self.books.put_back(extent.bytes());
+        // With the lock held: once a slab is empty, nobody but the pool has it.
+        drop(slab);
+        self.release(slot, extent);
     }
 
     /// Whether a request of this priority may have so many bytes more, by the reserve.
     pub(super) fn may_use(&self, bytes: u64, priority: Priority) -> bool {
-        let left_bytes = self.totals.budget_bytes - self.totals.staging_bytes - self.used_bytes - self.retired_bytes;
-        priority == Priority::High || left_bytes.saturating_sub(self.reserve_bytes) >= bytes
+        self.books.left_bytes().saturating_sub(self.reserve_bytes(priority)) >= bytes
     }
 
     /// What of the reserve is closed to this priority.
@@ -215,24 +289,55 @@ impl<S> State<S> {
         if priority == Priority::High { 0 } else { self.reserve_bytes }
     }
 
+    /// A new waiter, behind all others.
+    pub(super) fn join(&mut self, seat: Arc<Seat<S>>) -> Ticket {
+        let ticket = self.line.join(seat.priority(), seat.deadline(), seat);
+        self.direct_if_need_be();
+        ticket
+    }
+
+    /// Takes a waiter out who was not served.
+    pub(super) fn leave(&mut self, ticket: Ticket) -> Option<Arc<Seat<S>>> {
+        let seat = self.line.leave(ticket);
+        self.direct_if_need_be();
+        seat
+    }
+
+    /// Takes out those whose time is over.
+    pub(super) fn expire(&mut self, now: std::time::Instant) -> Vec<Arc<Seat<S>>> {
+        let late = self.line.expire(now);
+        self.direct_if_need_be();
+        late
+    }
+
+    /// Takes out everybody.
+    pub(super) fn clear_line(&mut self) -> Vec<Arc<Seat<S>>> {
+        let seats = self.line.clear();
+        self.direct_if_need_be();
+        seats
+    }
+
     /// Serves those in line who can be served now, each in turn; the caller wakes them without the lock.
+    #[inline]
     pub(super) fn serve(&mut self) -> Vec<Arc<Seat<S>>> {
+        if self.line.is_empty() { Vec::new() } else { self.serve_line() }
+    }
+
+    fn serve_line(&mut self) -> Vec<Arc<Seat<S>>> {
         let mut served = Vec::new();
-        if self.line.is_empty() {
-            return served;
-        }
         self.gather();
         // Each that is served may let others come to be due.
-        while let Some((ticket, seat, grants)) = self.line.candidates().into_iter().find_map(|ticket| {
+        while let Some((ticket, seat, homes)) = self.line.candidates().into_iter().find_map(|ticket| {
             let seat = Arc::clone(self.line.get(ticket)?);
-            let grants = self.take_batch(&seat.requests).ok()?;
-            Some((ticket, seat, grants))
+            let homes = self.take_batch(seat.requests()).ok()?;
+            Some((ticket, seat, homes))
         }) {
             self.line.serve(ticket);
-            self.totals.allocations_waited += grants.len() as u64;
-            seat.settle(Ok(grants));
+            self.books.totals().allocations_waited += homes.len() as u64;
+            seat.settle(Ok(homes));
             served.push(seat);
         }
+        self.direct_if_need_be();
         served
     }
 
@@ -241,14 +346,12 @@ impl<S> State<S> {
         if seat.is_settled() {
             return None;
         }
-        let totals = self.totals;
-        match self.take_batch(&seat.requests) {
-            Ok(grants) => {
-                self.take_back(grants, &seat.requests);
-                self.totals = totals;
+        match self.place_all(seat.requests()) {
+            Ok(homes) => {
+                self.put_back(homes);
                 None
             }
-            Err(index) => Some(&seat.requests[index]),
+            Err(index) => Some(&seat.requests()[index]),
         }
     }
 
@@ -273,14 +376,14 @@ impl<S> State<S> {
         })
     }
 
-    /// Adds a new slab.
-    pub(super) fn add_slab(&mut self, slab: Slab<S>) {
+    /// Adds a new slab, whose bytes were booked.
+    pub(super) fn add_slab(&mut self, mut slab: Slab<S>) {
+        self.booked_bytes -= slab.bytes;
         self.reserved_bytes += slab.bytes;
-        self.totals.reserved_peak_bytes = self.totals.reserved_peak_bytes.max(self.reserved_bytes);
+        self.books.reserved(self.reserved_bytes);
         // A slab of one block is as large as the block, whatever a buddy system would make of it.
         let placement = if self.policy == SlabPolicy::PerBlock { Placement::Exact } else { self.placement };
         let space = Space::new(slab.bytes, self.alignment_bytes, placement);
-        let entry = Entry { slab: Arc::new(slab), space };
         let slot = match self.entries.iter().position(Option::is_none) {
             Some(slot) => slot,
             None => {
@@ -288,37 +391,21 @@ impl<S> State<S> {
                 self.entries.len() - 1
             }
         };
-        self.entries[slot] = Some(entry);
+        slab.slot = slot as Slot;
+        self.entries[slot] = Some(Entry { slab: Arc::new(slab), space });
         self.order.push(slot as Slot);
         self.settle(self.order.len() - 1);
     }
 
-    fn grant(&mut self, index: usize, extent: Extent, bytes: u64, label: &str) -> Grant<S> {
-        let slot = self.order[index];
-        self.settle(index);
-        self.used_bytes += extent.bytes();
-        self.live_bytes += bytes;
-        let totals = &mut self.totals;
-        totals.blocks += 1;
-        totals.allocations += 1;
-        totals.used_peak_bytes = totals.used_peak_bytes.max(self.used_bytes);
-        totals.live_peak_bytes = totals.live_peak_bytes.max(self.live_bytes);
-        let (label_id, label) = self.labels.add(label, extent.bytes());
-        let slab = Arc::clone(&self.entry(slot).slab);
-        Grant { slot, slab, extent, label_id, label }
-    }
-
-    /// Takes back a block of `bytes` asked, at once if no hold is left on it.
-    pub(super) fn give(&mut self, slot: Slot, extent: Extent, bytes: u64, label: LabelId, holds: Vec<Arc<AtomicBool>>) {
-        self.used_bytes -= extent.bytes();
-        self.live_bytes -= bytes;
-        self.totals.blocks -= 1;
-        self.labels.remove(label, extent.bytes());
-        if holds.iter().all(|done| done.load(Ordering::Acquire)) {
-            self.release(slot, extent);
+    /// Takes back a block of `bytes` asked, at once if no hold is left on it and it is not to be zeroed first.
+    pub(super) fn give(&mut self, home: Home<S>, bytes: u64, holds: Option<Holds>, is_dirty: bool) {
+        self.books.freed(1, bytes);
+        let retired = Retired { home, holds, is_dirty };
+        if retired.is_over() && !is_dirty {
+            self.put_back_one(retired.home);
         } else {
-            self.retired_bytes += extent.bytes();
-            self.retired.push(Retired { slot, extent, holds });
+            self.books.retire(retired.home.extent.bytes());
+            self.retired.push(retired);
         }
     }
 
@@ -330,16 +417,28 @@ impl<S> State<S> {
 
     /// Retired blocks that nobody uses any more go home. Whether there were any.
     pub(super) fn release_retired(&mut self) -> bool {
-        let (done, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.retired)
-            .into_iter()
-            .partition(|retired| retired.holds.iter().all(|done| done.load(Ordering::Acquire)));
-        self.retired = waiting;
-        let any = !done.is_empty();
-        for retired in done {
-            self.retired_bytes -= retired.extent.bytes();
-            self.release(retired.slot, retired.extent);
-        }
+        let over: Vec<_> = self.retired.extract_if(.., |retired| retired.is_over() && !retired.is_dirty).collect();
+        let any = !over.is_empty();
+        over.into_iter().for_each(|retired| self.unretire(retired));
         any
+    }
+
+    fn unretire(&mut self, retired: Retired<S>) {
+        let held_bytes = retired.home.extent.bytes();
+        self.books.unretire(held_bytes);
+        self.books.take(held_bytes);
+        self.put_back_one(retired.home);
+    }
+
+    /// Retired blocks that nobody uses any more, to be zeroed without the lock. They stay retired until they are
+    /// [told](Self::zeroed) to be.
+    pub(super) fn take_dirty(&mut self) -> Vec<Retired<S>> {
+        self.retired.extract_if(.., |retired| retired.is_over() && retired.is_dirty).collect()
+    }
+
+    /// A block from `take_dirty` has been zeroed, or could not be for the time being.
+    pub(super) fn zeroed(&mut self, retired: Retired<S>, is_done: bool) {
+        if is_done { self.unretire(retired) } else { self.retired.push(retired) }
     }
 
     /// Step 3: retired blocks that nobody uses any more, and idle pieces, go home.
@@ -407,45 +506,38 @@ impl<S> State<S> {
         self.reserved_bytes -= bytes;
     }
 
-    pub(super) fn failed(&mut self) {
-        self.totals.failures += 1;
+    /// The counters that nothing else depends on.
+    pub(super) fn totals(&mut self) -> &mut Stats {
+        self.books.totals()
     }
 
     pub(super) fn timed_out(&mut self) {
-        self.totals.failures += 1;
-        self.totals.timeouts += 1;
-    }
-
-    /// Allocations that were served after steps 3, 4 or 5.
-    pub(super) fn count(&mut self, blocks: usize, grown: bool, gave_back: bool) {
-        let counter = match (gave_back, grown) {
-            (true, _) => &mut self.totals.allocations_given_back,
-            (_, true) => &mut self.totals.allocations_grown,
-            _ => &mut self.totals.allocations_gathered,
-        };
-        *counter += blocks as u64;
+        self.totals().failures += 1;
+        self.totals().timeouts += 1;
     }
 
     pub(super) fn reset_peaks(&mut self) {
-        self.totals.live_peak_bytes = self.live_bytes;
-        self.totals.used_peak_bytes = self.used_bytes;
-        self.totals.reserved_peak_bytes = self.reserved_bytes;
+        self.books.reset_peaks(self.reserved_bytes);
+    }
+
+    /// Bytes that callers hold, and in how many blocks.
+    pub(super) fn held(&self) -> (u64, u64) {
+        (self.books.used_bytes(), self.books.blocks())
     }
 
     pub(super) fn stats(&self) -> Stats {
         let spaces = || self.entries.iter().flatten().map(|entry| &entry.space);
+        let books = self.books.stats();
         Stats {
             reserved_bytes: self.reserved_bytes,
-            live_bytes: self.live_bytes,
-            used_bytes: self.used_bytes,
-            cached_bytes: spaces().map(Space::cached_bytes).sum(),
-            retired_bytes: self.retired_bytes + self.leaving_bytes,
+            cached_bytes: books.cached_bytes + spaces().map(Space::cached_bytes).sum::<u64>(),
+            retired_bytes: books.retired_bytes + self.leaving_bytes,
             free_bytes: spaces().map(Space::free_bytes).sum(),
             largest_free_run_bytes: spaces().map(Space::largest_free_run_bytes).max().unwrap_or(0),
             metadata_bytes: spaces().map(|space| space.metadata_bytes() as u64).sum(),
             slabs: self.order.len() as u64,
             waiting: self.line.len() as u64,
-            ..self.totals
+            ..books
         }
     }
 
@@ -456,9 +548,7 @@ impl<S> State<S> {
             stats.used_bytes + stats.cached_bytes + stats.retired_bytes + stats.free_bytes + stats.staging_bytes;
         assert_eq!(parts, stats.reserved_bytes, "the parts do not add up: {stats:?}");
         assert!(stats.reserved_bytes + self.booked_bytes <= stats.budget_bytes, "over the budget: {stats:?}");
-        assert!(stats.live_bytes <= stats.used_bytes, "more live than used: {stats:?}");
-        let held: u64 = self.labels.holders().iter().map(|holder| holder.bytes).sum();
-        assert_eq!(held, stats.used_bytes, "the labels do not add up: {stats:?}");
+        self.books.check();
         assert!(self.order.is_sorted_by_key(|slot| self.fullness(*slot)), "slabs are out of order");
         assert_eq!(self.order.len(), self.entries.iter().flatten().count());
         for entry in self.entries.iter().flatten() {
@@ -499,3 +589,7 @@ impl<S> State<S> {
 
 /// `State` needs no backend, only its slabs; this ties the two for signatures.
 pub(super) type StateOf<B> = State<<B as Backend>::Slab>;
+
+fn bytes_of(requests: &[Request]) -> u64 {
+    requests.iter().map(|request| request.bytes).sum()
+}
