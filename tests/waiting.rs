@@ -188,6 +188,16 @@ fn the_reserve_is_for_high_priority_alone() {
 }
 
 #[test]
+fn a_reserve_over_the_budget_is_an_error() {
+    let error = Pool::host(Config::new(1000).reserve(1001)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.to_string().contains("a reserve of 1,001 bytes"), "{error}");
+    assert!(
+        Pool::host(Config::new(1000).reserve(1000)).unwrap().alloc(Request::bytes(1)).unwrap_err().is_over_budget()
+    );
+}
+
+#[test]
 fn steps_can_be_switched_off() {
     let pool = Pool::host(Config::new(64 << 10)).unwrap();
     assert!(pool.alloc(Request::bytes(1 << 10).without(Step::Grow)).unwrap_err().is_no_room());
@@ -312,6 +322,41 @@ fn a_future_ends_at_its_deadline() {
     let batch = pool.alloc_all_async(&[Request::bytes(0), Request::bytes(0)]);
     assert_eq!(pollster::block_on(batch).unwrap().len(), 2);
     pool.check();
+}
+
+/// Under another executor, on one thread and on two: tasks that wait for each other's memory all come to their end.
+#[test]
+fn tasks_wait_under_tokio() {
+    for workers in [0, 2] {
+        let mut builder = match workers {
+            0 => tokio::runtime::Builder::new_current_thread(),
+            _ => tokio::runtime::Builder::new_multi_thread(),
+        };
+        let runtime = builder.worker_threads(workers.max(1)).build().unwrap();
+        let pool = pool(4096);
+        let tasks: Vec<_> = (0..50u64)
+            .map(|task| {
+                let pool = pool.clone();
+                runtime.spawn(async move {
+                    for round in 0..20 {
+                        let bytes = (task * 131 + round * 577) % 4096 + 1;
+                        let block = pool.alloc_async(Request::bytes(bytes).wait(LONG)).await.unwrap();
+                        tokio::task::yield_now().await;
+                        assert_eq!(block.bytes(), bytes);
+                    }
+                })
+            })
+            .collect();
+        runtime.block_on(async {
+            for task in tasks {
+                task.await.unwrap();
+            }
+        });
+        let stats = pool.stats();
+        assert_eq!((stats.waiting, stats.blocks, stats.failures, stats.allocations), (0, 0, 0, 1000));
+        assert!(stats.allocations_waited > 0);
+        pool.check();
+    }
 }
 
 /// Many threads and futures on little memory: all are served, and the books balance.

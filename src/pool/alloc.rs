@@ -66,7 +66,7 @@ impl<B: Backend> Shared<B> {
     #[cold]
     fn obtain(self: &Arc<Self>, request: &Request) -> Result<Home<B::Slab>> {
         let requests = std::slice::from_ref(request);
-        let mut homes = match self.try_obtain(requests, true) {
+        let mut homes = match self.try_obtain(requests, false) {
             Ok(homes) => homes,
             Err((_, Some(patience))) => self.wait(requests, patience)?,
             Err((error, None)) => return Err(error),
@@ -127,14 +127,14 @@ impl<B: Backend> Shared<B> {
         Error::new(ErrorKind::TooLarge, message)
     }
 
-    /// All steps but the first and waiting. Unless it `may_block`, nothing waits for the device either.
-    pub(super) fn try_obtain(&self, requests: &[Request], may_block: bool) -> Result<Vec<Home<B::Slab>>, NotNow> {
+    /// All steps but the first and waiting. Who would wait in line does not wait for the device either: that has no deadline.
+    pub(super) fn try_obtain(&self, requests: &[Request], is_async: bool) -> Result<Vec<Home<B::Slab>>, NotNow> {
         self.check_batch(requests).map_err(|error| (error, None))?;
-        match self.attempt(requests, may_block) {
+        let patience = requests.iter().map(|request| request.wait).min().flatten();
+        match self.attempt(requests, !is_async && patience.is_none()) {
             Ok(Ok(homes)) => Ok(homes),
             Err(error) => Err((error, None)),
             Ok(Err(error)) => {
-                let patience = requests.iter().map(|request| request.wait).min().flatten();
                 if patience.is_none() {
                     self.state().totals().failures += 1;
                 }
@@ -227,7 +227,7 @@ impl<B: Backend> Shared<B> {
                 Err(Short::Turn) => return Ok(Err(self.no_room(&self.state(), requests))),
                 Err(Short::Of(index)) => &requests[index],
             };
-            if may_block && !gave_back && may(Step::Grow) && may(Step::GiveBack) && self.give_back_empty(short.bytes)? {
+            if !gave_back && may(Step::Grow) && may(Step::GiveBack) && self.give_back_empty(short.bytes, may_block)? {
                 gave_back = true;
                 continue;
             }

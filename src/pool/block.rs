@@ -22,6 +22,9 @@ pub struct Block<B: Backend> {
     holds: OnceLock<Holds>,
 }
 
+/// A backend, and a home in its memory.
+type Site<'a, B> = (&'a B, &'a Home<<B as Backend>::Slab>);
+
 /// Where a block's bytes are.
 enum Place<B: Backend> {
     Home(PoolHome<B>),
@@ -69,7 +72,7 @@ impl<B: Backend> Block<B> {
     }
 
     /// Its pool's backend and where it is, if it has any bytes; and the span, which only a backend may change.
-    fn parts(&mut self) -> (Option<(&B, &Home<B::Slab>)>, &mut Span) {
+    fn parts(&mut self) -> (Option<Site<'_, B>>, &mut Span) {
         let at = match &self.place {
             Place::Home(PoolHome { shared, home }) => Some((&shared.backend, home)),
             _ => None,

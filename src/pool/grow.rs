@@ -120,7 +120,8 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// Steps 4 and 5 for one who waits in line and who may be served: a new slab serves the line in turn.
+    /// Steps 4 and 5 for one who waits in line and who may be served: a new slab serves the line in turn. Nothing here waits
+    /// for the device: whoever has its stream may be waiting for this thread.
     pub(super) fn reserve_for(&self, seat: &Seat<B::Slab>) {
         let mut gave_back = false;
         loop {
@@ -138,15 +139,16 @@ impl<B: Backend> Shared<B> {
             if gave_back || !short.may(Step::Grow) || !short.may(Step::GiveBack) {
                 return;
             }
-            match self.give_back_empty(short.bytes) {
+            match self.give_back_empty(short.bytes, false) {
                 Ok(true) => gave_back = true,
                 _ => return,
             }
         }
     }
 
-    /// Step 5. Whether another attempt is worth while.
-    pub(super) fn give_back_empty(&self, bytes: u64) -> Result<bool> {
+    /// Step 5. Whether another attempt is worth while. Unless it `may_block`, the device is not waited for: slabs that it
+    /// still uses leave when it is done, and who looks then finds their bytes.
+    pub(super) fn give_back_empty(&self, bytes: u64, may_block: bool) -> Result<bool> {
         let point = {
             let mut state = self.state();
             let possible_bytes = state.left_bytes() + state.leaving_bytes() + state.empty_bytes();
@@ -157,13 +159,16 @@ impl<B: Backend> Shared<B> {
             state.last_leaving_point()
         };
         if let Some(point) = point {
-            match self.backend.complete(point) {
+            let waited = if may_block { self.backend.complete(point) } else { Ok(()) };
+            match waited {
                 Err(error) if error.kind() == ErrorKind::DeviceLost => return Err(error),
                 // This thread is recording that very work, or the device has trouble of its own: what is done is done.
                 _ => self.settle_completed(),
             }
         }
-        self.wait_for_burials();
+        if may_block {
+            self.wait_for_burials();
+        }
         Ok(true)
     }
 

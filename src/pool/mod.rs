@@ -141,9 +141,9 @@ impl<B: Backend> Pool<B> {
     /// Opens a pool on a backend of any kind. `Pool::host`, `Pool::gpu` and `Pool::open_gpu` are shorter for ours.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for a budget that does not parse, staging larger than the budget, or a backend whose
-    /// limits or staging break its contract; what the backend
-    /// reports when it refuses the staging, or the slabs of [`SlabPolicy::Single`]. Then nothing stays reserved.
+    /// [`ErrorKind::Invalid`] for a budget that does not parse, staging or a reserve larger than the budget, or a backend
+    /// whose limits or staging break its contract; what the backend reports when it refuses the staging, or the slabs of
+    /// [`SlabPolicy::Single`]. Then nothing stays reserved.
     pub fn with_backend(backend: B, config: &Config) -> Result<Self> {
         let budget_bytes = config.budget_bytes()?;
         let limits = usable(backend.limits())?;
@@ -157,8 +157,17 @@ impl<B: Backend> Pool<B> {
             let message = format!("a backend took {} of staging, not {}", exact(staging_bytes), exact(staging_wish));
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        let (placement, policy) = (config.placement_chosen(), config.slabs_chosen());
-        let reserve_bytes = config.reserve_bytes();
+        let (placement, policy, reserve_bytes) =
+            (config.placement_chosen(), config.slabs_chosen(), config.reserve_bytes());
+        if reserve_bytes > budget_bytes - staging_bytes {
+            let message = format!(
+                "a reserve of {} in a budget of {} with staging of {}",
+                exact(reserve_bytes),
+                exact(budget_bytes),
+                exact(staging_bytes)
+            );
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         let shards = Shards::open();
         let state = State::new(&Opening {
             budget_bytes,

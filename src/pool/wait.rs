@@ -303,7 +303,7 @@ impl<B: Backend> Future for Allocation<B> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         let homes = match &this.place {
-            None => match this.shared.try_obtain(&this.requests, false) {
+            None => match this.shared.try_obtain(&this.requests, true) {
                 Ok(homes) => Ok(homes),
                 Err((error, patience)) => match patience {
                     None => Err(error),
@@ -356,7 +356,7 @@ impl<B: Backend> Pool<B> {
     /// As [`alloc`](Pool::alloc), for the first request that there is no room for; then nothing is held of the batch.
     pub fn alloc_all(&self, requests: &[Request]) -> Result<Vec<Block<B>>> {
         let shared = self.shared();
-        let homes = match shared.try_obtain(requests, true) {
+        let homes = match shared.try_obtain(requests, false) {
             Ok(homes) => homes,
             Err((_, Some(patience))) => shared.wait(requests, patience)?,
             Err((error, None)) => return Err(error),
