@@ -266,9 +266,7 @@ impl Request {
         self.zeroed = true;
         self
     }
-}
 
-impl Request {
     /// Who goes first among those who wait, and who may use the pool's reserve. [`Priority::Normal`] unless said
     /// otherwise.
     #[must_use]
@@ -277,7 +275,11 @@ impl Request {
         self
     }
 
-    /// Where there is no room, wait in line for so long until there is. Without this such a request fails at once.
+    /// Where there is no room, wait in line for so long until there is. Without this such a request fails at once, and so
+    /// does, with it, one that can never be served.
+    ///
+    /// Who waits is served by priority, then by arrival. Requests that came later, in line or not, are served before one
+    /// that needs more than there is at most 16 times; then everybody waits for it.
     ///
     /// Waiting submits the pool's stream: memory that recorded work still uses would not come back otherwise.
     #[must_use]

@@ -1,17 +1,22 @@
 //! What the pool's lock protects: slabs with their spaces, what waits for the device, and the counters.
 //!
-//! Everything here is bookkeeping. Nothing calls the backend: slabs are created and dropped by [`super::alloc`],
+//! Everything here is bookkeeping. Nothing calls the backend: slabs are created and dropped by [`super::grow`],
 //! outside the lock.
 
-use super::books::Books;
-use super::line::{Line, Ticket};
-use super::shards::Tally;
-use super::wait::Seat;
-use super::{Limits, Placement, Priority, Request, SlabPolicy, Stats};
-use crate::backend::{Backend, Point};
+mod retire;
+mod serve;
+
+use self::retire::Leaving;
+pub(super) use self::retire::{Holds, Retired};
+use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
+use crate::pool::books::Books;
+use crate::pool::line::Line;
+use crate::pool::shards::Tally;
+use crate::pool::wait::Seat;
+use crate::pool::{Limits, Placement, Priority, Request, SlabPolicy, Stats};
 use crate::space::{Extent, Space};
-use crate::sync::{Arc, AtomicBool, AtomicUsize, Ordering};
+use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::units::round_up;
 
 /// A backend's slab, shared by the pool and the blocks in it.
@@ -44,29 +49,6 @@ pub(super) struct Home<S> {
     pub(super) slab: Arc<Slab<S>>,
     pub(super) extent: Extent,
 }
-
-/// A slab that goes back to the device once `point` has passed. Its bytes stay reserved until the memory is dropped.
-struct Leaving<S> {
-    slab: Arc<Slab<S>>,
-    point: Point,
-}
-
-/// A block that nobody owns, whose memory others may still use, or shall not see as it is.
-pub(super) struct Retired<S> {
-    pub(super) home: Home<S>,
-    holds: Option<Holds>,
-    /// It is to be zeroed before it goes home.
-    is_dirty: bool,
-}
-
-impl<S> Retired<S> {
-    fn is_over(&self) -> bool {
-        self.holds.as_ref().is_none_or(|holds| holds.load(Ordering::Acquire) == 0)
-    }
-}
-
-/// How many [holds](super::Hold) on a block are not over.
-pub(super) type Holds = Arc<AtomicUsize>;
 
 pub(super) struct State<S> {
     entries: Vec<Option<Entry<S>>>,
@@ -289,77 +271,6 @@ impl<S> State<S> {
         if priority == Priority::High { 0 } else { self.reserve_bytes }
     }
 
-    /// A new waiter, behind all others.
-    pub(super) fn join(&mut self, seat: Arc<Seat<S>>) -> Ticket {
-        let ticket = self.line.join(seat.priority(), seat.deadline(), seat);
-        self.direct_if_need_be();
-        ticket
-    }
-
-    /// Takes a waiter out who was not served.
-    pub(super) fn leave(&mut self, ticket: Ticket) -> Option<Arc<Seat<S>>> {
-        let seat = self.line.leave(ticket);
-        self.direct_if_need_be();
-        seat
-    }
-
-    /// Takes out those whose time is over.
-    pub(super) fn expire(&mut self, now: std::time::Instant) -> Vec<Arc<Seat<S>>> {
-        let late = self.line.expire(now);
-        self.direct_if_need_be();
-        late
-    }
-
-    /// Takes out everybody.
-    pub(super) fn clear_line(&mut self) -> Vec<Arc<Seat<S>>> {
-        let seats = self.line.clear();
-        self.direct_if_need_be();
-        seats
-    }
-
-    /// Serves those in line who can be served now, each in turn; the caller wakes them without the lock.
-    #[inline]
-    pub(super) fn serve(&mut self) -> Vec<Arc<Seat<S>>> {
-        if self.line.is_empty() { Vec::new() } else { self.serve_line() }
-    }
-
-    fn serve_line(&mut self) -> Vec<Arc<Seat<S>>> {
-        let mut served = Vec::new();
-        self.gather();
-        // Each that is served may let others come to be due.
-        while let Some((ticket, seat, homes)) = self.line.candidates().into_iter().find_map(|ticket| {
-            let seat = Arc::clone(self.line.get(ticket)?);
-            let homes = self.take_batch(seat.requests()).ok()?;
-            Some((ticket, seat, homes))
-        }) {
-            self.line.serve(ticket);
-            self.books.totals().allocations_waited += homes.len() as u64;
-            seat.settle(Ok(homes));
-            served.push(seat);
-        }
-        self.direct_if_need_be();
-        served
-    }
-
-    /// The request of a waiter that there is no room for now. `None` if there is room for all, or he need not wait.
-    pub(super) fn short_of<'a>(&mut self, seat: &'a Seat<S>) -> Option<&'a Request> {
-        if seat.is_settled() {
-            return None;
-        }
-        match self.place_all(seat.requests()) {
-            Ok(homes) => {
-                self.put_back(homes);
-                None
-            }
-            Err(index) => Some(&seat.requests()[index]),
-        }
-    }
-
-    /// Those in line who may be served, in turn.
-    pub(super) fn candidates(&self) -> Vec<Arc<Seat<S>>> {
-        self.line.candidates().into_iter().filter_map(|ticket| self.line.get(ticket).cloned()).collect()
-    }
-
     fn find(
         &mut self,
         mut alloc: impl FnMut(&mut Space) -> Option<Extent>,
@@ -397,113 +308,10 @@ impl<S> State<S> {
         self.settle(self.order.len() - 1);
     }
 
-    /// Takes back a block of `bytes` asked, at once if no hold is left on it and it is not to be zeroed first.
-    pub(super) fn give(&mut self, home: Home<S>, bytes: u64, holds: Option<Holds>, is_dirty: bool) {
-        self.books.freed(1, bytes);
-        let retired = Retired { home, holds, is_dirty };
-        if retired.is_over() && !is_dirty {
-            self.put_back_one(retired.home);
-        } else {
-            self.books.retire(retired.home.extent.bytes());
-            self.retired.push(retired);
-        }
-    }
-
     fn release(&mut self, slot: Slot, extent: Extent) {
         self.space_mut(slot).release(extent);
         let index = self.order.iter().position(|other| *other == slot).expect("an occupied slot is in the order");
         self.settle(index);
-    }
-
-    /// Retired blocks that nobody uses any more go home. Whether there were any.
-    pub(super) fn release_retired(&mut self) -> bool {
-        let over: Vec<_> = self.retired.extract_if(.., |retired| retired.is_over() && !retired.is_dirty).collect();
-        let any = !over.is_empty();
-        over.into_iter().for_each(|retired| self.unretire(retired));
-        any
-    }
-
-    fn unretire(&mut self, retired: Retired<S>) {
-        let held_bytes = retired.home.extent.bytes();
-        self.books.unretire(held_bytes);
-        self.books.take(held_bytes);
-        self.put_back_one(retired.home);
-    }
-
-    /// Retired blocks that nobody uses any more, to be zeroed without the lock. They stay retired until they are
-    /// [told](Self::zeroed) to be.
-    pub(super) fn take_dirty(&mut self) -> Vec<Retired<S>> {
-        self.retired.extract_if(.., |retired| retired.is_over() && retired.is_dirty).collect()
-    }
-
-    /// A block from `take_dirty` has been zeroed, or could not be for the time being.
-    pub(super) fn zeroed(&mut self, retired: Retired<S>, is_done: bool) {
-        if is_done { self.unretire(retired) } else { self.retired.push(retired) }
-    }
-
-    /// Step 3: retired blocks that nobody uses any more, and idle pieces, go home.
-    pub(super) fn gather(&mut self) {
-        self.release_retired();
-        for entry in self.entries.iter_mut().flatten() {
-            entry.space.gather();
-        }
-    }
-
-    pub(super) fn empty_bytes(&self) -> u64 {
-        self.entries.iter().flatten().filter(|entry| entry.space.is_empty()).map(|entry| entry.slab.bytes).sum()
-    }
-
-    pub(super) fn leaving_bytes(&self) -> u64 {
-        self.leaving_bytes
-    }
-
-    /// Starts to give empty slabs back: they leave once `point` has passed. It must be the last one recorded *now*, asked
-    /// with the lock held: a slab may have become empty a moment ago, after work recorded a moment before that.
-    pub(super) fn detach_empty(&mut self, point: Point) {
-        let entries = &mut self.entries;
-        let (leaving, leaving_bytes) = (&mut self.leaving, &mut self.leaving_bytes);
-        self.order.retain(|slot| {
-            let entry = &mut entries[*slot as usize];
-            match entry.take_if(|entry| entry.space.is_empty()) {
-                Some(Entry { slab, .. }) => {
-                    *leaving_bytes += slab.bytes;
-                    leaving.push(Leaving { slab, point });
-                    false
-                }
-                None => true,
-            }
-        });
-    }
-
-    /// Whether anything here can change without a call of the pool.
-    pub(super) fn waits_for_device(&self) -> bool {
-        !self.leaving.is_empty() || !self.retired.is_empty()
-    }
-
-    /// The point after which every leaving slab may go.
-    pub(super) fn last_leaving_point(&self) -> Option<Point> {
-        self.leaving.iter().map(|leaving| leaving.point).max()
-    }
-
-    /// The slabs whose point has passed, for the caller to drop. Their bytes stay reserved until `buried`.
-    pub(super) fn take_left(&mut self, completed: Point) -> Vec<Arc<Slab<S>>> {
-        let (left, waiting): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.leaving).into_iter().partition(|leaving| leaving.point <= completed);
-        self.leaving = waiting;
-        self.burials += usize::from(!left.is_empty());
-        left.into_iter().map(|leaving| leaving.slab).collect()
-    }
-
-    /// Whether bytes are about to be given back without any more waiting for the device.
-    pub(super) fn is_burying(&self) -> bool {
-        self.burials > 0
-    }
-
-    /// The memory of slabs from `take_left` is gone.
-    pub(super) fn buried(&mut self, bytes: u64) {
-        self.burials -= 1;
-        self.leaving_bytes -= bytes;
-        self.reserved_bytes -= bytes;
     }
 
     /// The counters that nothing else depends on.
