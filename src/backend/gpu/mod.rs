@@ -304,13 +304,15 @@ impl Backend for Gpu {
         if self.completed() >= point {
             return Ok(());
         }
-        let submission = self.stream()?.submitted(self)?;
+        let (submission, submitted) = self.stream()?.submitted(self)?;
         if let Some(submission_index) = submission {
             let wait = wgpu::PollType::Wait { submission_index: Some(submission_index), timeout: None };
             if let Err(error) = self.device.poll(wait) {
                 return Err(Error::new(ErrorKind::Device, "waiting for the device").with_source(error));
             }
         }
+        // The callback that would say so may be in the hands of another thread that has polled, and come later.
+        self.completed.fetch_max(submitted, Ordering::AcqRel);
         self.lost.check()
     }
 }

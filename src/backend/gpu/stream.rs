@@ -97,12 +97,12 @@ impl Stream {
         Ok(())
     }
 
-    /// Submits what is recorded, if anything is; returns the last submission, if there was one.
-    pub(super) fn submitted(&mut self, gpu: &Gpu) -> Result<Option<wgpu::SubmissionIndex>> {
+    /// Submits what is recorded, if anything is; returns the last submission, if there was one, and the point after it.
+    pub(super) fn submitted(&mut self, gpu: &Gpu) -> Result<(Option<wgpu::SubmissionIndex>, Point)> {
         if gpu.recorded.load(Ordering::Acquire) > self.submitted {
             self.submit(gpu)?;
         }
-        Ok(self.submission.clone())
+        Ok((self.submission.clone(), self.submitted))
     }
 
     /// Sends everything to the queue. Each command buffer goes by itself, so that one that breaks a rule of wgpu (a buffer
