@@ -13,6 +13,7 @@ mod staging;
 mod stream;
 
 use std::fmt;
+use std::sync::TryLockError;
 use std::thread::ThreadId;
 
 use self::copy::CopyKernel;
@@ -164,15 +165,32 @@ impl Gpu {
 
     /// The stream, for this thread alone until the guard is dropped.
     fn stream(&self) -> Result<StreamGuard<'_>> {
+        self.check_owner()?;
+        Ok(self.own(lock(&self.stream)))
+    }
+
+    /// As [`stream`](Gpu::stream), or `None` if another thread has it.
+    fn stream_if_free(&self) -> Result<Option<StreamGuard<'_>>> {
+        self.check_owner()?;
+        match self.stream.try_lock() {
+            Ok(stream) => Ok(Some(self.own(stream))),
+            Err(TryLockError::Poisoned(error)) => Ok(Some(self.own(error.into_inner()))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+        }
+    }
+
+    fn check_owner(&self) -> Result<()> {
         self.lost.check()?;
-        let me = std::thread::current().id();
-        if *lock(&self.owner) == Some(me) {
+        if *lock(&self.owner) == Some(std::thread::current().id()) {
             let message = "the stream is in use by this thread: call this before or after the closure, not inside it";
             return Err(Error::new(ErrorKind::Recording, message));
         }
-        let stream = lock(&self.stream);
-        *lock(&self.owner) = Some(me);
-        Ok(StreamGuard { stream, owner: &self.owner })
+        Ok(())
+    }
+
+    fn own<'a>(&'a self, stream: MutexGuard<'a, Stream>) -> StreamGuard<'a> {
+        *lock(&self.owner) = Some(std::thread::current().id());
+        StreamGuard { stream, owner: &self.owner }
     }
 
     /// Checks a range in a span for the copy commands: words, but for the end of the span.
@@ -295,7 +313,10 @@ impl Backend for Gpu {
 
     fn flush(&self) -> Result<()> {
         if self.completed() < self.recorded() {
-            self.stream()?.submitted(self)?;
+            // Not waited for: the thread that has the stream may be waiting for this one. It is asked again soon.
+            if let Some(mut stream) = self.stream_if_free()? {
+                stream.submitted(self)?;
+            }
         }
         self.lost.check()
     }
