@@ -159,6 +159,9 @@ impl Gpu {
         scoped(&self.device, doing, call).map_err(|error| {
             // Runs the lost callback, if it waits to be run.
             let _ = self.device.poll(wgpu::PollType::Poll);
+            if !self.lost.is_lost() && error.kind() == ErrorKind::Device {
+                staging::look_for_loss(&self.device, &self.lost);
+            }
             self.lost.check().err().unwrap_or(error)
         })
     }

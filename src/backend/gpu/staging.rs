@@ -6,9 +6,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::DeviceLost;
+use super::{DeviceLost, scoped};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, AtomicUsize, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicUsize, Ordering};
 
 /// Chunks each way: enough that filling one, copying another and waiting for a third overlap.
 pub(super) const CHUNKS: u64 = 4;
@@ -23,7 +23,7 @@ const CALLBACKS_MAX: Duration = Duration::from_secs(10);
 /// How often one looks, meanwhile.
 const CALLBACKS_PERIOD: Duration = Duration::from_micros(50);
 
-const MAPPING_FAILED: &str = "a staging buffer could not be mapped";
+const MAPPING_FAILED: &str = "a buffer could not be mapped";
 
 const IDLE: usize = 0;
 const MAPPED: usize = 1;
@@ -118,5 +118,31 @@ impl Chunk {
             lost.tell(MAPPING_FAILED);
         }
         lost.check()
+    }
+}
+
+/// Finds out whether the device is lost although nobody has told: then what else goes wrong follows from that.
+///
+/// Mapping is the one call that fails cleanly on a lost device, and at once. The buffer for it has 8 bytes, and is there
+/// only after an error.
+pub(super) fn look_for_loss(device: &wgpu::Device, lost: &DeviceLost) {
+    let has_failed = Arc::new(AtomicBool::new(false));
+    let failed = Arc::clone(&has_failed);
+    let looked = scoped(device, "looking for the device", || {
+        let buffer = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("tensorpool probe"),
+            size: MAP_ALIGNMENT_BYTES,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        buffer.map_async(wgpu::MapMode::Read, .., move |result| failed.store(result.is_err(), Ordering::Release));
+        // Before the buffer goes, which ends a mapping that has not come yet.
+        has_failed.load(Ordering::Acquire)
+    });
+    // A broken rule here is the loss too: there is nothing to break it with. Want of memory is not.
+    match looked {
+        Ok(true) => lost.tell(MAPPING_FAILED),
+        Err(error) if error.kind() != ErrorKind::OutOfMemory => lost.tell(MAPPING_FAILED),
+        _ => {}
     }
 }
