@@ -149,6 +149,26 @@ fn a_panic_while_recording_gives_everything_back() {
     }
 }
 
+/// wgpu panics when scopes are closed out of order, so a closure that leaves one open cannot come to good. The pool does.
+#[test]
+fn an_error_scope_left_open_while_recording_is_a_panic_of_that_thread_alone() {
+    let test = "an_error_scope_left_open_while_recording_is_a_panic_of_that_thread_alone";
+    let Some(pool) = gpu::pool(test, Config::new("256 KiB").staging(4 * KIB)) else { return };
+    let tensor = pool.from_array(&array![1.0f32, 2.0]).unwrap();
+    thread::scope(|scope| {
+        let open = scope.spawn(|| {
+            pool.encode(|_| {
+                std::mem::forget(pool.backend().device().push_error_scope(wgpu::ErrorFilter::Validation));
+                Ok(())
+            })
+        });
+        assert!(open.join().is_err());
+    });
+    double(&pool, &doubling(pool.backend().device()), &tensor).unwrap();
+    assert_eq!(tensor.to_array().unwrap(), array![2.0f32, 4.0].into_dyn());
+    pool.check();
+}
+
 #[test]
 fn a_thread_that_panics_while_it_waits_leaves_no_trace() {
     let config = Config::new("64 KiB").slabs(SlabPolicy::Single).staging(4 * KIB);

@@ -3,11 +3,14 @@
 
 mod support;
 
+use std::sync::mpsc;
+use std::time::Duration;
+
 use ndarray::array;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use support::gpu::{self, dispatch, doubling};
-use tensorpool::{Config, Pool, Request, SlabPolicy};
+use tensorpool::{Backend, Config, Gpu, Pool, Request, Result, SlabPolicy, Tensor};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -131,4 +134,57 @@ fn a_slab_dropped_while_recording_stays_in_the_budget() {
     .unwrap();
     // Afterwards the pool can send the work on its way and wait for it.
     assert!(pool.uninit::<f32>([elements]).is_ok());
+}
+
+/// wgpu runs callbacks in whatever call polls, the pool's own among them: there the pool must be usable, the stream aside.
+#[test]
+fn callbacks_of_the_device_may_free_and_allocate() {
+    type Call = fn(&Pool<Gpu>, &Tensor<u32, Gpu>) -> Result<()>;
+    let calls: [(&str, Call); 7] = [
+        ("download", |_, kept| kept.to_array().map(drop)),
+        ("submit", |pool, _| pool.submit().map(drop)),
+        ("complete", |pool, _| pool.backend().complete(pool.backend().recorded())),
+        ("statistics", |pool, _| {
+            pool.stats();
+            Ok(())
+        }),
+        ("trim", |pool, _| {
+            pool.trim();
+            Ok(())
+        }),
+        ("wait", |pool, _| pool.alloc(Request::bytes(60 * KIB).wait(Duration::from_millis(20))).map(drop)),
+        ("future", |pool, _| {
+            pollster::block_on(pool.alloc_async(Request::bytes(60 * KIB).wait(Duration::from_millis(20)))).map(drop)
+        }),
+    ];
+    let config = Config::new("64 KiB").slabs(SlabPolicy::Single).staging(4 * KIB);
+    let Some(pool) = gpu::pool("callbacks_of_the_device_may_free_and_allocate", config) else { return };
+    let (device, queue) = (pool.backend().device(), pool.backend().queue());
+    let kept = pool.from_array(&array![1u32, 2, 3]).unwrap();
+    for (name, call) in calls {
+        let (sender, told) = mpsc::channel();
+        let (pool, tensor) = (pool.clone(), pool.zeros::<u32>([1000]).unwrap());
+        let hold = tensor.block().hold();
+        // Something to wait for.
+        let mut other = pool.uninit::<u32>([500]).unwrap();
+        other.fill(7).unwrap();
+        pool.submit().unwrap();
+        let inside = pool.clone();
+        queue.on_submitted_work_done(move || {
+            drop((tensor, hold));
+            let allocated = inside.alloc(Request::bytes(4000)).map(|block| block.bytes());
+            let refused = inside.alloc(Request::bytes(1 << 20)).unwrap_err();
+            inside.check();
+            sender.send((allocated, refused.is_over_budget(), inside.trim())).unwrap();
+        });
+        if let Err(error) = call(&pool, &kept) {
+            assert!(error.is_timeout(), "{name}: {error}");
+        }
+        device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
+        let (allocated, refused, _) = told.recv_timeout(gpu::LONG).unwrap();
+        assert!(allocated.unwrap() == 4000 && refused, "{name}");
+        drop(other);
+        pool.check();
+    }
+    assert_eq!((pool.stats().blocks, pool.stats().retired_bytes), (1, 0));
 }

@@ -121,6 +121,9 @@ impl Gpu {
     /// The closure's; [`ErrorKind::Device`] with wgpu's message for what wgpu reports; [`ErrorKind::DeviceLost`];
     /// [`ErrorKind::Recording`]. What wgpu finds wrong only when the commands are submitted (a buffer that was destroyed in
     /// between) is the error of the call that submits them; the commands of others are not affected.
+    ///
+    /// # Panics
+    /// In wgpu, if the closure leaves one of wgpu's error scopes open.
     pub fn encode<R>(&self, record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<R>) -> Result<R> {
         let mut stream = self.stream()?;
         // Before the closure: what it drops may be what it has just recorded work for.
