@@ -311,6 +311,37 @@ fn futures_wait_without_a_runtime_and_leave_no_trace() {
     pool.check();
 }
 
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("as the test wants");
+    }
+}
+
+/// Neither who frees the memory, nor the others in line, nor the thread that sees to them.
+#[test]
+fn a_waker_that_panics_harms_nobody_else() {
+    let pool = pool(1024);
+    let held = pool.alloc(Request::bytes(1024)).unwrap();
+    let (panics, woken) = (Waker::from(Arc::new(Panics)), Arc::new(Woken::default()));
+    let request = |patience| Request::bytes(512).wait(patience);
+    let mut late = Box::pin(pool.alloc_async(request(Duration::from_millis(1))));
+    assert!(late.as_mut().poll(&mut Context::from_waker(&panics)).is_pending());
+    until(|| pool.stats().timeouts == 1);
+    assert!(pollster::block_on(pool.alloc_async(request(Duration::from_millis(1)))).unwrap_err().is_timeout());
+    let mut first = Box::pin(pool.alloc_async(request(LONG)));
+    let mut second = Box::pin(pool.alloc_async(request(LONG)));
+    assert!(first.as_mut().poll(&mut Context::from_waker(&panics)).is_pending());
+    let waker = Waker::from(Arc::clone(&woken));
+    assert!(second.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    drop(held);
+    until(|| woken.is_woken.load(Ordering::SeqCst));
+    drop((late, first, second));
+    assert_eq!((pool.stats().waiting, pool.stats().used_bytes), (0, 0));
+    pool.check();
+}
+
 #[test]
 fn a_future_ends_at_its_deadline() {
     let pool = pool(1024);

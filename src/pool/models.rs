@@ -8,8 +8,9 @@ use std::time::Duration;
 use loom::thread;
 
 use crate::backend::{Backend, Limit, Limits, Place, PlaceMut, Span};
+use crate::error::{ErrorKind, Result};
+use crate::pool::{Config, Pool, Request, SlabPolicy};
 use crate::sync::Arc;
-use crate::{Config, ErrorKind, Pool, Request, Result, SlabPolicy};
 
 const LONG: Duration = Duration::from_secs(1000);
 const UNIT: u64 = 64;

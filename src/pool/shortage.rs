@@ -28,10 +28,15 @@ impl<B: Backend> Shared<B> {
 
     /// The error of the last step. Which of the two it is, is judged by what is left now.
     pub(super) fn no_room(&self, state: &StateOf<B>, requests: &[Request]) -> Error {
-        let asked_bytes = requests.iter().fold(0u64, |sum, request| sum.saturating_add(request.bytes));
-        let fits = asked_bytes <= state.stats().available_bytes();
+        let fits = self.needed_bytes(requests) <= state.stats().available_bytes();
         let kind = if fits { ErrorKind::Fragmented } else { ErrorKind::Full };
         self.shortage(state, requests, kind, Duration::ZERO)
+    }
+
+    /// What empty slabs would have to have.
+    fn needed_bytes(&self, requests: &[Request]) -> u64 {
+        let needed_bytes = |request: &Request| self.slab_bytes_least(request.bytes).unwrap_or(u64::MAX);
+        requests.iter().map(needed_bytes).fold(0, u64::saturating_add)
     }
 
     /// The numbers of a pool that cannot serve these requests.
@@ -45,16 +50,13 @@ impl<B: Backend> Shared<B> {
         let stats = state.stats();
         let mut holders = self.labels.holders(stats.used_bytes, stats.blocks);
         holders.truncate(HOLDERS_NAMED);
-        let sum = |bytes: &dyn Fn(&Request) -> u64| {
-            requests.iter().fold(0u64, |sum, request| sum.saturating_add(bytes(request)))
-        };
         let label = requests.iter().map(|request| &*request.label).find(|label| !label.is_empty());
         let priority = requests.iter().map(|request| request.priority).min().unwrap_or(Priority::Normal);
         Error::shortage_of(
             kind,
             Shortage {
-                asked_bytes: sum(&|request| request.bytes),
-                needed_bytes: sum(&|request| self.slab_bytes_least(request.bytes).unwrap_or(u64::MAX)),
+                asked_bytes: requests.iter().fold(0, |sum, request| sum.saturating_add(request.bytes)),
+                needed_bytes: self.needed_bytes(requests),
                 label: label.map(str::to_owned),
                 budget_bytes: stats.budget_bytes,
                 reserved_bytes: stats.reserved_bytes,

@@ -6,6 +6,7 @@
 //! [`Driver`] thread does.
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::thread::{self, JoinHandle};
@@ -80,8 +81,13 @@ impl<S> Seat<S> {
     pub(super) fn wake(&self) {
         let waker = lock(&self.result).waker.take();
         self.told.notify_all();
-        if let Some(waker) = waker {
-            waker.wake();
+        // Whoever frees memory, and the others in line, have nothing to do with a waker that panics.
+        if let Some(waker) = waker
+            && catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err()
+        {
+            log::error!(
+                "the waker of a request that waited for memory has panicked: its future may not be polled again"
+            );
         }
     }
 
