@@ -347,3 +347,34 @@ fn a_future_waited_for_while_recording_ends_at_its_deadline() {
     drop(held);
     pool.check();
 }
+
+/// A deadline is kept, and a future may be dropped, while a thread records: nobody in line waits for the stream.
+#[test]
+fn a_deadline_is_kept_while_a_thread_records() {
+    let Some(pool) = gpu::pool(
+        "a_deadline_is_kept_while_a_thread_records",
+        Config::new(1u64 << 20).slabs(SlabPolicy::PerBlock).staging(0),
+    ) else {
+        return;
+    };
+    let _held = pool.alloc(Request::bytes(500 << 10)).unwrap();
+    let other = pool.zeros::<u8>([500 << 10]).unwrap();
+    let late = || Request::bytes(500 << 10).wait(Duration::from_millis(50));
+    let (sender, receiver) = mpsc::channel();
+    thread::scope(|scope| {
+        let recording = pool.encode(|_| {
+            // What leaves with this cannot go before the closure has ended.
+            drop(other);
+            let same_thread = pollster::block_on(pool.alloc_async(late())).map(drop);
+            scope.spawn(|| sender.send(pool.alloc(late()).map(drop)).unwrap());
+            let other_thread = receiver.recv_timeout(Duration::from_secs(60));
+            assert!(same_thread.unwrap_err().is_timeout());
+            assert!(other_thread.expect("it waits for the stream").unwrap_err().is_timeout());
+            Ok(())
+        });
+        recording.unwrap();
+    });
+    // Now it can.
+    assert!(pool.alloc(Request::bytes(500 << 10).wait(Duration::from_secs(60))).is_ok());
+    pool.check();
+}
