@@ -25,6 +25,8 @@ pub mod backend;
 pub mod nn;
 pub mod space;
 mod tensor;
+#[cfg(feature = "trace")]
+pub mod trace;
 
 #[cfg(feature = "gpu")]
 pub use backend::Gpu;
