@@ -106,8 +106,9 @@ impl<'a> Output<'a> {
         if row.recorded_failures > 0 {
             let failures = row.recorded_failures;
             write(format_args!(
-                "{:<width$}  it was recorded with {failures} failed allocations\n",
+                "{:<width$}  it was recorded with {failures} failed allocation{}\n",
                 "",
+                if failures == 1 { "" } else { "s" },
                 width = self.width
             ))?;
         }
