@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::{Trace, TraceBuilder};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A line of such a log.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +30,7 @@ impl Log {
     /// # Errors
     /// As [`TraceBuilder::alloc`], with the index of the entry.
     pub(super) fn trace(&self, mut builder: TraceBuilder) -> Result<Trace, (usize, String)> {
-        let at = |index| move |error: crate::Error| (index, error.to_string());
+        let at = |index| move |error: Error| (index, error.to_string());
         let mut alive = HashMap::new();
         for (address, bytes) in self.alive_before() {
             alive.insert(address, builder.alloc(bytes, "").map_err(at(0))?);
