@@ -303,6 +303,50 @@ fn gzip_that_unpacks_to_more_than_any_trace_is_refused() {
     assert!(error.contains("unpack to more than"), "{error}");
 }
 
+/// A pickle's text.
+fn word(text: &str) -> Vec<u8> {
+    [&[0x8c, text.len() as u8], text.as_bytes()].concat()
+}
+
+/// A pickle's dictionary.
+fn dict(pairs: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let pairs = pairs.iter().flat_map(|(key, value)| [word(key), value.clone()].concat());
+    [b"}(".to_vec(), pairs.collect(), b"u".to_vec()].concat()
+}
+
+/// A pickle's list that has one thing many times.
+fn list(item: &[u8], times: usize) -> Vec<u8> {
+    [b"](", item, b"\x94", &b"2".repeat(times - 1), b"e"].concat()
+}
+
+#[test]
+fn a_small_snapshot_does_not_come_to_billions_of_blocks() {
+    let number = || b"K\x01".to_vec();
+    let snapshot = |devices: usize, entries: usize, segments: usize, blocks: usize, more: &[(&str, Vec<u8>)]| {
+        let entry = [&[("action", word("alloc")), ("addr", number()), ("size", number())], more].concat();
+        let block = dict(&[("state", word("active_allocated")), ("size", number())]);
+        let blocks = list(&block, blocks);
+        let segment = dict(&[("total_size", number()), ("address", number()), ("blocks", blocks)]);
+        let traces = list(&list(&dict(&entry), entries), devices);
+        let root = dict(&[("segments", list(&segment, segments)), ("device_traces", traces)]);
+        [&b"\x80\x04"[..], &root, b"."].concat()
+    };
+    let whole = Trace::parse(&snapshot(1, 1, 1, 1, &[]), "x.pickle").unwrap();
+    assert_eq!(whole[0].allocations(), 1);
+    for bytes in [snapshot(1, 1, 20_000, 20_000, &[]), snapshot(1000, 20_000, 1, 1, &[])] {
+        let error = Trace::parse(&bytes, "x.pickle").unwrap_err().to_string();
+        assert!(error.contains("a dictionary of its own"), "{error}");
+    }
+    let many: Vec<_> = (0..65).map(|_| ("key", number())).collect();
+    let error = Trace::parse(&snapshot(1, 1, 1, 1, &many), "x.pickle").unwrap_err().to_string();
+    assert!(error.contains("at most 64 keys"), "{error}");
+    let error = Trace::parse(&snapshot(5000, 1, 1, 1, &[]), "x.pickle").unwrap_err().to_string();
+    assert!(error.contains("at most 4096 devices"), "{error}");
+    let header: String = (0..2000).map(|key| format!("# key{key}: x\n")).collect();
+    let error = Trace::parse(header.as_bytes(), "x.trace").unwrap_err().to_string();
+    assert!(error.contains("line 1001: expected at most 1000 keys"), "{error}");
+}
+
 /// The most memory that this process ever had in RAM, where the system tells.
 fn resident_peak_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;

@@ -51,6 +51,10 @@ impl TraceBuilder {
         }
     }
 
+    pub(super) fn header_keys(&self) -> usize {
+        self.trace.header.len()
+    }
+
     /// An allocation; its id.
     ///
     /// # Errors

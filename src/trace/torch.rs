@@ -10,6 +10,8 @@
 //! and what is freed without having been allocated. What PyTorch itself had reserved follows backwards from the sizes of
 //! the final segments.
 
+use std::cell::Cell;
+
 use super::addresses::{Entry, Log};
 use super::parse::Fault;
 use super::pickle::{Container, Pickle, Value};
@@ -17,6 +19,9 @@ use super::{RESERVED_PEAK, Trace, TraceBuilder};
 
 /// Devices in a snapshot. No machine has so many.
 const DEVICES_MAX: usize = 4096;
+
+/// Keys of an entry, a segment or a block. They have 10 or so, and each is looked for from the end.
+const KEYS_MAX: usize = 64;
 
 /// What a device's entries and segments say.
 #[derive(Default)]
@@ -28,7 +33,7 @@ struct Device {
 }
 
 pub(super) fn read(bytes: &[u8], stem: &str) -> Result<Vec<Trace>, Fault> {
-    let snapshot = Snapshot { pickle: Pickle::read(bytes, "frames")? };
+    let snapshot = Snapshot { pickle: Pickle::read(bytes, "frames")?, seen: Cell::new(0) };
     let devices = snapshot.devices()?;
     let recorded = devices.iter().filter(|device| !device.log.entries.is_empty()).count();
     if recorded == 0 {
@@ -70,6 +75,8 @@ impl Device {
 
 struct Snapshot<'a> {
     pickle: Pickle<'a>,
+    /// Entries, segments and blocks that were read.
+    seen: Cell<usize>,
 }
 
 impl Snapshot<'_> {
@@ -156,11 +163,18 @@ impl Snapshot<'_> {
         }
     }
 
+    /// A pickle can hold one thing in many places, so that a small one comes to billions of entries. PyTorch's has each
+    /// of them once.
     fn dict(&self, value: Value, within: Container) -> Result<Container, Fault> {
-        match value {
-            Value::Dict(dict) => Ok(dict),
-            _ => Err(self.fault(within, "expected a list of dictionaries")),
+        let Value::Dict(dict) = value else { return Err(self.fault(within, "expected a list of dictionaries")) };
+        self.seen.set(self.seen.get() + 1);
+        if self.seen.get() > self.pickle.containers() {
+            return Err(self.fault(within, "expected every entry, segment and block to be a dictionary of its own"));
         }
+        if self.pickle.items(dict).len() > 2 * KEYS_MAX {
+            return Err(self.fault(dict, format!("expected at most {KEYS_MAX} keys")));
+        }
+        Ok(dict)
     }
 
     fn number(&self, dict: Container, key: &str) -> Result<u64, Fault> {
