@@ -6,7 +6,7 @@
 //! A value may stand in many places, and hold itself: so lists, tuples and dictionaries lie in one arena, and a value is a
 //! number there. Reading is a loop, and its memory a multiple of the file's size: a text is a range of the file, what is
 //! remembered is a number, and a limit ends a file that only copies. A key's values may be forgotten as soon as they
-//! are complete: the call stacks in a snapshot are nine tenths of it.
+//! are complete: the call stacks are most of a snapshot.
 
 mod machine;
 
