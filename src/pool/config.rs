@@ -51,6 +51,8 @@ pub enum SlabPolicy {
     /// One slab of exactly its size for every block, given back when the block is: what a program without a pool does.
     /// The budget holds all the same. For measuring what pooling saves.
     PerBlock,
+    /// As needed, slabs of so many bytes, or of the request where that is larger.
+    Fixed(u64),
 }
 
 impl fmt::Display for SlabPolicy {
@@ -59,6 +61,7 @@ impl fmt::Display for SlabPolicy {
             Self::Growing => "growing",
             Self::Single => "single",
             Self::PerBlock => "per-block",
+            Self::Fixed(bytes) => return f.pad(&ByteSize(*bytes).to_string()),
         })
     }
 }
@@ -66,15 +69,16 @@ impl fmt::Display for SlabPolicy {
 impl FromStr for SlabPolicy {
     type Err = Error;
 
+    /// A policy's name, or the size of [`Fixed`](SlabPolicy::Fixed).
     fn from_str(text: &str) -> Result<Self> {
         match text {
             "growing" => Ok(Self::Growing),
             "single" => Ok(Self::Single),
             "per-block" => Ok(Self::PerBlock),
-            _ => Err(Error::new(
-                ErrorKind::Invalid,
-                format!("{text:?} is no slab policy (growing, single or per-block are)"),
-            )),
+            _ => text.parse::<ByteSize>().map(|size| Self::Fixed(size.0)).map_err(|_| {
+                let message = format!("{text:?} is no slab policy (growing, single, per-block or a size are)");
+                Error::new(ErrorKind::Invalid, message)
+            }),
         }
     }
 }

@@ -100,6 +100,7 @@ impl<B: Backend> Shared<B> {
     fn slab_bytes_next(&self, slab_count: usize, left_bytes: u64) -> u64 {
         let bytes = match self.policy {
             SlabPolicy::PerBlock => 0,
+            SlabPolicy::Fixed(bytes) => bytes,
             SlabPolicy::Single => left_bytes,
             SlabPolicy::Growing => self.budget_bytes >> 3usize.saturating_sub(slab_count).max(1),
         };
