@@ -12,6 +12,8 @@ const TIGHT_PERCENT: u64 = 105;
 /// What a device has where it is no matter how much.
 const DEVICE_BYTES: u64 = 64 << 30;
 
+const ROOMY_DOUBLINGS_MAX: u32 = 4;
+
 /// How long is measured.
 pub struct Effort {
     /// Events of one contestant on one workload, over all repeats.
@@ -69,23 +71,33 @@ pub fn run(contestants: &[Box<dyn Contestant>], workloads: &[Workload], effort: 
     }
 }
 
-fn race(contestants: &[Box<dyn Contestant>], workload: &Workload, effort: &Effort) -> Vec<Outcome> {
-    let roomy_bytes = |contestant: &dyn Contestant| match contestant.bound() {
-        Bound::Arena => (2 * workload.live_peak_bytes).next_multiple_of(1 << 20),
+/// What it is timed with: of an arena twice the live peak, or more for one that needs more.
+fn roomy_bytes(contestant: &dyn Contestant, workload: &Workload) -> u64 {
+    match contestant.bound() {
+        Bound::Arena => {
+            let mut budgets = (1..=ROOMY_DOUBLINGS_MAX)
+                .map(|doublings| workload.live_peak_bytes.next_multiple_of(1 << 20) << doublings);
+            budgets.find(|bytes| contestant.fits(workload, *bytes)).unwrap_or(DEVICE_BYTES)
+        }
         Bound::Device | Bound::None => DEVICE_BYTES,
-    };
+    }
+}
+
+fn race(contestants: &[Box<dyn Contestant>], workload: &Workload, effort: &Effort) -> Vec<Outcome> {
+    let roomy_bytes: Vec<u64> =
+        contestants.iter().map(|contestant| roomy_bytes(contestant.as_ref(), workload)).collect();
     let repeats = (effort.events / workload.events.len()).clamp(effort.repeats_least, effort.repeats_most);
     let mut samples = vec![Vec::new(); contestants.len()];
     for repeat in 0..repeats {
         for turn in 0..contestants.len() {
             let index = (turn + repeat) % contestants.len();
-            samples[index].push(contestants[index].event_ns(workload, roomy_bytes(contestants[index].as_ref())));
+            samples[index].push(contestants[index].event_ns(workload, roomy_bytes[index]));
         }
     }
     let peak = workload.live_peak_bytes as f64;
     let tight_bytes = (workload.live_peak_bytes * TIGHT_PERCENT / 100).next_multiple_of(UNIT_BYTES);
-    let finish = |(contestant, samples): (&Box<dyn Contestant>, &Vec<f64>)| {
-        let roomy = contestant.needs(workload, roomy_bytes(contestant.as_ref()));
+    let finish = |((contestant, samples), roomy_bytes): ((&Box<dyn Contestant>, &Vec<f64>), &u64)| {
+        let roomy = contestant.needs(workload, *roomy_bytes);
         let failures = match contestant.bound() {
             Bound::None => roomy.failures,
             Bound::Arena | Bound::Device => contestant.needs(workload, tight_bytes).failures,
@@ -102,7 +114,7 @@ fn race(contestants: &[Box<dyn Contestant>], workload: &Workload, effort: &Effor
             failures,
         }
     };
-    contestants.iter().zip(&samples).map(finish).collect()
+    contestants.iter().zip(&samples).zip(&roomy_bytes).map(finish).collect()
 }
 
 fn row(contestant: &dyn Contestant, results: &[&Outcome]) -> String {

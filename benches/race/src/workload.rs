@@ -118,3 +118,41 @@ impl Builder {
         Workload { name, events, slot_count, live_peak_bytes, peak_at }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_is_read_with_its_peak_and_slots_used_again() {
+        let path = std::env::temp_dir().join(format!("race-{}.trace", std::process::id()));
+        std::fs::write(&path, "# trace: small\na 0 100\na 1 50\nf 0\n# step 1\na 2 60\nf 1\n").unwrap();
+        let workload = Workload::read(&path).unwrap();
+        assert_eq!((workload.events.len(), workload.slot_count), (5, 2));
+        assert_eq!((workload.live_peak_bytes, workload.peak_at), (150, 1));
+        assert!(matches!(workload.events[3], Event::Alloc { slot: 0, bytes: 60 }));
+        for broken in ["a 1 5", "a 0 0", "f 0", "a 0 5\nf 0\nf 0", "a 0", "b 0 1", "a 0 99999999999999999999"] {
+            std::fs::write(&path, broken).unwrap();
+            let error = Workload::read(&path).err().unwrap_or_else(|| panic!("{broken:?} was read"));
+            assert!(error.contains("line "), "{error}");
+        }
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_churn_keeps_its_number_of_live_blocks() {
+        let workload = Workload::churn(20, 500, 7);
+        let mut live = 0u32;
+        for (index, event) in workload.events.iter().enumerate() {
+            match event {
+                Event::Alloc { bytes, .. } => {
+                    assert!((256..4 << 20).contains(bytes), "{bytes}");
+                    live += 1;
+                }
+                Event::Free { .. } => live -= 1,
+            }
+            assert!(index < 20 || (19..=20).contains(&live), "{live} at {index}");
+        }
+        assert_eq!((workload.events.len(), workload.slot_count), (20 + 2 * 500, 20));
+    }
+}

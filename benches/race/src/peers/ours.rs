@@ -1,6 +1,8 @@
 //! This crate: a pool on `Model`, which carves without memory, aligned as a GPU is. A block is the RAII handle that
-//! programs hold; the lock, the counters and the labels are in the time.
+//! programs hold; the lock, the counters and the labels are in the time. And its bookkeeping alone, which is what most
+//! of the others are: one arena, no lock, no handle that frees.
 
+use tensorpool::space::{Extent, Space};
 use tensorpool::{Block, Config, Limit, Limits, Model, Placement, Pool, Request, SlabPolicy};
 
 use super::{Peer, arena};
@@ -38,11 +40,32 @@ impl Peer for Ours {
     }
 }
 
+impl Peer for Space {
+    type Handle = Extent;
+
+    /// In the order in which a pool with one slab tries.
+    fn alloc(&mut self, bytes: u64) -> Option<Extent> {
+        let found = self.alloc_cached(bytes).or_else(|| Space::alloc(self, bytes));
+        found.or_else(|| if self.gather() { Space::alloc(self, bytes) } else { None })
+    }
+
+    fn free(&mut self, handle: Extent) {
+        self.release(handle);
+    }
+
+    fn reserved_bytes(&self, handle: &Extent) -> Option<u64> {
+        Some(handle.offset() + handle.bytes())
+    }
+}
+
 pub fn contestants() -> Vec<Box<dyn Contestant>> {
     let open = |placement, slabs| move |_: &_, budget_bytes| Ours::open(budget_bytes, placement, slabs);
     vec![
         arena("tensorpool, exact", open(Placement::Exact, SlabPolicy::Single)),
         arena("tensorpool, power of two", open(Placement::PowerOfTwo, SlabPolicy::Single)),
         arena("tensorpool, exact, slabs as needed", open(Placement::Exact, SlabPolicy::Growing)),
+        arena("tensorpool, exact, the space alone", |_, budget_bytes| {
+            Some(Space::new(budget_bytes, UNIT_BYTES, Placement::Exact))
+        }),
     ]
 }

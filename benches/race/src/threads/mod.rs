@@ -45,36 +45,33 @@ pub fn run(effort: &Effort, as_json: bool) {
         println!("{}", json!({ "rounds": effort.rounds, "gains": gains, "flat": flat, "pipe": pipe }));
         return;
     }
-    println!("ns a pair of allocation and free, medians of {} rounds of {:?} a case\n", effort.rounds, effort.time);
-    println!(
-        "| allocator | work | one thread | two threads | gain | gain / compute loop's |\n|---|---|---:|---:|---:|---:|"
-    );
-    for row in &gains {
-        let number = |key: &str| row[key].as_f64().unwrap_or(f64::NAN);
-        println!(
-            "| {} | {} | {:.1} | {:.1} | {:.2} | {:.2} |",
-            text(row, "allocator"),
-            text(row, "work"),
-            number("one_ns"),
-            number("two_ns"),
-            number("gain"),
-            number("relative_gain")
-        );
-    }
-    println!(
-        "\n| allocator | work | {} live | most / 16 |\n|---|---|{}",
-        LIVE.map(|n| n.to_string()).join(" | "),
-        "---:|".repeat(6)
-    );
-    for row in &flat {
-        let cells: Vec<f64> = row["ns"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
-        let shown = cells.iter().map(|ns| format!("{ns:.1}")).collect::<Vec<_>>().join(" | ");
-        let ratio = row["ratio"].as_f64().unwrap_or(f64::NAN);
-        println!("| {} | {} | {shown} | {ratio:.2} |", text(row, "allocator"), text(row, "work"));
-    }
+    println!("ns a pair of allocation and free, medians of {} rounds of {:?} a case", effort.rounds, effort.time);
+    print_gains(&gains);
+    print_flat(&flat);
     println!("\n| allocator | {PIPE_BYTES} B allocated on one thread, freed on another |\n|---|---:|");
     for row in &pipe {
-        println!("| {} | {:.1} |", text(row, "allocator"), row["ns"].as_f64().unwrap_or(f64::NAN));
+        println!("| {} | {:.1} |", text(row, "allocator"), number(row, "ns"));
+    }
+}
+
+fn print_gains(rows: &[Value]) {
+    println!("\n| allocator | work | one thread | two threads | gain | gain / compute loop's |");
+    println!("|---|---|---:|---:|---:|---:|");
+    for row in rows {
+        let (allocator, work) = (text(row, "allocator"), text(row, "work"));
+        let (one, two) = (number(row, "one_ns"), number(row, "two_ns"));
+        let (gain, relative) = (number(row, "gain"), number(row, "relative_gain"));
+        println!("| {allocator} | {work} | {one:.1} | {two:.1} | {gain:.2} | {relative:.2} |");
+    }
+}
+
+fn print_flat(rows: &[Value]) {
+    println!("\n| allocator | work | {} live | most / 16 |", LIVE.map(|live| live.to_string()).join(" | "));
+    println!("|---|---|{}", "---:|".repeat(LIVE.len() + 1));
+    for row in rows {
+        let cells: Vec<f64> = row["ns"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
+        let shown = cells.iter().map(|ns| format!("{ns:.1}")).collect::<Vec<_>>().join(" | ");
+        println!("| {} | {} | {shown} | {:.2} |", text(row, "allocator"), text(row, "work"), number(row, "ratio"));
     }
 }
 
@@ -193,6 +190,10 @@ fn pipes(effort: &Effort) -> Vec<Value> {
     }
     let names = ALLOCATORS.into_iter().chain([NOTHING]);
     names.zip(&samples).map(|(name, samples)| json!({ "allocator": name, "ns": median(samples) })).collect()
+}
+
+fn number(row: &Value, key: &str) -> f64 {
+    row[key].as_f64().unwrap_or(f64::NAN)
 }
 
 fn text<'a>(row: &'a Value, key: &str) -> &'a str {
