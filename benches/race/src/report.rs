@@ -83,9 +83,9 @@ fn roomy_bytes(contestant: &dyn Contestant, workload: &Workload) -> u64 {
     }
 }
 
+/// All of them on one workload: each has its turn in every repeat, and every repeat begins with another.
 fn race(contestants: &[Box<dyn Contestant>], workload: &Workload, effort: &Effort) -> Vec<Outcome> {
-    let roomy_bytes: Vec<u64> =
-        contestants.iter().map(|contestant| roomy_bytes(contestant.as_ref(), workload)).collect();
+    let roomy_bytes: Vec<u64> = contestants.iter().map(|each| roomy_bytes(each.as_ref(), workload)).collect();
     let repeats = (effort.events / workload.events.len()).clamp(effort.repeats_least, effort.repeats_most);
     let mut samples = vec![Vec::new(); contestants.len()];
     for repeat in 0..repeats {
@@ -94,27 +94,26 @@ fn race(contestants: &[Box<dyn Contestant>], workload: &Workload, effort: &Effor
             samples[index].push(contestants[index].event_ns(workload, roomy_bytes[index]));
         }
     }
+    let indices = 0..contestants.len();
+    indices.map(|i| outcome(contestants[i].as_ref(), workload, roomy_bytes[i], median(&samples[i]))).collect()
+}
+
+fn outcome(contestant: &dyn Contestant, workload: &Workload, roomy_bytes: u64, event_ns: f64) -> Outcome {
     let peak = workload.live_peak_bytes as f64;
     let tight_bytes = (workload.live_peak_bytes * TIGHT_PERCENT / 100).next_multiple_of(UNIT_BYTES);
-    let finish = |((contestant, samples), roomy_bytes): ((&Box<dyn Contestant>, &Vec<f64>), &u64)| {
-        let roomy = contestant.needs(workload, *roomy_bytes);
-        let failures = match contestant.bound() {
-            Bound::None => roomy.failures,
-            Bound::Arena | Bound::Device => contestant.needs(workload, tight_bytes).failures,
-        };
-        Outcome {
-            event_ns: median(samples),
-            reserved_ratio: roomy
-                .reserved_peak_bytes
-                .filter(|_| roomy.failures == 0)
-                .map_or(f64::NAN, |bytes| bytes as f64 / peak),
-            budget_ratio: budget_least_bytes(contestant.as_ref(), workload)
-                .map_or(f64::NAN, |bytes| bytes as f64 / peak),
-            metadata_bytes: roomy.metadata_bytes,
-            failures,
-        }
+    let ratio = |bytes: Option<u64>| bytes.map_or(f64::NAN, |bytes| bytes as f64 / peak);
+    let roomy = contestant.needs(workload, roomy_bytes);
+    let failures = match contestant.bound() {
+        Bound::None => roomy.failures,
+        Bound::Arena | Bound::Device => contestant.needs(workload, tight_bytes).failures,
     };
-    contestants.iter().zip(&samples).zip(&roomy_bytes).map(finish).collect()
+    Outcome {
+        event_ns,
+        reserved_ratio: ratio(roomy.reserved_peak_bytes.filter(|_| roomy.failures == 0)),
+        budget_ratio: ratio(budget_least_bytes(contestant, workload)),
+        metadata_bytes: roomy.metadata_bytes,
+        failures,
+    }
 }
 
 fn row(contestant: &dyn Contestant, results: &[&Outcome]) -> String {
@@ -145,7 +144,8 @@ fn row(contestant: &dyn Contestant, results: &[&Outcome]) -> String {
 }
 
 fn print_each(contestants: &[Box<dyn Contestant>], workloads: &[Workload], results: &[Vec<Outcome>]) {
-    let tables: [(&str, fn(&Outcome) -> f64, usize); 3] = [
+    type Figure = fn(&Outcome) -> f64;
+    let tables: [(&str, Figure, usize); 3] = [
         ("ns an operation", |result| result.event_ns, 1),
         ("peak reserved / peak live", |result| result.reserved_ratio, 3),
         ("smallest budget / peak live", |result| result.budget_ratio, 3),
