@@ -29,6 +29,7 @@ pub enum Bound {
 pub struct Needs {
     /// Allocations that found no room; their frees are left out.
     pub failures: u64,
+    /// Of one that asks a device piece by piece.
     pub reserved_peak_bytes: Option<u64>,
     /// Of the program's heap, at the moment of most live bytes.
     pub metadata_bytes: Option<u64>,
@@ -62,13 +63,9 @@ pub struct Entry<O> {
 }
 
 impl<P: Peer, O: Fn(&Workload, u64) -> Option<P>> Entry<O> {
-    /// Goes through the events until `seen` says stop; then frees what is held. Returns the failures.
-    fn go(
-        &self,
-        workload: &Workload,
-        peer: &mut P,
-        mut seen: impl FnMut(usize, &P, Option<&P::Handle>) -> bool,
-    ) -> u64 {
+    /// Goes through the events until `seen`, which is told whether there was room, says stop; then frees what is held.
+    /// Returns the failures.
+    fn go(&self, workload: &Workload, peer: &mut P, mut seen: impl FnMut(usize, &P, bool) -> bool) -> u64 {
         let mut table: Vec<Option<P::Handle>> = (0..workload.slot_count).map(|_| None).collect();
         let mut failures = 0;
         for (index, event) in workload.events.iter().enumerate() {
@@ -76,7 +73,7 @@ impl<P: Peer, O: Fn(&Workload, u64) -> Option<P>> Entry<O> {
                 Event::Alloc { slot, bytes } => {
                     let handle = peer.alloc(bytes);
                     failures += u64::from(handle.is_none());
-                    let goes_on = seen(index, peer, handle.as_ref());
+                    let goes_on = seen(index, peer, handle.is_some());
                     table[slot as usize] = handle;
                     if !goes_on {
                         break;
@@ -128,18 +125,16 @@ impl<P: Peer, O: Fn(&Workload, u64) -> Option<P>> Contestant for Entry<O> {
     }
 
     fn needs(&self, workload: &Workload, budget_bytes: u64) -> Needs {
-        // What the table of handles takes is not the peer's: it is there before.
         let mut needs = Needs::default();
         let before_bytes = heap::held_bytes();
         let Some(mut peer) = (self.open)(workload, budget_bytes) else {
             needs.failures = workload.events.len() as u64;
             return needs;
         };
+        // The table of handles is not the peer's.
         let table_bytes = (workload.slot_count * size_of::<Option<P::Handle>>()) as u64;
-        needs.failures = self.go(workload, &mut peer, |index, peer, handle| {
-            if let Some(handle) = handle {
-                needs.reserved_peak_bytes = needs.reserved_peak_bytes.max(peer.reserved_bytes(handle));
-            }
+        needs.failures = self.go(workload, &mut peer, |index, peer, _| {
+            needs.reserved_peak_bytes = needs.reserved_peak_bytes.max(peer.reserved_bytes());
             if index == workload.peak_at {
                 let held_bytes = heap::held_bytes().zip(before_bytes).map(|(now, before)| now.saturating_sub(before));
                 needs.metadata_bytes =
@@ -152,7 +147,7 @@ impl<P: Peer, O: Fn(&Workload, u64) -> Option<P>> Contestant for Entry<O> {
 
     fn fits(&self, workload: &Workload, budget_bytes: u64) -> bool {
         let Some(mut peer) = (self.open)(workload, budget_bytes) else { return false };
-        self.go(workload, &mut peer, |_, _, handle| handle.is_some()) == 0
+        self.go(workload, &mut peer, |_, _, found| found) == 0
     }
 }
 

@@ -107,10 +107,14 @@ fn outcome(contestant: &dyn Contestant, workload: &Workload, roomy_bytes: u64, e
         Bound::None => roomy.failures,
         Bound::Arena | Bound::Device => contestant.needs(workload, tight_bytes).failures,
     };
+    let budget_least_bytes = budget_least_bytes(contestant, workload);
+    // An arena is reserved whole, so it is as large as it must be.
+    let reserved_bytes =
+        if contestant.bound() == Bound::Arena { budget_least_bytes } else { roomy.reserved_peak_bytes };
     Outcome {
         event_ns,
-        reserved_ratio: ratio(roomy.reserved_peak_bytes.filter(|_| roomy.failures == 0)),
-        budget_ratio: ratio(budget_least_bytes(contestant, workload)),
+        reserved_ratio: ratio(reserved_bytes.filter(|_| roomy.failures == 0)),
+        budget_ratio: ratio(budget_least_bytes),
         metadata_bytes: roomy.metadata_bytes,
         failures,
     }

@@ -21,11 +21,6 @@ impl Peer for Frames {
     fn free(&mut self, (first, count): (usize, usize)) {
         self.dealloc(first, count);
     }
-
-    /// It begins at the arena's end, so the highest byte is no measure of it.
-    fn reserved_bytes(&self, _: &(usize, usize)) -> Option<u64> {
-        None
-    }
 }
 
 pub fn contestants() -> Vec<Box<dyn Contestant>> {

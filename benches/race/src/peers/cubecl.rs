@@ -135,7 +135,7 @@ impl Peer for Cubecl {
         drop(handle);
     }
 
-    fn reserved_bytes(&self, _: &ManagedMemoryHandle) -> Option<u64> {
+    fn reserved_bytes(&self) -> Option<u64> {
         Some(self.manager.bytes_allocated())
     }
 }

@@ -89,7 +89,7 @@ impl Peer for GpuAlloc {
         unsafe { self.allocator.dealloc(&self.device, handle) }
     }
 
-    fn reserved_bytes(&self, _: &MemoryBlock<u64>) -> Option<u64> {
+    fn reserved_bytes(&self) -> Option<u64> {
         Some(self.device.held_bytes.get())
     }
 }

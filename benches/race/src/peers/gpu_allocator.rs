@@ -29,7 +29,7 @@ impl Peer for Allocator {
         Allocator::free(self, handle).expect("it is of this allocator");
     }
 
-    fn reserved_bytes(&self, _: &Allocation) -> Option<u64> {
+    fn reserved_bytes(&self) -> Option<u64> {
         Some(fake_vulkan::held_bytes())
     }
 }

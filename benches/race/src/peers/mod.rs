@@ -26,9 +26,10 @@ pub trait Peer {
 
     fn free(&mut self, handle: Self::Handle);
 
-    /// Bytes it needs now that it has handed out this: of an arena the end of the block, which must be inside; of an
-    /// allocator that asks a device for memory piece by piece, all it has now. `None` if that says nothing about it.
-    fn reserved_bytes(&self, handle: &Self::Handle) -> Option<u64>;
+    /// What it has from its device now, if it asks for memory piece by piece.
+    fn reserved_bytes(&self) -> Option<u64> {
+        None
+    }
 
     /// How many of the heap's bytes that came with it are its books.
     fn metadata_bytes(&self, heap_bytes: u64) -> Option<u64> {

@@ -24,7 +24,7 @@ impl Peer for Vecs {
     }
 
     /// The pieces of the heap that are held; what the heap has from the system is more.
-    fn reserved_bytes(&self, _: &Vec<u8>) -> Option<u64> {
+    fn reserved_bytes(&self) -> Option<u64> {
         heap::held_bytes().zip(self.held_before_bytes).map(|(now, before)| now.saturating_sub(before))
     }
 
@@ -45,10 +45,6 @@ impl Peer for Nothing {
 
     fn free(&mut self, handle: u64) {
         std::hint::black_box(handle);
-    }
-
-    fn reserved_bytes(&self, _: &u64) -> Option<u64> {
-        None
     }
 
     fn metadata_bytes(&self, _: u64) -> Option<u64> {

@@ -7,19 +7,14 @@ use super::{Peer, arena};
 use crate::contest::{Contestant, UNIT_BYTES};
 
 impl Peer for Allocator<u32> {
-    type Handle = (Allocation<u32>, u32);
+    type Handle = Allocation<u32>;
 
-    fn alloc(&mut self, bytes: u64) -> Option<Self::Handle> {
-        let units = bytes.div_ceil(UNIT_BYTES) as u32;
-        self.allocate(units).map(|allocation| (allocation, units))
+    fn alloc(&mut self, bytes: u64) -> Option<Allocation<u32>> {
+        self.allocate(bytes.div_ceil(UNIT_BYTES) as u32)
     }
 
-    fn free(&mut self, (allocation, _): Self::Handle) {
-        Allocator::free(self, allocation);
-    }
-
-    fn reserved_bytes(&self, (allocation, units): &Self::Handle) -> Option<u64> {
-        Some((u64::from(allocation.offset) + u64::from(*units)) * UNIT_BYTES)
+    fn free(&mut self, handle: Allocation<u32>) {
+        Allocator::free(self, handle);
     }
 }
 

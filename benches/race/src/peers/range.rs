@@ -18,10 +18,6 @@ impl Peer for RangeAllocator<u64> {
     fn free(&mut self, handle: Range<u64>) {
         self.free_range(handle);
     }
-
-    fn reserved_bytes(&self, handle: &Range<u64>) -> Option<u64> {
-        Some(handle.end)
-    }
 }
 
 pub fn contestants() -> Vec<Box<dyn Contestant>> {

@@ -28,23 +28,17 @@ impl Drop for Vma {
 }
 
 impl Peer for Vma {
-    /// The allocation and its end.
-    type Handle = (VirtualAllocation, u64);
+    type Handle = VirtualAllocation;
 
-    fn alloc(&mut self, bytes: u64) -> Option<Self::Handle> {
+    fn alloc(&mut self, bytes: u64) -> Option<VirtualAllocation> {
         let info = VirtualAllocationCreateInfo { size: bytes, alignment: UNIT_BYTES, user_data: 0, flags: self.flags };
         // SAFETY: the size is not 0 and the alignment a power of two.
-        let (allocation, offset) = unsafe { self.block.allocate(info) }.ok()?;
-        Some((allocation, offset + bytes))
+        unsafe { self.block.allocate(info) }.ok().map(|(allocation, _offset)| allocation)
     }
 
-    fn free(&mut self, (mut allocation, _): Self::Handle) {
+    fn free(&mut self, mut handle: VirtualAllocation) {
         // SAFETY: it is of this block, and freed once, as the handle is given up.
-        unsafe { self.block.free(&mut allocation) }
-    }
-
-    fn reserved_bytes(&self, (_, end_bytes): &Self::Handle) -> Option<u64> {
-        Some(*end_bytes)
+        unsafe { self.block.free(&mut handle) }
     }
 }
 

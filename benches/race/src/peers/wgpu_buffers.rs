@@ -49,7 +49,7 @@ impl Peer for Buffers {
         let _ = self.device.poll(wgpu::PollType::Poll);
     }
 
-    fn reserved_bytes(&self, _: &wgpu::Buffer) -> Option<u64> {
+    fn reserved_bytes(&self) -> Option<u64> {
         self.device.generate_allocator_report().map(|report| report.total_reserved_bytes)
     }
 

@@ -11,6 +11,8 @@ use crate::random::Random;
 
 /// Threads that a case can run on.
 pub const THREADS_MAX: usize = 2;
+/// Done before the time begins; where blocks are replaced, as many as there are, so that what fits in a cache is there.
+const WARM_UNITS: u64 = 1000;
 /// The sizes of [`Bytes::Mixed`]: all are smaller than a page of every pool here.
 const MIXED_BYTES: (u64, u64) = (16, 1024);
 
@@ -131,8 +133,12 @@ impl<S: Shared> Case for CaseOf<S> {
     }
 
     fn pair_ns(&self, threads: usize, time: Duration) -> f64 {
+        let warm_pairs = match self.work.pattern {
+            Pattern::AtOnce { .. } => WARM_UNITS,
+            Pattern::Replace { live } => WARM_UNITS.max(live as u64),
+        };
         // A lane's lock is taken once for 64 pairs, and nobody else wants it.
-        crew::unit_ns(threads, time, |thread, units| {
+        crew::unit_ns(threads, warm_pairs, time, |thread, units| {
             self.do_pairs(&mut self.lanes[thread].lock().expect("no worker panicked"), units);
         })
     }
@@ -144,7 +150,7 @@ impl<S: Shared> Case for CaseOf<S> {
 
 /// Integer arithmetic in registers: what the second core is worth at the moment. Nanoseconds a step of about twenty.
 pub fn compute_ns(threads: usize, time: Duration) -> f64 {
-    crew::unit_ns(threads, time, |_, units| {
+    crew::unit_ns(threads, WARM_UNITS, time, |_, units| {
         let mut random = Random::new(units);
         for _ in 0..units * 16 {
             random.next();

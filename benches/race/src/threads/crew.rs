@@ -8,21 +8,18 @@ use std::time::{Duration, Instant};
 /// Units of work between two looks at the clock.
 const UNITS_AT_ONCE: u64 = 64;
 
-/// Lets `threads` threads work for `time`; returns nanoseconds a unit: the time from the common start to the last one's
+/// Lets `threads` threads work for `time`, after `warm_units` each that do not count; returns nanoseconds a unit: the time from the common start to the last one's
 /// end, by all the units that were done in it. `work(thread, units)` does so many units.
 ///
 /// Time during which a thread could not run, because something else had its core, counts: two threads that only took
 /// turns gain nothing.
-pub fn unit_ns(threads: usize, time: Duration, work: impl Fn(usize, u64) + Sync) -> f64 {
+pub fn unit_ns(threads: usize, warm_units: u64, time: Duration, work: impl Fn(usize, u64) + Sync) -> f64 {
     let arrived = AtomicUsize::new(0);
     let start = OnceLock::new();
     let (work, arrived, start) = (&work, &arrived, &start);
     let one = move |thread: usize| {
         // Caches and branch predictors as they are in the middle of a run.
-        let warm = Instant::now();
-        while warm.elapsed() < time / 4 {
-            work(thread, UNITS_AT_ONCE);
-        }
+        work(thread, warm_units);
         if arrived.fetch_add(1, Ordering::AcqRel) + 1 == threads {
             start.set(Instant::now()).expect("one thread is the last to arrive");
         }

@@ -21,6 +21,8 @@ const NOTHING: &str = "nothing";
 const LIVE: [usize; 5] = [16, 100, 1_000, 10_000, 100_000];
 /// What `flat_works` are, in words.
 const FLAT: [&str; 3] = ["16 to 1,024 B, at once", "64 B, replace a random one", "16 to 1,024 B, replace a random one"];
+/// Its rounds are fewer by so much: warming 100,000 blocks takes its time.
+const FLAT_ROUNDS_BY: usize = 4;
 /// Bytes of the blocks that go from one thread to another.
 const PIPE_BYTES: u64 = 1000;
 
@@ -33,7 +35,7 @@ pub struct Effort {
 
 impl Effort {
     pub fn new(quick: bool, rounds: Option<usize>) -> Self {
-        let (usual, time) = if quick { (7, Duration::from_millis(2)) } else { (61, Duration::from_millis(8)) };
+        let (usual, time) = if quick { (15, Duration::from_millis(1)) } else { (121, Duration::from_millis(2)) };
         Self { rounds: rounds.unwrap_or(usual).max(1), time }
     }
 }
@@ -162,10 +164,10 @@ fn flat(effort: &Effort) -> Vec<Value> {
         let works = LIVE.map(|live| flat_works(live)[which]);
         let cases: Vec<_> = names.iter().flat_map(|name| works.map(|work| open(name, work, 1))).collect();
         let mut samples = vec![Vec::new(); cases.len()];
-        for round in 0..effort.rounds {
+        for round in 0..effort.rounds.div_ceil(FLAT_ROUNDS_BY) {
             for turn in 0..cases.len() {
                 let index = (turn + round) % cases.len();
-                samples[index].push(cases[index].pair_ns(1, effort.time / 2));
+                samples[index].push(cases[index].pair_ns(1, effort.time));
             }
         }
         for (name, samples) in names.iter().zip(samples.chunks(LIVE.len())) {
