@@ -18,6 +18,7 @@ pub fn unit_ns(threads: usize, warm_units: u64, time: Duration, work: impl Fn(us
     let start = OnceLock::new();
     let (work, arrived, start) = (&work, &arrived, &start);
     let one = move |thread: usize| {
+        pin(thread);
         // Caches and branch predictors as they are in the middle of a run.
         work(thread, warm_units);
         if arrived.fetch_add(1, Ordering::AcqRel) + 1 == threads {
@@ -44,3 +45,27 @@ pub fn unit_ns(threads: usize, warm_units: u64, time: Duration, work: impl Fn(us
     let longest = done.iter().map(|(_, elapsed)| *elapsed).max().expect("at least one thread");
     longest.as_nanos() as f64 / units as f64
 }
+
+/// Keeps this thread on the core of this number among those that the process may use. Without that, threads that live for
+/// milliseconds stay on the core of their parent while the other is busy with something else, and only take turns.
+#[cfg(target_os = "linux")]
+pub fn pin(thread: usize) {
+    // SAFETY: a set of cores is plain bits, and all zero is the empty one.
+    let (mut allowed, mut one) =
+        unsafe { (std::mem::zeroed::<libc::cpu_set_t>(), std::mem::zeroed::<libc::cpu_set_t>()) };
+    // SAFETY: the sets are as large as is said, and the numbers are below what a set holds.
+    unsafe {
+        if libc::sched_getaffinity(0, size_of_val(&allowed), &mut allowed) != 0 {
+            return;
+        }
+        let cores = (0..libc::CPU_SETSIZE as usize).filter(|core| libc::CPU_ISSET(*core, &allowed));
+        if let Some(core) = cores.clone().nth(thread % cores.count().max(1)) {
+            libc::CPU_SET(core, &mut one);
+            // Where it is refused, the threads are where the system wants them.
+            libc::sched_setaffinity(0, size_of_val(&one), &one);
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn pin(_: usize) {}

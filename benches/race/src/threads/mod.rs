@@ -21,8 +21,11 @@ const NOTHING: &str = "nothing";
 const LIVE: [usize; 5] = [16, 100, 1_000, 10_000, 100_000];
 /// What `flat_works` are, in words.
 const FLAT: [&str; 3] = ["16 to 1,024 B, at once", "64 B, replace a random one", "16 to 1,024 B, replace a random one"];
+/// A compute loop that gains less had no second core.
+const COMPUTE_GAIN_LEAST: f64 = 1.5;
 /// Its rounds are fewer by so much: warming 100,000 blocks takes its time.
 const FLAT_ROUNDS_BY: usize = 4;
+const FLAT_ROUNDS_LEAST: usize = 9;
 /// Bytes of the blocks that go from one thread to another.
 const PIPE_BYTES: u64 = 1000;
 
@@ -57,13 +60,16 @@ pub fn run(effort: &Effort, as_json: bool) {
 }
 
 fn print_gains(rows: &[Value]) {
-    println!("\n| allocator | work | one thread | two threads | gain | gain / compute loop's |");
-    println!("|---|---|---:|---:|---:|---:|");
+    println!(
+        "\n| allocator | work | one thread | two threads | gain | gain / compute loop's | rounds with a second core |"
+    );
+    println!("|---|---|---:|---:|---:|---:|---:|");
     for row in rows {
         let (allocator, work) = (text(row, "allocator"), text(row, "work"));
         let (one, two) = (number(row, "one_ns"), number(row, "two_ns"));
         let (gain, relative) = (number(row, "gain"), number(row, "relative_gain"));
-        println!("| {allocator} | {work} | {one:.1} | {two:.1} | {gain:.2} | {relative:.2} |");
+        let rounds = &row["parallel_rounds"];
+        println!("| {allocator} | {work} | {one:.1} | {two:.1} | {gain:.2} | {relative:.2} | {rounds} |");
     }
 }
 
@@ -122,38 +128,65 @@ fn open(allocator: &'static str, work: Work, threads: usize) -> Box<dyn Case> {
     }
 }
 
-/// One thread and two, beside the compute loop in the same moments.
+/// What one case did in one round.
+#[derive(Clone, Copy)]
+struct Sample {
+    one_ns: f64,
+    two_ns: f64,
+    /// Of the compute loop in that round.
+    compute_gain: f64,
+}
+
+impl Sample {
+    fn gain(&self) -> f64 {
+        self.one_ns / self.two_ns
+    }
+}
+
+/// One thread and two, beside the compute loop in the same moments. Rounds in which the second core was not there are
+/// left out of what two threads did, unless it never was.
 fn gains(effort: &Effort) -> Vec<Value> {
     let mut rows = Vec::new();
     for work in gain_works() {
         let cases: Vec<_> = ALLOCATORS.iter().map(|allocator| open(allocator, work, THREADS_MAX)).collect();
-        // The compute loop is the last.
-        let mut samples = vec![Vec::new(); cases.len() + 1];
-        for round in 0..effort.rounds {
-            let mut pairs = vec![(0.0, 0.0); samples.len()];
-            for turn in 0..samples.len() {
-                let index = (turn + round) % samples.len();
-                let ns = |threads| match cases.get(index) {
-                    Some(case) => case.pair_ns(threads, effort.time),
-                    None => compute_ns(threads, effort.time),
-                };
-                pairs[index] = (ns(1), ns(2));
-            }
-            let compute = pairs[cases.len()];
-            for (samples, (one, two)) in samples.iter_mut().zip(&pairs) {
-                samples.push((*one, *two, one / two, (one / two) / (compute.0 / compute.1)));
-            }
-        }
-        let names = cases.iter().map(|case| (case.allocator(), case.work().to_string()));
-        for ((allocator, work), samples) in names.chain([("compute loop", "registers".to_owned())]).zip(&samples) {
-            let of = |pick: fn(&(f64, f64, f64, f64)) -> f64| median(&samples.iter().map(pick).collect::<Vec<_>>());
+        let samples = gain_samples(&cases, effort);
+        let compute = ("compute loop", "registers".to_owned());
+        let names = cases.iter().map(|case| (case.allocator(), case.work().to_string())).chain([compute]);
+        for ((allocator, work), samples) in names.zip(&samples) {
+            let parallel: Vec<Sample> =
+                samples.iter().copied().filter(|s| s.compute_gain >= COMPUTE_GAIN_LEAST).collect();
+            let used = if parallel.is_empty() { samples } else { &parallel };
+            let of =
+                |samples: &[Sample], pick: fn(&Sample) -> f64| median(&samples.iter().map(pick).collect::<Vec<_>>());
             rows.push(json!({
-                "allocator": allocator, "work": work, "one_ns": of(|s| s.0), "two_ns": of(|s| s.1),
-                "gain": of(|s| s.2), "relative_gain": of(|s| s.3),
+                "allocator": allocator, "work": work, "parallel_rounds": parallel.len(),
+                "one_ns": of(samples, |s| s.one_ns), "two_ns": of(used, |s| s.two_ns),
+                "gain": of(used, Sample::gain), "relative_gain": of(used, |s| s.gain() / s.compute_gain),
             }));
         }
     }
     rows
+}
+
+/// By case; the compute loop is the last.
+fn gain_samples(cases: &[Box<dyn Case>], effort: &Effort) -> Vec<Vec<Sample>> {
+    let mut samples = vec![Vec::new(); cases.len() + 1];
+    for round in 0..effort.rounds {
+        let mut times = vec![(0.0, 0.0); samples.len()];
+        for turn in 0..samples.len() {
+            let index = (turn + round) % samples.len();
+            let ns = |threads| match cases.get(index) {
+                Some(case) => case.pair_ns(threads, effort.time),
+                None => compute_ns(threads, effort.time),
+            };
+            times[index] = (ns(1), ns(2));
+        }
+        let compute_gain = times[cases.len()].0 / times[cases.len()].1;
+        for (samples, (one_ns, two_ns)) in samples.iter_mut().zip(times) {
+            samples.push(Sample { one_ns, two_ns, compute_gain });
+        }
+    }
+    samples
 }
 
 /// The same pattern beside ever more live blocks, on one thread.
@@ -164,7 +197,7 @@ fn flat(effort: &Effort) -> Vec<Value> {
         let works = LIVE.map(|live| flat_works(live)[which]);
         let cases: Vec<_> = names.iter().flat_map(|name| works.map(|work| open(name, work, 1))).collect();
         let mut samples = vec![Vec::new(); cases.len()];
-        for round in 0..effort.rounds.div_ceil(FLAT_ROUNDS_BY) {
+        for round in 0..effort.rounds.div_ceil(FLAT_ROUNDS_BY).max(FLAT_ROUNDS_LEAST.min(effort.rounds)) {
             for turn in 0..cases.len() {
                 let index = (turn + round) % cases.len();
                 samples[index].push(cases[index].pair_ns(1, effort.time));

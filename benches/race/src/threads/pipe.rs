@@ -4,6 +4,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::crew;
 use super::shared::Shared;
 
 /// Blocks that are handed over at once, so that the channel's own cost is spread thin.
@@ -18,9 +19,9 @@ pub fn block_ns<S: Shared>(shared: &S, bytes: u64, time: Duration) -> f64 {
     for _ in 0..BASKETS + 2 {
         empty.send(Vec::with_capacity(BLOCKS_AT_ONCE)).expect("the receiver is here");
     }
-    let start = Instant::now();
-    let (blocks, end) = thread::scope(|scope| {
+    thread::scope(|scope| {
         let freeing = scope.spawn(move || {
+            crew::pin(1);
             let mut blocks = 0;
             for mut basket in to_free {
                 blocks += basket.len();
@@ -30,13 +31,18 @@ pub fn block_ns<S: Shared>(shared: &S, bytes: u64, time: Duration) -> f64 {
             }
             (blocks, Instant::now())
         });
-        while start.elapsed() < time {
-            let mut basket = to_fill.recv().expect("every basket comes back");
-            basket.extend((0..BLOCKS_AT_ONCE).map(|_| shared.alloc(bytes)));
-            full.send(basket).expect("the other side takes all");
-        }
-        drop(full);
-        freeing.join().expect("freeing does not panic")
-    });
-    (end - start).as_nanos() as f64 / blocks as f64
+        let allocating = scope.spawn(move || {
+            crew::pin(0);
+            let start = Instant::now();
+            while start.elapsed() < time {
+                let mut basket = to_fill.recv().expect("every basket comes back");
+                basket.extend((0..BLOCKS_AT_ONCE).map(|_| shared.alloc(bytes)));
+                full.send(basket).expect("the other side takes all");
+            }
+            start
+        });
+        let start = allocating.join().expect("allocating does not panic");
+        let (blocks, end) = freeing.join().expect("freeing does not panic");
+        (end - start).as_nanos() as f64 / blocks as f64
+    })
 }
