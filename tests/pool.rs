@@ -7,34 +7,11 @@ use std::sync::atomic::Ordering;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use support::rounds;
-use support::watched::Watched;
-use tensorpool::{
-    Backend, Block, Config, ErrorKind, Host, Limit, Limits, Model, Placement, Pool, Request, SlabPolicy, Stats,
-};
+use support::watched::{Watched, check, open, untouched};
+use tensorpool::{Block, Config, ErrorKind, Host, Placement, Pool, Request, SlabPolicy};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-
-fn open(backend: &Watched, config: Config) -> Pool<Watched> {
-    Pool::with_backend(backend.clone(), &config).unwrap()
-}
-
-/// What a failed call must leave as it was.
-fn untouched(stats: &Stats) -> (u64, u64, u64, u64, u64) {
-    (stats.live_bytes, stats.used_bytes, stats.blocks, stats.budget_bytes, stats.staging_bytes)
-}
-
-/// Checks every equation between the pool, its backend and the blocks.
-fn check<B: Backend>(pool: &Pool<B>, reserved: u64, live: u64) {
-    pool.check();
-    let stats = pool.stats();
-    let parts = stats.used_bytes + stats.cached_bytes + stats.retired_bytes + stats.free_bytes + stats.staging_bytes;
-    assert_eq!(parts, stats.reserved_bytes, "{stats:?}");
-    assert_eq!(stats.reserved_bytes, reserved, "{stats:?}");
-    assert!(stats.reserved_bytes <= stats.budget_bytes, "{stats:?}");
-    assert_eq!(stats.live_bytes, live, "{stats:?}");
-    assert!(stats.live_peak_bytes >= live && stats.reserved_peak_bytes >= reserved);
-}
 
 #[test]
 fn random_programs_keep_the_books_at_every_step() {
@@ -103,42 +80,6 @@ fn random_programs_keep_the_books_at_every_step() {
 }
 
 #[test]
-fn a_growing_pool_follows_its_series() {
-    let backend = Watched::new();
-    let pool = open(&backend, Config::new("64 MiB"));
-    assert_eq!(backend.calls(), 0, "nothing is reserved before the first request");
-    let mut blocks = Vec::new();
-    let mut sizes = Vec::new();
-    while let Ok(block) = pool.alloc(Request::bytes(MIB)) {
-        blocks.push(block);
-        sizes.push(pool.stats().reserved_bytes / MIB);
-    }
-    sizes.dedup();
-    assert_eq!(sizes, [8, 24, 56, 64]);
-    assert_eq!(blocks.len(), 64);
-    let pool = open(&Watched::new(), Config::new("64 MiB"));
-    let _large = pool.alloc(Request::bytes(20 * MIB)).unwrap();
-    assert_eq!(pool.stats().reserved_bytes, 20 * MIB, "the request is larger than the next of the series");
-}
-
-#[test]
-fn any_request_up_to_the_budget_succeeds_from_an_empty_pool() {
-    for budget in [1, 2, 63, 64, 65, 999, 1_000_001, 3 * MIB + 17] {
-        for bytes in [1, budget / 2, budget - 1, budget].into_iter().filter(|bytes| *bytes > 0) {
-            let backend = Watched::new();
-            let pool = open(&backend, Config::new(budget));
-            for first in [1, budget / 8 + 1] {
-                // Idle slabs of another size must not stand in the way.
-                drop(pool.alloc(Request::bytes(first.min(budget))).unwrap());
-                let block = pool.alloc(Request::bytes(bytes)).unwrap_or_else(|e| panic!("{bytes} of {budget}: {e}"));
-                check(&pool, backend.reserved(), bytes);
-                drop(block);
-            }
-        }
-    }
-}
-
-#[test]
 fn budgets_and_requests_at_the_edges() {
     let pool = open(&Watched::new(), Config::new(0));
     assert!(pool.alloc(Request::bytes(1)).unwrap_err().is_over_budget());
@@ -163,57 +104,6 @@ fn budgets_and_requests_at_the_edges() {
     }
     let error = Pool::host(Config::new(10).staging(11)).unwrap_err();
     assert!(error.to_string().contains("11 bytes") && error.to_string().contains("10 bytes"), "{error}");
-}
-
-#[test]
-fn single_reserves_all_at_once_in_as_few_slabs_as_the_limits_allow() {
-    let backend = Watched::new().slab_limit(3 * MIB);
-    let pool = open(&backend, Config::new("10 MiB").slabs(SlabPolicy::Single));
-    assert_eq!((backend.calls(), backend.reserved()), (4, 10 * MIB));
-    assert_eq!(pool.stats().slabs, 4);
-    // Given back and reserved again.
-    assert_eq!(pool.trim(), 10 * MIB);
-    let _block = pool.alloc(Request::bytes(MIB)).unwrap();
-    assert_eq!(pool.stats().reserved_bytes, 3 * MIB);
-
-    let backend = Watched::new().slab_limit(3 * MIB);
-    backend.fail_calls(3..=3);
-    let config = Config::new("10 MiB").slabs(SlabPolicy::Single);
-    assert!(Pool::with_backend(backend.clone(), &config).unwrap_err().is_out_of_memory());
-    assert_eq!(backend.reserved(), 0, "a pool that does not open keeps nothing");
-}
-
-#[test]
-fn per_block_slabs_come_and_go_with_their_blocks() {
-    let backend = Watched::new();
-    let pool = open(&backend, Config::new("1 MiB").slabs(SlabPolicy::PerBlock));
-    let a = pool.alloc(Request::bytes(1000)).unwrap();
-    let b = pool.alloc(Request::bytes(5)).unwrap();
-    check(&pool, 1005, 1005);
-    assert_ne!(a.slab(), b.slab());
-    drop(a);
-    check(&pool, 5, 5);
-    assert!(pool.alloc(Request::bytes(MIB)).unwrap_err().is_full());
-    drop(b);
-    assert!(pool.alloc(Request::bytes(MIB)).is_ok());
-}
-
-#[test]
-fn a_refused_slab_is_halved_until_the_request_no_longer_fits() {
-    let backend = Watched::new();
-    backend.seen.refuse_over.store(3 * MIB, Ordering::SeqCst);
-    let pool = open(&backend, Config::new("64 MiB"));
-    let _block = pool.alloc(Request::bytes(MIB)).unwrap();
-    assert_eq!(pool.stats().reserved_bytes, 2 * MIB, "8, 4, then 2 MiB");
-    assert_eq!(backend.calls(), 3);
-    // 3 MiB is the least that serves the request, and the device has it.
-    let _block = pool.alloc(Request::bytes(3 * MIB)).unwrap();
-    assert_eq!(pool.stats().reserved_bytes, 5 * MIB);
-    let before = pool.stats();
-    let error = pool.alloc(Request::bytes(4 * MIB)).unwrap_err();
-    assert!(error.is_out_of_memory() && !error.is_no_room(), "{error}");
-    assert_eq!(untouched(&before), untouched(&pool.stats()));
-    check(&pool, backend.reserved(), 4 * MIB);
 }
 
 /// Runs one program with the n-th call of the backend failing, for every n, and with the device lost there.
@@ -294,26 +184,6 @@ fn attempts_come_in_the_order_of_the_design() {
     assert_eq!((pool.stats().slabs, pool.stats().reserved_bytes), (2, 8 * MIB));
     // 6: an error.
     assert!(pool.alloc(Request::bytes(1)).unwrap_err().is_full());
-}
-
-#[test]
-fn slabs_wait_for_the_device_before_they_leave() {
-    let backend = Watched::new();
-    backend.seen.slow.store(1, Ordering::SeqCst);
-    backend.seen.recorded.store(7, Ordering::SeqCst);
-    let pool = open(&backend, Config::new("8 MiB"));
-    drop(pool.alloc(Request::bytes(MIB)).unwrap());
-    assert_eq!(pool.trim(), 0, "the device is not done");
-    assert_eq!((pool.stats().retired_bytes, pool.stats().reserved_bytes, backend.reserved()), (MIB, MIB, MIB));
-    check(&pool, MIB, 0);
-    backend.seen.completed.store(7, Ordering::SeqCst);
-    assert_eq!((pool.stats().retired_bytes, backend.reserved()), (0, 0));
-    // A request that needs those bytes waits for the device.
-    drop(pool.alloc(Request::bytes(MIB)).unwrap());
-    backend.seen.recorded.store(9, Ordering::SeqCst);
-    let _all = pool.alloc(Request::bytes(8 * MIB)).unwrap();
-    assert_eq!(backend.seen.completed.load(Ordering::SeqCst), 9);
-    check(&pool, 8 * MIB, 8 * MIB);
 }
 
 #[test]
@@ -414,19 +284,6 @@ fn zeroed_blocks_are_zero_whoever_had_the_memory() {
 }
 
 #[test]
-fn trim_gives_empty_slabs_back_and_keeps_the_others() {
-    let backend = Watched::new();
-    let pool = open(&backend, Config::new("8 MiB"));
-    let keep = pool.alloc(Request::bytes(MIB)).unwrap();
-    drop(pool.alloc(Request::bytes(2 * MIB)).unwrap());
-    assert_eq!(pool.trim(), 2 * MIB);
-    check(&pool, MIB, MIB);
-    drop(keep);
-    assert_eq!(pool.trim(), MIB);
-    check(&pool, 0, 0);
-}
-
-#[test]
 fn closing_says_what_is_held_and_ends_allocation() {
     let backend = Watched::new();
     let pool = open(&backend, Config::new("8 MiB"));
@@ -519,25 +376,6 @@ fn the_same_calls_get_the_same_places() {
 }
 
 #[test]
-fn threads_do_not_both_grow_for_want_of_the_same_room() {
-    let backend = Watched::new();
-    backend.seen.delay_ms.store(50, Ordering::SeqCst);
-    let pool = open(&backend, Config::new("64 MiB"));
-    let start = std::sync::Barrier::new(3);
-    std::thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                start.wait();
-                let block = pool.alloc(Request::bytes(KIB)).unwrap();
-                start.wait();
-                drop(block);
-            });
-        }
-    });
-    assert_eq!(backend.calls(), 1);
-}
-
-#[test]
 fn every_other_call_of_the_backend_may_fail_too() {
     let backend = Watched::new();
     let seen = &backend.seen;
@@ -577,101 +415,4 @@ fn every_other_call_of_the_backend_may_fail_too() {
 
     seen.fail_staging.store(1, Ordering::SeqCst);
     assert_eq!(Pool::with_backend(backend.clone(), &Config::new("1 MiB")).unwrap_err().kind(), ErrorKind::Device);
-}
-
-#[test]
-fn the_last_of_a_pool_waits_for_the_device() {
-    let backend = Watched::new();
-    backend.seen.slow.store(1, Ordering::SeqCst);
-    let pool = open(&backend, Config::new("8 MiB"));
-    let block = pool.alloc(Request::bytes(1000)).unwrap();
-    backend.seen.recorded.store(3, Ordering::SeqCst);
-    drop(pool);
-    assert_eq!(backend.seen.completed.load(Ordering::SeqCst), 0);
-    drop(block);
-    assert_eq!((backend.seen.completed.load(Ordering::SeqCst), backend.reserved()), (3, 0));
-}
-
-#[test]
-fn power_of_two_placement_serves_what_a_classic_buddy_does() {
-    let pool = open(&Watched::new(), Config::new("6 MiB").placement(Placement::PowerOfTwo).slabs(SlabPolicy::Single));
-    let block = pool.alloc(Request::bytes(3 * MIB)).unwrap();
-    assert_eq!((block.offset(), block.bytes_held()), (0, 4 * MIB));
-    let error = pool.alloc(Request::bytes(5 * MIB)).unwrap_err();
-    assert!(error.is_over_budget(), "5 MiB would take 8: {error}");
-    assert!(error.to_string().contains("which takes 8,388,608 bytes (8 MiB)"), "{error}");
-    let next = pool.alloc(Request::bytes(2 * MIB)).unwrap();
-    assert_eq!(next.offset(), 4 * MIB);
-    assert!(pool.alloc(Request::bytes(1)).unwrap_err().is_full());
-}
-
-#[test]
-fn slabs_that_another_thread_is_giving_back_are_waited_for() {
-    let pool = Pool::host(Config::new("64 MiB")).unwrap();
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let failures: Vec<_> = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                pool.trim();
-            }
-        });
-        // This thread holds nothing whenever it asks: nothing can be full.
-        let round = |_| {
-            let small = pool.alloc(Request::bytes(8 * MIB)).err();
-            small.or_else(|| pool.alloc(Request::bytes(64 * MIB).zeroed()).err())
-        };
-        let failures: Vec<_> = (0..200).filter_map(round).collect();
-        stop.store(true, Ordering::Relaxed);
-        failures
-    });
-    assert!(failures.is_empty(), "{} failures: {}", failures.len(), failures[0]);
-}
-
-#[test]
-fn odd_limits_are_errors_and_no_panics() {
-    let limit = |bytes| Limit { bytes, name: "limit of the test" };
-    let limits = |alignment_bytes, granule_bytes, slab| Limits {
-        alignment_bytes,
-        granule_bytes,
-        slab: limit(slab),
-        block: limit(u64::MAX),
-    };
-    let open = |limits, config: Config| Pool::with_backend(Model::new(limits), &config);
-    // More than one slab can have, as no real device does.
-    let pool = open(limits(64, 1, u64::MAX), Config::new(u64::MAX)).unwrap();
-    assert!(pool.alloc(Request::bytes(1)).is_ok());
-    assert_eq!(pool.alloc(Request::bytes(u64::MAX)).unwrap_err().kind(), ErrorKind::TooLarge);
-    pool.check();
-    // No slab at all, and one that is no whole number of granules.
-    for (granule, slab, most) in [(1, 0, 0), (64, 10, 0), (4, 10, 8)] {
-        let pool = open(limits(64, granule, slab), Config::new(1000)).unwrap();
-        let error = pool.alloc(Request::bytes(most + 1)).unwrap_err();
-        assert!(error.is_too_large() && error.to_string().contains("limit of the test"), "{error}");
-        assert_eq!(pool.alloc(Request::bytes(most)).unwrap().bytes(), most);
-        pool.check();
-    }
-    // The budget's last bytes are no granule.
-    let pool = open(limits(64, 4, MIB), Config::new(1001)).unwrap();
-    assert!(pool.alloc(Request::bytes(1001)).unwrap_err().is_over_budget());
-    assert!(pool.alloc(Request::bytes(1000)).is_ok());
-    let pool = open(limits(64, 1, 3 * MIB), Config::new(8 * MIB).placement(Placement::PowerOfTwo)).unwrap();
-    let error = pool.alloc(Request::bytes(5 * MIB / 2)).unwrap_err();
-    assert!(error.is_too_large() && error.to_string().contains("4 MiB"), "{error}");
-    assert_eq!(pool.stats().reserved_bytes, 0);
-    for (alignment, granule) in [(0, 1), (3, 1), (1 << 60, 1), (64, 0), (64, 128)] {
-        let error = open(limits(alignment, granule, MIB), Config::new(MIB)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
-    }
-}
-
-#[test]
-fn a_backend_that_panics_costs_no_budget() {
-    let backend = Watched::new();
-    backend.fail_calls(1..=1);
-    backend.seen.panics.store(1, Ordering::SeqCst);
-    let pool = open(&backend, Config::new(MIB));
-    let alloc = std::panic::AssertUnwindSafe(|| pool.alloc(Request::bytes(1)));
-    assert!(std::panic::catch_unwind(alloc).is_err());
-    assert!(pool.alloc(Request::bytes(MIB)).is_ok(), "{}", pool.stats());
-    pool.check();
 }

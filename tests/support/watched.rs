@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tensorpool::backend::{HostSlab, Place, PlaceMut, Span};
-use tensorpool::{Backend, Error, ErrorKind, Host, HostMemory, Limit, Limits, Result};
+use tensorpool::{Backend, Config, Error, ErrorKind, Host, HostMemory, Limit, Limits, Pool, Result, Stats};
 
 /// What the backend saw.
 #[derive(Debug, Default)]
@@ -182,4 +182,25 @@ impl HostMemory for Watched {
     fn bytes_mut<'a>(&self, slab: &'a WatchedSlab, span: &'a mut Span) -> Result<&'a mut [u8]> {
         Host.bytes_mut(&slab.slab, span)
     }
+}
+
+pub fn open(backend: &Watched, config: Config) -> Pool<Watched> {
+    Pool::with_backend(backend.clone(), &config).unwrap()
+}
+
+/// Checks every equation between the pool, its backend and the blocks.
+pub fn check<B: Backend>(pool: &Pool<B>, reserved: u64, live: u64) {
+    pool.check();
+    let stats = pool.stats();
+    let parts = stats.used_bytes + stats.cached_bytes + stats.retired_bytes + stats.free_bytes + stats.staging_bytes;
+    assert_eq!(parts, stats.reserved_bytes, "{stats:?}");
+    assert_eq!(stats.reserved_bytes, reserved, "{stats:?}");
+    assert!(stats.reserved_bytes <= stats.budget_bytes, "{stats:?}");
+    assert_eq!(stats.live_bytes, live, "{stats:?}");
+    assert!(stats.live_peak_bytes >= live && stats.reserved_peak_bytes >= reserved);
+}
+
+/// What a failed call must leave as it was.
+pub fn untouched(stats: &Stats) -> (u64, u64, u64, u64, u64) {
+    (stats.live_bytes, stats.used_bytes, stats.blocks, stats.budget_bytes, stats.staging_bytes)
 }
