@@ -45,7 +45,7 @@ impl<B: Backend> Shared<B> {
     fn alloc_from_slabs(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
         let tally = self.shards.tally();
         let checked = self.check_request(request);
-        let at_once = {
+        let (at_once, has_much_recorded) = {
             let mut state = self.state();
             state.fold(tally);
             checked?;
@@ -54,8 +54,11 @@ impl<B: Backend> Shared<B> {
                 drop(state);
                 return Ok(Block::empty(self, request));
             }
-            state.take(request)
+            (state.take(request), state.has_much_recorded())
         };
+        if has_much_recorded {
+            self.hand_on_record();
+        }
         let home = match at_once {
             Some(home) => home,
             None => self.obtain(request)?,
@@ -136,7 +139,7 @@ impl<B: Backend> Shared<B> {
             Err(error) => Err((error, None)),
             Ok(Err(error)) => {
                 if patience.is_none() {
-                    self.state().totals().failures += 1;
+                    self.state().failed(requests);
                 }
                 Err((error, patience))
             }
@@ -156,7 +159,7 @@ impl<B: Backend> Shared<B> {
             let open_bytes = staged_bytes.saturating_sub(state.reserve_bytes(request.priority));
             let least_bytes = self.slab_bytes_least(request.bytes).map(|least_bytes| least_bytes.max(request.bytes));
             if sum_bytes > open_bytes || least_bytes.is_none_or(|least_bytes| least_bytes > most_bytes) {
-                state.totals().failures += 1;
+                state.failed(requests);
                 return Err(self.shortage(&state, requests, ErrorKind::OverBudget, Duration::ZERO));
             }
         }

@@ -236,16 +236,19 @@ impl<B: Backend> Block<B> {
         let (bytes, holds) = (self.span.bytes(), self.holds.take());
         let tally = shared.shards.tally();
         let per_block = shared.policy == SlabPolicy::PerBlock;
-        let served = {
+        let (served, has_much_recorded) = {
             let mut state = shared.state();
             state.fold(tally);
             state.give(home, bytes, holds, is_dirty);
             if per_block {
                 state.detach_empty(shared.backend.recorded());
             }
-            state.serve()
+            (state.serve(), state.has_much_recorded())
         };
         wake(served);
+        if has_much_recorded {
+            shared.hand_on_record();
+        }
         if per_block {
             shared.settle_completed();
         }

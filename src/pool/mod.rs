@@ -19,6 +19,7 @@ mod labels;
 mod line;
 #[cfg(all(test, loom))]
 mod models;
+mod record;
 mod shards;
 mod shortage;
 mod state;
@@ -30,6 +31,8 @@ use std::fmt;
 pub use self::block::{Block, Hold};
 pub use self::config::{Budget, Config, Priority, Request, SlabPolicy, Step};
 use self::labels::{Label, Labels};
+#[cfg_attr(not(feature = "trace"), allow(unused_imports, reason = "only traces are made of records"))]
+pub(crate) use self::record::PoolEvent;
 use self::shards::{Classes, Shards};
 use self::state::{Opening, State, StateOf};
 pub use self::stats::Stats;
@@ -74,6 +77,8 @@ pub(crate) struct Shared<B: Backend> {
     /// Told when the memory of leaving slabs is gone.
     buried: Condvar,
     driver: Mutex<wait::Driver>,
+    /// Gets the record of the pool's events, if there is one. Locked before the state.
+    sink: Mutex<Option<record::Sink>>,
 }
 
 impl<B: Backend> Front<B> {
@@ -195,6 +200,7 @@ impl<B: Backend> Pool<B> {
             front: Mutex::new(Weak::new()),
             buried: Condvar::new(),
             driver: Mutex::new(wait::Driver::new()),
+            sink: Mutex::new(None),
         });
         if policy == SlabPolicy::Single {
             shared.reserve_all()?;

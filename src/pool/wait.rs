@@ -218,7 +218,7 @@ impl<B: Backend> Shared<B> {
             let mut state = self.state();
             let late = state.expire(Instant::now());
             for seat in &late {
-                state.timed_out();
+                state.timed_out(&seat.requests);
                 let error = self.shortage(&state, &seat.requests, ErrorKind::Timeout, seat.since.elapsed());
                 seat.settle(Err(error));
             }

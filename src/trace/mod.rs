@@ -35,6 +35,7 @@ mod lifetimes;
 mod limits;
 mod parse;
 mod pickle;
+mod record;
 mod replay;
 mod rmm;
 mod text;
@@ -43,6 +44,7 @@ mod torch;
 use std::path::Path;
 
 pub use self::build::TraceBuilder;
+pub use self::record::Recording;
 pub use self::replay::{MinBudget, Progress, Replay, min_budget, replay, replay_while};
 use crate::error::Result;
 

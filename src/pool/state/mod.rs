@@ -12,6 +12,7 @@ use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::books::Books;
 use crate::pool::line::Line;
+use crate::pool::record::Record;
 use crate::pool::shards::Tally;
 use crate::pool::wait::Seat;
 use crate::pool::{Limits, Placement, Priority, Request, SlabPolicy, Stats};
@@ -50,6 +51,13 @@ pub(super) struct Home<S> {
     pub(super) extent: Extent,
 }
 
+impl<S> Home<S> {
+    /// Which slab of the pool, and where in it.
+    pub(super) fn place(&self) -> (Slot, u64) {
+        (self.slab.slot, self.extent.offset())
+    }
+}
+
 pub(super) struct State<S> {
     entries: Vec<Option<Entry<S>>>,
     /// The occupied slots, fullest first: slabs in use by free bytes, then the empty ones.
@@ -70,6 +78,8 @@ pub(super) struct State<S> {
     direct: &'static AtomicBool,
     /// There is no handle of the pool.
     orphaned: bool,
+    /// What is asked for, for whoever wants to know.
+    pub(super) record: Option<Record>,
     /// Kept for requests of high priority.
     reserve_bytes: u64,
     alignment_bytes: u64,
@@ -112,6 +122,7 @@ impl<S> State<S> {
             burials: 0,
             closed: false,
             direct: opening.direct,
+            record: None,
             orphaned: false,
             reserve_bytes: opening.reserve_bytes,
             alignment_bytes: opening.limits.alignment_bytes,
@@ -124,10 +135,11 @@ impl<S> State<S> {
     }
 
     /// Free lists would keep memory from those in line, hand a reserve's bytes to anybody, keep a slab of one block, and
-    /// keep a pool alive that nobody has.
+    /// keep a pool alive that nobody has. What goes through them is not recorded.
     fn direct_if_need_be(&self) {
         let is_direct = self.closed
             || self.orphaned
+            || self.record.is_some()
             || self.reserve_bytes > 0
             || self.policy == SlabPolicy::PerBlock
             || !self.line.is_empty();
@@ -142,6 +154,13 @@ impl<S> State<S> {
     pub(super) fn close(&mut self) {
         self.closed = true;
         self.direct_if_need_be();
+    }
+
+    /// Begins a record or ends it; the one that was there.
+    pub(super) fn set_record(&mut self, record: Option<Record>) -> Option<Record> {
+        let before = std::mem::replace(&mut self.record, record);
+        self.direct_if_need_be();
+        before
     }
 
     pub(super) fn set_orphaned(&mut self, orphaned: bool) {
@@ -187,6 +206,7 @@ impl<S> State<S> {
         }
         let home = self.place(request)?;
         self.books.granted(1, request.bytes);
+        self.record_alloc(&home, request);
         self.line.passed();
         Some(home)
     }
@@ -204,12 +224,15 @@ impl<S> State<S> {
     fn take_batch(&mut self, requests: &[Request]) -> Result<Vec<Home<S>>, usize> {
         let homes = self.place_all(requests)?;
         self.books.granted(homes.len(), bytes_of(requests));
+        let served = requests.iter().filter(|request| request.bytes > 0);
+        homes.iter().zip(served).for_each(|(home, request)| self.record_alloc(home, request));
         Ok(homes)
     }
 
     /// Takes back what was granted to the requests and nobody has seen.
     pub(super) fn take_back(&mut self, homes: Vec<Home<S>>, requests: &[Request]) {
         self.books.revoked(homes.len(), bytes_of(requests));
+        homes.iter().for_each(|home| self.record_free(home));
         self.put_back(homes);
     }
 
@@ -319,8 +342,8 @@ impl<S> State<S> {
         self.books.totals()
     }
 
-    pub(super) fn timed_out(&mut self) {
-        self.totals().failures += 1;
+    pub(super) fn timed_out(&mut self, requests: &[Request]) {
+        self.failed(requests);
         self.totals().timeouts += 1;
     }
 

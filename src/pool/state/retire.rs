@@ -31,6 +31,7 @@ impl<S> State<S> {
     /// Takes back a block of `bytes` asked, at once if no hold is left on it and it is not to be zeroed first.
     pub(in crate::pool) fn give(&mut self, home: Home<S>, bytes: u64, holds: Option<Holds>, is_dirty: bool) {
         self.books.freed(1, bytes);
+        self.record_free(&home);
         let retired = Retired { home, holds, is_dirty };
         if retired.is_over() && !is_dirty {
             self.put_back_one(retired.home);
