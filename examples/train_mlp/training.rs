@@ -88,6 +88,7 @@ impl<'a> Training<'a> {
         // The last partial batch is dropped: the next epoch's order has other images there.
         for indices in order.chunks_exact(self.args.batch).take(usize::try_from(steps_left).unwrap_or(usize::MAX)) {
             self.data.train.gather(indices, &mut self.batch.images, &mut self.batch.labels);
+            self.pool.mark_step();
             let start = Instant::now();
             let loss = self.trainer.step(&self.batch.images, &self.batch.labels)?;
             self.step_times.push(start.elapsed());
