@@ -8,6 +8,7 @@
 //! | raw memory | [`Pool::alloc`], [`Request`], [`Block`] |
 //! | tensors | [`Pool::zeros`], [`Pool::from_array`], [`Tensor`] |
 //! | where every byte is | [`Pool::stats`], [`Pool::holders`], [`Error::shortage`] |
+//! | offsets ahead of time | [`plan`] |
 //! | another kind of memory | [`Backend`] |
 //! | the bookkeeping alone | [`space`] |
 
@@ -23,6 +24,7 @@ mod units;
 pub mod backend;
 #[cfg(feature = "nn")]
 pub mod nn;
+pub mod plan;
 pub mod space;
 mod tensor;
 
