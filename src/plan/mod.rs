@@ -30,6 +30,7 @@
 //! `csv` (the interface); and `check`, which shares no code with all that and looks at every plan before it is returned.
 
 mod check;
+mod conflicts;
 mod csv;
 mod effort;
 mod eject;

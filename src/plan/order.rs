@@ -1,9 +1,10 @@
 //! Orders in which buffers are placed one after another: what is hardest to place comes first.
 
+use super::effort::Random;
 use super::problem::Problem;
 
-/// What an order goes by, largest first. T is the largest load of any section that the buffer covers, W its lifetime, A its
-/// area: size times lifetime.
+/// What an order goes by, largest first. T is the largest load of any section that the buffer covers, W its width in
+/// sections, A its area: size times width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Key {
     Twa,
@@ -31,9 +32,9 @@ impl Key {
     }
 
     fn of(self, problem: &Problem, index: usize) -> [u128; 3] {
-        let (lower, upper) = problem.times[index];
+        let span = problem.spans[index];
         let (peak, size) = (u128::from(problem.peaks[index]), u128::from(problem.sizes[index]));
-        let width = u128::from(upper - lower);
+        let width = u128::from(span.end - span.first);
         let area = width * size;
         match self {
             Self::Twa => [peak, width, area],
@@ -45,5 +46,30 @@ impl Key {
             Self::SizeRootWidth => [u128::from((size as f64 * (width as f64).sqrt()).to_bits()), size, 0],
             Self::Area => [area, size, 0],
         }
+    }
+
+    /// All buffers in about this order, each number of the key changed by chance by up to `share` up or down; without it, the
+    /// order itself.
+    pub fn shake(self, problem: &Problem, share: f64, random: &mut Random) -> Vec<u32> {
+        if share == 0.0 {
+            return self.sort_all(problem);
+        }
+        let mut factor = |number: u128| {
+            let chance = f64::from(random.below(1 << 20)) / f64::from(1 << 19) - 1.0;
+            (number as f64 * (1.0 + share * chance)) as u128
+        };
+        let mut keyed: Vec<([u128; 3], u32)> = (0..problem.len() as u32)
+            .map(|id| {
+                let key = self.of(problem, id as usize);
+                // The peak ties many buffers together, and stays what it is.
+                (if self.begins_with_peak() { [key[0], factor(key[1]), key[2]] } else { [factor(key[0]), key[1], key[2]] }, id)
+            })
+            .collect();
+        keyed.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+        keyed.into_iter().map(|(_, id)| id).collect()
+    }
+
+    fn begins_with_peak(self) -> bool {
+        matches!(self, Self::Twa | Self::Taw)
     }
 }

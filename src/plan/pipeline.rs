@@ -21,8 +21,10 @@ const ROUND_STEPS: u64 = 4_000;
 /// Most buffers that a search by depth is tried on.
 const SEARCHED_MAX: usize = 2_000;
 
-/// Orders of the search, in turn.
-const SEARCH_KEYS: [Key; 3] = [Key::Wat, Key::Taw, Key::Twa];
+/// Searches in one round, their orders in turn, and how much these are shaken, one after another.
+const SEARCHES: usize = 16;
+const SEARCH_KEYS: [Key; 3] = [Key::Twa, Key::Taw, Key::Wat];
+const SHAKES: [f64; 5] = [0.0, 0.1, 0.1, 0.3, 0.1];
 
 const RULES: [Rule; 2] = [Rule::First, Rule::Best];
 
@@ -172,11 +174,16 @@ impl Solver<'_> {
         }
     }
 
-    /// Searches a connected problem, in each of the orders in turn.
+    /// Searches a connected problem: once leaving nothing out, and then by several orders, shaken more and more. How long a
+    /// search takes has a heavy tail, so that many short ones do better than one long one.
     pub fn search_orders(&mut self, problem: &Problem, capacity: u64, steps: u64) -> Verdict {
-        for turn in 0..SEARCH_KEYS.len() {
-            let order = SEARCH_KEYS[(turn + self.turn) % SEARCH_KEYS.len()].sort_all(problem);
-            match Search::new(problem, &order, capacity, self.slabs).run(steps, &mut self.effort) {
+        for turn in 0..SEARCHES {
+            let turned = turn + self.turn;
+            let key = SEARCH_KEYS[turned % SEARCH_KEYS.len()];
+            let share = SHAKES[turned / SEARCH_KEYS.len() % SHAKES.len()];
+            let order = key.shake(problem, share, &mut self.random);
+            let mut search = Search::new(problem, &order, capacity, self.slabs, turn == 0);
+            match search.run(steps, &mut self.effort) {
                 Verdict::Unknown => {}
                 verdict => return verdict,
             }
