@@ -24,10 +24,10 @@ impl Plan {
         for (index, (lifetime, offset)) in lifetimes.iter().zip(&self.offsets).enumerate() {
             top = top.max(end_of(index, lifetime, *offset, options)?);
         }
+        let load = sweep(lifetimes, &self.offsets, options.align_bytes)?;
         if top != u128::from(self.height) {
             return Err(fault(format!("the height is {top}, not {}", exact(self.height))));
         }
-        let load = sweep(lifetimes, &self.offsets, options.align_bytes)?;
         if load != u128::from(self.load) {
             return Err(fault(format!("the load is {load}, not {}", exact(self.load))));
         }
@@ -44,7 +44,11 @@ fn fault(message: String) -> Error {
 
 /// What a buffer takes.
 fn room(lifetime: &Lifetime, align_bytes: u64) -> u128 {
-    if lifetime.lower == lifetime.upper { 0 } else { u128::from(lifetime.bytes).div_ceil(u128::from(align_bytes)) * u128::from(align_bytes) }
+    if lifetime.lower == lifetime.upper {
+        0
+    } else {
+        u128::from(lifetime.bytes).div_ceil(u128::from(align_bytes)) * u128::from(align_bytes)
+    }
 }
 
 /// Where a buffer ends, if by itself it is where it may be.
@@ -75,7 +79,9 @@ fn end_of(index: usize, lifetime: &Lifetime, offset: u64, options: &Options) -> 
         slab_end = slab + last;
     }
     if end > slab_end {
-        return Err(fault(format!("buffer {index} at {offset}..{end} straddles the end of the slab {slab}..{slab_end}")));
+        return Err(fault(format!(
+            "buffer {index} at {offset}..{end} straddles the end of the slab {slab}..{slab_end}"
+        )));
     }
     Ok(end)
 }
@@ -104,7 +110,8 @@ fn sweep(lifetimes: &[Lifetime], offsets: &[u64], align_bytes: u64) -> Result<u1
         let end = u128::from(offset) + bytes;
         let below = live.range(..=offset).next_back();
         let above = live.range(offset..).next();
-        let meets_below = below.filter(|(at, other)| u128::from(**at) + room(&lifetimes[**other], align_bytes) > u128::from(offset));
+        let meets_below =
+            below.filter(|(at, other)| u128::from(**at) + room(&lifetimes[**other], align_bytes) > u128::from(offset));
         let meets_above = above.filter(|(at, _)| u128::from(**at) < end);
         if let Some((at, other)) = meets_below.or(meets_above) {
             let (own, of_other) = (room(&lifetimes[index], align_bytes), room(&lifetimes[*other], align_bytes));

@@ -132,7 +132,9 @@ impl<R: BufRead> Lines<'_, R> {
                 return Ok(None);
             }
             if self.bytes.len() as u64 > LINE_BYTES_MAX {
-                return Err(self.error(&format!("expected a line of at most {LINE_BYTES_MAX} bytes, found a longer one")));
+                return Err(
+                    self.error(&format!("expected a line of at most {LINE_BYTES_MAX} bytes, found a longer one"))
+                );
             }
             if !self.bytes.trim_ascii().is_empty() {
                 break;

@@ -23,10 +23,16 @@ impl<'a> Effort<'a> {
         Self { steps: 0, steps_max, next_look: 0, deadline, done }
     }
 
-    /// Counts steps. False when no more may be made.
+    /// Counts steps that are about to be made. False when no more may be.
     pub fn spend(&mut self, steps: u64) -> bool {
+        let is_left = self.steps < self.next_look || self.look();
+        self.steps = self.steps.saturating_add(if is_left { steps } else { 0 });
+        is_left
+    }
+
+    /// Counts steps that are made whatever the limits say.
+    pub fn count(&mut self, steps: u64) {
         self.steps = self.steps.saturating_add(steps);
-        self.steps < self.next_look || self.look()
     }
 
     pub fn is_left(&mut self) -> bool {

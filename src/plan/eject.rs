@@ -61,6 +61,9 @@ impl Neighbours {
     }
 }
 
+/// Neighbours that a search by depth looks at in about the time of one of its steps.
+const NEIGHBOURS_PER_STEP: u64 = 16;
+
 const NOWHERE: u64 = u64::MAX;
 
 /// One search, and the room it works in.
@@ -105,7 +108,8 @@ pub(super) fn eject(
     let steps_max = u32::try_from(steps_max).unwrap_or(u32::MAX - TABU_STEPS);
     for step in 0..steps_max {
         let Some((_, id)) = ejection.unplaced.pop() else { return Some(ejection.offsets) };
-        if !effort.spend(1) {
+        // A step looks at all neighbours; where these are many it counts for more, so that a limit of steps is one of time too.
+        if !effort.spend(1 + neighbours.of(id).len() as u64 / NEIGHBOURS_PER_STEP) {
             return None;
         }
         ejection.place(id, step, random);

@@ -63,7 +63,9 @@ fn core(solver: &mut Solver<'_>, problem: &Problem, window: (u64, u64), goal: u6
     let mut frozen = reduced.stacked;
     for atom in reduced.atoms {
         match solver.pack_within(&atom.problem, goal - atom.base, steps) {
-            Verdict::Found(offsets) => frozen.extend(atom.ids.iter().zip(offsets).map(|(id, offset)| (*id, atom.base + offset))),
+            Verdict::Found(offsets) => {
+                frozen.extend(atom.ids.iter().zip(offsets).map(|(id, offset)| (*id, atom.base + offset)))
+            }
             Verdict::Impossible => return Core::Impossible,
             Verdict::Unknown => return Core::Unknown,
         }

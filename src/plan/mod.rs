@@ -178,7 +178,8 @@ impl Scaled {
         let mut sum = 0u64;
         for (index, lifetime) in (0..).zip(lifetimes) {
             if lifetime.lower > lifetime.upper {
-                let message = format!("lifetime {index} ends at {}, before it begins at {}", lifetime.upper, lifetime.lower);
+                let message =
+                    format!("lifetime {index} ends at {}, before it begins at {}", lifetime.upper, lifetime.lower);
                 return Err(Error::new(ErrorKind::Invalid, message));
             }
             if lifetime.takes_room() {

@@ -108,7 +108,8 @@ impl Options {
             return Err(Error::new(ErrorKind::Alignment, message));
         }
         if let Some(bytes) = self.slab_bytes.iter().find(|bytes| **bytes == 0 || **bytes % align_bytes > 0) {
-            let message = format!("a slab of {} is no multiple of the alignment of {}", exact(*bytes), exact(*align_bytes));
+            let message =
+                format!("a slab of {} is no multiple of the alignment of {}", exact(*bytes), exact(*align_bytes));
             return Err(Error::new(ErrorKind::Invalid, message));
         }
         if *threads == 0 || *threads > THREADS_MAX {

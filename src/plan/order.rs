@@ -62,7 +62,14 @@ impl Key {
             .map(|id| {
                 let key = self.of(problem, id as usize);
                 // The peak ties many buffers together, and stays what it is.
-                (if self.begins_with_peak() { [key[0], factor(key[1]), key[2]] } else { [factor(key[0]), key[1], key[2]] }, id)
+                (
+                    if self.begins_with_peak() {
+                        [key[0], factor(key[1]), key[2]]
+                    } else {
+                        [factor(key[0]), key[1], key[2]]
+                    },
+                    id,
+                )
             })
             .collect();
         keyed.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));

@@ -89,7 +89,8 @@ impl Solver<'_> {
             }
             round += 1;
         }
-        let mut packing = Packing { offsets: vec![0; problem.len()], height: reduced.height, lower_bound: problem.load() };
+        let mut packing =
+            Packing { offsets: vec![0; problem.len()], height: reduced.height, lower_bound: problem.load() };
         for (id, offset) in reduced.stacked {
             packing.offsets[id as usize] = offset;
         }
@@ -109,7 +110,7 @@ impl Solver<'_> {
         let squeaky = Key::Twa.sort_all(problem);
         let mut fitter = Fitter::new(problem, self.slabs);
         let height = fitter.pass(&squeaky, Rule::First, u64::MAX).unwrap_or(u64::MAX);
-        self.effort.spend(problem.len() as u64);
+        self.effort.count(problem.len() as u64);
         let best = Packing { offsets: fitter.offsets, height, lower_bound: problem.load() };
         Work { problem, best, neighbours: None, squeaky }
     }
@@ -117,12 +118,15 @@ impl Solver<'_> {
     /// One round for one part.
     fn refine(&mut self, work: &mut Work<'_>, goal: u64, round: u32) {
         let steps = ROUND_STEPS.checked_shl(round).unwrap_or(u64::MAX);
-        if round == 0 {
-            self.orders(work, goal);
-        }
         let is_open = |work: &Work<'_>| work.best.height > goal.max(work.best.lower_bound);
+        if round == 0 {
+            self.orders(work, goal, &Key::ALL[..2]);
+        }
         if is_open(work) {
             hot::windows(self, work.problem, &mut work.best, goal, steps);
+        }
+        if round == 0 {
+            self.orders(work, goal, &Key::ALL[2..]);
         }
         if is_open(work) {
             self.search(work, goal, steps);
@@ -144,11 +148,11 @@ impl Solver<'_> {
         }
     }
 
-    /// Passes in every order.
-    fn orders(&mut self, work: &mut Work<'_>, goal: u64) {
+    /// Passes in these orders.
+    fn orders(&mut self, work: &mut Work<'_>, goal: u64, keys: &[Key]) {
         let problem = work.problem;
         let mut fitter = Fitter::new(problem, self.slabs);
-        for key in Key::ALL {
+        for key in keys {
             let order = key.sort_all(problem);
             for rule in RULES {
                 if work.best.height <= goal || !self.effort.spend(problem.len() as u64) {
@@ -208,7 +212,8 @@ impl Solver<'_> {
             let places = (0..).zip(&work.squeaky);
             let mut moved: Vec<(u32, u32)> = places
                 .map(|(place, id)| {
-                    let forward = if sticks_out(*id) { place / 2 + self.random.below(place / 8 + 1) } else { 2 * place };
+                    let forward =
+                        if sticks_out(*id) { place / 2 + self.random.below(place / 8 + 1) } else { 2 * place };
                     (if sticks_out(*id) { forward } else { 2 * place }, *id)
                 })
                 .collect();
@@ -224,9 +229,7 @@ impl Solver<'_> {
         }
         let neighbours = work.neighbours.get_or_insert_with(|| Neighbours::new(work.problem));
         let Some(neighbours) = neighbours else { return };
-        if let Some(offsets) =
-            eject(work.problem, neighbours, target, steps, &mut self.effort, &mut self.random)
-        {
+        if let Some(offsets) = eject(work.problem, neighbours, target, steps, &mut self.effort, &mut self.random) {
             work.best.improve(work.problem, &offsets);
         }
     }

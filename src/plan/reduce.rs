@@ -51,8 +51,11 @@ pub(super) fn reduce(problem: &Problem, ids: Vec<u32>, window: (u64, u64), strip
         let part = problem.part(&ids, window);
         let enough = visits_left < ids.len();
         visits_left = visits_left.saturating_sub(ids.len());
-        let (stacked, rest): (Vec<u32>, Vec<u32>) =
+        let (mut stacked, rest): (Vec<u32>, Vec<u32>) =
             if strip { split_off_full_spans(&part) } else { (Vec::new(), (0..part.len() as u32).collect()) };
+        // Any order is right here. Those that live longest outside of the window are in the fewest others' way at the bottom.
+        let width = |index: &u32| problem.spans[ids[*index as usize] as usize].sections().len();
+        stacked.sort_by_key(|index| std::cmp::Reverse(width(index)));
         let mut base: u64 = base;
         for index in &stacked {
             reduced.stacked.push((ids[*index as usize], base));

@@ -228,7 +228,8 @@ impl<'a> Search<'a> {
         floors.fill(u64::MAX);
         for member in &self.members[part.members.clone()] {
             let low = member.low.max(from);
-            let sections = member.span.first as usize - part.sections.start..member.span.end as usize - part.sections.start;
+            let sections =
+                member.span.first as usize - part.sections.start..member.span.end as usize - part.sections.start;
             floors[sections].iter_mut().for_each(|floor| *floor = low.min(*floor));
         }
         // Where nothing is unplaced, the floor is the largest number: the sum of 0 must not overflow it.
