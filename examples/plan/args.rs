@@ -44,7 +44,7 @@ pub struct Args {
     pub threads: usize,
 
     /// Where chance begins: the same seed gives the same plan
-    #[arg(long, default_value = "0", value_name = "N")]
+    #[arg(long, default_value = "1", value_name = "N")]
     pub seed: u64,
 
     /// Print one JSON object a file instead of a table

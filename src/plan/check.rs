@@ -56,7 +56,7 @@ fn end_of(index: usize, lifetime: &Lifetime, offset: u64, options: &Options) -> 
     if lifetime.lower > lifetime.upper {
         return Err(fault(format!("lifetime {index} ends before it begins")));
     }
-    if offset % options.align_bytes != 0 {
+    if !offset.is_multiple_of(options.align_bytes) {
         return Err(fault(format!("buffer {index} at {offset} is not aligned to {}", options.align_bytes)));
     }
     let bytes = room(lifetime, options.align_bytes);

@@ -130,7 +130,7 @@ fn add(list: &mut Vec<Occupied>, range: Occupied) {
 }
 
 /// Leaves out what ends at or before `at`.
-fn skip<'a>(list: &'a [Occupied], at: u64) -> &'a [Occupied] {
+fn skip(list: &[Occupied], at: u64) -> &[Occupied] {
     match list {
         [first, ..] if first.end > at => list,
         [_, second, ..] if second.end > at => &list[1..],

@@ -36,7 +36,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// No alignment, no slabs, no capacity, four million steps, one thread, seed 0.
+    /// No alignment, no slabs, no capacity, four million steps, one thread, seed 1.
     pub fn new() -> Self {
         Self {
             align_bytes: 1,
@@ -45,7 +45,7 @@ impl Options {
             steps_max: STEPS_DEFAULT,
             time_limit: None,
             threads: 1,
-            seed: 0,
+            seed: 1,
         }
     }
 

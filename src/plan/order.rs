@@ -80,3 +80,17 @@ impl Key {
         matches!(self, Self::Twa | Self::Taw)
     }
 }
+
+/// All buffers, those first in whose sections the last searches had no room; changed by chance by up to `share`.
+pub(super) fn by_blame(problem: &Problem, blames: &[f64], share: f64, random: &mut Random) -> Vec<u32> {
+    let mut keyed: Vec<(f64, u64, u32, u32)> = (0..problem.len() as u32)
+        .map(|id| {
+            let span = problem.spans[id as usize];
+            let blame: f64 = blames[span.sections()].iter().sum();
+            let chance = f64::from(random.below(1 << 20)) / f64::from(1 << 19) - 1.0;
+            (blame * (1.0 + share * chance), problem.peaks[id as usize], span.end - span.first, id)
+        })
+        .collect();
+    keyed.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then((b.1, b.2, a.3).cmp(&(a.1, a.2, b.3))));
+    keyed.into_iter().map(|(.., id)| id).collect()
+}

@@ -9,7 +9,7 @@ use super::effort::{Effort, Random};
 use super::eject::{Neighbours, eject};
 use super::fit::{Fitter, Rule};
 use super::hot;
-use super::order::Key;
+use super::order::{self, Key};
 use super::problem::Problem;
 use super::reduce::{Atom, reduce};
 use super::search::{Search, Verdict};
@@ -21,10 +21,15 @@ const ROUND_STEPS: u64 = 4_000;
 /// Most buffers that a search by depth is tried on.
 const SEARCHED_MAX: usize = 2_000;
 
-/// Searches in one round, their orders in turn, and how much these are shaken, one after another.
+/// Searches at one height in one round.
 const SEARCHES: usize = 16;
+
+/// Their orders in turn, with the order by blame after these, and how much they are shaken from turn to turn.
 const SEARCH_KEYS: [Key; 3] = [Key::Twa, Key::Taw, Key::Wat];
 const SHAKES: [f64; 5] = [0.0, 0.1, 0.1, 0.3, 0.1];
+
+/// The part of a search's blames that the next one still counts.
+const BLAME_KEPT: f64 = 0.7;
 
 const RULES: [Rule; 2] = [Rule::First, Rule::Best];
 
@@ -180,16 +185,22 @@ impl Solver<'_> {
 
     /// Searches a connected problem: once leaving nothing out, and then by several orders, shaken more and more. How long a
     /// search takes has a heavy tail, so that many short ones do better than one long one.
-    pub fn search_orders(&mut self, problem: &Problem, capacity: u64, steps: u64) -> Verdict {
+    fn search_orders(&mut self, problem: &Problem, capacity: u64, steps: u64) -> Verdict {
+        let mut blames = vec![0.0; problem.sections()];
         for turn in 0..SEARCHES {
             let turned = turn + self.turn;
-            let key = SEARCH_KEYS[turned % SEARCH_KEYS.len()];
-            let share = SHAKES[turned / SEARCH_KEYS.len() % SHAKES.len()];
-            let order = key.shake(problem, share, &mut self.random);
+            let share = SHAKES[turned / (SEARCH_KEYS.len() + 1) % SHAKES.len()];
+            let order = match SEARCH_KEYS.get(turned % (SEARCH_KEYS.len() + 1)) {
+                Some(key) => key.shake(problem, share, &mut self.random),
+                None => order::by_blame(problem, &blames, share, &mut self.random),
+            };
             let mut search = Search::new(problem, &order, capacity, self.slabs, turn == 0);
             match search.run(steps, &mut self.effort) {
                 Verdict::Unknown => {}
                 verdict => return verdict,
+            }
+            for (sum, blame) in blames.iter_mut().zip(&search.blames) {
+                *sum = *sum * BLAME_KEPT + f64::from(*blame);
             }
         }
         Verdict::Unknown

@@ -112,6 +112,8 @@ pub(super) struct Search<'a> {
     crossings: Vec<u32>,
     /// For each section, the lowest offset that anything unplaced in it may have.
     floors: Vec<u64>,
+    /// For each section, how often it was too full.
+    pub blames: Vec<u32>,
     /// Leaves nothing out: no jumps.
     thorough: bool,
     conflicts: Conflicts,
@@ -151,6 +153,7 @@ impl<'a> Search<'a> {
             sums: problem.loads.clone(),
             crossings,
             floors: vec![0; problem.sections()],
+            blames: vec![0; problem.sections()],
             thorough,
             conflicts: Conflicts::new(order.len()),
         }
@@ -236,6 +239,7 @@ impl<'a> Search<'a> {
         let capacity = self.capacity;
         let mut levels = floors.iter().zip(&self.sums[part.sections.clone()]);
         let section = levels.position(|(floor, sum)| *sum > 0 && floor + sum > capacity)?;
+        self.blames[part.sections.start + section] += 1;
         Some(part.sections.start + section)
     }
 

@@ -64,7 +64,6 @@ impl Slabs {
         if self.last == 0 { at } else { self.place_in_slabs(at, size) }
     }
 
-    #[cold]
     fn place_in_slabs(&self, mut at: u64, size: u64) -> u64 {
         let first = self.ends.partition_point(|end| *end <= at);
         for end in &self.ends[first..] {
