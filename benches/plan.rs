@@ -1,4 +1,5 @@
-//! What a plan costs: one pass over many buffers, steps of recorded training and of compilers, and a search that must find.
+//! What a plan costs: one pass over many buffers, steps of recorded training and of compilers, and a search that must
+//! find.
 //!
 //!     cargo bench --no-default-features --bench plan
 

@@ -15,7 +15,8 @@ pub struct Args {
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
-    /// Write the lifetimes with their offsets: into a file, into a folder (one file for each FILE), or - for standard output
+    /// Write the lifetimes with their offsets: into a file, into a folder (one file for each FILE), or - for standard
+    /// output
     #[arg(long, value_name = "PATH")]
     pub out: Option<PathBuf>,
 

@@ -4,7 +4,8 @@
 //! cargo run --release --example plan -- planning/minimalloc/*.csv --capacity 1MiB
 //! ```
 //!
-//! In order: read a file (`files`), plan it, write the offsets if they are asked for, and say how good the plan is (`table`).
+//! In order: read a file (`files`), plan it, write the offsets if they are asked for, and say how good the plan is
+//! (`table`).
 
 mod args;
 mod failure;

@@ -1,4 +1,5 @@
-//! Looks at a plan with a sweep over time that shares no code with the solver: neither compression, nor sections, nor units.
+//! Looks at a plan with a sweep over time that shares no code with the solver: neither compression, nor sections, nor
+//! units.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +8,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::units::exact;
 
 impl Plan {
-    /// Whether this is a plan for these lifetimes under these options: an offset for each, aligned, in one slab, no two live
-    /// buffers in one place, and the height and the load what they are said to be.
+    /// Whether this is a plan for these lifetimes under these options: an offset for each, aligned, in one slab, no two
+    /// live buffers in one place, and the height and the load what they are said to be.
     ///
     /// [`solve`](super::solve) has every plan looked at before it returns it. That a height above the load is the
     /// least is the only claim that is not looked at.
@@ -116,7 +117,7 @@ fn sweep(lifetimes: &[Lifetime], offsets: &[u64], align_bytes: u64) -> Result<u1
         if let Some((at, other)) = meets_below.or(meets_above) {
             let (own, of_other) = (room(&lifetimes[index], align_bytes), room(&lifetimes[*other], align_bytes));
             return Err(fault(format!(
-                "at time {time}, buffer {index} at {offset} ({own} bytes) and buffer {other} at {at} ({of_other} bytes) overlap"
+                "at {time}, buffer {index} at {offset} ({own} bytes) and buffer {other} at {at} ({of_other} bytes) overlap"
             )));
         }
         live.insert(offset, index);

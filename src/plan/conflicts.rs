@@ -27,8 +27,9 @@ impl Conflicts {
         self.bits[depth * self.words + rank as usize / 64] |= 1 << (rank % 64);
     }
 
-    /// Adds the set of the frame above `depth`, whose node `rank` is, without the node: other nodes in its place come next. If the
-    /// node is not in that set, no other can help, the frame itself has failed for just that set, and the answer is false.
+    /// Adds the set of the frame above `depth`, whose node `rank` is, without the node: other nodes in its place come
+    /// next. If the node is not in that set, no other can help, the frame itself has failed for just that set, and the
+    /// answer is false.
     pub fn inherit(&mut self, depth: usize, rank: u32) -> bool {
         let (own, above) = self.bits[depth * self.words..].split_at_mut(self.words);
         let (word, bit) = (rank as usize / 64, 1 << (rank % 64));

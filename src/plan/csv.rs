@@ -9,21 +9,21 @@ use crate::error::{Error, ErrorKind, Result};
 /// A longer line is no line of such a file: it would only fill the memory.
 const LINE_BYTES_MAX: u64 = 1 << 16;
 
-/// The columns that must be there, in any order. `offset` may be there too, as in a file that [`write_csv`] wrote, and is
-/// not read.
+/// The columns that must be there, in any order. `offset` may be there too, as in a file that [`write_csv`] wrote, and
+/// is not read.
 const COLUMNS: [&str; 4] = ["id", "lower", "upper", "size"];
 
-/// Reads lifetimes from CSV: a header with `id`, `lower`, `upper` and `size` in any order, then one buffer a line, live in
-/// `[lower, upper)`. Ids are any text without a comma; the other fields are whole numbers from 0 to 2^64 - 1. Empty lines are
-/// passed over.
+/// Reads lifetimes from CSV: a header with `id`, `lower`, `upper` and `size` in any order, then one buffer a line, live
+/// in `[lower, upper)`. Ids are any text without a comma; the other fields are whole numbers from 0 to 2^64 - 1. Empty
+/// lines are passed over.
 ///
 /// `name` is what errors call the file.
 ///
 /// # Errors
 ///
-/// Names the file, the line, and what was expected there: a column that is missing or unknown, a line with too few or too
-/// many fields, a number that is none, a lifetime that ends before it begins, an id that was there before, a line over 64 KiB, text
-/// that is not UTF-8, and whatever the reader fails with.
+/// Names the file, the line, and what was expected there: a column that is missing or unknown, a line with too few or
+/// too many fields, a number that is none, a lifetime that ends before it begins, an id that was there before, a line
+/// over 64 KiB, text that is not UTF-8, and whatever the reader fails with.
 pub fn read_csv(reader: impl BufRead, name: &str) -> Result<Lifetimes<String>> {
     let mut lines = Lines { reader, name, number: 0, bytes: Vec::new() };
     let columns = match lines.next()? {

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use crate::sync::{AtomicBool, Ordering};
 
-/// Steps between two looks at the clock and the flag: about a millisecond of search.
-const STEPS_BETWEEN_LOOKS: u64 = 2048;
+/// Steps between two looks at the clock and the flag: a fraction of a millisecond of search, some milliseconds of fits.
+const STEPS_BETWEEN_LOOKS: u64 = 256;
 
 /// The steps a solver has made and may make. A step is one placement tried.
 #[derive(Debug)]
@@ -28,6 +28,11 @@ impl<'a> Effort<'a> {
         let is_left = self.steps < self.next_look || self.look();
         self.steps = self.steps.saturating_add(if is_left { steps } else { 0 });
         is_left
+    }
+
+    /// Without any limit.
+    pub fn unlimited() -> Self {
+        Self::new(u64::MAX, None, None)
     }
 
     /// Counts steps that are made whatever the limits say.
@@ -54,8 +59,8 @@ impl<'a> Effort<'a> {
     }
 }
 
-/// A small generator of random numbers (Marsaglia's xorshift with a multiplication): the crate's own, so that a seed gives
-/// the same plan whatever other crates do.
+/// A small generator of random numbers (Marsaglia's xorshift with a multiplication): the crate's own, so that a seed
+/// gives the same plan whatever other crates do.
 #[derive(Clone, Debug)]
 pub(super) struct Random(u64);
 

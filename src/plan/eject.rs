@@ -1,8 +1,9 @@
-//! Ejection search: at one target height, put each buffer where it throws out the least, and put what it threw out back on
-//! the list.
+//! Ejection search: at one target height, put each buffer where it throws out the least, and put what it threw out back
+//! on the list.
 //!
-//! What is thrown out grows heavier, so that the buffers that are in each other's way end up where they can stay. There is no
-//! proof and no promise in it, but it needs no complete order and gets through problems that are too large for a search.
+//! What is thrown out grows heavier, so that the buffers that are in each other's way end up where they can stay. There
+//! is no proof and no promise in it, but it needs no complete order and gets through problems that are too large for a
+//! search.
 
 use std::collections::BinaryHeap;
 
@@ -108,7 +109,8 @@ pub(super) fn eject(
     let steps_max = u32::try_from(steps_max).unwrap_or(u32::MAX - TABU_STEPS);
     for step in 0..steps_max {
         let Some((_, id)) = ejection.unplaced.pop() else { return Some(ejection.offsets) };
-        // A step looks at all neighbours; where these are many it counts for more, so that a limit of steps is one of time too.
+        // A step looks at all neighbours; where these are many it counts for more, so that a limit of steps is one of
+        // time too.
         if !effort.spend(1 + neighbours.of(id).len() as u64 / NEIGHBOURS_PER_STEP) {
             return None;
         }
@@ -182,7 +184,8 @@ impl Ejection<'_> {
         best
     }
 
-    /// Of the neighbours that meet `start..end`: those that begin before its end, without those that end before its start.
+    /// Of the neighbours that meet `start..end`: those that begin before its end, without those that end before its
+    /// start.
     fn weight(&self, start: u64, end: u64) -> u128 {
         let sum = |list: &[(u64, u128)], count: usize| if count == 0 { 0 } else { list[count - 1].1 };
         let begun = self.bottoms.partition_point(|(bottom, _)| *bottom < end);

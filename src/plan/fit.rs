@@ -1,19 +1,20 @@
 //! First fit and best fit over many buffers: a segment tree over the sections whose nodes keep what is occupied.
 //!
-//! A buffer's span is the disjoint union of at most two nodes a level, its *canonical* nodes. Each node keeps two sorted
-//! lists of disjoint address ranges:
+//! A buffer's span is the disjoint union of at most two nodes a level, its *canonical* nodes. Each node keeps two
+//! sorted lists of disjoint address ranges:
 //!
 //! - `covering`: the union of the placed buffers that have the node as a canonical one, and so cover all of it;
 //! - `touching`: the union of the placed buffers that have the node or one below it as a canonical one.
 //!
-//! What is occupied somewhere in a span is then exactly `touching` of the span's canonical nodes and `covering` of the nodes
-//! above them. For a placed buffer that meets the span meets one of its canonical nodes Q, in a canonical node P of its own; two
-//! nodes that meet contain one another: either P is Q or below it, and Q's `touching` has the buffer, or P is above Q,
-//! and P's `covering` has it. And none of these lists has a buffer that does not meet the span.
+//! What is occupied somewhere in a span is then exactly `touching` of the span's canonical nodes and `covering` of the
+//! nodes above them. For a placed buffer that meets the span meets one of its canonical nodes Q, in a canonical node P
+//! of its own; two nodes that meet contain one another: either P is Q or below it, and Q's `touching` has the buffer,
+//! or P is above Q, and P's `covering` has it. And none of these lists has a buffer that does not meet the span.
 //!
-//! Ranges that touch are merged, and what is packed well touches: the lists stay short, and a pass over 28,000 buffers takes
-//! milliseconds where sorted lists of neighbours take seconds.
+//! Ranges that touch are merged, and what is packed well touches: the lists stay short, and a pass over 28,000 buffers
+//! takes milliseconds where sorted lists of neighbours take seconds.
 
+use super::effort::Effort;
 use super::problem::{Problem, Span};
 use super::slabs::Slabs;
 
@@ -33,7 +34,8 @@ pub(super) enum Rule {
     Best,
 }
 
-/// Lists that one query may have to walk: two canonical nodes a level and two above them, and a place to write past them.
+/// Lists that one query may have to walk: two canonical nodes a level and two above them, and a place to write past
+/// them.
 const LISTS_MAX: usize = 4 * 32 + 1;
 
 /// What is occupied where.
@@ -205,15 +207,15 @@ impl<'a> Fitter<'a> {
         height
     }
 
-    /// Places the buffers in this order; gives up where one would reach `limit` or higher. Returns the height of what was
-    /// placed.
-    pub fn pass(&mut self, order: &[u32], rule: Rule, limit: u64) -> Option<u64> {
+    /// Places the buffers in this order; gives up where one would reach `limit` or higher. Returns the height of what
+    /// was placed.
+    pub fn pass(&mut self, order: &[u32], rule: Rule, limit: u64, effort: &mut Effort<'_>) -> Option<u64> {
         let mut height = 0;
         for id in order {
             let index = *id as usize;
             let (span, size) = (self.problem.spans[index], self.problem.sizes[index]);
             let offset = self.tree.find(rule, span, size, self.slabs);
-            if offset + size >= limit {
+            if offset + size >= limit || !effort.spend(1) {
                 return None;
             }
             height = height.max(self.put(*id, offset));

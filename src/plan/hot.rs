@@ -1,8 +1,8 @@
 //! Hot windows: solve the stretch of time where the load is near its peak, freeze it, and place all else around it.
 //!
 //! Whether a packing reaches the load is decided where the load is high. With the lifetimes clipped to that window
-//! (`reduce` says why that is allowed) the problem is small, and what spans the window leaves it. This stage closed every
-//! recorded training step that no order of placing had closed.
+//! (`reduce` says why that is allowed) the problem is small, and what spans the window leaves it. This stage closed
+//! every recorded training step that no order of placing had closed.
 
 use super::fit::{Fitter, Rule};
 use super::order::Key;
@@ -81,11 +81,11 @@ fn around(solver: &mut Solver<'_>, problem: &Problem, best: &mut Packing, goal: 
     for key in AROUND_KEYS {
         let order = key.sort(problem, (0..problem.len() as u32).filter(|id| !is_frozen[*id as usize]));
         for rule in [Rule::First, Rule::Best] {
-            if best.height <= goal || !solver.effort.spend(problem.len() as u64) {
+            if best.height <= goal || !solver.effort.is_left() {
                 return;
             }
             fitter.begin(frozen);
-            if fitter.pass(&order, rule, best.height).is_some() {
+            if fitter.pass(&order, rule, best.height, &mut solver.effort).is_some() {
                 best.improve(problem, &fitter.offsets);
             }
         }

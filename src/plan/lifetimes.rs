@@ -112,8 +112,8 @@ impl<Id: Clone + Debug + Eq + Hash> LifetimesBuilder<Id> {
         Ok(())
     }
 
-    /// A step begins: what has ended is forgotten, and what is live counts as allocated just now. Called at the beginning of
-    /// each step, it leaves the lifetimes of the last one.
+    /// A step begins: what has ended is forgotten, and what is live counts as allocated just now. Called at the
+    /// beginning of each step, it leaves the lifetimes of the last one.
     pub fn begin_step(&mut self) {
         let mut kept = Lifetimes::new();
         for (id, lifetime) in std::mem::take(&mut self.lifetimes.ids).into_iter().zip(&self.lifetimes.lifetimes) {

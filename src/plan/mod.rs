@@ -1,9 +1,9 @@
 //! Plans: an address for every buffer of a program whose buffers' lifetimes are known ahead of time.
 //!
-//! A buffer is live in the half-open interval `[lower, upper)` of some clock. Two buffers that are live at one time must not
-//! overlap in address; the least height that this takes is what a plan looks for. The largest sum of bytes that are
-//! live together, the **load**, is a lower bound of any plan's height, and on every recorded training step that was tried a
-//! plan reaches it exactly, where the best online allocators need several percent more.
+//! A buffer is live in the half-open interval `[lower, upper)` of some clock. Two buffers that are live at one time
+//! must not overlap in address; the least height that this takes is what a plan looks for. The largest sum of bytes
+//! that are live together, the **load**, is a lower bound of any plan's height, and on every recorded training step
+//! that was tried a plan reaches it exactly, where the best online allocators need several percent more.
 //!
 //! ```
 //! use tensorpool::plan::{self, Lifetime, Options};
@@ -25,9 +25,10 @@
 //! | unit | bytes | the greatest common divisor of all sizes: the solver counts in it |
 //! | step | a number | one placement tried; limits count them, so that one seed gives one plan |
 //!
-//! Files, lowest first: `slabs` and `problem` (the input, compressed); `effort`; `order`, `fit` (placing one after another);
-//! `reduce` (the lemmas); `search`, `eject` (at a fixed height); `hot`, `pipeline` (which of them when); `options`, `lifetimes`,
-//! `csv` (the interface); and `check`, which shares no code with all that and looks at every plan before it is returned.
+//! Files, lowest first: `slabs` and `problem` (the input, compressed); `effort`; `order` and `fit` (placing one after
+//! another); `reduce` (the lemmas); `conflicts` and `search`, `eject` (at a fixed height); `hot` and `pipeline` (which
+//! of them when); `options`, `lifetimes`, `csv` (the interface); and `check`, which shares no code with all that and
+//! looks at every plan before it is returned.
 
 mod check;
 mod conflicts;
@@ -100,8 +101,8 @@ pub struct Plan {
     pub height: u64,
     /// The largest sum of bytes that are live together, each size rounded up to the alignment: no plan is lower.
     pub load: u64,
-    /// No plan for these lifetimes and options is lower than this one: the height is the load, or a search that left nothing
-    /// out has shown that less is impossible.
+    /// No plan for these lifetimes and options is lower than this one: the height is the load, or a search that left
+    /// nothing out has shown that less is impossible.
     pub proved: bool,
     /// Steps that the solver made. With several threads, those of the one whose plan this is.
     pub steps: u64,
@@ -131,13 +132,13 @@ impl fmt::Debug for Plan {
 
 /// Plans the lifetimes: finds a low height, says whether it is the lowest, and has [`Plan::check`] look at the result.
 ///
-/// The same lifetimes and options give the same plan, unless the options name a time limit or several threads. Whatever the
-/// limits, there is a plan; whether it is within [`Options::capacity`] is told by its height.
+/// The same lifetimes and options give the same plan, unless the options name a time limit or several threads. Whatever
+/// the limits, there is a plan; whether it is within [`Options::capacity`] is told by its height.
 ///
 /// # Errors
 ///
-/// A lifetime that ends before it begins, sizes whose sum exceeds 2^62 bytes, options that contradict themselves, a buffer
-/// that fits in no slab.
+/// A lifetime that ends before it begins, sizes whose sum exceeds 2^62 bytes, options that contradict themselves, a
+/// buffer that fits in no slab.
 pub fn solve(lifetimes: &[Lifetime], options: &Options) -> Result<Plan> {
     options.validate()?;
     let started = Instant::now();

@@ -56,8 +56,9 @@ impl Options {
         self
     }
 
-    /// No buffer straddles two slabs. Slabs of these sizes follow one another from offset 0, and more as large as the last one
-    /// as they are needed; an empty list means that there are no boundaries. All are multiples of the alignment.
+    /// No buffer straddles two slabs. Slabs of these sizes follow one another from offset 0, and more as large as the
+    /// last one as they are needed; an empty list means that there are no boundaries. All are multiples of the
+    /// alignment.
     #[must_use]
     pub fn slabs(mut self, bytes: impl IntoIterator<Item = u64>) -> Self {
         self.slab_bytes = bytes.into_iter().collect();
@@ -86,8 +87,8 @@ impl Options {
         self
     }
 
-    /// So many solvers at once, with different seeds and orders; the first that reaches what is looked for ends the others. **Not
-    /// deterministic**: which one that is depends on the machine.
+    /// So many solvers at once, with different seeds and orders; the first that reaches what is looked for ends the
+    /// others. **Not deterministic**: which one that is depends on the machine.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;

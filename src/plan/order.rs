@@ -48,8 +48,8 @@ impl Key {
         }
     }
 
-    /// All buffers in about this order, each number of the key changed by chance by up to `share` up or down; without it, the
-    /// order itself.
+    /// All buffers in about this order, each number of the key changed by chance by up to `share` up or down; without
+    /// it, the order itself.
     pub fn shake(self, problem: &Problem, share: f64, random: &mut Random) -> Vec<u32> {
         if share == 0.0 {
             return self.sort_all(problem);

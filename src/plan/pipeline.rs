@@ -1,9 +1,10 @@
 //! The order of attempts, from a pass that takes milliseconds to searches that go on until the steps are used up.
 //!
-//! A problem is taken apart (`reduce`), and every part gets a quick pass. Parts that are higher than the goal are then refined in rounds,
-//! each with twice the steps of the one before: more orders; hot windows; search of the whole part; squeaky wheel;
-//! ejection; and the same again at targets between the goal and the best height so far. A part is done when it is as high as the
-//! goal or as its own lower bound, which rises when a search shows that a height is impossible.
+//! A problem is taken apart (`reduce`), and every part gets a quick pass. Parts that are higher than the goal are then
+//! refined in rounds, each with twice the steps of the one before: more orders; hot windows; search of the whole part;
+//! squeaky wheel; ejection; and the same again at targets between the goal and the best height so far. A part is done
+//! when it is as high as the goal or as its own lower bound, which rises when a search shows that a height is
+//! impossible.
 
 use super::effort::{Effort, Random};
 use super::eject::{Neighbours, eject};
@@ -114,7 +115,7 @@ impl Solver<'_> {
         let problem = &atom.problem;
         let squeaky = Key::Twa.sort_all(problem);
         let mut fitter = Fitter::new(problem, self.slabs);
-        let height = fitter.pass(&squeaky, Rule::First, u64::MAX).unwrap_or(u64::MAX);
+        let height = fitter.pass(&squeaky, Rule::First, u64::MAX, &mut Effort::unlimited()).unwrap_or(u64::MAX);
         self.effort.count(problem.len() as u64);
         let best = Packing { offsets: fitter.offsets, height, lower_bound: problem.load() };
         Work { problem, best, neighbours: None, squeaky }
@@ -160,11 +161,11 @@ impl Solver<'_> {
         for key in keys {
             let order = key.sort_all(problem);
             for rule in RULES {
-                if work.best.height <= goal || !self.effort.spend(problem.len() as u64) {
+                if work.best.height <= goal || !self.effort.is_left() {
                     return;
                 }
                 fitter.begin(&[]);
-                if fitter.pass(&order, rule, work.best.height).is_some() {
+                if fitter.pass(&order, rule, work.best.height, &mut self.effort).is_some() {
                     work.best.improve(problem, &fitter.offsets);
                 }
             }
@@ -183,8 +184,8 @@ impl Solver<'_> {
         }
     }
 
-    /// Searches a connected problem: once leaving nothing out, and then by several orders, shaken more and more. How long a
-    /// search takes has a heavy tail, so that many short ones do better than one long one.
+    /// Searches a connected problem: once leaving nothing out, and then by several orders, shaken more and more. How
+    /// long a search takes has a heavy tail, so that many short ones do better than one long one.
     fn search_orders(&mut self, problem: &Problem, capacity: u64, steps: u64) -> Verdict {
         let mut blames = vec![0.0; problem.sections()];
         for turn in 0..SEARCHES {
@@ -212,12 +213,14 @@ impl Solver<'_> {
         let mut fitter = Fitter::new(problem, self.slabs);
         let passes = (steps / problem.len() as u64).max(2);
         for pass in 0..passes {
-            if work.best.height <= goal || !self.effort.spend(problem.len() as u64) {
+            if work.best.height <= goal || !self.effort.is_left() {
                 return;
             }
             fitter.begin(&[]);
             let rule = RULES[(pass % 4 == 3) as usize];
-            fitter.pass(&work.squeaky, rule, u64::MAX);
+            if fitter.pass(&work.squeaky, rule, u64::MAX, &mut self.effort).is_none() {
+                return;
+            }
             work.best.improve(problem, &fitter.offsets);
             let sticks_out = |id: u32| fitter.offsets[id as usize] + problem.sizes[id as usize] > goal;
             let places = (0..).zip(&work.squeaky);
@@ -254,11 +257,11 @@ impl Solver<'_> {
         for key in [Key::Twa, Key::Size, Key::SizeRootWidth] {
             let order = key.sort_all(problem);
             for rule in RULES {
-                if !self.effort.spend(problem.len() as u64) {
+                if !self.effort.is_left() {
                     return Verdict::Unknown;
                 }
                 fitter.begin(&[]);
-                if fitter.pass(&order, rule, goal + 1).is_some() {
+                if fitter.pass(&order, rule, goal + 1, &mut self.effort).is_some() {
                     return Verdict::Found(fitter.offsets);
                 }
             }

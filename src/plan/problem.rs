@@ -1,10 +1,10 @@
 //! Lifetimes with their times compressed into sections, and how loaded each section is.
 //!
-//! **Compression.** Walk the distinct times, ends before starts; close a section at an end when a start has occurred since
-//! the last close. The buffers alive when a section closes are a maximal set of buffers that are alive together, and every
-//! such set is some section's: a set stops being extendable just when one of its buffers ends. So two buffers are alive at
-//! one time iff they share a section, and a buffer covers the consecutive sections `first..end`, at least one. A time axis
-//! of 10^9 steps becomes at most as many sections as there are buffers.
+//! **Compression.** Walk the distinct times, ends before starts; close a section at an end when a start has occurred
+//! since the last close. The buffers alive when a section closes are a maximal set of buffers that are alive together,
+//! and every such set is some section's: a set stops being extendable just when one of its buffers ends. So two buffers
+//! are alive at one time iff they share a section, and a buffer covers the consecutive sections `first..end`, at least
+//! one. A time axis of 10^9 steps becomes at most as many sections as there are buffers.
 
 /// The consecutive sections `first..end` that a buffer covers; never empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,20 +1,22 @@
 //! What can be taken from a problem without losing anything, so that what is left can be searched.
 //!
-//! **Full spans.** A buffer that covers every section can be put at the bottom of any packing. Take a packing of height H in
-//! which such a buffer of size s lies at offset o. It meets every other buffer in time, so each of them lies wholly below o or
-//! wholly from o + s up. Shift those below up by s and put the buffer at 0: the shifted ones end at o + s or lower,
-//! where nothing of the others begins; among themselves both kinds lie as before. The height is still H. So full spans are stacked
-//! first, and the least height of the whole is their sum plus the least height of the rest. With slabs this does not hold (a
-//! shifted buffer may straddle a boundary), and nothing is stripped.
+//! **Full spans.** A buffer that covers every section can be put at the bottom of any packing. Take a packing of height
+//! H in which such a buffer of size s lies at offset o. It meets every other buffer in time, so each of them lies
+//! wholly below o or wholly from o + s up. Shift those below up by s and put the buffer at 0: the shifted ones end at o
+//! + s or lower, where nothing of the others begins; among themselves both kinds lie as before. The height is still H.
+//! So full spans are stacked first, and the least height of the whole is their sum plus the least height of the rest.
+//! With slabs this does not hold (a shifted buffer may straddle a boundary), and nothing is stripped.
 //!
-//! **Components.** If no buffer covers both sections s - 1 and s, no buffer before s is alive with one after it: both sides
-//! are packed apart, and the least height is the larger of the two.
+//! **Components.** If no buffer covers both sections s - 1 and s, no buffer before s is alive with one after it: both
+//! sides are packed apart, and the least height is the larger of the two.
 //!
-//! **Clipping.** Of the buffers that meet a window of sections W, two that share a section share one in W: their spans are
-//! intervals that each meet the interval W, and of three intervals that meet pairwise all three have a section in common (the
-//! largest of the three firsts is in all of them). So if they are packed with their spans clipped to W, the packing is right for the whole spans.
+//! **Clipping.** Of the buffers that meet a window of sections W, two that share a section share one in W: their spans
+//! are intervals that each meet the interval W, and of three intervals that meet pairwise all three have a section in
+//! common (the largest of the three firsts is in all of them). So if they are packed with their spans clipped to W, the
+//! packing is right for the whole spans.
 //!
-//! Each lemma makes room for the others: without its full spans a problem may fall apart, and a part has full spans of its own.
+//! Each lemma makes room for the others: without its full spans a problem may fall apart, and a part has full spans of
+//! its own.
 
 use super::problem::Problem;
 
@@ -38,8 +40,8 @@ pub(super) struct Reduced {
     pub atoms: Vec<Atom>,
 }
 
-/// Buffers that are looked at, in all rounds together, for each buffer of the problem. Onions of lifetimes would take as many
-/// rounds as there are buffers; what is not reduced further is only harder to search.
+/// Buffers that are looked at, in all rounds together, for each buffer of the problem. Onions of lifetimes would take
+/// as many rounds as there are buffers; what is not reduced further is only harder to search.
 const VISITS_PER_BUFFER_MAX: usize = 64;
 
 /// Takes the buffers `ids` of a problem apart, their lifetimes clipped to a window of times.
@@ -53,7 +55,8 @@ pub(super) fn reduce(problem: &Problem, ids: Vec<u32>, window: (u64, u64), strip
         visits_left = visits_left.saturating_sub(ids.len());
         let (mut stacked, rest): (Vec<u32>, Vec<u32>) =
             if strip { split_off_full_spans(&part) } else { (Vec::new(), (0..part.len() as u32).collect()) };
-        // Any order is right here. Those that live longest outside of the window are in the fewest others' way at the bottom.
+        // Any order is right here. Those that live longest outside of the window are in the fewest others' way at the
+        // bottom.
         let width = |index: &u32| problem.spans[ids[*index as usize] as usize].sections().len();
         stacked.sort_by_key(|index| std::cmp::Reverse(width(index)));
         let mut base: u64 = base;

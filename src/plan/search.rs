@@ -1,33 +1,34 @@
-//! Depth-first search for a packing within a capacity, after Moffitt's MiniMalloc (ASPLOS 2023). It finds one, or shows that
-//! there is none, or gives up.
+//! Depth-first search for a packing within a capacity, after Moffitt's MiniMalloc (ASPLOS 2023). It finds one, or shows
+//! that there is none, or gives up.
 //!
-//! **What is searched.** Push everything in a packing down as far as it goes, lowest first: now each buffer lies at 0 or on
-//! another one (or where a slab begins). Place the buffers of such a packing by their (offset, rank): when a buffer's turn comes,
-//! everything under it is there, so that its offset is *the lowest that what is placed lets it have*. So it is
-//! enough to try, at each node, the unplaced buffers at their lowest offsets, in non-decreasing (offset, rank): no packing
-//! within the capacity is lost, and each pushed-down one is met once.
+//! **What is searched.** Push everything in a packing down as far as it goes, lowest first: now each buffer lies at 0
+//! or on another one (or where a slab begins). Place the buffers of such a packing by their (offset, rank): when a
+//! buffer's turn comes, everything under it is there, so that its offset is *the lowest that what is placed lets it
+//! have*. So it is enough to try, at each node, the unplaced buffers at their lowest offsets, in non-decreasing
+//! (offset, rank): no packing within the capacity is lost, and each pushed-down one is met once.
 //!
 //! **What is left out.**
-//! - *Capacity.* All that is unplaced will lie at the chosen offset or higher. If that and the sum of what is unplaced in some
-//!   section exceed the capacity, this child and all siblings after it fail, for their offsets are no lower.
-//! - *Room below.* If an unplaced buffer would end, at its lowest offset, at or below the chosen offset, it will lie above it,
-//!   and could then be moved down to where nothing is in its way: some other node has that packing. The same for all siblings
-//!   after it.
-//! - *Nothing above.* If no unplaced buffer shares a section with the one just tried, it was in nobody's way, and its own
-//!   lowest offset stays what it is; a sibling after it would come before it in the packing, but is higher.
+//! - *Capacity.* All that is unplaced will lie at the chosen offset or higher. If that and the sum of what is unplaced
+//!   in some section exceed the capacity, this child and all siblings after it fail, for their offsets are no lower.
+//! - *Room below.* If an unplaced buffer would end, at its lowest offset, at or below the chosen offset, it will lie
+//!   above it, and could then be moved down to where nothing is in its way: some other node has that packing. The same
+//!   for all siblings after it.
+//! - *Nothing above.* If no unplaced buffer shares a section with the one just tried, it was in nobody's way, and its
+//!   own lowest offset stays what it is; a sibling after it would come before it in the packing, but is higher.
 //! - *Twins.* Of two buffers with the same span and size at the same offset, only the first is tried.
-//! - *Floors.* What is unplaced in a section lies at the lowest offset of any of it, or higher: that and their sum must not exceed
-//!   the capacity. Without this, 9 of MiniMalloc's 11 instances are out of reach (2026-11).
-//! - *Falling apart.* When no unplaced buffer crosses a boundary, both sides are solved apart; if one fails, so does the node,
-//!   and the other need not be searched again.
+//! - *Floors.* What is unplaced in a section lies at the lowest offset of any of it, or higher: that and their sum must
+//!   not exceed the capacity. Without this, none of MiniMalloc's eleven fits in 4 million steps (2026-11).
+//! - *Falling apart.* When no unplaced buffer crosses a boundary, both sides are solved apart; if one fails, so does
+//!   the node, and the other need not be searched again.
 //!
-//! **Jumping back.** A frame fails because some section is too full, and for that only those placed buffers are to blame that lie
-//! in the section, or hold up what does. If the node below it is not one of them, its siblings would fail in the same
-//! way, and are not tried. This reasoning leaves out that the order forbids some placements: so a search that jumps back finds packings
-//! (up to 40 times sooner), but proves nothing. One that is `thorough` does not jump.
+//! **Jumping back.** A frame fails because some section is too full, and for that only those placed buffers are to
+//! blame that lie in the section, or hold up what does. If the node below it is not one of them, its siblings would
+//! fail in the same way, and are not tried. This reasoning leaves out that the order forbids some placements: so a
+//! search that jumps back finds packings (MiniMalloc's B after 2,047 steps, not 88,169), but proves nothing. One that
+//! is `thorough` does not jump.
 //!
-//! The stack is explicit, and all stacks are vectors that are kept: a node allocates nothing once they have grown. Each frame
-//! has its own copy of the unplaced buffers, with their lowest offsets: expanding reads one stretch of memory and
+//! The stack is explicit, and all stacks are vectors that are kept: a node allocates nothing once they have grown. Each
+//! frame has its own copy of the unplaced buffers, with their lowest offsets: expanding reads one stretch of memory and
 //! writes the next one, and undoing is to forget it.
 
 use std::ops::Range;
@@ -243,7 +244,8 @@ impl<'a> Search<'a> {
         Some(part.sections.start + section)
     }
 
-    /// Notes who is to blame for an overfull section: what is placed in it, what holds that up, and what holds up the rest.
+    /// Notes who is to blame for an overfull section: what is placed in it, what holds that up, and what holds up the
+    /// rest.
     fn blame(&mut self, depth: usize, part: &Part, section: usize) {
         for member in &self.members[part.members.clone()] {
             if member.span.sections().contains(&section) {
@@ -375,7 +377,8 @@ impl<'a> Search<'a> {
         falls_apart
     }
 
-    /// Sorts the `members` that are left of a part into parts that are connected. Small ones come first: they fail soonest.
+    /// Sorts the `members` that are left of a part into parts that are connected. Small ones come first: they fail
+    /// soonest.
     fn split(&mut self, part: &Part, members: Range<usize>, chosen: Span) {
         let parts_begin = self.parts.len();
         let mut from = part.sections.start;

@@ -5,8 +5,8 @@ use crate::units::exact;
 
 /// The address space, cut into slabs.
 ///
-/// Slabs of the given sizes follow one another, and further ones are as large as the last; none given is no boundary at all.
-/// Sizes are in whatever unit the addresses have.
+/// Slabs of the given sizes follow one another, and further ones are as large as the last; none given is no boundary at
+/// all. Sizes are in whatever unit the addresses have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Slabs {
     /// Where each slab ends, but for the last.

@@ -89,7 +89,8 @@ fn a_packing_of_a_clipped_window_holds_for_whole_lifetimes() {
     });
 }
 
-/// What `reduce` makes of a problem or a window of it: every buffer once, parts that are connected and have no full span.
+/// What `reduce` makes of a problem or a window of it: every buffer once, parts that are connected and have no full
+/// span.
 #[test]
 fn a_problem_is_taken_apart_completely() {
     for_each_seed(200, |random| {
