@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use flate2::read::MultiGzDecoder;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 use tensorpool::plan::{self, Lifetime, Lifetimes, LifetimesBuilder, Options, Plan};
 
@@ -125,6 +127,28 @@ fn whole_recordings_are_packed_to_their_load_or_nearly() {
         let is_known = path.ends_with("vit_small_b16_amp.trace.gz");
         assert!(gap <= if is_known { 0.001 } else { 0.0 }, "{}: {plan:?}", path.display());
     }
+}
+
+/// A training step as a program of 100,000 buffers has it: activations that backward frees in the opposite order, and
+/// scratch in between.
+#[test]
+fn a_hundred_thousand_lifetimes_are_packed_to_their_load() {
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let layers = 25_000u64;
+    let end = 8 * layers;
+    let mut lifetimes = Vec::new();
+    for layer in 0..layers {
+        let bytes = [1 << 20, 3 << 20, 4096, random.random_range(1 << 20..2 << 20)][random.random_range(0..4)];
+        lifetimes.push(Lifetime::new(4 * layer, end - 4 * layer, bytes));
+        for _ in 0..3 {
+            let lower = random.random_range(0..end - 10);
+            let bytes = [256, 4096, 1 << 20, random.random_range(1..4 << 20)][random.random_range(0..4)];
+            lifetimes.push(Lifetime::new(lower, lower + random.random_range(1..9), bytes));
+        }
+    }
+    let plan = solved(&lifetimes, &Options::new().align(256).steps(1_000_000));
+    assert_eq!(plan.height, plan.load, "{plan:?}");
+    println!("{plan:?}");
 }
 
 /// The example's executable, which cargo builds beside the folder of this test's own.

@@ -1,11 +1,12 @@
 //! What can be taken from a problem without losing anything, so that what is left can be searched.
 //!
-//! **Full spans.** A buffer that covers every section can be put at the bottom of any packing. Take a packing of height
-//! H in which such a buffer of size s lies at offset o. It meets every other buffer in time, so each of them lies
-//! wholly below o or wholly from o + s up. Shift those below up by s and put the buffer at 0: the shifted ones end at o
-//! + s or lower, where nothing of the others begins; among themselves both kinds lie as before. The height is still H.
-//! So full spans are stacked first, and the least height of the whole is their sum plus the least height of the rest.
-//! With slabs this does not hold (a shifted buffer may straddle a boundary), and nothing is stripped.
+//! **Full spans.** A buffer that covers every section can be put at the bottom of any packing. Take a packing of height H
+//! in which such a buffer, of size s, lies at offset o. It meets every other buffer in time, so each of them lies wholly
+//! below o, or wholly above the buffer's top. Shift those below up by s and put the buffer at 0. The shifted ones end
+//! where the buffer's top was or lower, and nothing of the others begins below that; among themselves both kinds lie as
+//! before. The height is still H. So full spans are stacked first, and the least height of the whole is their sum and
+//! the least height of the rest. With slabs this does not hold (a shifted buffer may straddle a boundary), and nothing
+//! is stripped.
 //!
 //! **Components.** If no buffer covers both sections s - 1 and s, no buffer before s is alive with one after it: both
 //! sides are packed apart, and the least height is the larger of the two.
