@@ -9,6 +9,7 @@
 //! | tensors | [`Pool::zeros`], [`Pool::from_array`], [`Tensor`] |
 //! | where every byte is | [`Pool::stats`], [`Pool::holders`], [`Error::shortage`] |
 //! | what a recorded run needs | `trace` (feature): `Trace::read`, `replay`, `min_budget` |
+//! | offsets ahead of time | [`plan`] |
 //! | another kind of memory | [`Backend`] |
 //! | the bookkeeping alone | [`space`] |
 
@@ -24,6 +25,7 @@ mod units;
 pub mod backend;
 #[cfg(feature = "nn")]
 pub mod nn;
+pub mod plan;
 pub mod space;
 mod tensor;
 #[cfg(feature = "trace")]

@@ -1,0 +1,45 @@
+//! Why the program ends early.
+
+use std::io;
+use std::process::ExitCode;
+
+/// What is told on standard error; the exit code follows from the kind.
+#[derive(Debug)]
+pub enum Failure {
+    /// A file, an option or a value is wrong.
+    Wrong(String),
+    /// A plan is higher than the capacity.
+    TooHigh(String),
+    /// Whoever read standard output has gone, as `head` does: nothing is left to say, and nothing went wrong.
+    ClosedPipe,
+}
+
+impl Failure {
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Wrong(message) => {
+                eprintln!("error: {message}");
+                ExitCode::from(1)
+            }
+            Self::TooHigh(message) => {
+                eprintln!("error: {message}");
+                ExitCode::from(3)
+            }
+            Self::ClosedPipe => ExitCode::SUCCESS,
+        }
+    }
+
+    /// Of writing to standard output.
+    pub fn of_output(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::ClosedPipe,
+            _ => Self::Wrong(format!("standard output: {error}")),
+        }
+    }
+}
+
+impl From<tensorpool::Error> for Failure {
+    fn from(error: tensorpool::Error) -> Self {
+        Self::Wrong(error.to_string())
+    }
+}

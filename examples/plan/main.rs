@@ -1,0 +1,94 @@
+//! Plans offsets for the buffers of CSV files.
+//!
+//! ```text
+//! cargo run --release --example plan -- planning/minimalloc/*.csv --capacity 1MiB
+//! ```
+//!
+//! In order: read a file (`files`), plan it, write the offsets if they are asked for, and say how good the plan is
+//! (`table`).
+
+mod args;
+mod failure;
+mod files;
+mod table;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tensorpool::ByteSize;
+use tensorpool::plan::{self, Options};
+
+use crate::args::Args;
+use crate::failure::Failure;
+use crate::files::Out;
+use crate::table::{Row, Table};
+
+fn main() -> ExitCode {
+    // Wrong usage ends here, with exit code 2.
+    let args = Args::parse();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.exit_code(),
+    }
+}
+
+fn run(args: &Args) -> Result<(), Failure> {
+    let out = args.out.as_deref().map(|path| Out::new(path, args.files.len())).transpose()?;
+    // Offsets and a table would not go together on standard output.
+    let is_table = !matches!(out, Some(Out::Standard));
+    let table = Table { json: args.json, is_shown: is_table, name_width: name_width(args) };
+    let options = args.options();
+    let bar = progress_bar(args);
+    let mut too_high = Vec::new();
+    bar.suspend(|| table.head())?;
+    for file in &args.files {
+        bar.set_message(file.display().to_string());
+        let row = plan_file(file, &options, out.as_ref())?;
+        bar.inc(1);
+        bar.suspend(|| table.row(&row))?;
+        if args.capacity.is_some_and(|capacity| row.height > capacity.0) {
+            too_high.push(row.file);
+        }
+    }
+    bar.finish_and_clear();
+    match args.capacity.filter(|_| !too_high.is_empty()) {
+        Some(ByteSize(bytes)) => {
+            Err(Failure::TooHigh(format!("higher than the capacity of {bytes} bytes: {}", too_high.join(", "))))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Seconds are those of the planning: reading and writing are not in them.
+fn plan_file(file: &std::path::Path, options: &Options, out: Option<&Out>) -> Result<Row, Failure> {
+    let lifetimes = files::read(file)?;
+    let start = Instant::now();
+    let plan =
+        plan::solve(&lifetimes, options).map_err(|error| Failure::Wrong(format!("{}: {error}", file.display())))?;
+    let seconds = start.elapsed().as_secs_f64();
+    if let Some(out) = out {
+        out.write(file, &lifetimes, &plan)?;
+    }
+    Ok(Row {
+        file: file.display().to_string(),
+        buffers: lifetimes.len(),
+        load: plan.load,
+        height: plan.height,
+        gap: plan.gap(),
+        proved: plan.proved,
+        seconds,
+    })
+}
+
+fn name_width(args: &Args) -> usize {
+    args.files.iter().map(|file| file.display().to_string().chars().count()).max().unwrap_or(0).max("file".len())
+}
+
+/// On standard error if that is a terminal and people watch it; else nothing is drawn.
+fn progress_bar(args: &Args) -> ProgressBar {
+    let target = if args.json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}").expect("the template is right");
+    ProgressBar::with_draw_target(Some(args.files.len() as u64), target).with_style(style)
+}

@@ -1,0 +1,195 @@
+//! Ejection search: at one target height, put each buffer where it throws out the least, and put what it threw out back
+//! on the list.
+//!
+//! What is thrown out grows heavier, so that the buffers that are in each other's way end up where they can stay. There
+//! is no proof and no promise in it, but it needs no complete order and gets through problems that are too large for a
+//! search.
+
+use std::collections::BinaryHeap;
+
+use super::effort::{Effort, Random};
+use super::problem::Problem;
+
+/// Pairs of buffers that share a section, beyond which there is no list of neighbours: 64 MiB of them.
+const PAIRS_MAX: usize = 1 << 24;
+
+/// Steps for which a buffer that was just placed is thrown out only if nothing else helps.
+const TABU_STEPS: u32 = 10;
+
+/// For each buffer the others that share a section with it, one list behind another.
+#[derive(Debug)]
+pub(super) struct Neighbours {
+    begins: Vec<u32>,
+    ids: Vec<u32>,
+}
+
+impl Neighbours {
+    /// None if there are too many.
+    pub fn new(problem: &Problem) -> Option<Self> {
+        let mut by_first: Vec<u32> = (0..problem.len() as u32).collect();
+        by_first.sort_unstable_by_key(|id| problem.spans[*id as usize].first);
+        let mut pairs = Vec::new();
+        for (place, id) in by_first.iter().enumerate() {
+            let end = problem.spans[*id as usize].end;
+            for other in by_first[place + 1..].iter().take_while(|id| problem.spans[**id as usize].first < end) {
+                pairs.push((*id, *other));
+            }
+            if pairs.len() > PAIRS_MAX {
+                return None;
+            }
+        }
+        let mut begins = vec![0u32; problem.len() + 2];
+        for (one, other) in &pairs {
+            begins[*one as usize + 2] += 1;
+            begins[*other as usize + 2] += 1;
+        }
+        for index in 1..begins.len() {
+            begins[index] += begins[index - 1];
+        }
+        let mut ids = vec![0; 2 * pairs.len()];
+        for (one, other) in pairs {
+            for (one, other) in [(one, other), (other, one)] {
+                let at = &mut begins[one as usize + 1];
+                ids[*at as usize] = other;
+                *at += 1;
+            }
+        }
+        Some(Self { begins, ids })
+    }
+
+    pub fn of(&self, id: u32) -> &[u32] {
+        &self.ids[self.begins[id as usize] as usize..self.begins[id as usize + 1] as usize]
+    }
+}
+
+/// Neighbours that a search by depth looks at in about the time of one of its steps.
+const NEIGHBOURS_PER_STEP: u64 = 16;
+
+const NOWHERE: u64 = u64::MAX;
+
+/// One search, and the room it works in.
+struct Ejection<'a> {
+    problem: &'a Problem,
+    neighbours: &'a Neighbours,
+    target: u64,
+    weights: Vec<u64>,
+    offsets: Vec<u64>,
+    /// The step until which each buffer is not to be thrown out.
+    tabu_until: Vec<u32>,
+    unplaced: BinaryHeap<(u64, u32)>,
+    /// Of the placed neighbours: where they begin and end, sorted, each with the weight of it and those before it.
+    bottoms: Vec<(u64, u128)>,
+    tops: Vec<(u64, u128)>,
+}
+
+/// Offsets of height `target` or less, if they are found in `steps_max` steps. Without slabs.
+pub(super) fn eject(
+    problem: &Problem,
+    neighbours: &Neighbours,
+    target: u64,
+    steps_max: u64,
+    effort: &mut Effort<'_>,
+    random: &mut Random,
+) -> Option<Vec<u64>> {
+    let count = problem.len();
+    if problem.sizes.iter().any(|size| *size > target) {
+        return None;
+    }
+    let mut ejection = Ejection {
+        problem,
+        neighbours,
+        target,
+        weights: problem.sizes.clone(),
+        offsets: vec![NOWHERE; count],
+        tabu_until: vec![0; count],
+        unplaced: problem.sizes.iter().copied().zip(0..).collect(),
+        bottoms: Vec::new(),
+        tops: Vec::new(),
+    };
+    let steps_max = u32::try_from(steps_max).unwrap_or(u32::MAX - TABU_STEPS);
+    for step in 0..steps_max {
+        let Some((_, id)) = ejection.unplaced.pop() else { return Some(ejection.offsets) };
+        // A step looks at all neighbours; where these are many it counts for more, so that a limit of steps is one of
+        // time too.
+        if !effort.spend(1 + neighbours.of(id).len() as u64 / NEIGHBOURS_PER_STEP) {
+            return None;
+        }
+        ejection.place(id, step, random);
+    }
+    None
+}
+
+impl Ejection<'_> {
+    /// Puts a buffer where that is cheapest, and throws out what is there.
+    fn place(&mut self, id: u32, step: u32, random: &mut Random) {
+        let size = self.problem.sizes[id as usize];
+        self.gather(id, step);
+        let offset = self.cheapest(size, random);
+        for other in self.neighbours.of(id) {
+            let index = *other as usize;
+            let (bottom, other_size) = (self.offsets[index], self.problem.sizes[index]);
+            if bottom != NOWHERE && bottom < offset + size && offset < bottom + other_size {
+                self.offsets[index] = NOWHERE;
+                self.weights[index] = self.weights[index].saturating_add(size / 8 + 1);
+                self.unplaced.push((other_size, *other));
+            }
+        }
+        self.offsets[id as usize] = offset;
+        self.tabu_until[id as usize] = step + 1 + TABU_STEPS + random.below(TABU_STEPS);
+    }
+
+    /// Collects where the placed neighbours begin and end.
+    fn gather(&mut self, id: u32, step: u32) {
+        self.bottoms.clear();
+        self.tops.clear();
+        for other in self.neighbours.of(id) {
+            let index = *other as usize;
+            let bottom = self.offsets[index];
+            if bottom != NOWHERE {
+                // A tabu buffer weighs more than all others together.
+                let tabu = u128::from(self.tabu_until[index] > step) << 96;
+                let weight = u128::from(self.weights[index]) + tabu;
+                self.bottoms.push((bottom, weight));
+                self.tops.push((bottom + self.problem.sizes[index], weight));
+            }
+        }
+        for list in [&mut self.bottoms, &mut self.tops] {
+            list.sort_unstable();
+            let mut sum = 0;
+            for (_, weight) in list {
+                sum += *weight;
+                *weight = sum;
+            }
+        }
+    }
+
+    /// The candidate that meets the least weight: the bottom, the top, on each neighbour and under each. Among equals,
+    /// chance decides.
+    fn cheapest(&self, size: u64, random: &mut Random) -> u64 {
+        let highest = self.target - size;
+        let on = self.tops.iter().map(|(top, _)| *top).filter(|top| *top <= highest);
+        let under = self.bottoms.iter().filter_map(|(bottom, _)| bottom.checked_sub(size));
+        let (mut best, mut best_weight, mut equals) = (0, u128::MAX, 0);
+        for offset in [0, highest].into_iter().chain(on).chain(under) {
+            let weight = self.weight(offset, offset + size);
+            if weight < best_weight {
+                (best, best_weight, equals) = (offset, weight, 1);
+            } else if weight == best_weight {
+                equals += 1;
+                if random.below(equals) == 0 {
+                    best = offset;
+                }
+            }
+        }
+        best
+    }
+
+    /// Of the neighbours that meet `start..end`: those that begin before its end, without those that end before its
+    /// start.
+    fn weight(&self, start: u64, end: u64) -> u128 {
+        let sum = |list: &[(u64, u128)], count: usize| if count == 0 { 0 } else { list[count - 1].1 };
+        let begun = self.bottoms.partition_point(|(bottom, _)| *bottom < end);
+        let ended = self.tops.partition_point(|(top, _)| *top <= start);
+        sum(&self.bottoms, begun) - sum(&self.tops, ended)
+    }
+}

@@ -1,0 +1,232 @@
+//! First fit and best fit over many buffers: a segment tree over the sections whose nodes keep what is occupied.
+//!
+//! A buffer's span is the disjoint union of at most two nodes a level, its *canonical* nodes. Each node keeps two
+//! sorted lists of disjoint address ranges:
+//!
+//! - `covering`: the union of the placed buffers that have the node as a canonical one, and so cover all of it;
+//! - `touching`: the union of the placed buffers that have the node or one below it as a canonical one.
+//!
+//! What is occupied somewhere in a span is then exactly `touching` of the span's canonical nodes and `covering` of the
+//! nodes above them. For a placed buffer that meets the span meets one of its canonical nodes Q, in a canonical node P
+//! of its own; two nodes that meet contain one another: either P is Q or below it, and Q's `touching` has the buffer,
+//! or P is above Q, and P's `covering` has it. And none of these lists has a buffer that does not meet the span.
+//!
+//! Ranges that touch are merged, and what is packed well touches: the lists stay short, and a pass over 28,000 buffers
+//! takes milliseconds where sorted lists of neighbours take seconds.
+
+use super::effort::Effort;
+use super::problem::{Problem, Span};
+use super::slabs::Slabs;
+
+/// Addresses `start..end` that are occupied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Occupied {
+    start: u64,
+    end: u64,
+}
+
+/// Which of the gaps that are large enough a buffer takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// The lowest.
+    First,
+    /// The smallest, and of those the lowest; the space above everything counts as the largest.
+    Best,
+}
+
+/// Lists that one query may have to walk: two canonical nodes a level and two above them, and a place to write past
+/// them.
+const LISTS_MAX: usize = 4 * 32 + 1;
+
+/// What is occupied where.
+#[derive(Debug, Default)]
+pub(super) struct Tree {
+    leaves: usize,
+    covering: Vec<Vec<Occupied>>,
+    touching: Vec<Vec<Occupied>>,
+}
+
+impl Tree {
+    pub fn new(sections: usize) -> Self {
+        let leaves = sections.next_power_of_two();
+        Self { leaves, covering: vec![Vec::new(); 2 * leaves], touching: vec![Vec::new(); 2 * leaves] }
+    }
+
+    pub fn clear(&mut self) {
+        self.covering.iter_mut().for_each(Vec::clear);
+        self.touching.iter_mut().for_each(Vec::clear);
+    }
+
+    /// Occupies `offset..offset + size` in all sections of the span.
+    pub fn place(&mut self, span: Span, offset: u64, size: u64) {
+        let range = Occupied { start: offset, end: offset + size };
+        canonical(self.leaves, span, |node| {
+            add(&mut self.covering[node], range);
+            add(&mut self.touching[node], range);
+        });
+        above(self.leaves, span, |node| add(&mut self.touching[node], range));
+    }
+
+    /// Where the rule puts a buffer of `size` that is alive in the span.
+    pub fn find(&self, rule: Rule, span: Span, size: u64, slabs: &Slabs) -> u64 {
+        let mut lists: [&[Occupied]; LISTS_MAX] = [&[]; LISTS_MAX];
+        let mut count = 0;
+        let mut keep = |list| {
+            lists[count] = list;
+            count += usize::from(!list.is_empty());
+        };
+        canonical(self.leaves, span, |node| keep(&self.touching[node]));
+        above(self.leaves, span, |node| keep(&self.covering[node]));
+        let lists = &mut lists[..count];
+        match rule {
+            Rule::First => lowest(lists, 0, size, slabs),
+            Rule::Best => tightest(lists, size, slabs),
+        }
+    }
+}
+
+/// Calls `visit` with the canonical nodes of a span.
+fn canonical(leaves: usize, span: Span, mut visit: impl FnMut(usize)) {
+    let (mut left, mut right) = (leaves + span.first as usize, leaves + span.end as usize);
+    while left < right {
+        if left & 1 == 1 {
+            visit(left);
+            left += 1;
+        }
+        if right & 1 == 1 {
+            right -= 1;
+            visit(right);
+        }
+        (left, right) = (left / 2, right / 2);
+    }
+}
+
+/// Calls `visit` with the nodes above the canonical ones: those that the span meets and does not cover.
+fn above(leaves: usize, span: Span, mut visit: impl FnMut(usize)) {
+    let (first, end) = (leaves + span.first as usize, leaves + span.end as usize);
+    let (mut left, mut right, mut level) = (first, end - 1, 0);
+    let partly = |node: usize, level: u32| (node << level) < first || (node + 1) << level > end;
+    while left > 1 {
+        (left, right, level) = (left / 2, right / 2, level + 1);
+        if partly(left, level) {
+            visit(left);
+        }
+        if right != left && partly(right, level) {
+            visit(right);
+        }
+    }
+}
+
+/// Adds a range to sorted disjoint ranges; those that touch become one.
+fn add(list: &mut Vec<Occupied>, range: Occupied) {
+    let first = list.partition_point(|other| other.end < range.start);
+    let count = list[first..].iter().take_while(|other| other.start <= range.end).count();
+    if count == 0 {
+        return list.insert(first, range);
+    }
+    let end = list[first + count - 1].end.max(range.end);
+    list[first] = Occupied { start: list[first].start.min(range.start), end };
+    if count > 1 {
+        list.drain(first + 1..first + count);
+    }
+}
+
+/// Leaves out what ends at or before `at`.
+fn skip(list: &[Occupied], at: u64) -> &[Occupied] {
+    match list {
+        [first, ..] if first.end > at => list,
+        [_, second, ..] if second.end > at => &list[1..],
+        [] | [_] => &[],
+        _ => &list[list.partition_point(|range| range.end <= at)..],
+    }
+}
+
+/// The lowest place from `at` on where `size` is free in all lists. The lists lose what lies below it.
+fn lowest(lists: &mut [&[Occupied]], at: u64, size: u64, slabs: &Slabs) -> u64 {
+    let mut at = slabs.place(at, size);
+    // Lists that were found to leave the place free, one after another.
+    let (mut free, mut index) = (0, 0);
+    while free < lists.len() {
+        let list = skip(lists[index], at);
+        lists[index] = list;
+        match list.first() {
+            Some(range) if range.start < at + size => {
+                at = slabs.place(range.end, size);
+                free = 0;
+            }
+            _ => {
+                free += 1;
+                index = if index + 1 == lists.len() { 0 } else { index + 1 };
+            }
+        }
+    }
+    at
+}
+
+/// The place in the smallest gap that has room for `size`.
+fn tightest(lists: &mut [&[Occupied]], size: u64, slabs: &Slabs) -> u64 {
+    let (mut at, mut best, mut best_room) = (0, 0, u64::MAX);
+    loop {
+        at = lowest(lists, at, 1, &Slabs::NONE);
+        let end = lists.iter().filter_map(|list| list.first()).map(|range| range.start).min();
+        let place = slabs.place(at, size);
+        match end {
+            None => return if best_room == u64::MAX { place } else { best },
+            Some(end) => {
+                if place + size <= end && end - at < best_room {
+                    (best, best_room) = (place, end - at);
+                }
+                at = end;
+            }
+        }
+    }
+}
+
+/// What one pass over the buffers of a problem works with.
+#[derive(Debug)]
+pub(super) struct Fitter<'a> {
+    problem: &'a Problem,
+    slabs: &'a Slabs,
+    tree: Tree,
+    /// Where the last pass put each buffer.
+    pub offsets: Vec<u64>,
+}
+
+impl<'a> Fitter<'a> {
+    pub fn new(problem: &'a Problem, slabs: &'a Slabs) -> Self {
+        Self { problem, slabs, tree: Tree::new(problem.sections()), offsets: vec![0; problem.len()] }
+    }
+
+    /// Forgets the last pass; `frozen` buffers are placed first, where they are said to be. Returns their height.
+    pub fn begin(&mut self, frozen: &[(u32, u64)]) -> u64 {
+        self.tree.clear();
+        let mut height = 0;
+        for (id, offset) in frozen {
+            height = height.max(self.put(*id, *offset));
+        }
+        height
+    }
+
+    /// Places the buffers in this order; gives up where one would reach `limit` or higher. Returns the height of what
+    /// was placed.
+    pub fn pass(&mut self, order: &[u32], rule: Rule, limit: u64, effort: &mut Effort<'_>) -> Option<u64> {
+        let mut height = 0;
+        for id in order {
+            let index = *id as usize;
+            let (span, size) = (self.problem.spans[index], self.problem.sizes[index]);
+            let offset = self.tree.find(rule, span, size, self.slabs);
+            if offset + size >= limit || !effort.spend(1) {
+                return None;
+            }
+            height = height.max(self.put(*id, offset));
+        }
+        Some(height)
+    }
+
+    fn put(&mut self, id: u32, offset: u64) -> u64 {
+        let index = id as usize;
+        self.tree.place(self.problem.spans[index], offset, self.problem.sizes[index]);
+        self.offsets[index] = offset;
+        offset + self.problem.sizes[index]
+    }
+}

@@ -1,0 +1,93 @@
+//! Hot windows: solve the stretch of time where the load is near its peak, freeze it, and place all else around it.
+//!
+//! Whether a packing reaches the load is decided where the load is high. With the lifetimes clipped to that window
+//! (`reduce` says why that is allowed) the problem is small, and what spans the window leaves it. This stage closed
+//! every recorded training step that no order of placing had closed.
+
+use super::fit::{Fitter, Rule};
+use super::order::Key;
+use super::pipeline::{Packing, Solver};
+use super::problem::Problem;
+use super::reduce::reduce;
+use super::search::Verdict;
+
+/// A window reaches from the first to the last section whose load is above this share of the largest.
+const SHARES: [f64; 6] = [0.97, 0.90, 0.99, 0.80, 0.60, 0.0];
+
+/// Orders for what is placed around the frozen ones.
+const AROUND_KEYS: [Key; 4] = [Key::Twa, Key::Size, Key::SizeRootWidth, Key::Width];
+
+/// Tries each window with so many steps for each search in it.
+pub(super) fn windows(solver: &mut Solver<'_>, problem: &Problem, best: &mut Packing, goal: u64, steps: u64) {
+    let mut tried = Vec::new();
+    for share in SHARES {
+        let window = window(problem, share);
+        if tried.contains(&window) {
+            continue;
+        }
+        tried.push(window);
+        match core(solver, problem, window, goal, steps) {
+            Core::Frozen(frozen) => around(solver, problem, best, goal, &frozen),
+            Core::Impossible => best.lower_bound = best.lower_bound.max(goal + 1),
+            Core::Unknown => {}
+        }
+        if best.height <= goal.max(best.lower_bound) || best.lower_bound > goal || !solver.effort.is_left() {
+            return;
+        }
+    }
+}
+
+/// The moments of the first and the last section over a share of the peak.
+fn window(problem: &Problem, share: f64) -> (u64, u64) {
+    let least = problem.load() as f64 * share;
+    let is_hot = |load: &u64| *load as f64 > least;
+    let first = problem.loads.iter().position(is_hot).unwrap_or(0);
+    let last = problem.loads.iter().rposition(is_hot).unwrap_or(problem.sections() - 1);
+    (problem.moments[first], problem.moments[last] + 1)
+}
+
+enum Core {
+    Frozen(Vec<(u32, u64)>),
+    Impossible,
+    Unknown,
+}
+
+/// Packs the buffers that meet the window within the goal.
+fn core(solver: &mut Solver<'_>, problem: &Problem, window: (u64, u64), goal: u64, steps: u64) -> Core {
+    let meets = |id: &u32| {
+        let (lower, upper) = problem.times[*id as usize];
+        lower < window.1 && upper > window.0
+    };
+    let ids = (0..problem.len() as u32).filter(meets).collect();
+    let reduced = reduce(problem, ids, window, solver.slabs.is_none());
+    let mut frozen = reduced.stacked;
+    for atom in reduced.atoms {
+        match solver.pack_within(&atom.problem, goal - atom.base, steps) {
+            Verdict::Found(offsets) => {
+                frozen.extend(atom.ids.iter().zip(offsets).map(|(id, offset)| (*id, atom.base + offset)))
+            }
+            Verdict::Impossible => return Core::Impossible,
+            Verdict::Unknown => return Core::Unknown,
+        }
+    }
+    Core::Frozen(frozen)
+}
+
+/// Places all that is not frozen, by several orders.
+fn around(solver: &mut Solver<'_>, problem: &Problem, best: &mut Packing, goal: u64, frozen: &[(u32, u64)]) {
+    let mut is_frozen = vec![false; problem.len()];
+    frozen.iter().for_each(|(id, _)| is_frozen[*id as usize] = true);
+    let mut fitter = Fitter::new(problem, solver.slabs);
+    for key in AROUND_KEYS {
+        let order = key.sort(problem, (0..problem.len() as u32).filter(|id| !is_frozen[*id as usize]));
+        for rule in [Rule::First, Rule::Best] {
+            if best.height <= goal || !solver.effort.is_left() {
+                return;
+            }
+            fitter.begin(frozen);
+            if fitter.pass(&order, rule, best.height, &mut solver.effort).is_some() {
+                best.improve(problem, &fitter.offsets);
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Orders in which buffers are placed one after another: what is hardest to place comes first.
+
+use super::effort::Random;
+use super::problem::Problem;
+
+/// What an order goes by, largest first. T is the largest load of any section that the buffer covers, W its width in
+/// sections, A its area: size times width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Key {
+    Twa,
+    Wat,
+    Taw,
+    Width,
+    Size,
+    SizeRootWidth,
+    Area,
+}
+
+impl Key {
+    pub const ALL: [Self; 7] =
+        [Self::Twa, Self::Size, Self::SizeRootWidth, Self::Width, Self::Wat, Self::Taw, Self::Area];
+
+    /// The buffers `ids` in this order; equal ones by their place in the problem.
+    pub fn sort(self, problem: &Problem, ids: impl Iterator<Item = u32>) -> Vec<u32> {
+        let mut keyed: Vec<([u128; 3], u32)> = ids.map(|id| (self.of(problem, id as usize), id)).collect();
+        keyed.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+        keyed.into_iter().map(|(_, id)| id).collect()
+    }
+
+    pub fn sort_all(self, problem: &Problem) -> Vec<u32> {
+        self.sort(problem, 0..problem.len() as u32)
+    }
+
+    fn of(self, problem: &Problem, index: usize) -> [u128; 3] {
+        let span = problem.spans[index];
+        let (peak, size) = (u128::from(problem.peaks[index]), u128::from(problem.sizes[index]));
+        let width = u128::from(span.end - span.first);
+        let area = width * size;
+        match self {
+            Self::Twa => [peak, width, area],
+            Self::Wat => [width, area, peak],
+            Self::Taw => [peak, area, width],
+            Self::Width => [width, size, 0],
+            Self::Size => [size, width, 0],
+            // Floats that are not negative sort as their bits do.
+            Self::SizeRootWidth => [u128::from((size as f64 * (width as f64).sqrt()).to_bits()), size, 0],
+            Self::Area => [area, size, 0],
+        }
+    }
+
+    /// All buffers in about this order, each number of the key changed by chance by up to `share` up or down; without
+    /// it, the order itself.
+    pub fn shake(self, problem: &Problem, share: f64, random: &mut Random) -> Vec<u32> {
+        if share == 0.0 {
+            return self.sort_all(problem);
+        }
+        let mut factor = |number: u128| {
+            let chance = f64::from(random.below(1 << 20)) / f64::from(1 << 19) - 1.0;
+            (number as f64 * (1.0 + share * chance)) as u128
+        };
+        let mut keyed: Vec<([u128; 3], u32)> = (0..problem.len() as u32)
+            .map(|id| {
+                let key = self.of(problem, id as usize);
+                // The peak ties many buffers together, and stays what it is.
+                (
+                    if self.begins_with_peak() {
+                        [key[0], factor(key[1]), key[2]]
+                    } else {
+                        [factor(key[0]), key[1], key[2]]
+                    },
+                    id,
+                )
+            })
+            .collect();
+        keyed.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+        keyed.into_iter().map(|(_, id)| id).collect()
+    }
+
+    fn begins_with_peak(self) -> bool {
+        matches!(self, Self::Twa | Self::Taw)
+    }
+}
+
+/// All buffers, those first in whose sections the last searches had no room; changed by chance by up to `share`.
+pub(super) fn by_blame(problem: &Problem, blames: &[f64], share: f64, random: &mut Random) -> Vec<u32> {
+    let mut keyed: Vec<(f64, u64, u32, u32)> = (0..problem.len() as u32)
+        .map(|id| {
+            let span = problem.spans[id as usize];
+            let blame: f64 = blames[span.sections()].iter().sum();
+            let chance = f64::from(random.below(1 << 20)) / f64::from(1 << 19) - 1.0;
+            (blame * (1.0 + share * chance), problem.peaks[id as usize], span.end - span.first, id)
+        })
+        .collect();
+    keyed.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then((b.1, b.2, a.3).cmp(&(a.1, a.2, b.3))));
+    keyed.into_iter().map(|(.., id)| id).collect()
+}

@@ -1,0 +1,125 @@
+//! Lifetimes with their times compressed into sections, and how loaded each section is.
+//!
+//! **Compression.** Walk the distinct times, ends before starts; close a section at an end when a start has occurred
+//! since the last close. The buffers alive when a section closes are a maximal set of buffers that are alive together,
+//! and every such set is some section's: a set stops being extendable just when one of its buffers ends. So two buffers
+//! are alive at one time iff they share a section, and a buffer covers the consecutive sections `first..end`, at least
+//! one. A time axis of 10^9 steps becomes at most as many sections as there are buffers.
+
+/// The consecutive sections `first..end` that a buffer covers; never empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    pub first: u32,
+    pub end: u32,
+}
+
+impl Span {
+    pub fn meets(self, other: Span) -> bool {
+        self.first < other.end && other.first < self.end
+    }
+
+    pub fn sections(self) -> std::ops::Range<usize> {
+        self.first as usize..self.end as usize
+    }
+}
+
+/// Buffers to be packed. Everything is indexed by the buffer's place in this problem; sizes are in units.
+#[derive(Debug)]
+pub(super) struct Problem {
+    pub sizes: Vec<u64>,
+    /// `[lower, upper)`, not empty.
+    pub times: Vec<(u64, u64)>,
+    pub spans: Vec<Span>,
+    /// The largest load of any section that the buffer covers.
+    pub peaks: Vec<u64>,
+    /// Sum of the sizes that are alive in each section.
+    pub loads: Vec<u64>,
+    /// A time at which everything in the section is alive.
+    pub moments: Vec<u64>,
+}
+
+impl Problem {
+    /// Compresses. No size is zero, no lifetime empty, and the sum of all sizes is below 2^63.
+    pub fn new(times: Vec<(u64, u64)>, sizes: Vec<u64>) -> Self {
+        let (spans, moments) = compress(&times);
+        let loads = loads(&spans, &sizes, moments.len());
+        let peaks = peaks(&spans, &loads);
+        Self { sizes, times, spans, peaks, loads, moments }
+    }
+
+    /// The buffers `ids` alone, their lifetimes clipped to `window` (times).
+    pub fn part(&self, ids: &[u32], window: (u64, u64)) -> Self {
+        let clip = |(lower, upper): (u64, u64)| (lower.max(window.0), upper.min(window.1));
+        let times = ids.iter().map(|id| clip(self.times[*id as usize])).collect();
+        Self::new(times, ids.iter().map(|id| self.sizes[*id as usize]).collect())
+    }
+
+    pub fn len(&self) -> usize {
+        self.sizes.len()
+    }
+
+    pub fn sections(&self) -> usize {
+        self.loads.len()
+    }
+
+    /// The lower bound: the largest sum of sizes that are alive together.
+    pub fn load(&self) -> u64 {
+        self.loads.iter().copied().max().unwrap_or(0)
+    }
+}
+
+/// The span of each lifetime, and a moment in each section.
+fn compress(times: &[(u64, u64)]) -> (Vec<Span>, Vec<u64>) {
+    let mut starts: Vec<(u64, u32)> = times.iter().zip(0..).map(|(time, id)| (time.0, id)).collect();
+    let mut ends: Vec<(u64, u32)> = times.iter().zip(0..).map(|(time, id)| (time.1, id)).collect();
+    starts.sort_unstable();
+    ends.sort_unstable();
+    let mut spans = vec![Span { first: 0, end: 0 }; times.len()];
+    let mut moments = Vec::new();
+    let mut starts = starts.into_iter().peekable();
+    let mut opened = None;
+    for (time, id) in ends {
+        while let Some((start, id)) = starts.next_if(|(start, _)| *start < time) {
+            spans[id as usize].first = moments.len() as u32;
+            opened = Some(start);
+        }
+        // Since the last start, nothing has ended: all that covers the section is alive at that moment.
+        if let Some(moment) = opened.take() {
+            moments.push(moment);
+        }
+        spans[id as usize].end = moments.len() as u32;
+    }
+    (spans, moments)
+}
+
+fn loads(spans: &[Span], sizes: &[u64], sections: usize) -> Vec<u64> {
+    let mut loads = vec![0u64; sections + 1];
+    for (span, size) in spans.iter().zip(sizes) {
+        loads[span.first as usize] = loads[span.first as usize].wrapping_add(*size);
+        loads[span.end as usize] = loads[span.end as usize].wrapping_sub(*size);
+    }
+    loads.pop();
+    let mut sum = 0u64;
+    for load in &mut loads {
+        sum = sum.wrapping_add(*load);
+        *load = sum;
+    }
+    loads
+}
+
+/// The largest load in each span, from a sparse table: row k has the largest of the 2^k loads from each place on.
+fn peaks(spans: &[Span], loads: &[u64]) -> Vec<u64> {
+    let mut rows = vec![loads.to_vec()];
+    let mut half = 1;
+    while 2 * half <= loads.len() {
+        let last = &rows[rows.len() - 1];
+        let row = (0..=loads.len() - 2 * half).map(|at| last[at].max(last[at + half])).collect();
+        rows.push(row);
+        half *= 2;
+    }
+    let largest = |span: &Span| {
+        let power = (span.end - span.first).ilog2() as usize;
+        rows[power][span.first as usize].max(rows[power][span.end as usize - (1 << power)])
+    };
+    spans.iter().map(largest).collect()
+}

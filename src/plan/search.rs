@@ -1,0 +1,416 @@
+//! Depth-first search for a packing within a capacity, after Moffitt's MiniMalloc (ASPLOS 2023). It finds one, or shows
+//! that there is none, or gives up.
+//!
+//! **What is searched.** Push everything in a packing down as far as it goes, lowest first: now each buffer lies at 0
+//! or on another one (or where a slab begins). Place the buffers of such a packing by their (offset, rank): when a
+//! buffer's turn comes, everything under it is there, so that its offset is *the lowest that what is placed lets it
+//! have*. So it is enough to try, at each node, the unplaced buffers at their lowest offsets, in non-decreasing
+//! (offset, rank): no packing within the capacity is lost, and each pushed-down one is met once.
+//!
+//! **What is left out.**
+//! - *Capacity.* All that is unplaced will lie at the chosen offset or higher. If that and the sum of what is unplaced
+//!   in some section exceed the capacity, this child and all siblings after it fail, for their offsets are no lower.
+//! - *Room below.* If an unplaced buffer would end, at its lowest offset, at or below the chosen offset, it will lie
+//!   above it, and could then be moved down to where nothing is in its way: some other node has that packing. The same
+//!   for all siblings after it.
+//! - *Nothing above.* If no unplaced buffer shares a section with the one just tried, it was in nobody's way, and its
+//!   own lowest offset stays what it is; a sibling after it would come before it in the packing, but is higher.
+//! - *Twins.* Of two buffers with the same span and size at the same offset, only the first is tried.
+//! - *Floors.* What is unplaced in a section lies at the lowest offset of any of it, or higher: that and their sum must
+//!   not exceed the capacity. Without this, none of MiniMalloc's eleven fits in 4 million steps (2026-11).
+//! - *Falling apart.* When no unplaced buffer crosses a boundary, both sides are solved apart; if one fails, so does
+//!   the node, and the other need not be searched again.
+//!
+//! **Jumping back.** A frame fails because some section is too full, and for that only those placed buffers are to
+//! blame that lie in the section, or hold up what does. If the node below it is not one of them, its siblings would
+//! fail in the same way, and are not tried. This reasoning leaves out that the order forbids some placements: so a
+//! search that jumps back finds packings (MiniMalloc's B after 2,047 steps, not 88,169), but proves nothing. One that
+//! is `thorough` does not jump.
+//!
+//! The stack is explicit, and all stacks are vectors that are kept: a node allocates nothing once they have grown. Each
+//! frame has its own copy of the unplaced buffers, with their lowest offsets: expanding reads one stretch of memory and
+//! writes the next one, and undoing is to forget it.
+
+use std::ops::Range;
+
+use super::conflicts::Conflicts;
+use super::effort::Effort;
+use super::problem::{Problem, Span};
+use super::slabs::Slabs;
+
+/// What came of a search.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Offsets of a packing within the capacity.
+    Found(Vec<u64>),
+    /// There is none.
+    Impossible,
+    /// The steps were used up.
+    Unknown,
+}
+
+/// An unplaced buffer, as a frame knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Member {
+    /// The lowest offset that what is placed lets it have.
+    low: u64,
+    size: u64,
+    span: Span,
+    /// Its place in the order.
+    rank: u32,
+    /// The rank of the buffer that it would lie on; its own if that is the bottom.
+    support: u32,
+}
+
+/// Unplaced buffers that are connected: nodes below this one have to place just these.
+#[derive(Clone, Debug)]
+struct Part {
+    members: Range<usize>,
+    sections: Range<usize>,
+}
+
+/// A node whose children are being tried.
+#[derive(Debug)]
+struct Frame {
+    part: Part,
+    /// The least (offset, rank) that a further child may have.
+    from: (u64, u32),
+    /// The span and size of the child that was tried last, and its offset.
+    twin: Option<(u64, Span, u64)>,
+    /// No child may lie higher, for the capacity.
+    highest: u64,
+    /// No child may lie here or higher, for something would fit under it.
+    least_top: u64,
+    /// Ends of the stacks before the child was placed.
+    trail_end: usize,
+    members_end: usize,
+    /// Where the members ended when it had been.
+    child_members_end: usize,
+    parts_end: usize,
+    /// The child's parts that are not solved yet.
+    open_parts: Range<usize>,
+    /// Something unplaced shares a section with the child.
+    is_met: bool,
+    /// The frame's set of conflicts says why it fails.
+    is_explained: bool,
+}
+
+/// A search, and its stacks.
+#[derive(Debug)]
+pub(super) struct Search<'a> {
+    slabs: &'a Slabs,
+    capacity: u64,
+    /// The buffer of each rank.
+    order: &'a [u32],
+    frames: Vec<Frame>,
+    members: Vec<Member>,
+    parts: Vec<Part>,
+    /// What is placed, in that order.
+    trail: Vec<Member>,
+    /// For each section, the sum of what is unplaced in it.
+    sums: Vec<u64>,
+    /// For each section, how many unplaced buffers cover it and the one before it.
+    crossings: Vec<u32>,
+    /// For each section, the lowest offset that anything unplaced in it may have.
+    floors: Vec<u64>,
+    /// For each section, how often it was too full.
+    pub blames: Vec<u32>,
+    /// Leaves nothing out: no jumps.
+    thorough: bool,
+    conflicts: Conflicts,
+}
+
+/// What came of looking for a frame's next child.
+enum Step {
+    /// One was placed, and has parts that are to be solved.
+    Down,
+    /// One was placed, and nothing of the frame's is left.
+    Solved,
+    /// There is none.
+    Failed,
+}
+
+impl<'a> Search<'a> {
+    /// Of a connected problem, its buffers in this order of preference.
+    pub fn new(problem: &Problem, order: &'a [u32], capacity: u64, slabs: &'a Slabs, thorough: bool) -> Self {
+        let member = |(rank, id): (u32, &u32)| {
+            let index = *id as usize;
+            let (size, span) = (problem.sizes[index], problem.spans[index]);
+            Member { low: slabs.place(0, size), size, span, rank, support: rank }
+        };
+        let members: Vec<Member> = (0..).zip(order).map(member).collect();
+        let mut crossings = vec![0; problem.sections()];
+        for member in &members {
+            crossings[member.span.sections()].iter_mut().skip(1).for_each(|count| *count += 1);
+        }
+        Self {
+            slabs,
+            capacity,
+            order,
+            frames: Vec::new(),
+            members,
+            parts: Vec::new(),
+            trail: Vec::new(),
+            sums: problem.loads.clone(),
+            crossings,
+            floors: vec![0; problem.sections()],
+            blames: vec![0; problem.sections()],
+            thorough,
+            conflicts: Conflicts::new(order.len()),
+        }
+    }
+
+    /// Searches with at most so many steps.
+    pub fn run(&mut self, steps_max: u64, effort: &mut Effort<'_>) -> Verdict {
+        self.open(&Part { members: 0..self.members.len(), sections: 0..self.sums.len() }, (0, 0));
+        for _ in 0..steps_max {
+            if !effort.spend(1) {
+                break;
+            }
+            match self.advance() {
+                Step::Down => self.open_next_part(),
+                Step::Solved => {
+                    if self.close_solved() {
+                        return Verdict::Found(self.offsets());
+                    }
+                }
+                Step::Failed => {
+                    if self.close_failed() {
+                        return if self.thorough { Verdict::Impossible } else { Verdict::Unknown };
+                    }
+                }
+            }
+        }
+        Verdict::Unknown
+    }
+
+    fn offsets(&self) -> Vec<u64> {
+        let mut offsets = vec![0; self.order.len()];
+        for member in &self.trail {
+            offsets[self.order[member.rank as usize] as usize] = member.low;
+        }
+        offsets
+    }
+
+    fn open(&mut self, part: &Part, from: (u64, u32)) {
+        let depth = self.frames.len();
+        if !self.thorough {
+            self.conflicts.clear(depth);
+        }
+        let members = &self.members[part.members.clone()];
+        let (mut least_top, mut highest_top) = (u64::MAX, 0);
+        for member in members {
+            let top = member.low + member.size;
+            (least_top, highest_top) = (least_top.min(top), highest_top.max(top));
+        }
+        let unplaced = self.sums[part.sections.clone()].iter().copied().max().unwrap_or(0);
+        let overfull = self.overfull_section(part, from.0);
+        if let Some(section) = overfull.filter(|_| !self.thorough) {
+            self.blame(depth, part, section);
+        }
+        // A least top of 0 lets no child be.
+        let is_hopeless = overfull.is_some() || highest_top > self.capacity || unplaced > self.capacity;
+        self.frames.push(Frame {
+            part: part.clone(),
+            from,
+            twin: None,
+            highest: self.capacity.saturating_sub(unplaced),
+            least_top: if is_hopeless { 0 } else { least_top },
+            trail_end: self.trail.len(),
+            members_end: self.members.len(),
+            child_members_end: 0,
+            parts_end: self.parts.len(),
+            open_parts: 0..0,
+            is_met: true,
+            is_explained: overfull.is_some(),
+        });
+    }
+
+    /// A section in which what is unplaced has no room above the lowest offset that any of it may have.
+    fn overfull_section(&mut self, part: &Part, from: u64) -> Option<usize> {
+        let floors = &mut self.floors[part.sections.clone()];
+        floors.fill(u64::MAX);
+        for member in &self.members[part.members.clone()] {
+            let low = member.low.max(from);
+            let sections =
+                member.span.first as usize - part.sections.start..member.span.end as usize - part.sections.start;
+            floors[sections].iter_mut().for_each(|floor| *floor = low.min(*floor));
+        }
+        // Where nothing is unplaced, the floor is the largest number: the sum of 0 must not overflow it.
+        let capacity = self.capacity;
+        let mut levels = floors.iter().zip(&self.sums[part.sections.clone()]);
+        let section = levels.position(|(floor, sum)| *sum > 0 && floor + sum > capacity)?;
+        self.blames[part.sections.start + section] += 1;
+        Some(part.sections.start + section)
+    }
+
+    /// Notes who is to blame for an overfull section: what is placed in it, what holds that up, and what holds up the
+    /// rest.
+    fn blame(&mut self, depth: usize, part: &Part, section: usize) {
+        for member in &self.members[part.members.clone()] {
+            if member.span.sections().contains(&section) {
+                self.conflicts.add(depth, member.support);
+            }
+        }
+        for member in &self.trail {
+            if member.span.sections().contains(&section) {
+                self.conflicts.add(depth, member.support);
+                self.conflicts.add(depth, member.rank);
+            }
+        }
+    }
+
+    /// Opens the next of the parts of the top frame's child.
+    fn open_next_part(&mut self) {
+        let Some(frame) = self.frames.last_mut() else { return };
+        let Some(next) = frame.open_parts.next() else { return };
+        self.members.truncate(frame.child_members_end);
+        self.parts.truncate(frame.open_parts.end);
+        let (part, from) = (self.parts[next].clone(), frame.from);
+        self.open(&part, from);
+    }
+
+    /// Takes solved frames off. True if none is left.
+    fn close_solved(&mut self) -> bool {
+        loop {
+            self.frames.pop();
+            let Some(frame) = self.frames.last() else { return true };
+            if !frame.open_parts.is_empty() {
+                self.open_next_part();
+                return false;
+            }
+        }
+    }
+
+    /// Takes failed frames off, up to one that may have another child. True if none is left.
+    fn close_failed(&mut self) -> bool {
+        loop {
+            let is_explained = self.frames.pop().is_some_and(|frame| frame.is_explained);
+            let depth = self.frames.len();
+            let Some(frame) = self.frames.last_mut() else { return true };
+            let mut is_open = frame.is_met;
+            if !self.thorough {
+                if !is_explained {
+                    self.conflicts.fill(depth);
+                }
+                frame.is_explained = true;
+                is_open &= self.conflicts.inherit(depth - 1, frame.from.1 - 1);
+            }
+            self.undo();
+            if is_open {
+                return false;
+            }
+        }
+    }
+
+    /// Takes away the top frame's child and all that was placed after it.
+    fn undo(&mut self) {
+        let Some(frame) = self.frames.last() else { return };
+        for member in self.trail.drain(frame.trail_end..) {
+            let sections = member.span.sections();
+            self.sums[sections.clone()].iter_mut().for_each(|sum| *sum += member.size);
+            self.crossings[sections].iter_mut().skip(1).for_each(|count| *count += 1);
+        }
+        self.members.truncate(frame.members_end);
+        self.parts.truncate(frame.parts_end);
+    }
+
+    /// Places the top frame's next child.
+    fn advance(&mut self) -> Step {
+        let Some(frame) = self.frames.last_mut() else { return Step::Failed };
+        let Some(place) = choose(frame, &self.members) else { return Step::Failed };
+        let chosen = self.members[place];
+        frame.from = (chosen.low, chosen.rank + 1);
+        frame.twin = Some((chosen.low, chosen.span, chosen.size));
+        let part = frame.part.clone();
+        let begin = self.members.len();
+        let is_met = self.copy_others(&part, place, chosen);
+        let falls_apart = self.take(chosen);
+        let members = begin..self.members.len();
+        let parts_begin = self.parts.len();
+        if falls_apart {
+            self.split(&part, members.clone(), chosen.span);
+        } else if !members.is_empty() {
+            self.parts.push(Part { members: members.clone(), sections: part.sections });
+        }
+        let parts_end = self.parts.len();
+        if let Some(frame) = self.frames.last_mut() {
+            frame.is_met = is_met;
+            frame.child_members_end = self.members.len();
+            frame.open_parts = parts_begin..parts_end;
+        }
+        if parts_begin == parts_end { Step::Solved } else { Step::Down }
+    }
+
+    /// Copies a part's members without the chosen one, which raises those it meets. True if there are such.
+    fn copy_others(&mut self, part: &Part, place: usize, chosen: Member) -> bool {
+        let begin = self.members.len();
+        self.members.extend_from_within(part.members.start..place);
+        self.members.extend_from_within(place + 1..part.members.end);
+        let top = chosen.low + chosen.size;
+        let mut is_met = false;
+        for member in &mut self.members[begin..] {
+            let meets = member.span.meets(chosen.span);
+            is_met |= meets;
+            let is_raised = meets && top > member.low;
+            member.low = if is_raised { top } else { member.low };
+            member.support = if is_raised { chosen.rank } else { member.support };
+        }
+        if !self.slabs.is_none() {
+            for member in &mut self.members[begin..] {
+                member.low = self.slabs.place(member.low, member.size);
+            }
+        }
+        is_met
+    }
+
+    /// Counts a buffer as placed. True if nothing unplaced crosses some boundary within its span any more.
+    fn take(&mut self, chosen: Member) -> bool {
+        self.trail.push(chosen);
+        let sections = chosen.span.sections();
+        self.sums[sections.clone()].iter_mut().for_each(|sum| *sum -= chosen.size);
+        let mut falls_apart = false;
+        for count in self.crossings[sections].iter_mut().skip(1) {
+            *count -= 1;
+            falls_apart |= *count == 0;
+        }
+        falls_apart
+    }
+
+    /// Sorts the `members` that are left of a part into parts that are connected. Small ones come first: they fail
+    /// soonest.
+    fn split(&mut self, part: &Part, members: Range<usize>, chosen: Span) {
+        let parts_begin = self.parts.len();
+        let mut from = part.sections.start;
+        for section in chosen.sections().skip(1).chain([part.sections.end]) {
+            if section < part.sections.end && self.crossings[section] > 0 {
+                continue;
+            }
+            let begin = self.members.len();
+            for index in members.clone() {
+                let member = self.members[index];
+                if (from..section).contains(&(member.span.first as usize)) {
+                    self.members.push(member);
+                }
+            }
+            if begin < self.members.len() {
+                self.parts.push(Part { members: begin..self.members.len(), sections: from..section });
+            }
+            from = section;
+        }
+        self.parts[parts_begin..].sort_by_key(|part| part.members.len());
+    }
+}
+
+/// The place of a frame's next child, if it has one.
+fn choose(frame: &Frame, members: &[Member]) -> Option<usize> {
+    let (mut best, mut place) = ((u64::MAX, u32::MAX), None);
+    for index in frame.part.members.clone() {
+        let member = &members[index];
+        let key = (member.low, member.rank);
+        if key >= frame.from && key < best && frame.twin != Some((member.low, member.span, member.size)) {
+            (best, place) = (key, Some(index));
+        }
+    }
+    place.filter(|_| best.0 <= frame.highest && best.0 < frame.least_top)
+}
