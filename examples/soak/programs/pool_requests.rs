@@ -41,7 +41,7 @@ impl Setup {
             placement: choices.pick(&[Placement::Exact, Placement::Exact, Placement::PowerOfTwo]),
             policy,
             blocks_most,
-            labels: std::array::from_fn(|index| if index == 0 { String::new() } else { label(choices, index) }),
+            labels: labels(choices),
         }
     }
 
@@ -67,17 +67,17 @@ impl fmt::Display for Setup {
 }
 
 /// Labels may be any text: each begins with its index, so that no two are the same.
-fn label(choices: &mut impl Choices, index: usize) -> String {
-    let mut label = index.to_string();
-    match choices.below(4) {
-        0 => {}
-        1 => label.extend(std::iter::repeat_n('ß', choices.even_in_log(3000) as usize)),
-        _ => {
-            let bytes: Vec<u8> = (0..choices.below(20)).map(|_| choices.below(256) as u8).collect();
-            label.push_str(&String::from_utf8_lossy(&bytes));
+fn labels(choices: &mut impl Choices) -> [String; LABELS] {
+    let odd = choices.below(128) * 2 + 1;
+    std::array::from_fn(|index| match index as u64 {
+        0 => String::new(),
+        1 => "1".into(),
+        2 => format!("2{}", "ß".repeat(odd as usize * 8)),
+        index => {
+            let bytes: Vec<u8> = (0..10 * index).map(|place| ((index + place) * odd >> 2) as u8).collect();
+            format!("{index}{}", String::from_utf8_lossy(&bytes))
         }
-    }
-    label
+    })
 }
 
 /// What is asked for, as it is kept in the trail.
