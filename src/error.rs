@@ -47,6 +47,8 @@ pub enum ErrorKind {
     Closed,
     /// Tensors of different pools in one operation.
     Foreign,
+    /// A file that cannot be read or written, or whose content breaks its format (the message says where).
+    File,
 }
 
 impl fmt::Display for ErrorKind {
@@ -68,6 +70,7 @@ impl fmt::Display for ErrorKind {
             Self::Recording => "recording",
             Self::Closed => "closed",
             Self::Foreign => "another pool",
+            Self::File => "file",
         })
     }
 }

@@ -8,6 +8,7 @@
 //! | raw memory | [`Pool::alloc`], [`Request`], [`Block`] |
 //! | tensors | [`Pool::zeros`], [`Pool::from_array`], [`Tensor`] |
 //! | where every byte is | [`Pool::stats`], [`Pool::holders`], [`Error::shortage`] |
+//! | what a recorded run needs | `trace` (feature): `Trace::read`, `replay`, `min_budget` |
 //! | another kind of memory | [`Backend`] |
 //! | the bookkeeping alone | [`space`] |
 
@@ -25,6 +26,8 @@ pub mod backend;
 pub mod nn;
 pub mod space;
 mod tensor;
+#[cfg(feature = "trace")]
+pub mod trace;
 
 #[cfg(feature = "gpu")]
 pub use backend::Gpu;

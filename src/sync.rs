@@ -1,9 +1,20 @@
-//! The primitives that threads share, in one place, so that a model checker can be put in their stead.
+//! The primitives that threads share, in one place, so that a model checker can be put in their stead: with `--cfg loom`
+//! they are loom's.
+//!
+//! Reference counts are std's either way: what is modelled is who holds which lock, and who is told of what.
 
-#[cfg(feature = "gpu")]
-pub(crate) use std::sync::OnceLock;
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+pub(crate) use std::sync::atomic::Ordering;
+pub(crate) use std::sync::{Arc, OnceLock, PoisonError, Weak};
+
+#[cfg(loom)]
+pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard, atomic::*};
+#[cfg(all(feature = "gpu", not(loom)))]
+pub(crate) use std::sync::atomic::AtomicU64;
+#[cfg(not(loom))]
+pub(crate) use std::sync::{
+    Condvar, Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicUsize},
+};
 
 /// Locks, whether or not a thread has panicked with the lock held.
 ///
@@ -11,4 +22,62 @@ pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// caller could use.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(not(loom))]
+mod latch {
+    pub(crate) use spin::mutex::{SpinMutex as Lock, SpinMutexGuard as LatchGuard};
+
+    pub(super) fn try_lock<T>(lock: &Lock<T>) -> Option<LatchGuard<'_, T>> {
+        lock.try_lock()
+    }
+}
+
+#[cfg(loom)]
+mod latch {
+    pub(crate) use super::{Mutex as Lock, MutexGuard as LatchGuard};
+
+    pub(super) fn try_lock<T>(lock: &Lock<T>) -> Option<LatchGuard<'_, T>> {
+        lock.try_lock().ok()
+    }
+}
+
+pub(crate) use self::latch::LatchGuard;
+
+/// A lock that nobody waits for: it is had at once or not at all. It costs one atomic operation, and its release a store.
+pub(crate) struct Latch<T>(latch::Lock<T>);
+
+impl<T> Latch<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(latch::Lock::new(value))
+    }
+
+    #[inline]
+    pub(crate) fn try_lock(&self) -> Option<LatchGuard<'_, T>> {
+        latch::try_lock(&self.0)
+    }
+}
+
+/// Lets other threads go on.
+pub(crate) fn yield_now() {
+    #[cfg(loom)]
+    loom::thread::yield_now();
+    #[cfg(not(loom))]
+    std::thread::yield_now();
+}
+
+#[cfg(loom)]
+loom::thread_local! { static HOME: std::cell::Cell<usize> = std::cell::Cell::new(usize::MAX) }
+#[cfg(not(loom))]
+thread_local! { static HOME: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) } }
+
+/// A number that the thread keeps until it sets another; `usize::MAX` at first.
+#[inline]
+pub(crate) fn home() -> usize {
+    HOME.with(std::cell::Cell::get)
+}
+
+/// See [`home`].
+pub(crate) fn set_home(number: usize) {
+    HOME.with(|home| home.set(number));
 }

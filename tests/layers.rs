@@ -12,7 +12,7 @@ const LAYERS: [&str; 11] =
 const ONLY: [(&str, &[&str]); 4] = [("units", &[]), ("sync", &[]), ("error", &["units"]), ("space", &["units"])];
 
 /// And what it must not, although it comes before.
-const NEVER: [(&str, &[&str]); 1] = [("plan", &["space", "backend", "pool"])];
+const NEVER: [(&str, &[&str]); 2] = [("plan", &["space", "backend", "pool"]), ("trace", &["open", "tensor"])];
 
 const WGPU: [&str; 4] = ["src/backend/gpu/", "src/open.rs", "src/tensor/gpu.rs", "src/nn/gpu.rs"];
 const UNSAFE: [&str; 1] = ["src/backend/host.rs"];

@@ -1,7 +1,10 @@
 //! What the pool leaves outside itself: the process's memory, and its words in the log. One test, because both belong to
 //! the whole process.
 
+use std::future::Future;
 use std::sync::Mutex;
+use std::task::{Context, Waker};
+use std::time::Duration;
 
 use tensorpool::{Config, Pool, Request, SlabPolicy};
 
@@ -72,8 +75,38 @@ fn what_outlives_its_pool_is_logged_by_label() {
     assert!(LINES.lock().unwrap().is_empty());
 }
 
+/// The thread that sees to futures is there while one waits, and no longer.
+#[cfg(target_os = "linux")]
+fn the_thread_of_the_futures_goes_with_the_last_of_them() {
+    // The system keeps 15 characters of "tensorpool waiters".
+    let threads = || {
+        let tasks = std::fs::read_dir("/proc/self/task").ok()?;
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        Some(names.filter(|name| name.trim_end() == "tensorpool wait").count())
+    };
+    let Some(0) = threads() else { return };
+    let pool = Pool::host(Config::new("1 KiB")).unwrap();
+    let held = pool.alloc(Request::bytes(1024)).unwrap();
+    let request = || Request::bytes(1).wait(Duration::from_secs(100));
+    let mut context = Context::from_waker(Waker::noop());
+    let mut futures: Vec<_> = (0..3).map(|_| Box::pin(pool.alloc_async(request()))).collect();
+    assert_eq!(threads(), Some(0), "a future that nobody polls waits for nothing");
+    futures.iter_mut().for_each(|future| assert!(future.as_mut().poll(&mut context).is_pending()));
+    // A thread takes its name when it first runs.
+    while threads() != Some(1) {
+        std::thread::yield_now();
+    }
+    futures.truncate(1);
+    assert_eq!(threads(), Some(1));
+    futures.clear();
+    assert_eq!(threads(), Some(0));
+    drop(held);
+}
+
 #[test]
 fn the_process_sees_what_it_should() {
     memory_is_touched_only_when_used_and_given_back();
+    #[cfg(target_os = "linux")]
+    the_thread_of_the_futures_goes_with_the_last_of_them();
     what_outlives_its_pool_is_logged_by_label();
 }

@@ -107,8 +107,11 @@ fn a_stream_of_small_requests_does_not_starve_a_large_one() {
         let large = scope.spawn(|| pool.alloc(Request::bytes(16 << 10).wait(LONG)).map(drop));
         until(|| pool.stats().waiting == 1);
         let mut passes = 0;
-        while !small.is_empty() {
+        loop {
             small.remove(0);
+            if small.is_empty() {
+                break;
+            }
             match pool.alloc(Request::bytes(1024)) {
                 Ok(block) => {
                     passes += 1;
@@ -182,6 +185,16 @@ fn the_reserve_is_for_high_priority_alone() {
         let _high = pool.alloc(Request::bytes(15 << 10).priority(Priority::High)).unwrap();
         pool.check();
     }
+}
+
+#[test]
+fn a_reserve_over_the_budget_is_an_error() {
+    let error = Pool::host(Config::new(1000).reserve(1001)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.to_string().contains("a reserve of 1,001 bytes"), "{error}");
+    assert!(
+        Pool::host(Config::new(1000).reserve(1000)).unwrap().alloc(Request::bytes(1)).unwrap_err().is_over_budget()
+    );
 }
 
 #[test]
@@ -298,6 +311,37 @@ fn futures_wait_without_a_runtime_and_leave_no_trace() {
     pool.check();
 }
 
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("as the test wants");
+    }
+}
+
+/// Neither who frees the memory, nor the others in line, nor the thread that sees to them.
+#[test]
+fn a_waker_that_panics_harms_nobody_else() {
+    let pool = pool(1024);
+    let held = pool.alloc(Request::bytes(1024)).unwrap();
+    let (panics, woken) = (Waker::from(Arc::new(Panics)), Arc::new(Woken::default()));
+    let request = |patience| Request::bytes(512).wait(patience);
+    let mut late = Box::pin(pool.alloc_async(request(Duration::from_millis(1))));
+    assert!(late.as_mut().poll(&mut Context::from_waker(&panics)).is_pending());
+    until(|| pool.stats().timeouts == 1);
+    assert!(pollster::block_on(pool.alloc_async(request(Duration::from_millis(1)))).unwrap_err().is_timeout());
+    let mut first = Box::pin(pool.alloc_async(request(LONG)));
+    let mut second = Box::pin(pool.alloc_async(request(LONG)));
+    assert!(first.as_mut().poll(&mut Context::from_waker(&panics)).is_pending());
+    let waker = Waker::from(Arc::clone(&woken));
+    assert!(second.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    drop(held);
+    until(|| woken.is_woken.load(Ordering::SeqCst));
+    drop((late, first, second));
+    assert_eq!((pool.stats().waiting, pool.stats().used_bytes), (0, 0));
+    pool.check();
+}
+
 #[test]
 fn a_future_ends_at_its_deadline() {
     let pool = pool(1024);
@@ -309,6 +353,41 @@ fn a_future_ends_at_its_deadline() {
     let batch = pool.alloc_all_async(&[Request::bytes(0), Request::bytes(0)]);
     assert_eq!(pollster::block_on(batch).unwrap().len(), 2);
     pool.check();
+}
+
+/// Under another executor, on one thread and on two: tasks that wait for each other's memory all come to their end.
+#[test]
+fn tasks_wait_under_tokio() {
+    for workers in [0, 2] {
+        let mut builder = match workers {
+            0 => tokio::runtime::Builder::new_current_thread(),
+            _ => tokio::runtime::Builder::new_multi_thread(),
+        };
+        let runtime = builder.worker_threads(workers.max(1)).build().unwrap();
+        let pool = pool(4096);
+        let tasks: Vec<_> = (0..50u64)
+            .map(|task| {
+                let pool = pool.clone();
+                runtime.spawn(async move {
+                    for round in 0..20 {
+                        let bytes = (task * 131 + round * 577) % 4096 + 1;
+                        let block = pool.alloc_async(Request::bytes(bytes).wait(LONG)).await.unwrap();
+                        tokio::task::yield_now().await;
+                        assert_eq!(block.bytes(), bytes);
+                    }
+                })
+            })
+            .collect();
+        runtime.block_on(async {
+            for task in tasks {
+                task.await.unwrap();
+            }
+        });
+        let stats = pool.stats();
+        assert_eq!((stats.waiting, stats.blocks, stats.failures, stats.allocations), (0, 0, 0, 1000));
+        assert!(stats.allocations_waited > 0);
+        pool.check();
+    }
 }
 
 /// Many threads and futures on little memory: all are served, and the books balance.

@@ -193,21 +193,25 @@ pub struct Span {
 
 impl Span {
     /// The caller vouches that `[offset, offset + bytes)` of the slab with this serial number meets no other span.
+    #[inline]
     pub(crate) fn new(slab_serial: u64, offset: u64, bytes: u64) -> Self {
         Self { slab_serial, offset, bytes }
     }
 
     /// The number of the slab, never used twice in a process.
+    #[inline]
     pub fn slab_serial(&self) -> u64 {
         self.slab_serial
     }
 
     /// Where the span starts in its slab, in bytes.
+    #[inline]
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
     /// How long it is, in bytes.
+    #[inline]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }

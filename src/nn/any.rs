@@ -36,9 +36,10 @@ impl Kernels for AnyBackend {
             }),
             #[cfg(feature = "gpu")]
             Self::Gpu(gpu) => {
-                let buffer = |slab: &AnySlab| match slab {
-                    AnySlab::Gpu(buffer) => Ok(buffer.clone()),
-                    AnySlab::Host(_) => Err(foreign()),
+                let buffer = |backend: &Self, slab: &AnySlab| match (backend, slab) {
+                    (Self::Gpu(other), AnySlab::Gpu(buffer)) if std::ptr::eq(gpu, other) => Ok(buffer.clone()),
+                    (Self::Gpu(_), _) => Err(super::gpu::foreign()),
+                    (Self::Host(_), _) => Err(foreign()),
                 };
                 engine.gpu.run_on(gpu, op, params, operands, buffer)
             }

@@ -62,14 +62,15 @@ impl GpuEngine {
         Ok(pipeline)
     }
 
-    /// Records `op` for blocks whose slabs have the buffers that `buffer` finds.
+    /// Records `op` for blocks whose slabs have the buffers that `buffer` finds, or refuses because another stream owns the
+    /// order of the work on them.
     pub(super) fn run_on<B: Kernels>(
         &mut self,
         gpu: &Gpu,
         op: &Op,
         params: Option<ParamsAt<'_, B>>,
         operands: &[Operand<'_, B>],
-        buffer: impl Fn(&B::Slab) -> Result<wgpu::Buffer>,
+        buffer: impl Fn(&B, &B::Slab) -> Result<wgpu::Buffer>,
     ) -> Result<()> {
         let Some(params) = params else {
             return Err(Error::new(ErrorKind::Invalid, format!("{} has no parameters in memory", op.name())));
@@ -110,9 +111,9 @@ impl Range {
         block: &Block<B>,
         at: u64,
         bytes: u64,
-        buffer: impl Fn(&B::Slab) -> Result<wgpu::Buffer>,
+        buffer: impl Fn(&B, &B::Slab) -> Result<wgpu::Buffer>,
     ) -> Result<Self> {
-        let Some((_, slab, span)) = block.place() else {
+        let Some((backend, slab, span)) = block.place() else {
             return Err(Error::new(ErrorKind::Shape, "an operand without elements has no binding"));
         };
         if at.checked_add(bytes).is_none_or(|end| end > block.bytes()) {
@@ -120,7 +121,7 @@ impl Range {
             return Err(Error::new(ErrorKind::Shape, message));
         }
         let bytes = round_up(bytes, WORD_BYTES).unwrap_or(bytes);
-        Ok(Self { buffer: buffer(slab)?, offset: span.offset() + at, bytes })
+        Ok(Self { buffer: buffer(backend, slab)?, offset: span.offset() + at, bytes })
     }
 
     fn entry(&self, binding: usize) -> wgpu::BindGroupEntry<'_> {
@@ -133,6 +134,11 @@ impl Range {
             }),
         }
     }
+}
+
+/// For an operand whose memory is another pool's.
+pub(super) fn foreign() -> Error {
+    Error::new(ErrorKind::Foreign, "an operand of another pool: only its own stream knows when its memory is free")
 }
 
 impl Kernels for Gpu {
@@ -149,6 +155,8 @@ impl Kernels for Gpu {
         params: Option<ParamsAt<'_, Self>>,
         operands: &mut [Operand<'_, Self>],
     ) -> Result<()> {
-        engine.run_on(self, op, params, operands, |buffer| Ok(buffer.clone()))
+        engine.run_on(self, op, params, operands, |backend, buffer| {
+            if std::ptr::eq(self, backend) { Ok(buffer.clone()) } else { Err(foreign()) }
+        })
     }
 }

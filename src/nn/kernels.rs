@@ -121,7 +121,8 @@ pub trait Kernels: Backend + Sized {
     /// [`params_in_memory`](Kernels::params_in_memory) says so.
     ///
     /// # Errors
-    /// What the device reports; operands that are not what `op` takes, or too small for its parameters.
+    /// What the device reports; operands that are not what `op` takes, or too small for its parameters. On a GPU,
+    /// [`ErrorKind::Foreign`](crate::ErrorKind::Foreign) for a block of another pool than this backend's.
     fn run(
         &self,
         engine: &mut Self::Engine,

@@ -2,46 +2,89 @@
 
 use std::fmt;
 
-use super::labels::{LabelId, NO_LABEL};
-use super::state::{Grant, Slab, Slot};
+use super::labels::Label;
+use super::shards::{PoolHome, Tally};
+use super::state::{Holds, Home};
 use super::wait::wake;
-use super::{Pool, Shared, SlabPolicy};
-use crate::backend::{Backend, Place, PlaceMut, Span};
+use super::{Front, Pool, Request, Shared, SlabPolicy};
+use crate::backend::{self, Backend, PlaceMut, Span};
 use crate::error::{Error, ErrorKind, Result};
-use crate::space::Extent;
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
+use crate::sync::{Arc, OnceLock, Ordering};
 
 /// A range of one slab that nobody else has. Its bytes go home when it is dropped.
 ///
 /// Its contents are whatever the last owner left, unless the request said `zeroed`.
 pub struct Block<B: Backend> {
-    shared: Arc<Shared<B>>,
-    /// `None` for zero bytes, which take nothing.
-    home: Option<Home<B::Slab>>,
+    place: Place<B>,
     span: Span,
-    label: Arc<str>,
-    /// Holds that were given out and may not be over yet.
-    holds: Mutex<Vec<Arc<AtomicBool>>>,
+    label: Option<Arc<Label>>,
+    /// There once a hold was given out.
+    holds: OnceLock<Holds>,
 }
 
-struct Home<S> {
-    slot: Slot,
-    slab: Arc<Slab<S>>,
-    extent: Extent,
-    label_id: LabelId,
+/// A backend, and a home in its memory.
+type Site<'a, B> = (&'a B, &'a Home<<B as Backend>::Slab>);
+
+/// Where a block's bytes are.
+enum Place<B: Backend> {
+    Home(PoolHome<B>),
+    /// Zero bytes take nothing.
+    Nowhere(Arc<Shared<B>>),
+    /// The block is being dropped.
+    Gone,
 }
 
 impl<B: Backend> Block<B> {
-    pub(super) fn new(shared: Arc<Shared<B>>, grant: Grant<B::Slab>, bytes: u64) -> Self {
-        let Grant { slot, slab, extent, label_id, label } = grant;
-        let span = Span::new(slab.serial, extent.offset(), bytes);
-        let home = Some(Home { slot, slab, extent, label_id });
-        Self { shared, home, span, label, holds: Mutex::default() }
+    #[inline(always)]
+    pub(super) fn new(place: PoolHome<B>, request: &Request) -> Result<Self> {
+        let mut block = Self::unfilled(place, request);
+        if request.zeroed {
+            block.prepare(request)?;
+        }
+        Ok(block)
     }
 
-    pub(super) fn empty(shared: Arc<Shared<B>>, label: &str) -> Self {
-        let (span, holds) = (Span::new(0, 0, 0), Mutex::default());
-        Self { shared, home: None, span, label: label.into(), holds }
+    /// A block whose bytes are not yet as the request wants them: [`prepare`](Self::prepare) is to follow.
+    #[inline(always)]
+    pub(super) fn unfilled(place: PoolHome<B>, request: &Request) -> Self {
+        let Home { slab, extent } = &place.home;
+        let label = if request.label.is_empty() { None } else { place.shared.label(request, extent.bytes()) };
+        let span = Span::new(slab.serial, extent.offset(), request.bytes);
+        Self { place: Place::Home(place), span, label, holds: OnceLock::new() }
+    }
+
+    #[cold]
+    pub(super) fn prepare(&mut self, request: &Request) -> Result<()> {
+        if request.zeroed { self.fill(request.bytes, &[0]) } else { Ok(()) }
+    }
+
+    pub(super) fn empty(shared: &Arc<Shared<B>>, request: &Request) -> Self {
+        let label = shared.labels.get(&request.label);
+        let place = Place::Nowhere(Arc::clone(shared));
+        Self { place, span: Span::new(0, 0, 0), label, holds: OnceLock::new() }
+    }
+
+    fn shared(&self) -> &Arc<Shared<B>> {
+        match &self.place {
+            Place::Home(PoolHome { shared, .. }) | Place::Nowhere(shared) => shared,
+            Place::Gone => unreachable!("a block has its pool until it is dropped"),
+        }
+    }
+
+    /// Its pool's backend and where it is, if it has any bytes; and the span, which only a backend may change.
+    fn parts(&mut self) -> (Option<Site<'_, B>>, &mut Span) {
+        let at = match &self.place {
+            Place::Home(PoolHome { shared, home }) => Some((&shared.backend, home)),
+            _ => None,
+        };
+        (at, &mut self.span)
+    }
+
+    fn home(&self) -> Option<&Home<B::Slab>> {
+        match &self.place {
+            Place::Home(place) => Some(&place.home),
+            _ => None,
+        }
     }
 
     /// Bytes asked for.
@@ -51,7 +94,7 @@ impl<B: Backend> Block<B> {
 
     /// Bytes held: what the pool counts as used.
     pub fn bytes_held(&self) -> u64 {
-        self.home.as_ref().map_or(0, |home| home.extent.bytes())
+        self.home().map_or(0, |home| home.extent.bytes())
     }
 
     /// Where the block starts in its slab, in bytes.
@@ -61,28 +104,25 @@ impl<B: Backend> Block<B> {
 
     /// The serial number of its slab, or `None` for a block of zero bytes.
     pub fn slab(&self) -> Option<u64> {
-        self.home.as_ref().map(|home| home.slab.serial)
+        self.home().map(|home| home.slab.serial)
     }
 
     /// The request's label, or an empty text.
     pub fn label(&self) -> &str {
-        &self.label
+        self.label.as_ref().map_or("", |label| label.text())
     }
 
     /// A handle of the pool that the block is from.
     pub fn pool(&self) -> Pool<B> {
-        self.shared.handles.fetch_add(1, Ordering::Relaxed);
-        Pool { shared: Arc::clone(&self.shared) }
+        Pool { front: Front::of(self.shared()) }
     }
 
     /// Keeps the block's memory from being used again until the hold is dropped, even if the block is dropped before:
     /// then its bytes are *retired*. For work that the pool does not see, as on a foreign encoder.
     pub fn hold(&self) -> Hold {
-        let done = Arc::new(AtomicBool::new(false));
-        let mut holds = lock(&self.holds);
-        holds.retain(|done| !done.load(Ordering::Acquire));
-        holds.push(Arc::clone(&done));
-        Hold { done }
+        let holds = self.holds.get_or_init(Holds::default);
+        holds.fetch_add(1, Ordering::Relaxed);
+        Hold { holds: Arc::clone(holds) }
     }
 
     /// Writes `bytes` at `at` bytes into the block.
@@ -90,9 +130,9 @@ impl<B: Backend> Block<B> {
     /// # Errors
     /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if they reach past the end of the bytes asked for; the backend's.
     pub fn upload(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
-        match &self.home {
-            Some(home) => self.shared.backend.upload(&home.slab.memory, &mut self.span, at, bytes),
-            None => self.span.range(at, bytes.len() as u64).map(drop),
+        match self.parts() {
+            (Some((backend, home)), span) => backend.upload(&home.slab.memory, span, at, bytes),
+            (None, span) => span.range(at, bytes.len() as u64).map(drop),
         }
     }
 
@@ -101,8 +141,8 @@ impl<B: Backend> Block<B> {
     /// # Errors
     /// As [`upload`](Block::upload).
     pub fn download(&self, at: u64, bytes: &mut [u8]) -> Result<()> {
-        match &self.home {
-            Some(home) => self.shared.backend.download(&home.slab.memory, &self.span, at, bytes),
+        match self.home() {
+            Some(home) => self.shared().backend.download(&home.slab.memory, &self.span, at, bytes),
             None => self.span.range(at, bytes.len() as u64).map(drop),
         }
     }
@@ -113,9 +153,9 @@ impl<B: Backend> Block<B> {
     /// As [`upload`](Block::upload), and [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a pattern that the
     /// backend cannot repeat.
     pub fn fill(&mut self, len: u64, pattern: &[u8]) -> Result<()> {
-        match &self.home {
-            Some(home) => self.shared.backend.fill(&home.slab.memory, &mut self.span, len, pattern),
-            None => self.span.range(0, len).map(drop),
+        match self.parts() {
+            (Some((backend, home)), span) => backend.fill(&home.slab.memory, span, len, pattern),
+            (None, span) => span.range(0, len).map(drop),
         }
     }
 
@@ -124,70 +164,111 @@ impl<B: Backend> Block<B> {
     /// # Errors
     /// As [`upload`](Block::upload); [`ErrorKind::Foreign`](crate::ErrorKind::Foreign) for a block of another pool.
     pub fn copy_from(&mut self, at: u64, from: &Self, from_at: u64, len: u64) -> Result<()> {
-        if !Arc::ptr_eq(&self.shared, &from.shared) {
-            let message = format!("a copy from {:?} to {:?}, which are of two pools", &*from.label, &*self.label);
+        if !Arc::ptr_eq(self.shared(), from.shared()) {
+            let message = format!("a copy from {:?} to {:?}, which are of two pools", from.label(), self.label());
             return Err(Error::new(ErrorKind::Foreign, message));
         }
-        match (&from.home, &self.home) {
-            (Some(source), Some(home)) => self.shared.backend.copy(
-                Place { slab: &source.slab.memory, span: &from.span, at: from_at },
-                PlaceMut { slab: &home.slab.memory, span: &mut self.span, at },
+        match (from.home(), self.parts()) {
+            (Some(source), (Some((backend, home)), span)) => backend.copy(
+                backend::Place { slab: &source.slab.memory, span: &from.span, at: from_at },
+                PlaceMut { slab: &home.slab.memory, span, at },
                 len,
             ),
-            _ => {
+            (_, (_, span)) => {
                 from.span.range(from_at, len)?;
-                self.span.range(at, len).map(drop)
+                span.range(at, len).map(drop)
             }
         }
     }
 
     /// The slab's memory and the range in it, for the layers above. `None` for zero bytes.
     pub(crate) fn place(&self) -> Option<(&B, &B::Slab, &Span)> {
-        self.home.as_ref().map(|home| (&self.shared.backend, &home.slab.memory, &self.span))
+        self.home().map(|home| (&self.shared().backend, &home.slab.memory, &self.span))
     }
 
     /// As [`place`](Block::place), to write.
     pub(crate) fn place_mut(&mut self) -> Option<(&B, &B::Slab, &mut Span)> {
-        self.home.as_ref().map(|home| (&self.shared.backend, &home.slab.memory, &mut self.span))
+        let (at, span) = self.parts();
+        at.map(|(backend, home)| (backend, &home.slab.memory, span))
     }
 }
 
 impl<B: Backend> Drop for Block<B> {
+    #[inline]
     fn drop(&mut self) {
-        let Some(Home { slot, slab, extent, label_id }) = self.home.take() else { return };
-        debug_assert!(label_id != NO_LABEL || self.label.is_empty());
+        let Place::Home(mut place) = std::mem::replace(&mut self.place, Place::Gone) else { return };
+        let Home { slab, extent } = &place.home;
         if (self.span.slab_serial(), self.span.offset()) != (slab.serial, extent.offset()) {
-            // A backend is lent `&mut Span`, and one that swaps two of them must not get two blocks of the same bytes:
-            // this block's bytes are still another's.
-            log::error!(
-                "{} has swapped the spans of two blocks: {self:?} is not used again",
-                self.shared.backend.name()
-            );
-            return;
+            return self.lose(&place);
         }
-        let holds = std::mem::take(&mut *lock(&self.holds));
-        let per_block = self.shared.policy == SlabPolicy::PerBlock;
-        let served = {
-            let mut state = self.shared.state();
-            state.give(slot, extent, self.span.bytes(), label_id, holds);
-            if per_block {
-                state.detach_empty(self.shared.backend.recorded());
+        if let Some(label) = &self.label {
+            label.remove(extent.bytes());
+        }
+        let is_held = self.holds.get().is_some();
+        let is_dirty = place.shared.zero_on_free && (is_held || !place.shared.zero(&place.home));
+        if extent.is_piece()
+            && !is_held
+            && !is_dirty
+            && let Some(class) = place.shared.classes.of(extent.bytes())
+        {
+            let shards = place.shared.shards;
+            match shards.give(class, place, self.span.bytes(), spill) {
+                Ok(()) => return,
+                Err(refused) => place = refused,
             }
-            // With the lock held: once a slab is empty, nobody but the pool has it.
-            drop(slab);
+        }
+        self.give_to_space(place, is_dirty);
+    }
+}
+
+/// Takes home what had to leave a list.
+fn spill<B: Backend>(places: Vec<PoolHome<B>>, tally: Tally) {
+    if let Some(shared) = places.first().map(|place| Arc::clone(&place.shared)) {
+        shared.take_home(places, tally);
+    }
+}
+
+impl<B: Backend> Block<B> {
+    /// Straight home, past the free lists.
+    #[cold]
+    fn give_to_space(&mut self, place: PoolHome<B>, is_dirty: bool) {
+        let PoolHome { shared, home } = place;
+        let (bytes, holds) = (self.span.bytes(), self.holds.take());
+        let tally = shared.shards.tally();
+        let per_block = shared.policy == SlabPolicy::PerBlock;
+        let served = {
+            let mut state = shared.state();
+            state.fold(tally);
+            state.give(home, bytes, holds, is_dirty);
+            if per_block {
+                state.detach_empty(shared.backend.recorded());
+            }
             state.serve()
         };
         wake(served);
         if per_block {
-            self.shared.settle_completed();
+            shared.settle_completed();
         }
+    }
+
+    /// A backend is lent `&mut Span`, and one that swaps two of them must not get two blocks of the same bytes: this
+    /// block's bytes are still another's.
+    #[cold]
+    fn lose(&self, place: &PoolHome<B>) {
+        log::error!(
+            "{} has swapped the spans of two blocks: the {} bytes at {} of {:?} are not used again",
+            place.shared.backend.name(),
+            place.home.extent.bytes(),
+            place.home.extent.offset(),
+            self.label()
+        );
     }
 }
 
 impl<B: Backend> fmt::Debug for Block<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Block")
-            .field("label", &self.label)
+            .field("label", &self.label())
             .field("slab", &self.slab())
             .field("offset", &self.offset())
             .field("bytes", &self.bytes())
@@ -199,12 +280,12 @@ impl<B: Backend> fmt::Debug for Block<B> {
 /// Keeps a block's memory from being used again; see [`Block::hold`]. Dropping it ends the hold.
 #[derive(Debug)]
 pub struct Hold {
-    done: Arc<AtomicBool>,
+    holds: Holds,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.done.store(true, Ordering::Release);
+        self.holds.fetch_sub(1, Ordering::Release);
     }
 }
 

@@ -51,6 +51,8 @@ pub enum SlabPolicy {
     /// One slab of exactly its size for every block, given back when the block is: what a program without a pool does.
     /// The budget holds all the same. For measuring what pooling saves.
     PerBlock,
+    /// As needed, slabs of so many bytes, or of the request where that is larger.
+    Fixed(u64),
 }
 
 impl fmt::Display for SlabPolicy {
@@ -59,6 +61,7 @@ impl fmt::Display for SlabPolicy {
             Self::Growing => "growing",
             Self::Single => "single",
             Self::PerBlock => "per-block",
+            Self::Fixed(bytes) => return f.pad(&ByteSize(*bytes).to_string()),
         })
     }
 }
@@ -66,15 +69,16 @@ impl fmt::Display for SlabPolicy {
 impl FromStr for SlabPolicy {
     type Err = Error;
 
+    /// A policy's name, or the size of [`Fixed`](SlabPolicy::Fixed).
     fn from_str(text: &str) -> Result<Self> {
         match text {
             "growing" => Ok(Self::Growing),
             "single" => Ok(Self::Single),
             "per-block" => Ok(Self::PerBlock),
-            _ => Err(Error::new(
-                ErrorKind::Invalid,
-                format!("{text:?} is no slab policy (growing, single or per-block are)"),
-            )),
+            _ => text.parse::<ByteSize>().map(|size| Self::Fixed(size.0)).map_err(|_| {
+                let message = format!("{text:?} is no slab policy (growing, single, per-block or a size are)");
+                Error::new(ErrorKind::Invalid, message)
+            }),
         }
     }
 }
@@ -95,6 +99,7 @@ pub struct Config {
     placement: Placement,
     slabs: SlabPolicy,
     reserve_bytes: u64,
+    zero_on_free: bool,
 }
 
 impl Config {
@@ -106,6 +111,7 @@ impl Config {
             placement: Placement::default(),
             slabs: SlabPolicy::default(),
             reserve_bytes: 0,
+            zero_on_free: false,
         }
     }
 
@@ -138,6 +144,17 @@ impl Config {
         self
     }
 
+    /// Zeroes every block when it is freed, for pools that several tenants share: nobody sees what another left, whether
+    /// or not they ask for [zeroed](Request::zeroed) blocks. Costs a pass over the memory for each block.
+    ///
+    /// A block that is held, or freed by a thread that records work for the device, is zeroed when that is over, and
+    /// counts as retired until then.
+    #[must_use]
+    pub fn zero_on_free(mut self, zeroes: bool) -> Self {
+        self.zero_on_free = zeroes;
+        self
+    }
+
     /// The budget in bytes.
     ///
     /// # Errors
@@ -156,6 +173,10 @@ impl Config {
 
     pub(super) fn slabs_chosen(&self) -> SlabPolicy {
         self.slabs
+    }
+
+    pub(super) fn zeroes_on_free(&self) -> bool {
+        self.zero_on_free
     }
 
     pub(super) fn reserve_bytes(&self) -> u64 {
@@ -181,6 +202,8 @@ pub enum Priority {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Step {
+    /// Hand out a larger block that is idle, whole, within the request's bound of [waste](Request::waste).
+    Larger,
     /// Take home what is idle, so that it can be carved anew.
     Gather,
     /// Reserve another slab.
@@ -207,7 +230,8 @@ pub struct Request {
     pub(super) zeroed: bool,
     pub(super) priority: Priority,
     pub(super) wait: Option<Duration>,
-    without: [bool; 3],
+    waste_bytes: Option<u64>,
+    without: [bool; 4],
 }
 
 impl Request {
@@ -220,7 +244,8 @@ impl Request {
             zeroed: false,
             priority: Priority::default(),
             wait: None,
-            without: [false; 3],
+            waste_bytes: None,
+            without: [false; 4],
         }
     }
 
@@ -245,9 +270,7 @@ impl Request {
         self.zeroed = true;
         self
     }
-}
 
-impl Request {
     /// Who goes first among those who wait, and who may use the pool's reserve. [`Priority::Normal`] unless said
     /// otherwise.
     #[must_use]
@@ -256,7 +279,11 @@ impl Request {
         self
     }
 
-    /// Where there is no room, wait in line for so long until there is. Without this such a request fails at once.
+    /// Where there is no room, wait in line for so long until there is. Without this such a request fails at once, and so
+    /// does, with it, one that can never be served.
+    ///
+    /// Who waits is served by priority, then by arrival. Requests that came later, in line or not, are served before one
+    /// that needs more than there is at most 16 times; then everybody waits for it.
     ///
     /// Waiting submits the pool's stream: memory that recorded work still uses would not come back otherwise.
     #[must_use]
@@ -270,6 +297,18 @@ impl Request {
     pub fn without(mut self, step: Step) -> Self {
         self.without[step as usize] = true;
         self
+    }
+
+    /// How many bytes more than asked for a [larger](Step::Larger) block may have. As many as were asked for unless said
+    /// otherwise.
+    #[must_use]
+    pub fn waste(mut self, most_bytes: u64) -> Self {
+        self.waste_bytes = Some(most_bytes);
+        self
+    }
+
+    pub(super) fn waste_bytes(&self) -> u64 {
+        self.waste_bytes.unwrap_or(self.bytes)
     }
 
     pub(super) fn may(&self, step: Step) -> bool {

@@ -1,89 +1,95 @@
 //! Who holds what: bytes and blocks per label, kept up to date at every allocation and free.
+//!
+//! Blocks without a label are not counted here: they hold what is left of the pool's total.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 
 use crate::error::Holder;
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex, Ordering, lock};
 
-/// Index of a label in the table. [`NO_LABEL`] is the row of all blocks without one.
-pub(super) type LabelId = u32;
-
-/// The row of blocks that have no label.
-pub(super) const NO_LABEL: LabelId = 0;
-
-#[derive(Debug, Default)]
-struct Row {
-    label: Arc<str>,
-    bytes: u64,
-    blocks: u64,
-}
-
-/// One row for each label that holds something. A row whose last block goes is used again for another label, so that
-/// the table is as long as the most labels held at one time.
+/// A label's text and what its blocks hold. Shared by the table and the blocks; its counters belong to the blocks.
 #[derive(Debug)]
-pub(super) struct Labels {
-    rows: Vec<Row>,
-    ids: HashMap<Arc<str>, LabelId>,
-    unused: Vec<LabelId>,
+pub(super) struct Label {
+    text: Box<str>,
+    bytes: AtomicU64,
+    blocks: AtomicU64,
 }
+
+impl Label {
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(super) fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.blocks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn remove(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.blocks.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One entry for each label that holds something, and for some that did: those go when the table has doubled, so that it
+/// is about as long as twice the most labels held at one time.
+#[derive(Debug)]
+pub(super) struct Labels(Mutex<Table>);
+
+#[derive(Debug)]
+struct Table {
+    labels: HashMap<Box<str>, Arc<Label>>,
+    /// The length at which those that hold nothing go.
+    sweep_at: usize,
+}
+
+const SWEEP_AT_LEAST: usize = 64;
 
 impl Labels {
     pub(super) fn new() -> Self {
-        Self { rows: vec![Row::default()], ids: HashMap::new(), unused: Vec::new() }
+        Self(Mutex::new(Table { labels: HashMap::new(), sweep_at: SWEEP_AT_LEAST }))
     }
 
-    /// Counts a block under its label; returns the row and the shared text.
-    pub(super) fn add(&mut self, label: &str, bytes: u64) -> (LabelId, Arc<str>) {
-        let id = if label.is_empty() { NO_LABEL } else { self.row_of(label) };
-        let row = &mut self.rows[id as usize];
-        row.bytes += bytes;
-        row.blocks += 1;
-        (id, Arc::clone(&row.label))
-    }
-
-    /// Takes a block off its row.
-    pub(super) fn remove(&mut self, id: LabelId, bytes: u64) {
-        let row = &mut self.rows[id as usize];
-        debug_assert!(row.blocks > 0 && row.bytes >= bytes, "label {:?} holds {row:?}, not {bytes}", row.label);
-        row.bytes -= bytes;
-        row.blocks -= 1;
-        if row.blocks == 0 && id != NO_LABEL {
-            let label = std::mem::take(&mut row.label);
-            self.ids.remove(&label);
-            self.unused.push(id);
+    /// The label with this text. `None` for none.
+    pub(super) fn get(&self, text: &str) -> Option<Arc<Label>> {
+        if text.is_empty() {
+            return None;
         }
+        let mut table = lock(&self.0);
+        if let Some(label) = table.labels.get(text) {
+            return Some(Arc::clone(label));
+        }
+        if table.labels.len() >= table.sweep_at {
+            // Nobody can take a new copy while the table is locked.
+            table.labels.retain(|_, label| Arc::strong_count(label) > 1);
+            table.sweep_at = SWEEP_AT_LEAST.max(2 * table.labels.len());
+        }
+        let label = Arc::new(Label { text: text.into(), bytes: AtomicU64::new(0), blocks: AtomicU64::new(0) });
+        table.labels.insert(text.into(), Arc::clone(&label));
+        Some(label)
     }
 
-    /// All labels that hold something, largest first, then by name.
-    pub(super) fn holders(&self) -> Vec<Holder> {
-        let mut holders: Vec<Holder> = self
-            .rows
-            .iter()
-            .filter(|row| row.blocks > 0)
-            .map(|row| Holder { label: row.label.to_string(), bytes: row.bytes, blocks: row.blocks })
+    /// All labels that hold something, largest first, then by name; what is left of the totals has none.
+    pub(super) fn holders(&self, used_bytes: u64, blocks: u64) -> Vec<Holder> {
+        let table = lock(&self.0);
+        let mut holders: Vec<Holder> = table
+            .labels
+            .values()
+            .map(|label| Holder {
+                label: label.text.to_string(),
+                bytes: label.bytes.load(Ordering::Relaxed),
+                blocks: label.blocks.load(Ordering::Relaxed),
+            })
             .collect();
+        drop(table);
+        let sum = |of: fn(&Holder) -> u64| holders.iter().map(of).sum::<u64>();
+        let (bytes, blocks) =
+            (used_bytes.saturating_sub(sum(|holder| holder.bytes)), blocks.saturating_sub(sum(|holder| holder.blocks)));
+        holders.push(Holder { label: String::new(), bytes, blocks });
+        holders.retain(|holder| holder.blocks > 0);
         holders.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.label.cmp(&b.label)));
         holders
-    }
-
-    fn row_of(&mut self, label: &str) -> LabelId {
-        if let Some(id) = self.ids.get(label) {
-            return *id;
-        }
-        let shared: Arc<str> = label.into();
-        let row = Row { label: Arc::clone(&shared), ..Row::default() };
-        let id = match self.unused.pop() {
-            Some(id) => {
-                self.rows[id as usize] = row;
-                id
-            }
-            None => {
-                self.rows.push(row);
-                (self.rows.len() - 1) as LabelId
-            }
-        };
-        self.ids.insert(shared, id);
-        id
     }
 }
 
@@ -92,21 +98,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_counted_sorted_and_used_again() {
-        let mut labels = Labels::new();
-        let (a, text) = labels.add("a", 10);
-        assert_eq!(&*text, "a");
-        let (b, _) = labels.add("b", 20);
-        labels.add("a", 15);
-        labels.add("", 1);
-        let seen: Vec<_> = labels.holders().into_iter().map(|h| (h.label, h.bytes, h.blocks)).collect();
-        assert_eq!(seen, [("a".into(), 25, 2), ("b".into(), 20, 1), (String::new(), 1, 1)]);
-        labels.remove(b, 20);
-        labels.remove(NO_LABEL, 1);
-        assert_eq!(labels.add("c", 1).0, b);
-        labels.remove(a, 10);
-        labels.remove(a, 15);
-        assert_eq!(labels.holders().len(), 1);
-        assert_eq!(labels.rows.len(), 3);
+    fn labels_are_counted_and_sorted() {
+        let labels = Labels::new();
+        let (a, b) = (labels.get("a").unwrap(), labels.get("b").unwrap());
+        a.add(10);
+        b.add(20);
+        labels.get("a").unwrap().add(15);
+        let seen = |used, blocks| -> Vec<_> {
+            labels.holders(used, blocks).into_iter().map(|h| (h.label, h.bytes, h.blocks)).collect()
+        };
+        assert_eq!(seen(46, 4), [("a".into(), 25, 2), ("b".into(), 20, 1), (String::new(), 1, 1)]);
+        b.remove(20);
+        assert_eq!(seen(25, 2), [("a".into(), 25, 2)]);
+        assert!(labels.get("").is_none());
+        // Totals that lag behind are no reason to panic.
+        assert_eq!(seen(0, 0), [("a".into(), 25, 2)]);
+    }
+
+    #[test]
+    fn labels_that_hold_nothing_go() {
+        let labels = Labels::new();
+        let held = labels.get("held").unwrap();
+        held.add(1);
+        for number in 0..10_000 {
+            let label = labels.get(&format!("step {number}")).unwrap();
+            label.add(1);
+            label.remove(1);
+        }
+        assert!(lock(&labels.0).labels.len() <= SWEEP_AT_LEAST);
+        assert!(Arc::ptr_eq(&held, &labels.get("held").unwrap()));
     }
 }

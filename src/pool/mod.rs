@@ -12,9 +12,15 @@
 
 mod alloc;
 mod block;
+mod books;
 mod config;
+mod grow;
 mod labels;
 mod line;
+#[cfg(all(test, loom))]
+mod models;
+mod shards;
+mod shortage;
 mod state;
 mod stats;
 mod wait;
@@ -23,13 +29,15 @@ use std::fmt;
 
 pub use self::block::{Block, Hold};
 pub use self::config::{Budget, Config, Priority, Request, SlabPolicy, Step};
-use self::state::StateOf;
+use self::labels::{Label, Labels};
+use self::shards::{Classes, Shards};
+use self::state::{Opening, State, StateOf};
 pub use self::stats::Stats;
 pub use self::wait::Allocation;
 use crate::backend::{Backend, Limit, Limits};
 use crate::error::{Error, ErrorKind, Holder, Result};
 use crate::space::{Placement, SLAB_BYTES_MAX};
-use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, lock};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, Weak, lock};
 use crate::units::{exact, round_down};
 
 /// A memory pool on one backend, inside a hard budget.
@@ -37,31 +45,85 @@ use crate::units::{exact, round_down};
 /// Clones are handles of the same pool; they may be used from any thread. When the last handle goes while blocks are
 /// still held, their labels are logged as a warning (crate `log`), and their memory stays until they are dropped too.
 pub struct Pool<B: Backend> {
+    front: Arc<Front<B>>,
+}
+
+/// What the handles of a pool share: gone when they are.
+struct Front<B: Backend> {
     shared: Arc<Shared<B>>,
 }
 
 /// What all handles and blocks of a pool share.
 pub(crate) struct Shared<B: Backend> {
-    /// Dropped before the backend that its slabs are of.
+    /// Before the backend that its slabs are of.
     state: Mutex<StateOf<B>>,
+    shards: &'static Shards<B>,
+    classes: Classes,
     backend: B,
     limits: Limits,
     budget_bytes: u64,
     staging_bytes: u64,
     policy: SlabPolicy,
     placement: Placement,
+    zero_on_free: bool,
+    labels: Labels,
+    front: Mutex<Weak<Front<B>>>,
     /// Held while a slab is created, so that two threads do not both grow for want of the same room. Never held while
     /// waiting for the device or for a user's code.
     growth: Mutex<()>,
     /// Told when the memory of leaving slabs is gone.
     buried: Condvar,
-    handles: AtomicUsize,
     driver: Mutex<wait::Driver>,
+}
+
+impl<B: Backend> Front<B> {
+    /// The front of a pool, whether or not it has one already.
+    fn of(shared: &Arc<Shared<B>>) -> Arc<Self> {
+        let mut front = lock(&shared.front);
+        front.upgrade().unwrap_or_else(|| {
+            shared.state().set_orphaned(false);
+            let new = Arc::new(Self { shared: Arc::clone(shared) });
+            *front = Arc::downgrade(&new);
+            new
+        })
+    }
+}
+
+impl<B: Backend> Drop for Front<B> {
+    fn drop(&mut self) {
+        let is_closed = {
+            let mut state = self.shared.state();
+            state.set_orphaned(true);
+            state.is_closed()
+        };
+        // What is in a free list keeps the pool alive.
+        self.shared.empty_shards();
+        if is_closed {
+            return;
+        }
+        for holder in self.shared.holders() {
+            log::warn!("the last handle of a pool on {} is gone, still held: {holder}", self.shared.backend.name());
+        }
+    }
 }
 
 impl<B: Backend> Shared<B> {
     fn state(&self) -> MutexGuard<'_, StateOf<B>> {
         lock(&self.state)
+    }
+
+    /// The request's label, with a block of so many bytes counted.
+    #[cold]
+    fn label(&self, request: &Request, held_bytes: u64) -> Option<Arc<Label>> {
+        let label = self.labels.get(&request.label)?;
+        label.add(held_bytes);
+        Some(label)
+    }
+
+    fn holders(&self) -> Vec<Holder> {
+        self.fold_shards();
+        let (used_bytes, blocks) = self.state().held();
+        self.labels.holders(used_bytes, blocks)
     }
 }
 
@@ -71,6 +133,7 @@ impl<B: Backend> Drop for Shared<B> {
         if self.state().slab_count() > 0 || self.state().waits_for_device() {
             let _ = self.backend.complete(self.backend.recorded());
         }
+        self.shards.close();
     }
 }
 
@@ -78,9 +141,9 @@ impl<B: Backend> Pool<B> {
     /// Opens a pool on a backend of any kind. `Pool::host`, `Pool::gpu` and `Pool::open_gpu` are shorter for ours.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for a budget that does not parse, staging larger than the budget, or a backend whose
-    /// limits or staging break its contract; what the backend
-    /// reports when it refuses the staging, or the slabs of [`SlabPolicy::Single`]. Then nothing stays reserved.
+    /// [`ErrorKind::Invalid`] for a budget that does not parse, staging or a reserve larger than the budget, or a backend
+    /// whose limits or staging break its contract; what the backend reports when it refuses the staging, or the slabs of
+    /// [`SlabPolicy::Single`]. Then nothing stays reserved.
     pub fn with_backend(backend: B, config: &Config) -> Result<Self> {
         let budget_bytes = config.budget_bytes()?;
         let limits = usable(backend.limits())?;
@@ -94,26 +157,49 @@ impl<B: Backend> Pool<B> {
             let message = format!("a backend took {} of staging, not {}", exact(staging_bytes), exact(staging_wish));
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        let (placement, policy) = (config.placement_chosen(), config.slabs_chosen());
-        let state = state::State::new(budget_bytes, staging_bytes, config.reserve_bytes(), &limits, placement, policy);
+        let (placement, policy, reserve_bytes) =
+            (config.placement_chosen(), config.slabs_chosen(), config.reserve_bytes());
+        if reserve_bytes > budget_bytes - staging_bytes {
+            let message = format!(
+                "a reserve of {} in a budget of {} with staging of {}",
+                exact(reserve_bytes),
+                exact(budget_bytes),
+                exact(staging_bytes)
+            );
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        let shards = Shards::open();
+        let state = State::new(&Opening {
+            budget_bytes,
+            staging_bytes,
+            reserve_bytes,
+            limits: &limits,
+            placement,
+            policy,
+            direct: &shards.direct,
+        });
+        let most_bytes = limits.block.bytes.min(limits.slab.bytes);
         let shared = Arc::new(Shared {
+            shards,
+            classes: Classes::new(limits.alignment_bytes, most_bytes),
             backend,
             limits,
             budget_bytes,
             staging_bytes,
             policy,
             placement,
+            zero_on_free: config.zeroes_on_free(),
             state: Mutex::new(state),
             growth: Mutex::new(()),
+            labels: Labels::new(),
+            front: Mutex::new(Weak::new()),
             buried: Condvar::new(),
-            handles: AtomicUsize::new(1),
             driver: Mutex::new(wait::Driver::new()),
         });
-        let pool = Self { shared };
         if policy == SlabPolicy::Single {
-            pool.shared.reserve_all()?;
+            shared.reserve_all()?;
         }
-        Ok(pool)
+        Ok(Self { front: Front::of(&shared) })
     }
 
     /// Hands out a block of at least `request.bytes`.
@@ -127,80 +213,87 @@ impl<B: Backend> Pool<B> {
     /// After a failed call every held block, `live`, `used` and the budget are what they were; idle memory may have
     /// gone from `cached` to `free`, or back to the device.
     pub fn alloc(&self, request: Request) -> Result<Block<B>> {
-        self.shared.alloc(&request)
+        self.shared().alloc(&request)
     }
 
     /// Gives idle pieces home and empty slabs back to the backend, as far as the device is done with them; returns how
     /// many bytes are no longer reserved. Slabs that the device still uses leave when it is done, at a later call.
     pub fn trim(&self) -> u64 {
-        self.shared.trim()
+        self.shared().trim()
     }
 
     /// The pool's numbers now.
     pub fn stats(&self) -> Stats {
-        self.shared.settle_completed();
-        self.shared.state().stats()
+        self.shared().settle_completed();
+        self.shared().fold_shards();
+        let mut stats = self.shared().state().stats();
+        stats.metadata_bytes += self.shared().shards.metadata_bytes();
+        stats
     }
 
     /// Who holds what: one entry for each label, largest first.
     pub fn holders(&self) -> Vec<Holder> {
-        self.shared.state().labels.holders()
+        self.shared().holders()
     }
 
     /// Lets the peaks begin anew from the present values.
     pub fn reset_peaks(&self) {
-        self.shared.state().reset_peaks();
+        self.shared().fold_shards();
+        self.shared().state().reset_peaks();
     }
 
     /// Ends the pool: returns what is still held, by label, instead of logging it. Allocations through other handles
     /// fail from now on with [`ErrorKind::Closed`]; blocks that are held stay valid until they are dropped.
     pub fn close(self) -> Vec<Holder> {
-        let holders = {
-            let mut state = self.shared.state();
-            state.closed = true;
-            state.labels.holders()
-        };
-        self.shared.dismiss(ErrorKind::Closed, "the pool was closed while a request waited in line");
+        let shared = self.shared();
+        shared.state().close();
+        shared.dismiss(ErrorKind::Closed, "the pool was closed while a request waited in line");
         self.trim();
-        holders
+        shared.holders()
+    }
+
+    fn shared(&self) -> &Arc<Shared<B>> {
+        &self.front.shared
     }
 
     /// The pool's budget in bytes.
     pub fn budget_bytes(&self) -> u64 {
-        self.shared.budget_bytes
+        self.shared().budget_bytes
     }
 
     /// How large blocks are placed.
     pub fn placement(&self) -> Placement {
-        self.shared.placement
+        self.shared().placement
     }
 
     /// When slabs are reserved.
     pub fn slab_policy(&self) -> SlabPolicy {
-        self.shared.policy
+        self.shared().policy
     }
 
     /// The backend.
     pub fn backend(&self) -> &B {
-        &self.shared.backend
+        &self.shared().backend
     }
 
     /// The backend's limits, as they were when the pool was opened; a slab is of whole granules, and at most 64 TiB.
     pub fn limits(&self) -> Limits {
-        self.shared.limits
+        self.shared().limits
     }
 
     /// Whether `other` is a handle of the same pool.
     pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.shared, &other.shared)
+        Arc::ptr_eq(self.shared(), other.shared())
     }
 
-    /// Checks all bookkeeping, at a cost that grows with the number of pages: for tests.
+    /// Checks all bookkeeping, at a cost that grows with the number of pages: for tests, while no other thread uses the
+    /// pool.
     ///
     /// # Panics
     /// If it does not add up, which is a defect of this crate.
     pub fn check(&self) {
-        self.shared.state().check();
+        self.shared().fold_shards();
+        self.shared().state().check();
     }
 }
 
@@ -224,33 +317,15 @@ fn usable(mut limits: Limits) -> Result<Limits> {
 
 impl<B: Backend> Clone for Pool<B> {
     fn clone(&self) -> Self {
-        self.shared.handles.fetch_add(1, Ordering::Relaxed);
-        Self { shared: Arc::clone(&self.shared) }
-    }
-}
-
-impl<B: Backend> Drop for Pool<B> {
-    fn drop(&mut self) {
-        if self.shared.handles.fetch_sub(1, Ordering::AcqRel) > 1 {
-            return;
-        }
-        let (closed, holders) = {
-            let state = self.shared.state();
-            (state.closed, state.labels.holders())
-        };
-        if !closed {
-            for holder in holders {
-                log::warn!("the last handle of a pool on {} is gone, still held: {holder}", self.shared.backend.name());
-            }
-        }
+        Self { front: Arc::clone(&self.front) }
     }
 }
 
 impl<B: Backend> fmt::Debug for Pool<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
-            .field("backend", &self.shared.backend.name())
-            .field("stats", &self.shared.state().stats())
+            .field("backend", &self.shared().backend.name())
+            .field("stats", &self.shared().state().stats())
             .finish_non_exhaustive()
     }
 }

@@ -6,8 +6,13 @@ use crate::units::{ByteSize, thousands};
 
 /// A pool's numbers at one moment, in bytes unless the name says otherwise.
 ///
-/// Always `used + cached + retired + free + staging = reserved <= budget`. The peaks are exact: every allocation, free
-/// and slab passes one lock.
+/// Always `used + cached + retired + free + staging = reserved <= budget`.
+///
+/// Small blocks go through free lists of the CPUs, whose counters are summed when somebody asks. So `used`, `cached`, `live`
+/// and `blocks` are those of one moment only if no other thread is at work; then they may be off by what it does meanwhile.
+/// `reserved` and its peak are always exact. The peaks of `live` and `used` are exact while one thread at a time is at
+/// work; with several they may be off, either way, by the bytes in the free lists: at most 16 blocks and 64 KiB of each
+/// class on each CPU, 383 KiB a CPU in all, and in a pool of up to 32 MiB, whose pages are of 1 KiB, 15 KiB a CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -19,9 +24,9 @@ pub struct Stats {
     pub live_bytes: u64,
     /// What their blocks hold.
     pub used_bytes: u64,
-    /// Idle pieces in cut pages.
+    /// Idle pieces: in cut pages, and in the free lists of the CPUs.
     pub cached_bytes: u64,
-    /// Blocks and slabs that wait for the device.
+    /// Blocks and slabs that wait for the device, or to be zeroed.
     pub retired_bytes: u64,
     /// Free pages.
     pub free_bytes: u64,
@@ -43,7 +48,11 @@ pub struct Stats {
     pub reserved_peak_bytes: u64,
     /// Allocations that succeeded.
     pub allocations: u64,
-    /// Those of them that found room only after idle memory had gone home.
+    /// Those of them that came from a free list of a CPU.
+    pub allocations_listed: u64,
+    /// Those that got a larger block, whole.
+    pub allocations_larger: u64,
+    /// Those that found room only after idle memory had gone home.
     pub allocations_gathered: u64,
     /// Those that a new slab was reserved for.
     pub allocations_grown: u64,

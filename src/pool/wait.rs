@@ -6,14 +6,15 @@
 //! [`Driver`] thread does.
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::line::Ticket;
-use super::state::Grant;
-use super::{Block, Pool, Request, Shared};
+use super::state::Home;
+use super::{Block, Pool, Priority, Request, Shared};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, PoisonError, lock};
@@ -26,34 +27,50 @@ const IDLE_PERIOD: Duration = Duration::from_millis(5);
 
 /// What one who waits sits on: what is asked for, and then what came of it.
 pub(super) struct Seat<S> {
-    pub(super) requests: Vec<Request>,
-    pub(super) since: Instant,
+    requests: Vec<Request>,
+    since: Instant,
+    patience: Duration,
     result: Mutex<SeatResult<S>>,
     told: Condvar,
 }
 
 struct SeatResult<S> {
-    grants: Option<Result<Vec<Grant<S>>>>,
-    /// Whether `grants` was there once, or will not be any more.
+    homes: Option<Result<Vec<Home<S>>>>,
+    /// Whether `homes` was there once, or will not be any more.
     is_over: bool,
     waker: Option<Waker>,
 }
 
 impl<S> Seat<S> {
-    fn new(requests: &[Request], waker: Option<Waker>) -> Self {
+    fn new(requests: &[Request], patience: Duration, waker: Option<Waker>) -> Self {
         Self {
             requests: requests.to_vec(),
             since: Instant::now(),
-            result: Mutex::new(SeatResult { grants: None, is_over: false, waker }),
+            patience,
+            result: Mutex::new(SeatResult { homes: None, is_over: false, waker }),
             told: Condvar::new(),
         }
     }
 
+    pub(super) fn requests(&self) -> &[Request] {
+        &self.requests
+    }
+
+    /// The least of a batch: it must not take its parts past others.
+    pub(super) fn priority(&self) -> Priority {
+        self.requests.iter().map(|request| request.priority).min().unwrap_or_default()
+    }
+
+    /// `None` if it is further away than the clock goes.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.since.checked_add(self.patience)
+    }
+
     /// Says what came of it, with the pool's lock held; [`wake`](Seat::wake) follows without.
-    pub(super) fn settle(&self, grants: Result<Vec<Grant<S>>>) {
+    pub(super) fn settle(&self, homes: Result<Vec<Home<S>>>) {
         let mut result = lock(&self.result);
         debug_assert!(!result.is_over, "nobody is served twice");
-        (result.grants, result.is_over) = (Some(grants), true);
+        (result.homes, result.is_over) = (Some(homes), true);
     }
 
     /// Whether something came of it, or he has left.
@@ -64,8 +81,13 @@ impl<S> Seat<S> {
     pub(super) fn wake(&self) {
         let waker = lock(&self.result).waker.take();
         self.told.notify_all();
-        if let Some(waker) = waker {
-            waker.wake();
+        // Whoever frees memory, and the others in line, have nothing to do with a waker that panics.
+        if let Some(waker) = waker
+            && catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err()
+        {
+            log::error!(
+                "the waker of a request that waited for memory has panicked: its future may not be polled again"
+            );
         }
     }
 
@@ -74,22 +96,22 @@ impl<S> Seat<S> {
         lock(&self.result).is_over = true;
     }
 
-    fn take(&self) -> Option<Result<Vec<Grant<S>>>> {
-        lock(&self.result).grants.take()
+    fn take(&self) -> Option<Result<Vec<Home<S>>>> {
+        lock(&self.result).homes.take()
     }
 
     /// Takes what came of it, or leaves a waker for when something does.
-    fn poll(&self, waker: &Waker) -> Option<Result<Vec<Grant<S>>>> {
+    fn poll(&self, waker: &Waker) -> Option<Result<Vec<Home<S>>>> {
         let mut result = lock(&self.result);
-        if result.grants.is_none() {
+        if result.homes.is_none() {
             result.waker = Some(waker.clone());
         }
-        result.grants.take()
+        result.homes.take()
     }
 
     fn sleep(&self, longest: Duration) {
         let result = lock(&self.result);
-        if result.grants.is_none() {
+        if result.homes.is_none() {
             drop(self.told.wait_timeout(result, longest).unwrap_or_else(PoisonError::into_inner));
         }
     }
@@ -107,15 +129,15 @@ impl<B: Backend> Place<B> {
     /// Goes to the end of the line. With a waker, the pool's thread sees to what no call of the pool brings back.
     fn join(shared: &Arc<Shared<B>>, requests: &[Request], patience: Duration, waker: Option<Waker>) -> Result<Self> {
         let is_driven = waker.is_some();
-        let seat = Arc::new(Seat::new(requests, waker));
-        // The least of a batch: it must not take its parts past others.
-        let priority = requests.iter().map(|request| request.priority).min().unwrap_or_default();
+        let seat = Arc::new(Seat::new(requests, patience, waker));
         let ticket = {
             let mut state = shared.state();
             state.check_open()?;
-            state.line.join(priority, seat.since.checked_add(patience), Arc::clone(&seat))
+            state.join(Arc::clone(&seat))
         };
         let place = Self { shared: Arc::clone(shared), seat, ticket, is_driven: false };
+        // From here on nothing is put into the free lists; what was there before serves the line.
+        shared.empty_shards();
         if is_driven { place.drive() } else { Ok(place) }
     }
 
@@ -130,11 +152,11 @@ impl<B: Backend> Drop for Place<B> {
     fn drop(&mut self) {
         let seats = {
             let mut state = self.shared.state();
-            if state.line.leave(self.ticket).is_some() {
+            if state.leave(self.ticket).is_some() {
                 self.seat.leave();
             }
-            if let Some(Ok(grants)) = self.seat.take() {
-                state.take_back(grants, &self.seat.requests);
+            if let Some(Ok(homes)) = self.seat.take() {
+                state.take_back(homes, &self.seat.requests);
             }
             state.serve()
         };
@@ -151,9 +173,9 @@ pub(super) fn wake<S>(seats: Vec<Arc<Seat<S>>>) {
 
 impl<B: Backend> Shared<B> {
     /// Waits in line until the requests are served, all of them, or their time is over.
-    pub(super) fn wait(self: &Arc<Self>, requests: &[Request], patience: Duration) -> Result<Vec<Grant<B::Slab>>> {
+    pub(super) fn wait(self: &Arc<Self>, requests: &[Request], patience: Duration) -> Result<Vec<Home<B::Slab>>> {
         let place = Place::join(self, requests, patience, None)?;
-        let end = place.seat.since.checked_add(patience);
+        let end = place.seat.deadline();
         loop {
             self.advance();
             if let Some(result) = place.seat.take() {
@@ -194,7 +216,7 @@ impl<B: Backend> Shared<B> {
         }
         let late = {
             let mut state = self.state();
-            let late = state.line.expire(Instant::now());
+            let late = state.expire(Instant::now());
             for seat in &late {
                 state.timed_out();
                 let error = self.shortage(&state, &seat.requests, ErrorKind::Timeout, seat.since.elapsed());
@@ -209,7 +231,7 @@ impl<B: Backend> Shared<B> {
     pub(super) fn dismiss(&self, kind: ErrorKind, message: &str) {
         let seats = {
             let mut state = self.state();
-            let seats = state.line.clear();
+            let seats = state.clear_line();
             seats.iter().for_each(|seat| seat.settle(Err(Error::new(kind, message))));
             seats
         };
@@ -286,9 +308,9 @@ impl<B: Backend> Future for Allocation<B> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let grants = match &this.place {
-            None => match this.shared.try_obtain(&this.requests, false) {
-                Ok(grants) => Ok(grants),
+        let homes = match &this.place {
+            None => match this.shared.try_obtain(&this.requests, true) {
+                Ok(homes) => Ok(homes),
                 Err((error, patience)) => match patience {
                     None => Err(error),
                     Some(patience) => {
@@ -306,7 +328,7 @@ impl<B: Backend> Future for Allocation<B> {
             },
         };
         this.place = None;
-        Poll::Ready(grants.and_then(|grants| this.shared.blocks(grants, &this.requests)))
+        Poll::Ready(homes.and_then(|homes| this.shared.blocks(homes, &this.requests)))
     }
 }
 
@@ -330,7 +352,7 @@ impl<B: Backend> Pool<B> {
     /// # Errors
     /// As [`alloc`](Pool::alloc), when the future is polled.
     pub fn alloc_async(&self, request: Request) -> impl Future<Output = Result<Block<B>>> + Send + use<B> {
-        Single(Allocation::new(&self.shared, &[request]))
+        Single(Allocation::new(self.shared(), &[request]))
     }
 
     /// All blocks of the batch, in the order of the requests, or none: so two who need two blocks each cannot block each
@@ -339,16 +361,17 @@ impl<B: Backend> Pool<B> {
     /// # Errors
     /// As [`alloc`](Pool::alloc), for the first request that there is no room for; then nothing is held of the batch.
     pub fn alloc_all(&self, requests: &[Request]) -> Result<Vec<Block<B>>> {
-        let grants = match self.shared.try_obtain(requests, true) {
-            Ok(grants) => grants,
-            Err((_, Some(patience))) => self.shared.wait(requests, patience)?,
+        let shared = self.shared();
+        let homes = match shared.try_obtain(requests, false) {
+            Ok(homes) => homes,
+            Err((_, Some(patience))) => shared.wait(requests, patience)?,
             Err((error, None)) => return Err(error),
         };
-        self.shared.blocks(grants, requests)
+        shared.blocks(homes, requests)
     }
 
     /// As [`alloc_all`](Pool::alloc_all), without blocking the thread; see [`alloc_async`](Pool::alloc_async).
     pub fn alloc_all_async(&self, requests: &[Request]) -> Allocation<B> {
-        Allocation::new(&self.shared, requests)
+        Allocation::new(self.shared(), requests)
     }
 }

@@ -46,13 +46,21 @@ impl Extent {
     }
 
     /// Where it begins, in bytes from the start of the slab.
+    #[inline]
     pub fn offset(self) -> u64 {
         self.offset
     }
 
     /// The bytes held: those asked for, rounded up to a piece or to whole pages.
+    #[inline]
     pub fn bytes(self) -> u64 {
         self.bytes
+    }
+
+    /// Whether it is a piece of a cut page; else it is a run of pages.
+    #[inline]
+    pub fn is_piece(self) -> bool {
+        self.slot != RUN
     }
 
     pub(super) fn slot(self) -> Option<u32> {

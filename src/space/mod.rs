@@ -106,9 +106,9 @@ impl Space {
     ///
     /// let mut space = Space::new(1 << 20, 256, Placement::Exact);
     /// let large = space.alloc(5000).unwrap(); // a run of exactly five pages of 1 KiB
-    /// let small = space.alloc(300).unwrap(); // a piece of 512 bytes of a cut page
+    /// let small = space.alloc(300).unwrap(); // a piece of 512 bytes of a cut page, the last of the slab
     /// assert_eq!((large.offset(), large.bytes()), (0, 5120));
-    /// assert_eq!((small.offset(), small.bytes()), (5120, 512));
+    /// assert_eq!((small.offset(), small.bytes()), (1047552, 512));
     /// assert_eq!((space.used_bytes(), space.cached_bytes()), (5632, 512));
     ///
     /// space.release(large);
@@ -139,7 +139,8 @@ impl Space {
     /// Takes an extent of at least `bytes` bytes, or `None` if there is none of that size.
     ///
     /// Up to half a page it is the smallest power of two that holds them; above that whole pages, exactly as many as needed,
-    /// or with [`Placement::PowerOfTwo`] the next power of two of them. Before giving up, a pool calls [`Space::gather`] and
+    /// or with [`Placement::PowerOfTwo`] the next power of two of them. Runs are taken at the low end; a page is cut at the
+    /// high end, where small blocks part no large ones. Before giving up, a pool calls [`Space::gather`] and
     /// tries again: merging may have made the piece that was missing.
     ///
     /// # Panics
@@ -280,18 +281,42 @@ impl Space {
         if let Some(piece) = found {
             return Some(self.hold_piece(piece, class));
         }
-        let page = self.tree.take(1)?;
-        let page_bytes = self.run_bytes(page, 1);
-        if page_bytes == self.page_bytes() {
+        if let Some(page) = self.take_page_to_cut() {
             let piece = self.pieces.cut(page, class);
             return Some(self.hold_piece(piece, class));
         }
-        // The partial last page is never cut.
-        if page_bytes < bytes {
+        // At most the partial last page is left, which is never cut.
+        let page = self.tree.take(1)?;
+        if self.run_bytes(page, 1) < bytes {
             self.tree.release(page, 1);
             return None;
         }
         Some(self.hold_run(page, 1))
+    }
+
+    /// A page for pieces: the highest that is free, since runs are taken from the low end. A page that stays cut for one
+    /// small block would otherwise part the large ones. A classic buddy takes the lowest.
+    fn take_page_to_cut(&mut self) -> Option<u32> {
+        let whole_pages = (self.bytes >> self.page_shift) as u32;
+        match self.placement {
+            Placement::PowerOfTwo => {
+                let page = self.tree.take(1)?;
+                if page < whole_pages {
+                    return Some(page);
+                }
+                self.tree.release(page, 1);
+                None
+            }
+            Placement::Exact => {
+                let last = self.tree.take_last()?;
+                if last < whole_pages {
+                    return Some(last);
+                }
+                let page = self.tree.take_last();
+                self.tree.release(last, 1);
+                page
+            }
+        }
     }
 
     fn alloc_run(&mut self, bytes: u64) -> Option<Extent> {

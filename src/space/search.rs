@@ -66,6 +66,22 @@ impl RunTree {
         unreachable!("leaf {leaf} has no run of {count} pages")
     }
 
+    /// The highest free page.
+    pub(super) fn find_last(&self) -> Option<u32> {
+        if self.longest() == 0 {
+            return None;
+        }
+        let branch = if self.has_branches() { self.families[0].last_with_free() } else { 0 };
+        let leaf = if self.has_leaves() {
+            branch * 8 + self.families[self.family_of_leaf(branch * 8)].last_with_free()
+        } else {
+            0
+        };
+        let words = leaf * LEAF_WORDS..(leaf + 1) * LEAF_WORDS;
+        let index = words.rev().find(|index| self.free[*index as usize] != 0).expect("the leaf has a free page");
+        Some(index * WORD_PAGES + WORD_PAGES - 1 - self.free[index as usize].leading_zeros())
+    }
+
     /// The lowest multiple of `align` at which `count` pages are free.
     pub(super) fn find_aligned(&self, count: u32, align: u32) -> Option<u32> {
         if count > self.longest() {

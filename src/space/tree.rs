@@ -101,6 +101,14 @@ impl RunTree {
         Some(start)
     }
 
+    /// Takes the highest free page and returns it, or `None` if there is none.
+    pub fn take_last(&mut self) -> Option<u32> {
+        let page = self.find_last()?;
+        let taken = self.take_at(page, 1);
+        debug_assert!(taken, "page {page} was found free");
+        Some(page)
+    }
+
     /// Takes the lowest run of `count` free pages whose first page is a multiple of `align_pages`.
     ///
     /// The tree does not see alignment (used-free-free-used has a longest run of 2 and no aligned pair), so the search may

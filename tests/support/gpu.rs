@@ -1,6 +1,11 @@
-//! A GPU for tests, and what to say when there is none.
+//! A GPU for tests, what to say when there is none, and the least that runs a shader on tensors.
 
-use tensorpool::{Config, Gpu, GpuChoice, Pool};
+use std::time::{Duration, Instant};
+
+use bytemuck::Pod;
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use tensorpool::{Config, Gpu, GpuChoice, Pool, Result, Tensor};
 
 use super::say;
 
@@ -26,4 +31,100 @@ pub fn device(test: &str) -> Option<Gpu> {
             None
         }
     }
+}
+
+/// Compiles a shader whose entry point is `main`.
+pub fn pipeline(device: &wgpu::Device, source: &str) -> wgpu::ComputePipeline {
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        label: None,
+        source: wgpu::ShaderSource::Wgsl(source.into()),
+    });
+    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: None,
+        layout: None,
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: Default::default(),
+        cache: None,
+    })
+}
+
+/// A shader that doubles every element of its one binding.
+pub fn doubling(device: &wgpu::Device) -> wgpu::ComputePipeline {
+    let source = "@group(0) @binding(0) var<storage, read_write> x: array<f32>;
+        @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+            if (id.x < arrayLength(&x)) { x[id.x] = 2.0 * x[id.x]; }
+        }";
+    pipeline(device, source)
+}
+
+/// Records a shader with its bindings, from 0.
+pub fn record(
+    device: &wgpu::Device,
+    encoder: &mut wgpu::CommandEncoder,
+    pipeline: &wgpu::ComputePipeline,
+    bindings: &[wgpu::BufferBinding<'_>],
+    workgroups: u32,
+) {
+    let entries: Vec<_> = (0..)
+        .zip(bindings)
+        .map(|(binding, range)| wgpu::BindGroupEntry {
+            binding,
+            resource: wgpu::BindingResource::Buffer(range.clone()),
+        })
+        .collect();
+    let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+        label: None,
+        layout: &pipeline.get_bind_group_layout(0),
+        entries: &entries,
+    });
+    let mut pass = encoder.begin_compute_pass(&Default::default());
+    pass.set_pipeline(pipeline);
+    pass.set_bind_group(0, &group, &[]);
+    pass.dispatch_workgroups(workgroups, 1, 1);
+}
+
+/// Records a shader that has one binding, and an invocation for each element.
+pub fn dispatch(
+    device: &wgpu::Device,
+    encoder: &mut wgpu::CommandEncoder,
+    pipeline: &wgpu::ComputePipeline,
+    binding: wgpu::BufferBinding<'_>,
+    elements: usize,
+) {
+    record(device, encoder, pipeline, &[binding], elements.div_ceil(64) as u32);
+}
+
+/// Doubles a tensor through the pool's stream.
+pub fn double(pool: &Pool<Gpu>, pipeline: &wgpu::ComputePipeline, tensor: &Tensor<f32, Gpu>) -> Result<()> {
+    pool.encode(|encoder| {
+        dispatch(pool.backend().device(), encoder, pipeline, tensor.binding()?, tensor.elements());
+        Ok(())
+    })
+}
+
+pub fn random<T: Pod>(rng: &mut ChaCha8Rng, len: usize) -> Vec<T> {
+    let mut elements = vec![T::zeroed(); len];
+    rng.fill(bytemuck::cast_slice_mut::<T, u8>(&mut elements));
+    elements
+}
+
+/// Long enough that no test waits for it, however slow the machine.
+pub const LONG: Duration = Duration::from_secs(120);
+
+/// Waits for what other threads bring about.
+///
+/// # Panics
+/// If it does not come in [`LONG`].
+pub fn until(condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < LONG, "it never came");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What wgpu has from the driver for this device, where it can tell.
+pub fn allocated_bytes(pool: &Pool<Gpu>) -> Option<u64> {
+    pool.backend().device().generate_allocator_report().map(|report| report.total_allocated_bytes)
 }

@@ -92,7 +92,7 @@ pub struct Ask {
     pub without: [bool; STEPS.len()],
 }
 
-const STEPS: [Step; 3] = [Step::Gather, Step::Grow, Step::GiveBack];
+const STEPS: [Step; 4] = [Step::Larger, Step::Gather, Step::Grow, Step::GiveBack];
 
 impl Ask {
     /// Sizes are of four kinds, by these weights: anything, small ones, whole pages and those at an edge.

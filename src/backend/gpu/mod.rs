@@ -13,6 +13,7 @@ mod staging;
 mod stream;
 
 use std::fmt;
+use std::sync::TryLockError;
 use std::thread::ThreadId;
 
 use self::copy::CopyKernel;
@@ -120,6 +121,9 @@ impl Gpu {
     /// The closure's; [`ErrorKind::Device`] with wgpu's message for what wgpu reports; [`ErrorKind::DeviceLost`];
     /// [`ErrorKind::Recording`]. What wgpu finds wrong only when the commands are submitted (a buffer that was destroyed in
     /// between) is the error of the call that submits them; the commands of others are not affected.
+    ///
+    /// # Panics
+    /// In wgpu, if the closure leaves one of wgpu's error scopes open.
     pub fn encode<R>(&self, record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<R>) -> Result<R> {
         let mut stream = self.stream()?;
         // Before the closure: what it drops may be what it has just recorded work for.
@@ -158,21 +162,41 @@ impl Gpu {
         scoped(&self.device, doing, call).map_err(|error| {
             // Runs the lost callback, if it waits to be run.
             let _ = self.device.poll(wgpu::PollType::Poll);
+            if !self.lost.is_lost() && error.kind() == ErrorKind::Device {
+                staging::look_for_loss(&self.device, &self.lost);
+            }
             self.lost.check().err().unwrap_or(error)
         })
     }
 
     /// The stream, for this thread alone until the guard is dropped.
     fn stream(&self) -> Result<StreamGuard<'_>> {
+        self.check_owner()?;
+        Ok(self.own(lock(&self.stream)))
+    }
+
+    /// As [`stream`](Gpu::stream), or `None` if another thread has it.
+    fn stream_if_free(&self) -> Result<Option<StreamGuard<'_>>> {
+        self.check_owner()?;
+        match self.stream.try_lock() {
+            Ok(stream) => Ok(Some(self.own(stream))),
+            Err(TryLockError::Poisoned(error)) => Ok(Some(self.own(error.into_inner()))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+        }
+    }
+
+    fn check_owner(&self) -> Result<()> {
         self.lost.check()?;
-        let me = std::thread::current().id();
-        if *lock(&self.owner) == Some(me) {
+        if *lock(&self.owner) == Some(std::thread::current().id()) {
             let message = "the stream is in use by this thread: call this before or after the closure, not inside it";
             return Err(Error::new(ErrorKind::Recording, message));
         }
-        let stream = lock(&self.stream);
-        *lock(&self.owner) = Some(me);
-        Ok(StreamGuard { stream, owner: &self.owner })
+        Ok(())
+    }
+
+    fn own<'a>(&'a self, stream: MutexGuard<'a, Stream>) -> StreamGuard<'a> {
+        *lock(&self.owner) = Some(std::thread::current().id());
+        StreamGuard { stream, owner: &self.owner }
     }
 
     /// Checks a range in a span for the copy commands: words, but for the end of the span.
@@ -295,7 +319,10 @@ impl Backend for Gpu {
 
     fn flush(&self) -> Result<()> {
         if self.completed() < self.recorded() {
-            self.stream()?.submitted(self)?;
+            // Not waited for: the thread that has the stream may be waiting for this one. It is asked again soon.
+            if let Some(mut stream) = self.stream_if_free()? {
+                stream.submitted(self)?;
+            }
         }
         self.lost.check()
     }
@@ -304,13 +331,15 @@ impl Backend for Gpu {
         if self.completed() >= point {
             return Ok(());
         }
-        let submission = self.stream()?.submitted(self)?;
+        let (submission, submitted) = self.stream()?.submitted(self)?;
         if let Some(submission_index) = submission {
             let wait = wgpu::PollType::Wait { submission_index: Some(submission_index), timeout: None };
             if let Err(error) = self.device.poll(wait) {
                 return Err(Error::new(ErrorKind::Device, "waiting for the device").with_source(error));
             }
         }
+        // The callback that would say so may be in the hands of another thread that has polled, and come later.
+        self.completed.fetch_max(submitted, Ordering::AcqRel);
         self.lost.check()
     }
 }

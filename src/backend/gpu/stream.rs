@@ -97,12 +97,12 @@ impl Stream {
         Ok(())
     }
 
-    /// Submits what is recorded, if anything is; returns the last submission, if there was one.
-    pub(super) fn submitted(&mut self, gpu: &Gpu) -> Result<Option<wgpu::SubmissionIndex>> {
+    /// Submits what is recorded, if anything is; returns the last submission, if there was one, and the point after it.
+    pub(super) fn submitted(&mut self, gpu: &Gpu) -> Result<(Option<wgpu::SubmissionIndex>, Point)> {
         if gpu.recorded.load(Ordering::Acquire) > self.submitted {
             self.submit(gpu)?;
         }
-        Ok(self.submission.clone())
+        Ok((self.submission.clone(), self.submitted))
     }
 
     /// Sends everything to the queue. Each command buffer goes by itself, so that one that breaks a rule of wgpu (a buffer
@@ -149,7 +149,7 @@ impl Stream {
             let len = rest.len().min(round_down(room_bytes, WORD_BYTES) as usize);
             self.write(gpu, index, at, &rest[..len])?;
             let copy_bytes = round_up(len as u64, WORD_BYTES).unwrap_or(0);
-            self.copy_from_chunk(gpu, index, at, slab, offset + done as u64, copy_bytes)?;
+            self.copy_from_chunk(gpu, (index, at), slab, offset + done as u64, copy_bytes)?;
             done += len;
         }
         Ok(())
@@ -164,12 +164,33 @@ impl Stream {
         if len == 0 {
             return Ok(());
         }
-        self.begin_operation(gpu)?;
         if pattern.iter().all(|byte| *byte == 0) {
+            self.begin_operation(gpu)?;
             return gpu.scoped("recording a fill", || {
                 self.encoder(gpu).clear_buffer(slab, range.start, Some(len));
             });
         }
+        let mut offset = range.start;
+        while offset < range.end {
+            self.begin_operation(gpu)?;
+            let (chunk, staged_bytes) = self.stage_pattern(gpu, pattern, range.end - offset)?;
+            // As many copies as one encoder takes: what is staged goes with its submission.
+            while offset < range.end {
+                let copy_bytes = staged_bytes.min(range.end - offset);
+                self.copy_from_chunk(gpu, chunk, slab, offset, copy_bytes)?;
+                offset += copy_bytes;
+                if self.operations >= OPERATIONS_MAX {
+                    break;
+                }
+                self.operations += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a pattern into a chunk as often as there is use and room for it, and at least once. Where, and how many bytes
+    /// that are.
+    fn stage_pattern(&mut self, gpu: &Gpu, pattern: &[u8], len: u64) -> Result<((usize, u64), u64)> {
         // The shortest number of whole patterns that is a whole number of words.
         let unit_bytes = (1..=WORD_BYTES).map(|times| times * pattern.len() as u64).find(|b| b % WORD_BYTES == 0);
         let unit_bytes = unit_bytes.unwrap_or(WORD_BYTES * pattern.len() as u64);
@@ -177,16 +198,10 @@ impl Stream {
         let chunk_bytes = self.upload.first().map_or(0, |chunk| chunk.buffer.size());
         let wanted_bytes = round_down(chunk_bytes, unit_bytes).max(unit_bytes).min(len);
         let (index, at, room_bytes) = self.chunk_with_room(gpu, wanted_bytes)?;
-        let stage_bytes = if len <= room_bytes { len } else { round_down(room_bytes, unit_bytes) };
-        let staged: Vec<u8> = pattern.iter().copied().cycle().take(stage_bytes as usize).collect();
+        let staged_bytes = if len <= room_bytes { len } else { round_down(room_bytes, unit_bytes) };
+        let staged: Vec<u8> = pattern.iter().copied().cycle().take(staged_bytes as usize).collect();
         self.write(gpu, index, at, &staged)?;
-        let mut offset = range.start;
-        while offset < range.end {
-            let copy_bytes = stage_bytes.min(range.end - offset);
-            self.copy_from_chunk(gpu, index, at, slab, offset, copy_bytes)?;
-            offset += copy_bytes;
-        }
-        Ok(())
+        Ok(((index, at), staged_bytes))
     }
 
     pub(super) fn download(&mut self, gpu: &Gpu, slab: &wgpu::Buffer, offset: u64, bytes: &mut [u8]) -> Result<()> {
@@ -279,8 +294,7 @@ impl Stream {
     fn copy_from_chunk(
         &mut self,
         gpu: &Gpu,
-        index: usize,
-        at: u64,
+        (index, at): (usize, u64),
         slab: &wgpu::Buffer,
         offset: u64,
         bytes: u64,

@@ -56,10 +56,14 @@ impl Model {
                 (slot, offset, size)
             }
             None => {
-                let page = self.free_pages.iter().position(|&free| free)? as u64;
-                if (page + 1) * self.page_bytes > self.bytes {
+                let whole_pages = &self.free_pages[..(self.bytes / self.page_bytes) as usize];
+                let page = match self.power_of_two {
+                    false => whole_pages.iter().rposition(|&free| free),
+                    true => whole_pages.iter().position(|&free| free),
+                };
+                let Some(page) = page.map(|page| page as u64) else {
                     return self.take_run(1, 1, bytes);
-                }
+                };
                 self.free_pages[page as usize] = false;
                 let vacant = self.slots.iter().position(Option::is_none);
                 let slot = vacant.unwrap_or_else(|| {

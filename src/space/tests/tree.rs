@@ -64,6 +64,9 @@ fn tree_in_state(pages: u32, window: Range<u32>, state: u32, rest_free: bool) ->
 fn try_everything(tree: &RunTree, naive: &Naive, window: Range<u32>) {
     naive.compare(tree);
     let width = window.end - window.start;
+    let mut copy = tree.clone();
+    assert_eq!(naive.0.iter().rposition(|&free| free), copy.take_last().map(|page| page as usize), "the last page");
+    copy.check();
     for count in 1..=width + 1 {
         for align in [1, 2, 4, 8, 64, 512] {
             let mut copy = tree.clone();
@@ -151,7 +154,7 @@ fn random_programs() {
         let mut held: Vec<(u32, u32)> = Vec::new();
         for event in 0..600 {
             // Sizes are spread evenly over their logarithm, as tensors are.
-            let count = (f64::from(longest_wanted).powf(random.random_range(0.0..1.0)) as u32).max(1);
+            let mut count = (f64::from(longest_wanted).powf(random.random_range(0.0..1.0)) as u32).max(1);
             let draining = event % 300 > 200;
             let run = match random.random_range(0..10) {
                 0..=2 if !draining => tree.take(count).inspect(|&at| assert_eq!(naive.find(count, 1), Some(at))),
@@ -161,7 +164,13 @@ fn random_programs() {
                     assert_eq!(naive.find(count, align), found, "{count} pages aligned to {align}");
                     found
                 }
-                4..=5 if !draining => {
+                4 if !draining => {
+                    let last = naive.0.iter().rposition(|&free| free).map(|page| page as u32);
+                    assert_eq!(last, tree.take_last(), "the last page");
+                    count = 1;
+                    last
+                }
+                5 if !draining => {
                     let start = random.random_range(0..pages);
                     let free = naive.all_free(start as usize, count as usize);
                     assert_eq!(free, tree.take_at(start, count));

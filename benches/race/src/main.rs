@@ -1,0 +1,138 @@
+//! The race: this crate beside the allocators that people use today, in one process and in turn.
+//!
+//!     cargo run --release -p race -- threads --quick
+//!
+//! What the figures are, and what is not comparable, stands in benches/README.md.
+
+mod contest;
+mod heap;
+mod peers;
+mod random;
+mod report;
+mod sample;
+mod threads;
+mod workload;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use self::workload::Workload;
+
+/// What the churn begins with, so that all see the same one.
+const CHURN_SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+
+#[derive(Parser)]
+#[command(about = "Races tensorpool against the allocators that people use today")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Small blocks and page runs on one thread and on two, beside ever more live blocks, and from thread to thread.
+    Threads {
+        /// A few seconds instead of a minute.
+        #[arg(long)]
+        quick: bool,
+        /// Rounds, whose medians are shown.
+        #[arg(long)]
+        rounds: Option<usize>,
+        /// One line of JSON instead of tables.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Recorded training runs, through every allocator.
+    Traces {
+        /// The bundled ones unless some are named.
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Random sizes of 256 bytes to 4 MiB, random ones replaced, through every allocator.
+    Churn {
+        /// Live blocks; one workload for each number.
+        #[arg(long, default_values_t = [100, 1_000, 4_000])]
+        live: Vec<usize>,
+        /// How many are replaced.
+        #[arg(long, default_value_t = 50_000)]
+        replacements: usize,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Exactly COUNT pairs of one case, for a tool that counts instructions; a wrong name lists them all.
+    Instructions {
+        /// Such as pool-model/64/at-once-1.
+        name: String,
+        count: u64,
+    },
+}
+
+#[derive(Args)]
+struct How {
+    /// Fewer repeats.
+    #[arg(long)]
+    quick: bool,
+    /// One line of JSON for each allocator and workload instead of tables.
+    #[arg(long)]
+    json: bool,
+    /// Also a row for each workload.
+    #[arg(long)]
+    each: bool,
+    /// Only allocators whose name contains this.
+    #[arg(long, default_value = "")]
+    only: String,
+}
+
+impl How {
+    fn race(&self, workloads: &[Workload]) {
+        let mut contestants = peers::all();
+        contestants.retain(|contestant| contestant.name().contains(&self.only));
+        report::run(&contestants, workloads, &report::Effort::new(self.quick), self.json, self.each);
+    }
+}
+
+/// The traces of the repository.
+fn bundled() -> Result<Vec<PathBuf>, String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../traces");
+    let entries = folder.read_dir().map_err(|error| format!("{}: {error}", folder.display()))?;
+    let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "gz"));
+    files.sort();
+    Ok(files)
+}
+
+fn race_traces(files: Vec<PathBuf>, how: &How) -> Result<(), String> {
+    let files = if files.is_empty() { bundled()? } else { files };
+    let workloads = files.iter().map(|file| Workload::read(file)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(empty) = workloads.iter().find(|workload| workload.events.is_empty()) {
+        return Err(format!("{} has no events", empty.name));
+    }
+    how.race(&workloads);
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Threads { quick, rounds, json } => {
+            threads::run(&threads::Effort::new(quick, rounds), json);
+            Ok(())
+        }
+        Command::Traces { files, how } => race_traces(files, &how),
+        Command::Churn { live, replacements, how } => {
+            let churn = |live: &usize| Workload::churn((*live).max(1), replacements, CHURN_SEED);
+            how.race(&live.iter().map(churn).collect::<Vec<_>>());
+            Ok(())
+        }
+        Command::Instructions { name, count } => threads::instructions(&name, count),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}

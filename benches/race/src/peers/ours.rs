@@ -1,0 +1,54 @@
+//! This crate: a pool on `Model`, which carves without memory, aligned as a GPU is. A block is the RAII handle that
+//! programs hold; the lock, the counters and the labels are in the time. And its bookkeeping alone, which is what most
+//! of the others are: one arena, no lock, no handle that frees.
+
+use tensorpool::space::{Extent, Space};
+use tensorpool::{Block, Config, Limit, Limits, Model, Placement, Pool, Request, SlabPolicy};
+
+use super::{Peer, arena};
+use crate::contest::{Contestant, UNIT_BYTES};
+
+fn open_pool(budget_bytes: u64, placement: Placement, slabs: SlabPolicy) -> Option<Pool<Model>> {
+    let any = Limit { bytes: u64::MAX, name: "2^64" };
+    let limits = Limits { alignment_bytes: UNIT_BYTES, granule_bytes: 4, slab: any, block: any };
+    let config = Config::new(budget_bytes).placement(placement).slabs(slabs);
+    Pool::with_backend(Model::new(limits), &config).ok()
+}
+
+impl Peer for Pool<Model> {
+    type Handle = Block<Model>;
+
+    fn alloc(&mut self, bytes: u64) -> Option<Block<Model>> {
+        Pool::alloc(self, Request::bytes(bytes)).ok()
+    }
+
+    fn free(&mut self, handle: Block<Model>) {
+        drop(handle);
+    }
+}
+
+impl Peer for Space {
+    type Handle = Extent;
+
+    /// In the order in which a pool with one slab tries.
+    fn alloc(&mut self, bytes: u64) -> Option<Extent> {
+        let found = self.alloc_cached(bytes).or_else(|| Space::alloc(self, bytes));
+        found.or_else(|| if self.gather() { Space::alloc(self, bytes) } else { None })
+    }
+
+    fn free(&mut self, handle: Extent) {
+        self.release(handle);
+    }
+}
+
+pub fn contestants() -> Vec<Box<dyn Contestant>> {
+    let open = |placement, slabs| move |_: &_, budget_bytes| open_pool(budget_bytes, placement, slabs);
+    vec![
+        arena("tensorpool, exact", open(Placement::Exact, SlabPolicy::Single)),
+        arena("tensorpool, power of two", open(Placement::PowerOfTwo, SlabPolicy::Single)),
+        arena("tensorpool, exact, slabs as needed", open(Placement::Exact, SlabPolicy::Growing)),
+        arena("tensorpool, exact, the space alone", |_, budget_bytes| {
+            Some(Space::new(budget_bytes, UNIT_BYTES, Placement::Exact))
+        }),
+    ]
+}

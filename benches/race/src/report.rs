@@ -1,0 +1,180 @@
+//! The race over several workloads, and its table.
+
+use serde_json::{Value, json};
+
+use crate::contest::{Bound, Contestant, UNIT_BYTES, budget_least_bytes};
+use crate::sample::{geometric_mean, median};
+use crate::workload::Workload;
+
+/// A budget that the smallest need should be within: failures are counted there, as live peak by hundred.
+const TIGHT_PERCENT: u64 = 105;
+
+/// What a device has where it is no matter how much.
+const DEVICE_BYTES: u64 = 64 << 30;
+
+const ROOMY_DOUBLINGS_MAX: u32 = 4;
+
+/// How long is measured.
+pub struct Effort {
+    /// Events of one contestant on one workload, over all repeats.
+    pub events: usize,
+    pub repeats_least: usize,
+    pub repeats_most: usize,
+}
+
+impl Effort {
+    pub fn new(quick: bool) -> Self {
+        if quick {
+            Self { events: 60_000, repeats_least: 3, repeats_most: 15 }
+        } else {
+            Self { events: 600_000, repeats_least: 9, repeats_most: 101 }
+        }
+    }
+}
+
+/// One contestant on one workload.
+struct Outcome {
+    event_ns: f64,
+    reserved_ratio: f64,
+    /// Not a number where no budget works, or none can be set.
+    budget_ratio: f64,
+    metadata_bytes: Option<u64>,
+    failures: u64,
+}
+
+/// Every contestant on every workload.
+pub fn run(contestants: &[Box<dyn Contestant>], workloads: &[Workload], effort: &Effort, as_json: bool, each: bool) {
+    let results: Vec<Vec<Outcome>> = workloads.iter().map(|workload| race(contestants, workload, effort)).collect();
+    if as_json {
+        for (workload, results) in workloads.iter().zip(&results) {
+            for (contestant, result) in contestants.iter().zip(results) {
+                println!("{}", line(contestant.as_ref(), workload, result));
+            }
+        }
+        return;
+    }
+    println!(
+        "{} workloads, {} events; geometric means over them, failures summed\n",
+        workloads.len(),
+        workloads.iter().map(|workload| workload.events.len()).sum::<usize>()
+    );
+    println!(
+        "| allocator | ns an operation | peak reserved / peak live | smallest budget / peak live | worst | books, KiB | handle, B | failures at {TIGHT_PERCENT}% | workloads whole there |"
+    );
+    println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|");
+    for (index, contestant) in contestants.iter().enumerate() {
+        let of: Vec<&Outcome> = results.iter().map(|results| &results[index]).collect();
+        println!("{}", row(contestant.as_ref(), &of));
+    }
+    if each {
+        print_each(contestants, workloads, &results);
+    }
+}
+
+/// What it is timed with: of an arena twice the live peak, or more for one that needs more.
+fn roomy_bytes(contestant: &dyn Contestant, workload: &Workload) -> u64 {
+    match contestant.bound() {
+        Bound::Arena => {
+            let mut budgets = (1..=ROOMY_DOUBLINGS_MAX)
+                .map(|doublings| workload.live_peak_bytes.next_multiple_of(1 << 20) << doublings);
+            budgets.find(|bytes| contestant.fits(workload, *bytes)).unwrap_or(DEVICE_BYTES)
+        }
+        Bound::Device | Bound::None => DEVICE_BYTES,
+    }
+}
+
+/// All of them on one workload: each has its turn in every repeat, and every repeat begins with another.
+fn race(contestants: &[Box<dyn Contestant>], workload: &Workload, effort: &Effort) -> Vec<Outcome> {
+    let roomy_bytes: Vec<u64> = contestants.iter().map(|each| roomy_bytes(each.as_ref(), workload)).collect();
+    let repeats = (effort.events / workload.events.len()).clamp(effort.repeats_least, effort.repeats_most);
+    let mut samples = vec![Vec::new(); contestants.len()];
+    for repeat in 0..repeats {
+        for turn in 0..contestants.len() {
+            let index = (turn + repeat) % contestants.len();
+            samples[index].push(contestants[index].event_ns(workload, roomy_bytes[index]));
+        }
+    }
+    let indices = 0..contestants.len();
+    indices.map(|i| outcome(contestants[i].as_ref(), workload, roomy_bytes[i], median(&samples[i]))).collect()
+}
+
+fn outcome(contestant: &dyn Contestant, workload: &Workload, roomy_bytes: u64, event_ns: f64) -> Outcome {
+    let peak = workload.live_peak_bytes as f64;
+    let tight_bytes = (workload.live_peak_bytes * TIGHT_PERCENT / 100).next_multiple_of(UNIT_BYTES);
+    let ratio = |bytes: Option<u64>| bytes.map_or(f64::NAN, |bytes| bytes as f64 / peak);
+    let roomy = contestant.needs(workload, roomy_bytes);
+    let failures = match contestant.bound() {
+        Bound::None => roomy.failures,
+        Bound::Arena | Bound::Device => contestant.needs(workload, tight_bytes).failures,
+    };
+    let budget_least_bytes = budget_least_bytes(contestant, workload);
+    // An arena is reserved whole, so it is as large as it must be.
+    let reserved_bytes =
+        if contestant.bound() == Bound::Arena { budget_least_bytes } else { roomy.reserved_peak_bytes };
+    Outcome {
+        event_ns,
+        reserved_ratio: ratio(reserved_bytes.filter(|_| roomy.failures == 0)),
+        budget_ratio: ratio(budget_least_bytes),
+        metadata_bytes: roomy.metadata_bytes,
+        failures,
+    }
+}
+
+fn row(contestant: &dyn Contestant, results: &[&Outcome]) -> String {
+    let mean =
+        |pick: fn(&Outcome) -> f64| geometric_mean(&results.iter().map(|result| pick(result)).collect::<Vec<_>>());
+    // Not a number stays so.
+    let worst = results
+        .iter()
+        .map(|result| result.budget_ratio)
+        .fold(0.0, |most: f64, ratio| if most.is_nan() || ratio.is_nan() { f64::NAN } else { most.max(ratio) });
+    let books = mean(|result| result.metadata_bytes.map_or(f64::NAN, |bytes| bytes.max(1) as f64 / 1024.0));
+    let whole = results.iter().filter(|result| result.failures == 0).count();
+    let (failures, whole) = if contestant.bound() != Bound::None {
+        (results.iter().map(|result| result.failures).sum::<u64>().to_string(), format!("{whole} of {}", results.len()))
+    } else {
+        ("-".to_owned(), "-".to_owned())
+    };
+    format!(
+        "| {} | {:.1} | {} | {} | {} | {} | {} | {failures} | {whole} |",
+        contestant.name(),
+        mean(|result| result.event_ns),
+        shown(mean(|result| result.reserved_ratio), 3),
+        shown(mean(|result| result.budget_ratio), 3),
+        shown(worst, 3),
+        shown(books, 1),
+        contestant.handle_bytes(),
+    )
+}
+
+fn print_each(contestants: &[Box<dyn Contestant>], workloads: &[Workload], results: &[Vec<Outcome>]) {
+    type Figure = fn(&Outcome) -> f64;
+    let tables: [(&str, Figure, usize); 3] = [
+        ("ns an operation", |result| result.event_ns, 1),
+        ("peak reserved / peak live", |result| result.reserved_ratio, 3),
+        ("smallest budget / peak live", |result| result.budget_ratio, 3),
+    ];
+    for (title, pick, digits) in tables {
+        println!("\n| {title} | {} |", contestants.iter().map(|each| each.name()).collect::<Vec<_>>().join(" | "));
+        println!("|---|{}", "---:|".repeat(contestants.len()));
+        for (workload, results) in workloads.iter().zip(results) {
+            let cells = results.iter().map(|result| shown(pick(result), digits)).collect::<Vec<_>>().join(" | ");
+            println!("| {} | {cells} |", workload.name);
+        }
+    }
+}
+
+fn shown(number: f64, digits: usize) -> String {
+    if number.is_finite() && number > 0.0 { format!("{number:.digits$}") } else { "-".to_owned() }
+}
+
+fn line(contestant: &dyn Contestant, workload: &Workload, result: &Outcome) -> Value {
+    // What is not a number is null.
+    json!({
+        "allocator": contestant.name(), "workload": workload.name, "events": workload.events.len(),
+        "live_peak_bytes": workload.live_peak_bytes, "ns_per_op": result.event_ns,
+        "reserved_ratio": result.reserved_ratio, "budget_ratio": result.budget_ratio,
+        "metadata_bytes": result.metadata_bytes, "handle_bytes": contestant.handle_bytes(),
+        "failures_at_105": result.failures,
+    })
+}

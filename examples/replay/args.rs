@@ -1,0 +1,97 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, ValueEnum};
+use tensorpool::{ByteSize, Placement, SlabPolicy};
+
+/// Replays traces of allocations: what a run needs at least, what a pool makes of it, and how fast.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "replay", after_help = EXAMPLES)]
+pub struct Args {
+    /// Files: the text format, PyTorch's memory snapshot (a pickle), RMM's log or lifetimes (CSV); gzipped or not
+    #[arg(required = true, value_name = "TRACE")]
+    pub traces: Vec<PathBuf>,
+
+    /// Memory that the pool may take [default: as much as it needs]
+    #[arg(long, value_name = "SIZE", conflicts_with = "min_budget")]
+    pub budget: Option<ByteSize>,
+
+    /// Find the smallest budget that works too
+    #[arg(long)]
+    pub min_budget: bool,
+
+    /// exact or power-of-two: exact is runs of exactly the size, power-of-two a classic buddy
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true, value_name = "NAME")]
+    pub placement: PlacementName,
+
+    /// model, host or gpu: model carves without memory, so that traces of any size run anywhere
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true, value_name = "NAME")]
+    pub backend: BackendName,
+
+    /// Size of a slab, or growing, single or per-block [default: 1/64 of the peak; growing in a budget; single for the
+    /// smallest]
+    #[arg(long, value_name = "SIZE")]
+    pub slab: Option<SlabPolicy>,
+
+    /// Print one JSON object a trace instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Args {
+    /// Whether the size of a slab is a part of the budget.
+    pub fn slabs_need_budget(&self) -> bool {
+        matches!(self.slab, Some(SlabPolicy::Growing | SlabPolicy::Single))
+    }
+
+    /// What clap cannot tell.
+    pub fn check(self) -> Result<Self, clap::Error> {
+        if self.slabs_need_budget() && self.budget.is_none() && !self.min_budget {
+            let message = "--slab growing and single are parts of a budget: they need --budget or --min-budget";
+            return Err(Self::command().error(ErrorKind::MissingRequiredArgument, message));
+        }
+        Ok(self)
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples, after `cargo run --release --example replay --`:
+  traces/*.gz --min-budget             what each of the bundled runs needs
+  snapshot.pickle                      a run of yours, beside what PyTorch had reserved
+  run.trace --budget 4GiB --json       whether it fits, for programs
+  run.trace --backend gpu              on real memory
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 allocations failed in --budget, 130 stopped by Ctrl-C.";
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum PlacementName {
+    #[default]
+    Exact,
+    PowerOfTwo,
+}
+
+impl PlacementName {
+    pub fn placement(self) -> Placement {
+        match self {
+            Self::Exact => Placement::Exact,
+            Self::PowerOfTwo => Placement::PowerOfTwo,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::PowerOfTwo => "power-of-two",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum BackendName {
+    #[default]
+    Model,
+    Host,
+    Gpu,
+}

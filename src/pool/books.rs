@@ -1,0 +1,141 @@
+//! The pool's counters: what is held, what is idle, what went before.
+//!
+//! The free lists of the shards tell what changed in them a little later ([`Tally`]). Until then a block that went out of
+//! a list, or into one, is counted as it was before: the parts still add up, and a peak is off by no more than what the
+//! lists hold. It is exact as long as one thread is at work.
+
+use super::Stats;
+use super::shards::Tally;
+
+#[derive(Debug)]
+pub(super) struct Books {
+    /// Bytes that are out of the spaces: held by callers, or in the shards' lists.
+    out_bytes: u64,
+    /// Those in the lists. Signed, as the next: a block may go out of one shard and be told of by another first.
+    listed_bytes: i64,
+    live_bytes: i64,
+    blocks: i64,
+    /// Out of the spaces, with no owner.
+    retired_bytes: u64,
+    /// Counts, peaks and constants.
+    totals: Stats,
+}
+
+fn positive(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+impl Books {
+    pub(super) fn new(budget_bytes: u64, staging_bytes: u64) -> Self {
+        let totals = Stats { budget_bytes, staging_bytes, reserved_peak_bytes: staging_bytes, ..Stats::default() };
+        Self { out_bytes: 0, listed_bytes: 0, live_bytes: 0, blocks: 0, retired_bytes: 0, totals }
+    }
+
+    /// Enters what a shard has to tell.
+    pub(super) fn fold(&mut self, tally: Tally) {
+        let used_most = self.out_bytes as i64 - self.listed_bytes - tally.cached_bytes_least;
+        let totals = &mut self.totals;
+        totals.used_peak_bytes = totals.used_peak_bytes.max(positive(used_most).min(self.out_bytes));
+        totals.live_peak_bytes = totals.live_peak_bytes.max(positive(self.live_bytes + tally.live_bytes_most));
+        totals.allocations += tally.allocations;
+        totals.allocations_listed += tally.allocations;
+        self.live_bytes += tally.live_bytes;
+        self.listed_bytes += tally.cached_bytes;
+        self.blocks += tally.allocations as i64 - tally.frees as i64;
+    }
+
+    /// An extent has left its space.
+    pub(super) fn take(&mut self, held_bytes: u64) {
+        self.out_bytes += held_bytes;
+    }
+
+    /// And is back.
+    pub(super) fn put_back(&mut self, held_bytes: u64) {
+        self.out_bytes -= held_bytes;
+    }
+
+    /// Blocks of so many bytes asked, in all, have been handed out.
+    pub(super) fn granted(&mut self, blocks: usize, bytes: u64) {
+        self.blocks += blocks as i64;
+        self.live_bytes += bytes as i64;
+        self.totals.allocations += blocks as u64;
+        self.totals.used_peak_bytes = self.totals.used_peak_bytes.max(self.used_bytes());
+        self.totals.live_peak_bytes = self.totals.live_peak_bytes.max(positive(self.live_bytes));
+    }
+
+    /// As [`granted`](Self::granted), undone before anybody saw it: only the peaks remember.
+    pub(super) fn revoked(&mut self, blocks: usize, bytes: u64) {
+        self.freed(blocks, bytes);
+        self.totals.allocations -= blocks as u64;
+    }
+
+    /// Blocks of so many bytes asked, in all, have no owner any more.
+    pub(super) fn freed(&mut self, blocks: usize, bytes: u64) {
+        self.blocks -= blocks as i64;
+        self.live_bytes -= bytes as i64;
+    }
+
+    /// The memory of a block without an owner is still used by others.
+    pub(super) fn retire(&mut self, held_bytes: u64) {
+        self.put_back(held_bytes);
+        self.retired_bytes += held_bytes;
+    }
+
+    /// And now it is not.
+    pub(super) fn unretire(&mut self, held_bytes: u64) {
+        self.retired_bytes -= held_bytes;
+    }
+
+    /// More is reserved than before.
+    pub(super) fn reserved(&mut self, reserved_bytes: u64) {
+        self.totals.reserved_peak_bytes = self.totals.reserved_peak_bytes.max(reserved_bytes);
+    }
+
+    pub(super) fn used_bytes(&self) -> u64 {
+        positive(self.out_bytes as i64 - self.listed_bytes).min(self.out_bytes)
+    }
+
+    pub(super) fn blocks(&self) -> u64 {
+        positive(self.blocks)
+    }
+
+    /// What of the budget is neither out, nor retired, nor staging.
+    pub(super) fn left_bytes(&self) -> u64 {
+        self.totals.budget_bytes - self.totals.staging_bytes - self.out_bytes - self.retired_bytes
+    }
+
+    pub(super) fn budget_bytes(&self) -> u64 {
+        self.totals.budget_bytes
+    }
+
+    /// The counters that nothing else depends on.
+    pub(super) fn totals(&mut self) -> &mut Stats {
+        &mut self.totals
+    }
+
+    pub(super) fn reset_peaks(&mut self, reserved_bytes: u64) {
+        self.totals.live_peak_bytes = positive(self.live_bytes);
+        self.totals.used_peak_bytes = self.used_bytes();
+        self.totals.reserved_peak_bytes = reserved_bytes;
+    }
+
+    /// What is known here; the rest is for the caller to fill in, who adds what is idle in the spaces to `cached_bytes`.
+    pub(super) fn stats(&self) -> Stats {
+        let used_bytes = self.used_bytes();
+        Stats {
+            live_bytes: positive(self.live_bytes),
+            used_bytes,
+            cached_bytes: self.out_bytes - used_bytes,
+            retired_bytes: self.retired_bytes,
+            blocks: self.blocks(),
+            ..self.totals
+        }
+    }
+
+    /// Panics if the counters contradict each other while no other thread is at work: a defect of this crate.
+    pub(super) fn check(&self) {
+        assert!((0..=self.out_bytes as i64).contains(&self.listed_bytes), "lists hold more than is out: {self:?}");
+        assert!(self.live_bytes >= 0 && self.blocks >= 0, "less than nothing is held: {self:?}");
+        assert!(positive(self.live_bytes) <= self.used_bytes(), "more live than used: {self:?}");
+    }
+}

@@ -1,0 +1,243 @@
+//! Steps 4 and 5 of an allocation: slabs come, and go.
+//!
+//! Bytes are booked before a slab is created, and stay reserved until its memory is dropped: at no moment is more reserved
+//! than the budget.
+
+use super::state::{Home, Slab, StateOf};
+use super::wait::{Seat, wake};
+use super::{Request, Shared, SlabPolicy, Step};
+use crate::backend::{Backend, Point, Span};
+use crate::error::{Error, ErrorKind, Result};
+use crate::space::Placement;
+use crate::sync::{MutexGuard, PoisonError, lock};
+use crate::units::{round_down, round_up};
+
+/// What an attempt to add a slab came to.
+pub(super) enum Grown<'a, B: Backend> {
+    /// There is a new slab, large enough for the request; with the lock held since it was added.
+    Slab(MutexGuard<'a, StateOf<B>>),
+    /// The budget has no room for a slab of the size needed.
+    NoBudget,
+    /// The backend refused memory within the budget.
+    Refused(Error),
+}
+
+/// Bytes booked for a slab; given back if the backend fails or panics.
+struct Booking<'a, B: Backend> {
+    shared: &'a Shared<B>,
+    bytes: u64,
+}
+
+impl<B: Backend> Drop for Booking<'_, B> {
+    fn drop(&mut self) {
+        self.shared.state().unbook(self.bytes);
+    }
+}
+
+/// Ends when the memory of slabs that left is gone.
+struct Burial<'a, B: Backend> {
+    shared: &'a Shared<B>,
+    bytes: u64,
+}
+
+impl<B: Backend> Drop for Burial<'_, B> {
+    fn drop(&mut self) {
+        self.shared.state().buried(self.bytes);
+        self.shared.buried.notify_all();
+    }
+}
+
+impl<B: Backend> Shared<B> {
+    /// Step 4: a slab of the next size in the series or of the request, whichever is larger; halved as long as the
+    /// device refuses it and the request still fits.
+    pub(super) fn grow(&self, request: &Request) -> Grown<'_, B> {
+        let bytes = request.bytes;
+        let Some(least_bytes) = self.slab_bytes_least(bytes) else { return Grown::NoBudget };
+        let mut slab_bytes = {
+            let state = self.state();
+            let left_bytes = round_down(state.left_bytes(), self.limits.granule_bytes);
+            if least_bytes > left_bytes || !state.may_use(bytes, request.priority) {
+                return Grown::NoBudget;
+            }
+            let most_bytes = left_bytes.min(round_down(self.limits.slab.bytes, self.limits.granule_bytes));
+            self.slab_bytes_next(state.slab_count(), left_bytes).max(least_bytes).min(most_bytes)
+        };
+        loop {
+            match self.create_slab(slab_bytes) {
+                Ok(slab) => {
+                    let mut state = self.state();
+                    state.add_slab(slab);
+                    return Grown::Slab(state);
+                }
+                Err(error) if error.kind() == ErrorKind::OutOfMemory && slab_bytes > least_bytes => {
+                    slab_bytes = round_down(slab_bytes / 2, self.limits.alignment_bytes).max(least_bytes);
+                }
+                Err(error) => return Grown::Refused(error),
+            }
+        }
+    }
+
+    /// Books the bytes, then asks the backend. They stay booked if that succeeds, until the slab is added.
+    fn create_slab(&self, bytes: u64) -> Result<Slab<B::Slab>> {
+        self.state().book(bytes);
+        let booking = Booking { shared: self, bytes };
+        let memory = self.backend.create_slab(bytes)?;
+        std::mem::forget(booking);
+        Ok(Slab::new(bytes, memory))
+    }
+
+    /// The smallest slab that an empty space of this pool's placement serves the request from.
+    pub(super) fn slab_bytes_least(&self, bytes: u64) -> Option<u64> {
+        match (self.policy, self.placement) {
+            (SlabPolicy::PerBlock, _) | (_, Placement::Exact) => round_up(bytes, self.limits.granule_bytes),
+            (_, Placement::PowerOfTwo) => {
+                bytes.checked_next_power_of_two().map(|bytes| bytes.max(self.limits.alignment_bytes))
+            }
+        }
+    }
+
+    /// The next size in the policy's series.
+    fn slab_bytes_next(&self, slab_count: usize, left_bytes: u64) -> u64 {
+        let bytes = match self.policy {
+            SlabPolicy::PerBlock => 0,
+            SlabPolicy::Fixed(bytes) => bytes,
+            SlabPolicy::Single => left_bytes,
+            SlabPolicy::Growing => self.budget_bytes >> 3usize.saturating_sub(slab_count).max(1),
+        };
+        round_down(bytes, self.limits.alignment_bytes)
+    }
+
+    /// Reserves the whole budget, for [`SlabPolicy::Single`].
+    pub(super) fn reserve_all(&self) -> Result<()> {
+        let _growth = lock(&self.growth);
+        loop {
+            let left_bytes = self.state().left_bytes();
+            let bytes = round_down(left_bytes.min(self.limits.slab.bytes), self.limits.granule_bytes);
+            if bytes == 0 {
+                return Ok(());
+            }
+            let slab = self.create_slab(bytes)?;
+            self.state().add_slab(slab);
+        }
+    }
+
+    /// Steps 4 and 5 for one who waits in line and who may be served: a new slab serves the line in turn. Nothing here waits
+    /// for the device: whoever has its stream may be waiting for this thread.
+    pub(super) fn reserve_for(&self, seat: &Seat<B::Slab>) {
+        let mut gave_back = false;
+        loop {
+            let growth = lock(&self.growth);
+            let Some(short) = self.state().short_of(seat) else { return };
+            if short.may(Step::Grow)
+                && let Grown::Slab(mut state) = self.grow(short)
+            {
+                let seats = state.serve();
+                drop((state, growth));
+                wake(seats);
+                continue;
+            }
+            drop(growth);
+            if gave_back || !short.may(Step::Grow) || !short.may(Step::GiveBack) {
+                return;
+            }
+            match self.give_back_empty(short.bytes, false) {
+                Ok(true) => gave_back = true,
+                _ => return,
+            }
+        }
+    }
+
+    /// Step 5. Whether another attempt is worth while. Unless it `may_block`, the device is not waited for: slabs that it
+    /// still uses leave when it is done, and who looks then finds their bytes.
+    pub(super) fn give_back_empty(&self, bytes: u64, may_block: bool) -> Result<bool> {
+        let point = {
+            let mut state = self.state();
+            let possible_bytes = state.left_bytes() + state.leaving_bytes() + state.empty_bytes();
+            if possible_bytes < bytes {
+                return Ok(false);
+            }
+            state.detach_empty(self.backend.recorded());
+            state.last_leaving_point()
+        };
+        if let Some(point) = point {
+            let waited = if may_block { self.backend.complete(point) } else { Ok(()) };
+            match waited {
+                Err(error) if error.kind() == ErrorKind::DeviceLost => return Err(error),
+                // This thread is recording that very work, or the device has trouble of its own: what is done is done.
+                _ => self.settle_completed(),
+            }
+        }
+        if may_block {
+            self.wait_for_burials();
+        }
+        Ok(true)
+    }
+
+    /// Gives back what the device is done with: retired blocks, and slabs that were leaving. The memory is dropped without
+    /// a lock, and its bytes count as reserved until then.
+    pub(super) fn settle_completed(&self) {
+        if !self.state().waits_for_device() {
+            return;
+        }
+        // Asked without the lock: this is where a device runs its callbacks, and these end holds.
+        let completed = self.backend.completed();
+        if self.zero_on_free {
+            self.zero_retired();
+        }
+        {
+            let mut state = self.state();
+            if state.release_retired() && self.policy == SlabPolicy::PerBlock {
+                state.detach_empty(self.backend.recorded());
+            }
+        }
+        self.bury(completed);
+        self.serve();
+    }
+
+    fn zero_retired(&self) {
+        let dirty = self.state().take_dirty();
+        for retired in dirty {
+            let is_done = self.zero(&retired.home);
+            self.state().zeroed(retired, is_done);
+        }
+    }
+
+    /// Zeroes all of a block that nobody has. Whether it could: a thread that records cannot, and another must.
+    pub(super) fn zero(&self, home: &Home<B::Slab>) -> bool {
+        let held_bytes = home.extent.bytes();
+        let mut span = Span::new(home.slab.serial, home.extent.offset(), held_bytes);
+        self.backend.fill(&home.slab.memory, &mut span, held_bytes, &[0]).is_ok()
+    }
+
+    fn bury(&self, completed: Point) {
+        let left = self.state().take_left(completed);
+        if left.is_empty() {
+            return;
+        }
+        // Also if dropping the memory panics.
+        let _burial = Burial { shared: self, bytes: left.iter().map(|slab| slab.bytes).sum() };
+        drop(left);
+    }
+
+    /// Waits for other threads that are dropping slabs: their bytes are free, but not yet given back.
+    fn wait_for_burials(&self) {
+        let mut state = self.state();
+        while state.is_burying() {
+            state = self.buried.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    pub(super) fn trim(&self) -> u64 {
+        self.settle_completed();
+        self.empty_shards();
+        let before_bytes = {
+            let mut state = self.state();
+            let before_bytes = state.reserved_bytes();
+            state.gather();
+            state.detach_empty(self.backend.recorded());
+            before_bytes
+        };
+        self.settle_completed();
+        before_bytes.saturating_sub(self.state().reserved_bytes())
+    }
+}

@@ -1,0 +1,77 @@
+//! The errors of a pool that has no room, with all its numbers.
+
+use std::time::Duration;
+
+use super::state::StateOf;
+use super::{Priority, Request, Shared};
+use crate::backend::Backend;
+use crate::error::{Error, ErrorKind, Shortage};
+use crate::units::exact;
+
+/// How many of the largest holders an error names.
+const HOLDERS_NAMED: usize = 5;
+
+impl<B: Backend> Shared<B> {
+    /// The budget had room, and the backend had none.
+    pub(super) fn refused(&self, request: &Request, error: Error) -> Error {
+        let stats = self.state().stats();
+        let message = format!(
+            "no memory for {} for {:?}: {} of the budget of {} are reserved, and {} has no more",
+            exact(request.bytes),
+            request.label,
+            exact(stats.reserved_bytes),
+            exact(stats.budget_bytes),
+            self.backend.name()
+        );
+        Error::new(ErrorKind::OutOfMemory, message).with_source(error)
+    }
+
+    /// The error of the last step. Which of the two it is, is judged by what is left now.
+    pub(super) fn no_room(&self, state: &StateOf<B>, requests: &[Request]) -> Error {
+        let fits = self.needed_bytes(requests) <= state.stats().available_bytes();
+        let kind = if fits { ErrorKind::Fragmented } else { ErrorKind::Full };
+        self.shortage(state, requests, kind, Duration::ZERO)
+    }
+
+    /// What empty slabs would have to have.
+    fn needed_bytes(&self, requests: &[Request]) -> u64 {
+        let needed_bytes = |request: &Request| self.slab_bytes_least(request.bytes).unwrap_or(u64::MAX);
+        requests.iter().map(needed_bytes).fold(0, u64::saturating_add)
+    }
+
+    /// The numbers of a pool that cannot serve these requests.
+    pub(super) fn shortage(
+        &self,
+        state: &StateOf<B>,
+        requests: &[Request],
+        kind: ErrorKind,
+        waited: Duration,
+    ) -> Error {
+        let stats = state.stats();
+        let mut holders = self.labels.holders(stats.used_bytes, stats.blocks);
+        holders.truncate(HOLDERS_NAMED);
+        let label = requests.iter().map(|request| &*request.label).find(|label| !label.is_empty());
+        let priority = requests.iter().map(|request| request.priority).min().unwrap_or(Priority::Normal);
+        Error::shortage_of(
+            kind,
+            Shortage {
+                asked_bytes: requests.iter().fold(0, |sum, request| sum.saturating_add(request.bytes)),
+                needed_bytes: self.needed_bytes(requests),
+                label: label.map(str::to_owned),
+                budget_bytes: stats.budget_bytes,
+                reserved_bytes: stats.reserved_bytes,
+                live_bytes: stats.live_bytes,
+                used_bytes: stats.used_bytes,
+                cached_bytes: stats.cached_bytes,
+                retired_bytes: stats.retired_bytes,
+                free_bytes: stats.free_bytes,
+                staging_bytes: stats.staging_bytes,
+                largest_free_run_bytes: stats.largest_free_run_bytes,
+                reserve_bytes: state.reserve_bytes(priority),
+                waited,
+                waiting: stats.waiting,
+                holders,
+            },
+        )
+    }
+}

@@ -1,0 +1,133 @@
+//! What waits for the device, or to be zeroed: blocks without an owner, and slabs on their way back.
+
+use super::{Entry, Home, Slab, State};
+use crate::backend::Point;
+use crate::sync::{Arc, AtomicUsize, Ordering};
+
+/// A slab that goes back to the device once `point` has passed. Its bytes stay reserved until the memory is dropped.
+pub(super) struct Leaving<S> {
+    slab: Arc<Slab<S>>,
+    point: Point,
+}
+
+/// A block that nobody owns, whose memory others may still use, or shall not see as it is.
+pub(in crate::pool) struct Retired<S> {
+    pub(in crate::pool) home: Home<S>,
+    holds: Option<Holds>,
+    /// It is to be zeroed before it goes home.
+    is_dirty: bool,
+}
+
+impl<S> Retired<S> {
+    fn is_over(&self) -> bool {
+        self.holds.as_ref().is_none_or(|holds| holds.load(Ordering::Acquire) == 0)
+    }
+}
+
+/// How many [holds](crate::Hold) on a block are not over.
+pub(in crate::pool) type Holds = Arc<AtomicUsize>;
+
+impl<S> State<S> {
+    /// Takes back a block of `bytes` asked, at once if no hold is left on it and it is not to be zeroed first.
+    pub(in crate::pool) fn give(&mut self, home: Home<S>, bytes: u64, holds: Option<Holds>, is_dirty: bool) {
+        self.books.freed(1, bytes);
+        let retired = Retired { home, holds, is_dirty };
+        if retired.is_over() && !is_dirty {
+            self.put_back_one(retired.home);
+        } else {
+            self.books.retire(retired.home.extent.bytes());
+            self.retired.push(retired);
+        }
+    }
+
+    /// Retired blocks that nobody uses any more go home. Whether there were any.
+    pub(in crate::pool) fn release_retired(&mut self) -> bool {
+        let over: Vec<_> = self.retired.extract_if(.., |retired| retired.is_over() && !retired.is_dirty).collect();
+        let any = !over.is_empty();
+        over.into_iter().for_each(|retired| self.unretire(retired));
+        any
+    }
+
+    fn unretire(&mut self, retired: Retired<S>) {
+        let held_bytes = retired.home.extent.bytes();
+        self.books.unretire(held_bytes);
+        self.books.take(held_bytes);
+        self.put_back_one(retired.home);
+    }
+
+    /// Retired blocks that nobody uses any more, to be zeroed without the lock. They stay retired until they are
+    /// [told](Self::zeroed) to be.
+    pub(in crate::pool) fn take_dirty(&mut self) -> Vec<Retired<S>> {
+        self.retired.extract_if(.., |retired| retired.is_over() && retired.is_dirty).collect()
+    }
+
+    /// A block from `take_dirty` has been zeroed, or could not be for the time being.
+    pub(in crate::pool) fn zeroed(&mut self, retired: Retired<S>, is_done: bool) {
+        if is_done { self.unretire(retired) } else { self.retired.push(retired) }
+    }
+
+    /// Step 3: retired blocks that nobody uses any more, and idle pieces, go home.
+    pub(in crate::pool) fn gather(&mut self) {
+        self.release_retired();
+        for entry in self.entries.iter_mut().flatten() {
+            entry.space.gather();
+        }
+    }
+
+    pub(in crate::pool) fn empty_bytes(&self) -> u64 {
+        self.entries.iter().flatten().filter(|entry| entry.space.is_empty()).map(|entry| entry.slab.bytes).sum()
+    }
+
+    pub(in crate::pool) fn leaving_bytes(&self) -> u64 {
+        self.leaving_bytes
+    }
+
+    /// Starts to give empty slabs back: they leave once `point` has passed. It must be the last one recorded *now*, asked
+    /// with the lock held: a slab may have become empty a moment ago, after work recorded a moment before that.
+    pub(in crate::pool) fn detach_empty(&mut self, point: Point) {
+        let entries = &mut self.entries;
+        let (leaving, leaving_bytes) = (&mut self.leaving, &mut self.leaving_bytes);
+        self.order.retain(|slot| {
+            let entry = &mut entries[*slot as usize];
+            match entry.take_if(|entry| entry.space.is_empty()) {
+                Some(Entry { slab, .. }) => {
+                    *leaving_bytes += slab.bytes;
+                    leaving.push(Leaving { slab, point });
+                    false
+                }
+                None => true,
+            }
+        });
+    }
+
+    /// Whether anything here can change without a call of the pool.
+    pub(in crate::pool) fn waits_for_device(&self) -> bool {
+        !self.leaving.is_empty() || !self.retired.is_empty()
+    }
+
+    /// The point after which every leaving slab may go.
+    pub(in crate::pool) fn last_leaving_point(&self) -> Option<Point> {
+        self.leaving.iter().map(|leaving| leaving.point).max()
+    }
+
+    /// The slabs whose point has passed, for the caller to drop. Their bytes stay reserved until `buried`.
+    pub(in crate::pool) fn take_left(&mut self, completed: Point) -> Vec<Arc<Slab<S>>> {
+        let (left, waiting): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.leaving).into_iter().partition(|leaving| leaving.point <= completed);
+        self.leaving = waiting;
+        self.burials += usize::from(!left.is_empty());
+        left.into_iter().map(|leaving| leaving.slab).collect()
+    }
+
+    /// Whether bytes are about to be given back without any more waiting for the device.
+    pub(in crate::pool) fn is_burying(&self) -> bool {
+        self.burials > 0
+    }
+
+    /// The memory of slabs from `take_left` is gone.
+    pub(in crate::pool) fn buried(&mut self, bytes: u64) {
+        self.burials -= 1;
+        self.leaving_bytes -= bytes;
+        self.reserved_bytes -= bytes;
+    }
+}

@@ -1,0 +1,131 @@
+//! How a trace comes to be, whatever it is read from: event by event, and only whole ones.
+
+use std::collections::HashMap;
+
+use super::{Counts, Event, LabelId, Trace};
+use crate::error::{Error, ErrorKind, Result};
+use crate::units::thousands;
+
+/// Makes a [`Trace`] event by event.
+///
+/// ```
+/// use tensorpool::trace::TraceBuilder;
+///
+/// let mut builder = TraceBuilder::new("by hand");
+/// let weights = builder.alloc(4096, "weights")?;
+/// builder.step(1);
+/// builder.free(weights)?;
+/// assert!(builder.free(weights).is_err());
+/// assert_eq!(builder.finish().live_peak_bytes(), 4096);
+/// # Ok::<(), tensorpool::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct TraceBuilder {
+    trace: Trace,
+    label_ids: HashMap<String, LabelId>,
+    /// Bytes of each allocation; `None` when it was freed.
+    alive: Vec<Option<u64>>,
+}
+
+impl TraceBuilder {
+    /// Nothing has happened yet.
+    pub fn new(name: impl Into<String>) -> Self {
+        let trace = Trace {
+            name: name.into(),
+            header: Vec::new(),
+            labels: vec![String::new()],
+            events: Vec::new(),
+            counts: Counts::default(),
+        };
+        Self { trace, label_ids: HashMap::new(), alive: Vec::new() }
+    }
+
+    /// Something to know about the trace. The key `trace` gives it its name.
+    pub fn header(&mut self, key: &str, value: &str) {
+        if key == "trace" {
+            self.trace.name = value.to_owned();
+        }
+        match self.trace.header.iter_mut().find(|(found, _)| found == key) {
+            Some((_, found)) => *found = value.to_owned(),
+            None => self.trace.header.push((key.to_owned(), value.to_owned())),
+        }
+    }
+
+    pub(super) fn header_keys(&self) -> usize {
+        self.trace.header.len()
+    }
+
+    /// An allocation; its id.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if more than 2^64 bytes would be alive, or more than 2^32 blocks were allocated. Then
+    /// nothing changes.
+    pub fn alloc(&mut self, bytes: u64, label: &str) -> Result<u32> {
+        let Counts { live_bytes, .. } = self.trace.counts;
+        let live_bytes = live_bytes.checked_add(bytes).ok_or_else(|| {
+            invalid(format!("{} bytes more than the {} alive are over 2^64", thousands(bytes), thousands(live_bytes)))
+        })?;
+        let id = u32::try_from(self.alive.len()).map_err(|_| invalid("more than 2^32 allocations".into()))?;
+        let label = self.label(label);
+        self.trace.events.push(Event::Alloc { id, bytes, label });
+        self.alive.push(Some(bytes));
+        let counts = &mut self.trace.counts;
+        counts.allocations += 1;
+        counts.live_bytes = live_bytes;
+        if live_bytes > counts.live_peak_bytes {
+            counts.live_peak_bytes = live_bytes;
+            counts.live_peak_events = self.trace.events.len();
+        }
+        Ok(id)
+    }
+
+    /// A free.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if there is no such block, or it was freed before. Then nothing changes.
+    pub fn free(&mut self, id: u32) -> Result<()> {
+        let Some(place) = self.alive.get_mut(id as usize) else {
+            return Err(invalid(format!("block {id} is freed and was never allocated")));
+        };
+        let Some(bytes) = place.take() else { return Err(invalid(format!("block {id} is freed a second time"))) };
+        self.trace.events.push(Event::Free { id });
+        self.trace.counts.frees += 1;
+        self.trace.counts.live_bytes -= bytes;
+        Ok(())
+    }
+
+    /// A step begins.
+    pub fn step(&mut self, number: u64) {
+        self.trace.events.push(Event::Step { number });
+    }
+
+    /// An allocation that failed.
+    pub fn failure(&mut self, bytes: u64, label: &str) {
+        let label = self.label(label);
+        self.trace.events.push(Event::Failure { bytes, label });
+        self.trace.counts.failures += 1;
+    }
+
+    /// The trace.
+    pub fn finish(self) -> Trace {
+        self.trace
+    }
+
+    fn label(&mut self, label: &str) -> LabelId {
+        if label.is_empty() {
+            return LabelId::default();
+        }
+        if let Some(id) = self.label_ids.get(label) {
+            return *id;
+        }
+        // No more labels than events, which are fewer than 2^32.
+        let id = LabelId(self.trace.labels.len() as u32);
+        self.trace.labels.push(label.to_owned());
+        self.label_ids.insert(label.to_owned(), id);
+        id
+    }
+}
+
+fn invalid(message: String) -> Error {
+    Error::new(ErrorKind::Invalid, message)
+}

@@ -1,0 +1,206 @@
+//! Traces: what a program asked an allocator for, in order, as plain data.
+//!
+//! ```text
+//!   text, gzip ──────────────┐
+//!   PyTorch's snapshot ──────┤                ┌─► replay against any pool
+//!   RMM's log ───────────────┼─► Trace ───────┤
+//!   lifetimes (CSV) ─────────┘      │         └─► text, gzip
+//!                                [`Event`]
+//! ```
+//!
+//! [`Trace::read`] and [`Trace::parse`] read every format; which one it is follows from the content. A trace that exists
+//! is whole: its ids count up from 0 in the order of allocation, nothing is freed twice or before it is allocated, and
+//! what is alive never comes to more than 2^64 bytes. So whoever uses one checks nothing.
+//!
+//! Files may be anyone's, and broken. An error names the file, the line or the byte, and what was expected there; no input
+//! makes the reader panic, and its memory is bounded by a multiple of what was read.
+//!
+//! # The text format
+//!
+//! ```text
+//! # key: value               header
+//! a <id> <bytes> [<label>]   allocate; the label is the rest of the line
+//! f <id>                     free
+//! # step N                   before every step
+//! # failure <bytes> [<label>]   an allocation that failed
+//! ```
+//!
+//! In a label a backslash, a line feed and a carriage return are `\\`, `\n` and `\r`. Lines that start with `#` and are none
+//! of these are comments. Ids need not count up in the file: it is enough that no two blocks alive have the same. What the
+//! header says of `events`, `allocations`, `frees` and `max_live_bytes` must be so: that is how a file that was cut off shows.
+
+mod addresses;
+mod build;
+mod lifetimes;
+mod limits;
+mod parse;
+mod pickle;
+mod replay;
+mod rmm;
+mod text;
+mod torch;
+
+use std::path::Path;
+
+pub use self::build::TraceBuilder;
+pub use self::replay::{MinBudget, Progress, Replay, min_budget, replay, replay_while};
+use crate::error::Result;
+
+/// Something that happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Event {
+    /// A block was allocated. The ids of a trace count up from 0.
+    Alloc {
+        /// Its number.
+        id: u32,
+        /// What was asked for.
+        bytes: u64,
+        /// Of [`Trace::label`].
+        label: LabelId,
+    },
+    /// The block was freed.
+    Free {
+        /// As it was allocated.
+        id: u32,
+    },
+    /// A step begins.
+    Step {
+        /// Its number.
+        number: u64,
+    },
+    /// An allocation failed.
+    Failure {
+        /// What was asked for.
+        bytes: u64,
+        /// Of [`Trace::label`].
+        label: LabelId,
+    },
+}
+
+/// Which of a trace's labels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct LabelId(u32);
+
+/// A recorded sequence of allocations and frees.
+///
+/// ```
+/// use tensorpool::trace::{Event, Trace};
+///
+/// let text = "# trace: tiny\na 0 4096 weights\n# step 1\na 1 100\nf 1\n";
+/// let trace = &Trace::parse(text.as_bytes(), "tiny.trace")?[0];
+/// assert_eq!((trace.name(), trace.live_peak_bytes()), ("tiny", 4196));
+/// assert_eq!(trace.events()[1], Event::Step { number: 1 });
+/// # Ok::<(), tensorpool::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trace {
+    name: String,
+    header: Vec<(String, String)>,
+    /// The first is empty, for those without.
+    labels: Vec<String>,
+    events: Vec<Event>,
+    counts: Counts,
+}
+
+/// What follows from the events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    allocations: u64,
+    frees: u64,
+    failures: u64,
+    live_bytes: u64,
+    live_peak_bytes: u64,
+    /// How many events there are up to the first at which most was live.
+    live_peak_events: usize,
+}
+
+impl Trace {
+    /// Reads a file in any of the formats, gzipped or not: one trace, or one for every device of a snapshot.
+    ///
+    /// # Errors
+    /// [`ErrorKind::File`](crate::ErrorKind::File) with the file's name, and the line or the byte that is wrong.
+    pub fn read(path: impl AsRef<Path>) -> Result<Vec<Self>> {
+        parse::read(path.as_ref())
+    }
+
+    /// Reads what was in a file called `name`: the name decides where the content does not, says what errors are about,
+    /// and names a trace that has no name of its own.
+    ///
+    /// # Errors
+    /// As [`read`](Trace::read).
+    pub fn parse(bytes: &[u8], name: &str) -> Result<Vec<Self>> {
+        parse::parse(bytes, name)
+    }
+
+    /// Writes the text format, gzipped if the name ends in `.gz`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::File`](crate::ErrorKind::File) with the file's name and what the system says.
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
+        text::write_file(self, path.as_ref())
+    }
+
+    /// The text format.
+    pub fn to_text(&self) -> String {
+        text::write(self)
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What is known about it: keys and values, in order.
+    pub fn header(&self) -> &[(String, String)] {
+        &self.header
+    }
+
+    /// The value of a key of the header.
+    pub fn header_of(&self, key: &str) -> Option<&str> {
+        self.header.iter().find(|(found, _)| found == key).map(|(_, value)| &**value)
+    }
+
+    /// All that happened, in order.
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// The text of a label, empty for those without.
+    pub fn label(&self, label: LabelId) -> &str {
+        self.labels.get(label.0 as usize).map_or("", |label| label)
+    }
+
+    /// How many allocations there are. Their ids are the numbers below this.
+    pub fn allocations(&self) -> u64 {
+        self.counts.allocations
+    }
+
+    /// How many of them are freed.
+    pub fn frees(&self) -> u64 {
+        self.counts.frees
+    }
+
+    /// How many allocations failed when it was recorded.
+    pub fn failures(&self) -> u64 {
+        self.counts.failures
+    }
+
+    /// The most bytes that are alive at one time, as they were asked for: no pool needs less.
+    pub fn live_peak_bytes(&self) -> u64 {
+        self.counts.live_peak_bytes
+    }
+
+    /// Bytes that are alive at the end.
+    pub fn live_at_end_bytes(&self) -> u64 {
+        self.counts.live_bytes
+    }
+
+    /// The most that the recorded allocator had reserved, where the recording says: a snapshot of PyTorch's does.
+    pub fn recorded_reserved_peak_bytes(&self) -> Option<u64> {
+        self.header_of(RESERVED_PEAK)?.parse().ok()
+    }
+}
+
+/// The key of the header for what the recorded allocator had reserved at most.
+const RESERVED_PEAK: &str = "reserved_peak_bytes";

@@ -1,0 +1,190 @@
+//! GPU memory that comes, goes and is lent, inside the budget.
+#![cfg(feature = "gpu")]
+
+mod support;
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use ndarray::array;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use support::gpu::{self, dispatch, doubling};
+use tensorpool::{Backend, Config, Gpu, Pool, Request, Result, SlabPolicy, Tensor};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn a_lent_block_comes_home_when_its_submission_has_finished() {
+    let config = Config::new("64 KiB").slabs(SlabPolicy::Single).staging(4 * KIB);
+    let Some(pool) = gpu::pool("a_lent_block_comes_home_when_its_submission_has_finished", config) else { return };
+    let (device, queue) = (pool.backend().device(), pool.backend().queue());
+    let pipeline = doubling(device);
+    let held = pool.limits().alignment_bytes.max(256);
+
+    let keep = pool.from_array(&array![1.0f32, 2.0]).unwrap();
+    let tensor = pool.labelled("lent").zeros::<f32>([64]).unwrap();
+    let loans = (keep.lend().unwrap(), tensor.lend().unwrap());
+    let mut encoder = device.create_command_encoder(&Default::default());
+    dispatch(device, &mut encoder, &pipeline, loans.0.binding(), 2);
+    dispatch(device, &mut encoder, &pipeline, loans.1.binding(), 64);
+    drop(tensor);
+    assert_eq!(pool.stats().retired_bytes, held, "{:?}", pool.stats());
+    pool.check();
+    let submission = queue.submit([encoder.finish()]);
+    loans.0.submitted(&submission);
+    loans.1.submitted(&submission);
+    device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
+    // The upload was in the stream before the loan, and the foreign work saw it.
+    assert_eq!(keep.to_array().unwrap(), array![2.0f32, 4.0].into_dyn());
+    let whole = pool.stats().budget_bytes - pool.stats().staging_bytes;
+    drop(keep);
+    drop(pool.alloc(Request::bytes(whole)).expect("everything came home"));
+
+    // One call is enough to see that the device is done, and to give the memory back.
+    let tensor = pool.zeros::<f32>([64]).unwrap();
+    let loan = tensor.lend().unwrap();
+    drop(tensor);
+    loan.submitted(&queue.submit([]));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while pool.stats().retired_bytes > 0 {
+        assert!(std::time::Instant::now() < deadline, "{:?}", pool.stats());
+    }
+
+    let tensor = pool.zeros::<f32>([64]).unwrap();
+    tensor.lend().unwrap().cancel();
+    drop(tensor);
+    assert_eq!(pool.stats().retired_bytes, 0);
+    let tensor = pool.zeros::<f32>([64]).unwrap();
+    drop(tensor.lend().unwrap());
+    drop(tensor);
+    assert_eq!(pool.stats().retired_bytes, held, "nobody can tell when it is free");
+    assert!(pool.zeros::<f32>([0]).unwrap().lend().is_err());
+}
+
+#[test]
+fn slabs_leave_when_the_device_is_done_with_them() {
+    let Some(pool) = gpu::pool("slabs_leave_when_the_device_is_done_with_them", Config::new("8 MiB").staging(0)) else {
+        return;
+    };
+    let mut a = pool.zeros::<f32>([200_000]).unwrap();
+    let b = pool.zeros::<f32>([200_000]).unwrap();
+    a.copy_from(&b).unwrap();
+    drop((a, b));
+    pool.trim();
+    assert!(pool.stats().retired_bytes > 0, "work is recorded that uses the slabs: {:?}", pool.stats());
+    pool.check();
+    // Needs every byte: the pool sends the work on its way and waits.
+    let whole = pool.alloc(Request::bytes(8 * MIB)).unwrap();
+    pool.check();
+    drop(whole);
+    pool.trim();
+    assert_eq!(pool.stats().reserved_bytes, 0);
+}
+
+/// wgpu's own count of what it has from the driver: the budget, and at most 1 MiB of its own.
+#[test]
+fn wgpu_reserves_no_more_than_the_budget() {
+    for (budget, policy) in
+        [(6 * MIB, SlabPolicy::Single), (48 * MIB, SlabPolicy::Growing), (9 * MIB, SlabPolicy::PerBlock)]
+    {
+        let Some(gpu) = gpu::device("wgpu_reserves_no_more_than_the_budget") else { return };
+        let device = gpu.device().clone();
+        let allocated = || device.generate_allocator_report().map(|report| report.total_allocated_bytes);
+        let Some(before) = allocated() else { return };
+        let pool = Pool::with_backend(gpu, &Config::new(budget).slabs(policy)).unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(budget);
+        let mut tensors = Vec::new();
+        for step in 0..200 {
+            let len = (budget as f64 / 8.0).powf(rng.random_range(0.3..1.0)) as usize;
+            match pool.zeros::<f32>([len]) {
+                Ok(tensor) => tensors.push(tensor),
+                Err(error) => assert!(error.is_no_room(), "{error}"),
+            }
+            if rng.random_bool(0.5) && !tensors.is_empty() {
+                tensors.swap_remove(rng.random_range(0..tensors.len()));
+            }
+            if step % 10 == 0 {
+                pool.trim();
+            }
+            let grown = allocated().unwrap() - before;
+            assert!(grown <= budget + MIB, "{policy}, step {step}: {grown} for a budget of {budget}");
+            pool.check();
+        }
+    }
+}
+
+/// A slab dropped inside `encode` is still named by the commands recorded there: its bytes stay reserved.
+#[test]
+fn a_slab_dropped_while_recording_stays_in_the_budget() {
+    let config = Config::new(MIB).slabs(SlabPolicy::PerBlock).staging(0);
+    let Some(pool) = gpu::pool("a_slab_dropped_while_recording_stays_in_the_budget", config) else { return };
+    let device = pool.backend().device();
+    let pipeline = doubling(device);
+    let elements = (3 * MIB / 4 / 4) as usize;
+    pool.encode(|encoder| {
+        let tensor = pool.uninit::<f32>([elements])?;
+        dispatch(device, encoder, &pipeline, tensor.binding()?, elements);
+        drop(tensor);
+        assert_eq!(pool.stats().retired_bytes, 3 * MIB / 4);
+        assert!(pool.uninit::<f32>([elements]).unwrap_err().is_full());
+        Ok(())
+    })
+    .unwrap();
+    // Afterwards the pool can send the work on its way and wait for it.
+    assert!(pool.uninit::<f32>([elements]).is_ok());
+}
+
+/// wgpu runs callbacks in whatever call polls, the pool's own among them: there the pool must be usable, the stream aside.
+#[test]
+fn callbacks_of_the_device_may_free_and_allocate() {
+    type Call = fn(&Pool<Gpu>, &Tensor<u32, Gpu>) -> Result<()>;
+    let calls: [(&str, Call); 7] = [
+        ("download", |_, kept| kept.to_array().map(drop)),
+        ("submit", |pool, _| pool.submit().map(drop)),
+        ("complete", |pool, _| pool.backend().complete(pool.backend().recorded())),
+        ("statistics", |pool, _| {
+            pool.stats();
+            Ok(())
+        }),
+        ("trim", |pool, _| {
+            pool.trim();
+            Ok(())
+        }),
+        ("wait", |pool, _| pool.alloc(Request::bytes(60 * KIB).wait(Duration::from_millis(20))).map(drop)),
+        ("future", |pool, _| {
+            pollster::block_on(pool.alloc_async(Request::bytes(60 * KIB).wait(Duration::from_millis(20)))).map(drop)
+        }),
+    ];
+    let config = Config::new("64 KiB").slabs(SlabPolicy::Single).staging(4 * KIB);
+    let Some(pool) = gpu::pool("callbacks_of_the_device_may_free_and_allocate", config) else { return };
+    let (device, queue) = (pool.backend().device(), pool.backend().queue());
+    let kept = pool.from_array(&array![1u32, 2, 3]).unwrap();
+    for (name, call) in calls {
+        let (sender, told) = mpsc::channel();
+        let (pool, tensor) = (pool.clone(), pool.zeros::<u32>([1000]).unwrap());
+        let hold = tensor.block().hold();
+        // Something to wait for.
+        let mut other = pool.uninit::<u32>([500]).unwrap();
+        other.fill(7).unwrap();
+        pool.submit().unwrap();
+        let inside = pool.clone();
+        queue.on_submitted_work_done(move || {
+            drop((tensor, hold));
+            let allocated = inside.alloc(Request::bytes(4000)).map(|block| block.bytes());
+            let refused = inside.alloc(Request::bytes(1 << 20)).unwrap_err();
+            inside.check();
+            sender.send((allocated, refused.is_over_budget(), inside.trim())).unwrap();
+        });
+        if let Err(error) = call(&pool, &kept) {
+            assert!(error.is_timeout(), "{name}: {error}");
+        }
+        device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
+        let (allocated, refused, _) = told.recv_timeout(gpu::LONG).unwrap();
+        assert!(allocated.unwrap() == 4000 && refused, "{name}");
+        drop(other);
+        pool.check();
+    }
+    assert_eq!((pool.stats().blocks, pool.stats().retired_bytes), (1, 0));
+}

@@ -1,0 +1,174 @@
+//! Bytes to the GPU and back, copies, fills and bindings, on whatever adapter there is (llvmpipe does).
+#![cfg(feature = "gpu")]
+
+mod support;
+
+use bytemuck::Pod;
+use ndarray::{Array2, ArrayD, array};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use support::gpu::{self, random};
+use tensorpool::{Config, ErrorKind, Gpu, Pool, SlabPolicy};
+
+const KIB: u64 = 1 << 10;
+
+#[test]
+fn what_is_uploaded_comes_back() {
+    let Some(pool) = gpu::pool("what_is_uploaded_comes_back", Config::new("8 MiB")) else { return };
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    fn roundtrip<T: Pod + PartialEq + std::fmt::Debug>(pool: &Pool<Gpu>, rng: &mut ChaCha8Rng, len: usize) {
+        let elements = random::<T>(rng, len);
+        let array = ArrayD::from_shape_vec(vec![len], elements.clone()).unwrap();
+        let tensor = pool.from_array(&array).unwrap();
+        assert_eq!(tensor.to_array().unwrap().into_raw_vec_and_offset().0, elements, "{len}");
+    }
+    for len in [0, 1, 2, 3, 4, 5, 63, 64, 65, 1023, 32 * 1024, 32 * 1024 + 1, 131_072, 1_000_003] {
+        roundtrip::<u8>(&pool, &mut rng, len);
+        roundtrip::<u16>(&pool, &mut rng, len);
+        roundtrip::<i32>(&pool, &mut rng, len);
+        roundtrip::<u64>(&pool, &mut rng, len / 2);
+    }
+    let half = array![[half::f16::from_f32(0.5), half::f16::from_f32(-2.0), half::f16::MAX]];
+    assert_eq!(pool.from_array(&half).unwrap().to_array().unwrap(), half.into_dyn());
+    pool.check();
+    assert_eq!(pool.stats().staging_bytes, 256 * KIB, "the ring does not grow");
+    let transposed = Array2::from_shape_fn((37, 11), |(r, c)| (r * 100 + c) as f32).reversed_axes();
+    assert_eq!(pool.from_array(&transposed).unwrap().to_array().unwrap(), transposed.into_dyn());
+}
+
+#[test]
+fn copies_work_between_slabs_and_inside_one() {
+    for policy in [SlabPolicy::Single, SlabPolicy::PerBlock] {
+        let Some(pool) = gpu::pool("copies_work_between_slabs_and_inside_one", Config::new("4 MiB").slabs(policy))
+        else {
+            return;
+        };
+        let source = Array2::from_shape_fn((311, 97), |(r, c)| (r * 97 + c) as f32);
+        let a = pool.from_array(&source).unwrap();
+        let mut b = pool.uninit::<f32>([311, 97]).unwrap();
+        assert_eq!(a.block().slab() == b.block().slab(), policy == SlabPolicy::Single);
+        b.copy_from(&a).unwrap();
+        assert_eq!(b.to_array().unwrap(), source.clone().into_dyn());
+        let error = b.copy_from(&pool.zeros::<f32>([97, 311]).unwrap()).unwrap_err();
+        assert!(error.to_string().contains("[97, 311]") && error.to_string().contains("[311, 97]"), "{error}");
+        assert!(b.copy_range_from(30_160, &a, 0..8).is_err());
+        let other = gpu::pool("", Config::new("4 MiB")).unwrap();
+        assert_eq!(b.copy_from(&other.zeros([311, 97]).unwrap()).unwrap_err().kind(), ErrorKind::Foreign);
+    }
+}
+
+#[test]
+fn bytes_that_are_no_words_are_refused_inside_a_tensor() {
+    let Some(pool) = gpu::pool("bytes_that_are_no_words_are_refused_inside_a_tensor", Config::new("1 MiB")) else {
+        return;
+    };
+    let mut a = pool.from_array(&array![1u8, 2, 3, 4, 5, 6, 7]).unwrap();
+    let mut b = pool.zeros::<u8>([7]).unwrap();
+    assert_eq!(b.copy_range_from(1, &a, 0..4).unwrap_err().kind(), ErrorKind::Shape);
+    assert_eq!(b.copy_range_from(0, &a, 0..3).unwrap_err().kind(), ErrorKind::Shape);
+    assert_eq!(a.block_mut().upload(2, &[0; 4]).unwrap_err().kind(), ErrorKind::Shape);
+    b.copy_range_from(4, &a, 4..7).unwrap();
+    assert_eq!(b.to_array().unwrap(), array![0u8, 0, 0, 0, 5, 6, 7].into_dyn());
+    b.fill(9).unwrap();
+    assert_eq!(b.to_array().unwrap(), array![9u8, 9, 9, 9, 9, 9, 9].into_dyn());
+}
+
+#[test]
+fn fills_repeat_any_element() {
+    let Some(pool) = gpu::pool("fills_repeat_any_element", Config::new("4 MiB").staging(1024)) else { return };
+    for len in [1usize, 3, 31, 32, 33, 1000, 100_000] {
+        let mut bytes = pool.uninit::<u8>([len]).unwrap();
+        bytes.fill(0xAB).unwrap();
+        assert!(bytes.to_array().unwrap().iter().all(|x| *x == 0xAB), "{len}");
+        let mut triples = pool.uninit::<[u8; 3]>([len]).unwrap();
+        triples.fill([1, 2, 3]).unwrap();
+        assert!(triples.to_array().unwrap().iter().all(|x| *x == [1, 2, 3]), "{len}");
+        let mut floats = pool.uninit::<f32>([len]).unwrap();
+        floats.fill(-1.5).unwrap();
+        assert!(floats.to_array().unwrap().iter().all(|x| *x == -1.5), "{len}");
+        floats.fill(0.0).unwrap();
+        assert!(floats.to_array().unwrap().iter().all(|x| *x == 0.0), "{len}");
+    }
+    // An element larger than a chunk of the ring (1024 / 8 bytes) cannot be staged.
+    let mut large = pool.uninit::<[u32; 64]>([2]).unwrap();
+    assert_eq!(large.fill([5; 64]).unwrap_err().kind(), ErrorKind::Invalid);
+    let none = gpu::pool("", Config::new("1 MiB").staging(0)).unwrap();
+    assert_eq!(none.from_array(&array![1u32]).unwrap_err().kind(), ErrorKind::Invalid);
+    assert!(none.zeros::<u32>([4]).is_ok());
+}
+
+/// However little room a chunk of the ring has left, a fill records a copy for each chunk's length, not for each word.
+#[test]
+fn a_fill_stages_as_much_as_a_chunk_holds() {
+    let config = Config::new("64 MiB").staging(64 * KIB);
+    let Some(pool) = gpu::pool("a_fill_stages_as_much_as_a_chunk_holds", config) else { return };
+    let mut tensor = pool.zeros::<f32>([1 << 21]).unwrap();
+    let mut most = pool.uninit::<u8>([8 * KIB as usize - 8]).unwrap();
+    let mut timed = |leave_eight: bool| {
+        pool.submit().unwrap();
+        if leave_eight {
+            // A chunk has 8 KiB: 8 bytes of it are left.
+            most.upload(&vec![1; most.elements()]).unwrap();
+        }
+        let begin = std::time::Instant::now();
+        tensor.fill(2.5).unwrap();
+        begin.elapsed()
+    };
+    let (fresh, begun) = (timed(false).min(timed(false)), timed(true).min(timed(true)));
+    // A million copies of 8 bytes took 350 times as long as a thousand of 8 KiB.
+    assert!(begun < 30 * fresh, "{begun:?} against {fresh:?}");
+    assert!(tensor.to_array().unwrap().iter().all(|x| *x == 2.5));
+}
+
+#[test]
+fn a_copy_inside_a_slab_may_be_larger_than_one_dispatch_of_its_shader() {
+    let test = "a_copy_inside_a_slab_may_be_larger_than_one_dispatch_of_its_shader";
+    let Some(pool) = gpu::pool(test, Config::new("140 MiB").slabs(SlabPolicy::Single)) else { return };
+    // 65,535 workgroups of 256 words are 64 MiB.
+    let elements: Vec<u32> = (0..17_000_000).map(|i: u32| i.wrapping_mul(2_654_435_761)).collect();
+    let mut source = pool.uninit::<u32>([elements.len()]).unwrap();
+    source.upload(&elements).unwrap();
+    let mut target = pool.uninit::<u32>([elements.len()]).unwrap();
+    assert_eq!(source.block().slab(), target.block().slab());
+    target.copy_from(&source).unwrap();
+    let mut seen = vec![0; elements.len()];
+    target.download(&mut seen).unwrap();
+    assert!(seen == elements);
+}
+
+#[test]
+fn bindings_are_exact_and_never_empty() {
+    let Some(pool) = gpu::pool("bindings_are_exact_and_never_empty", Config::new("1 MiB")) else { return };
+    for (len, bytes) in [(1usize, 4u64), (5, 20), (1000, 4000)] {
+        let tensor = pool.uninit::<f32>([len]).unwrap();
+        let binding = tensor.binding().unwrap();
+        assert_eq!(binding.size.unwrap().get(), bytes);
+        assert_eq!(binding.offset % pool.limits().alignment_bytes, 0);
+    }
+    let odd = pool.uninit::<u8>([5]).unwrap();
+    assert_eq!(odd.binding().unwrap().size.unwrap().get(), 8);
+    let empty = pool.uninit::<f32>([3, 0]).unwrap();
+    let error = empty.binding().unwrap_err();
+    assert!(error.to_string().contains("[3, 0]"), "{error}");
+    assert_eq!(empty.to_array().unwrap().len(), 0);
+}
+
+#[test]
+fn two_tensors_of_one_slab_are_bound_in_one_dispatch() {
+    let config = Config::new("1 MiB").slabs(SlabPolicy::Single);
+    let Some(pool) = gpu::pool("two_tensors_of_one_slab_are_bound_in_one_dispatch", config) else { return };
+    let device = pool.backend().device();
+    let source = "@group(0) @binding(0) var<storage, read_write> a: array<f32>;
+        @group(0) @binding(1) var<storage, read_write> b: array<f32>;
+        @compute @workgroup_size(1) fn main() { b[0] = a[0] + 1.0; }";
+    let pipeline = gpu::pipeline(device, source);
+    let a = pool.from_array(&array![41.0f32]).unwrap();
+    let b = pool.zeros::<f32>([1]).unwrap();
+    assert_eq!(a.block().slab(), b.block().slab());
+    pool.encode(|encoder| {
+        gpu::record(device, encoder, &pipeline, &[a.binding()?, b.binding()?], 1);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(b.to_array().unwrap(), array![42.0f32].into_dyn());
+}

@@ -1,0 +1,316 @@
+//! Replays: what they count, the smallest budget, and the example `replay` as its users meet it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tensorpool::trace::{Progress, Trace, TraceBuilder, min_budget, replay, replay_while};
+use tensorpool::{Config, Host, Model, Placement, Pool, SlabPolicy};
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+const TRACES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/traces");
+const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
+
+const NAMES: [&str; 14] = [
+    "bert_base_b8_s128",
+    "bert_base_b8_varlen",
+    "gpt2_small_b2_s256",
+    "gpt2_small_b4_s256_amp",
+    "lenet_b64",
+    "lstm_lm_varlen",
+    "lstm_tagger_packed",
+    "mlp_b1024_adam",
+    "mlp_b128",
+    "resnet18_b16_96",
+    "resnet18_b16_multiscale",
+    "resnet50_b8_160",
+    "vit_small_b16_amp",
+    "vit_tiny_b16",
+];
+
+fn file(name: &str) -> String {
+    format!("{TRACES}/{name}.trace.gz")
+}
+
+fn bundled(name: &str) -> Trace {
+    Trace::read(file(name)).unwrap().remove(0)
+}
+
+fn model(budget: u64, placement: Placement, slabs: SlabPolicy) -> tensorpool::Result<Pool<Model>> {
+    Pool::with_backend(Model::default(), &Config::new(budget).placement(placement).slabs(slabs))
+}
+
+/// 4 MiB that stay, 1 MiB that goes, 1 MiB again, and 3 MiB.
+fn tiny() -> Trace {
+    let mut builder = TraceBuilder::new("tiny");
+    builder.alloc(4 * MIB, "weights").unwrap();
+    let first = builder.alloc(MIB, "x").unwrap();
+    builder.step(1);
+    builder.free(first).unwrap();
+    builder.failure(1 << 50, "never");
+    builder.alloc(MIB, "x").unwrap();
+    builder.alloc(3 * MIB, "y").unwrap();
+    builder.finish()
+}
+
+#[test]
+fn a_replay_counts_what_the_pool_does() {
+    let pool = model(16 * MIB, Placement::Exact, SlabPolicy::Single).unwrap();
+    let found = replay(&tiny(), &pool).unwrap();
+    assert_eq!((found.events, found.failures, found.live_peak_bytes), (5, 0, 8 * MIB));
+    assert_eq!((found.reserved_peak_bytes, found.largest_free_run_bytes), (16 * MIB, 8 * MIB));
+    assert_eq!(found.ratio(), 2.0);
+    assert!(found.ns_per_op() > 0.0);
+    // What it held has come home.
+    assert_eq!((pool.stats().live_bytes, pool.stats().allocations), (0, 4));
+
+    let small = model(7 * MIB, Placement::Exact, SlabPolicy::Single).unwrap();
+    let found = replay(&tiny(), &small).unwrap();
+    assert_eq!((found.failures, found.largest_free_run_bytes), (1, 2 * MIB));
+
+    let closed = model(MIB, Placement::Exact, SlabPolicy::Growing).unwrap();
+    let other = closed.clone();
+    closed.close();
+    assert!(replay(&tiny(), &other).is_err());
+}
+
+#[test]
+fn a_replay_stops_when_it_is_told_to() {
+    let trace = bundled("lstm_lm_varlen");
+    let pool = model(1 << 40, Placement::Exact, SlabPolicy::Fixed(MIB)).unwrap();
+    let mut told = Vec::new();
+    let whole = replay_while(&trace, &pool, |progress| {
+        told.push(progress);
+        ControlFlow::Continue(())
+    });
+    assert!(whole.unwrap().is_some());
+    assert_eq!(told.last(), Some(&Progress::Events(trace.events().len())));
+    let pool = model(1 << 40, Placement::Exact, SlabPolicy::Fixed(MIB)).unwrap();
+    assert_eq!(replay_while(&trace, &pool, |_| ControlFlow::Break(())).unwrap(), None);
+    let open = |budget| model(budget, Placement::Exact, SlabPolicy::Single);
+    assert_eq!(min_budget(&trace, open, |_| ControlFlow::Break(())).unwrap(), None);
+}
+
+#[test]
+fn slabs_of_one_size_or_of_the_request() {
+    let policy: SlabPolicy = "2MiB".parse().unwrap();
+    assert_eq!((policy, policy.to_string()), (SlabPolicy::Fixed(2 * MIB), "2 MiB".into()));
+    assert!("big".parse::<SlabPolicy>().unwrap_err().to_string().contains("or a size"));
+    // 4 MiB for the weights; a slab of 2 MiB for each x in turn; 3 MiB for y.
+    let pool = model(1 << 40, Placement::Exact, policy).unwrap();
+    assert_eq!(replay(&tiny(), &pool).unwrap().reserved_peak_bytes, 9 * MIB);
+    // The budget holds: what is left of it is the last slab.
+    let pool = model(8 * MIB, Placement::Exact, policy).unwrap();
+    assert_eq!(replay(&tiny(), &pool).unwrap().failures, 1);
+    assert_eq!(pool.stats().reserved_peak_bytes, 6 * MIB);
+}
+
+#[test]
+fn the_smallest_budget_works_and_one_page_less_does_not() {
+    for name in ["mlp_b128", "lenet_b64", "resnet18_b16_96"] {
+        let trace = bundled(name);
+        for placement in [Placement::Exact, Placement::PowerOfTwo] {
+            for slabs in [SlabPolicy::Single, SlabPolicy::Growing, SlabPolicy::Fixed(MIB)] {
+                let open = |budget| model(budget, placement, slabs);
+                let find = || min_budget(&trace, open, |_| ControlFlow::Continue(())).unwrap().unwrap();
+                let found = find();
+                assert_eq!(found, find(), "{name} {placement:?} {slabs}");
+                assert!(found.ratio() >= 1.0 && found.ratio() < 3.0, "{name} {placement:?} {slabs}: {found:?}");
+                let failures = |budget| replay(&trace, &open(budget).unwrap()).unwrap().failures;
+                assert_eq!(failures(found.bytes), 0, "{name} {placement:?} {slabs}");
+                assert!(failures(found.bytes - KIB) > 0, "{name} {placement:?} {slabs}");
+            }
+        }
+    }
+    // A trace without any allocation needs nothing, and a device's limit ends the search.
+    let nothing = TraceBuilder::new("nothing").finish();
+    let open = |budget| model(budget, Placement::Exact, SlabPolicy::Single);
+    let found = min_budget(&nothing, open, |_| ControlFlow::Continue(())).unwrap().unwrap();
+    assert_eq!((found.bytes, found.ratio()), (0, 1.0));
+    let limited = |budget| {
+        let mut limits = tensorpool::Backend::limits(&Host);
+        limits.block.bytes = MIB;
+        Pool::with_backend(Model::new(limits), &Config::new(budget))
+    };
+    let error = min_budget(&tiny(), limited, |_| ControlFlow::Continue(())).unwrap_err().to_string();
+    assert!(error.contains("no budget up to") && error.contains("tiny"), "{error}");
+}
+
+#[test]
+fn the_bundled_traces_need_little_more_than_their_peak() {
+    let mean = |placement| {
+        let logs = NAMES.iter().map(|name| {
+            let open = |budget| model(budget, placement, SlabPolicy::Single);
+            let found = min_budget(&bundled(name), open, |_| ControlFlow::Continue(())).unwrap().unwrap();
+            found.ratio().ln()
+        });
+        (logs.sum::<f64>() / NAMES.len() as f64).exp()
+    };
+    // 1.092 and 1.637 (2026-11).
+    let (exact, power_of_two) = (mean(Placement::Exact), mean(Placement::PowerOfTwo));
+    assert!(exact < 1.10 && power_of_two > 1.5, "{exact} {power_of_two}");
+}
+
+/// The example's executable, which cargo builds beside the folder of this test's own.
+fn program() -> PathBuf {
+    let test = std::env::current_exe().expect("this test is a file");
+    let profile = test.parent().and_then(Path::parent).expect("the test is in target/PROFILE/deps");
+    let program = profile.join("examples").join(format!("replay{}", std::env::consts::EXE_SUFFIX));
+    let hint = "`cargo test` builds it, `cargo test --test replay` alone does not: run `cargo build --example replay`";
+    assert!(program.exists(), "{} is not there: {hint}", program.display());
+    program
+}
+
+fn run(args: &[&str]) -> Output {
+    let output = Command::new(program()).args(args).output().expect("the example starts");
+    assert!(!text(&output.stderr).contains("panicked"), "{args:?}: {}", text(&output.stderr));
+    output
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("the output is text")
+}
+
+#[track_caller]
+fn succeeds(args: &[&str]) -> String {
+    let output = run(args);
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {}{}", text(&output.stdout), text(&output.stderr));
+    assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
+    text(&output.stdout).to_owned()
+}
+
+const KEYS: [&str; 11] = [
+    "trace",
+    "events",
+    "live_peak_bytes",
+    "reserved_peak_bytes",
+    "ratio",
+    "min_budget_bytes",
+    "min_ratio",
+    "failures",
+    "ns_per_op",
+    "placement",
+    "planned",
+];
+
+#[test]
+fn objects_are_as_documented() {
+    let (mlp, lenet) = (file("mlp_b128"), file("lenet_b64"));
+    let stdout = succeeds(&[&mlp, &lenet, "--json", "--min-budget"]);
+    let objects: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    assert_eq!(objects.len(), 2);
+    for (line, object) in stdout.lines().zip(&objects) {
+        let places: Vec<_> = KEYS.iter().map(|key| line.find(&format!("\"{key}\":")).expect(key)).collect();
+        assert!(places.is_sorted() && object.as_object().unwrap().len() == KEYS.len(), "{line}");
+        let of = |key: &str| object[key].as_f64().expect(key);
+        assert_eq!(of("ratio"), of("reserved_peak_bytes") / of("live_peak_bytes"));
+        assert_eq!(of("min_ratio"), of("min_budget_bytes") / of("live_peak_bytes"));
+        assert!(of("ns_per_op") > 0.0 && of("min_ratio") >= 1.0);
+        assert_eq!((&object["placement"], &object["planned"]), (&"exact".into(), &false.into()));
+    }
+    assert_eq!((&objects[0]["trace"], &objects[1]["trace"]), (&"mlp_b128".into(), &"lenet_b64".into()));
+    assert_eq!((&objects[0]["events"], &objects[0]["live_peak_bytes"]), (&264.into(), &8_980_656.into()));
+
+    let stdout = succeeds(&[&mlp, "--json", "--placement", "power-of-two", "--slab", "1MiB"]);
+    let object: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((&object["min_budget_bytes"], &object["min_ratio"]), (&Value::Null, &Value::Null));
+    assert_eq!((&object["placement"], &object["failures"]), (&"power-of-two".into(), &0.into()));
+    assert_eq!(object["reserved_peak_bytes"].as_u64().unwrap() % MIB, 0);
+}
+
+#[test]
+fn the_table_has_a_row_a_trace_and_the_means() {
+    let snapshot = format!("{DATA}/snapshot4.pickle");
+    let stdout = succeeds(&[&file("mlp_b128"), &snapshot, "--min-budget"]);
+    let lines: Vec<&str> = stdout.lines().collect();
+    assert_eq!(lines[0], "backend model, placement exact, budget as much as needed, slabs of 1/64 of the peak");
+    let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
+    let rows = lines[4..].iter().filter_map(|line| first(line)).collect::<Vec<_>>();
+    assert_eq!(rows, ["mlp_b128", "snapshot4", "the", "it", "snapshot4", "the", "geometric"]);
+    assert!(stdout.contains("the recorded program had 10 KiB reserved, 1.862 of that peak"), "{stdout}");
+    assert!(stdout.contains("it was recorded with 1 failed allocation"), "{stdout}");
+    // Columns stand under each other.
+    let widths: Vec<usize> = [2, 3, 4, 5].map(|line: usize| lines[line].len()).into();
+    assert!(widths[1..].iter().all(|width| *width == widths[1]), "{stdout}");
+    // One trace has no mean.
+    assert!(!succeeds(&[&file("mlp_b128")]).contains("geometric"));
+}
+
+#[test]
+fn every_backend_gives_the_same_numbers() {
+    let of = |backend: &str| -> Value {
+        let stdout = succeeds(&[&file("mlp_b128"), "--json", "--budget", "16MiB", "--backend", backend]);
+        let mut object: Value = serde_json::from_str(&stdout).unwrap();
+        object["ns_per_op"] = Value::Null;
+        object
+    };
+    assert_eq!(of("model"), of("host"));
+}
+
+#[test]
+fn a_budget_that_is_too_small_is_told_and_is_an_exit_code() {
+    let output = run(&[&file("mlp_b128"), "--budget", "8MiB"]);
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("allocations failed in 8 MiB"), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("budget 8 MiB, growing slabs"), "{}", text(&output.stdout));
+    assert_eq!(run(&[&file("mlp_b128"), "--budget", "16MiB"]).status.code(), Some(0));
+}
+
+#[test]
+fn wrong_usage_and_broken_files_are_told_apart() {
+    let mlp = file("mlp_b128");
+    for args in [
+        &[][..],
+        &[&mlp, "--budget", "much"],
+        &[&mlp, "--budget", "1MiB", "--min-budget"],
+        &[&mlp, "--slab", "single"],
+        &[&mlp, "--placement", "best"],
+        &[&mlp, "--slab", "huge"],
+    ] {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("error:") || args.is_empty(), "{}", text(&output.stderr));
+    }
+    let broken = Path::new(env!("CARGO_TARGET_TMPDIR")).join("broken.trace");
+    std::fs::write(&broken, "a 0 100\na 1 many\n").unwrap();
+    let broken = broken.to_str().unwrap();
+    let output = run(&[&mlp, broken]);
+    assert_eq!(output.status.code(), Some(1));
+    // Files are read before any is replayed.
+    assert!(output.stdout.is_empty());
+    let message = format!("error: {broken}: line 2: expected \"a <id> <bytes> [<label>]\", found \"a 1 many\"\n");
+    assert_eq!(text(&output.stderr), message);
+    assert!(succeeds(&["--help"]).contains("Exit codes"));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_it_cleanly() {
+    use std::os::unix::process::ExitStatusExt;
+
+    // A table's first row is out long before its last.
+    let mut args = vec!["--min-budget".to_owned(), file("mlp_b128")];
+    args.extend(std::iter::repeat_n(file("bert_base_b8_varlen"), 60));
+    let mut child =
+        Command::new(program()).args(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("mlp_b128") {
+        line.clear();
+        assert!(stdout.read_line(&mut line).unwrap() > 0, "it ended before its first row");
+    }
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill starts");
+    assert!(sent.success());
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!((status.code(), status.signal()), (Some(130), None), "{rest}{stderr}");
+    assert_eq!(stderr, "error: stopped\n");
+    assert!(rest.ends_with('\n') || rest.is_empty(), "{rest}");
+}
