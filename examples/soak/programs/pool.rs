@@ -216,10 +216,14 @@ impl<B: Ground> Program<B> {
         self.compare();
     }
 
+    /// Whether the device takes its time.
+    pub fn is_late(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.is_late())
+    }
+
     pub fn compare(&self) {
         let stats = self.pool.stats();
-        let is_late = self.trouble.as_ref().is_some_and(|trouble| trouble.is_late());
-        self.books.compare(&stats, &self.setup, is_late);
+        self.books.compare(&stats, &self.setup, self.is_late());
         if let Some(trouble) = &self.trouble {
             assert_eq!(trouble.reserved_bytes() + stats.staging_bytes, stats.reserved_bytes, "reserved: {stats:?}");
         }

@@ -65,8 +65,8 @@ impl<B: Ground> Program<B> {
         assert_eq!(ours, (shortage.asked_bytes, shortage.live_bytes, shortage.used_bytes), "{error}");
         assert!(shortage.needed_bytes >= shortage.asked_bytes, "{error}");
         match error.kind() {
-            ErrorKind::Full => assert!(shortage.asked_bytes > available_bytes, "not full: {error}"),
-            ErrorKind::Fragmented => assert!(shortage.asked_bytes <= available_bytes, "not fragmented: {error}"),
+            ErrorKind::Full => assert!(shortage.needed_bytes > available_bytes, "not full: {error}"),
+            ErrorKind::Fragmented => assert!(shortage.needed_bytes <= available_bytes, "not fragmented: {error}"),
             _ => {}
         }
     }
@@ -74,7 +74,9 @@ impl<B: Ground> Program<B> {
     /// A single request that may do everything gets whatever an empty pool's budget and limits allow.
     fn must_be_served(&self, attempt: &Attempt<'_>) -> bool {
         let [ask] = attempt.asks else { return false };
-        let may_all = attempt.may_block && ask.may_do_all();
+        // Who waits in line does not wait for a device beyond his time.
+        let may_block = attempt.may_block && (ask.wait.is_none() || !self.is_late());
+        let may_all = may_block && ask.may_do_all();
         let has_all = self.setup.reserve_bytes == 0 || ask.priority == Priority::High;
         may_all && has_all && attempt.was_empty && !attempt.was_near
     }
