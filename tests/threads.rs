@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use support::rounds;
 use support::watched::Watched;
-use tensorpool::{Block, Config, Host, Pool, Priority, Request, SlabPolicy, Step};
+use tensorpool::{Block, Config, Host, Limit, Limits, Model, Pool, Priority, Request, SlabPolicy, Step};
 
 const KIB: u64 = 1024;
 
@@ -88,6 +88,29 @@ fn lists_are_bounded_and_flow_home() {
     drop(whole);
     drop(pool.alloc(Request::bytes(64)).unwrap());
     assert_eq!(pool.trim(), 1024 * KIB);
+    pool.check();
+}
+
+/// Blocks that are larger than a list may hold go home, however small their class is for the slab.
+#[test]
+fn a_list_holds_no_block_over_its_bound() {
+    let limit = |bytes| Limit { bytes, name: "limit of the test" };
+    let limits =
+        |block| Limits { alignment_bytes: 4096, granule_bytes: 4096, slab: limit(1 << 40), block: limit(block) };
+    let open = |block| {
+        Pool::with_backend(Model::new(limits(block)), &Config::new(8u64 << 30).slabs(SlabPolicy::Single)).unwrap()
+    };
+    let pool = open(1 << 40);
+    for (bytes, listed) in [(4096, true), (64 << 10, true), (65 << 10, false), (128 << 10, false), (1 << 20, false)] {
+        let before = pool.stats().allocations_listed;
+        drop(pool.alloc(Request::bytes(bytes)).unwrap());
+        drop(pool.alloc(Request::bytes(bytes)).unwrap());
+        assert_eq!(pool.stats().allocations_listed > before, listed, "{bytes}: {:?}", pool.stats());
+    }
+    // Nor does a list hand out a block over the device's limit because it is of the same class.
+    let pool = open(5000);
+    drop(pool.alloc(Request::bytes(5000)).unwrap());
+    assert!(pool.alloc(Request::bytes(5001)).unwrap_err().is_too_large());
     pool.check();
 }
 
