@@ -75,6 +75,7 @@ pub fn run(choices: &mut impl Choices, events: u64) -> Done {
         _ => {
             let mut setup = Setup::draw(choices, 1 << 20);
             setup.staging_bytes = if choices.chance(1, 4) { choices.below(setup.budget_bytes / 8 + 1) } else { 0 };
+            setup.reserve_bytes = setup.reserve_bytes.min(setup.open_bytes());
             let (alignment, granule) = choices.pick(&[(64, 1), (64, 64), (256, 4), (32, 32)]);
             let limit = choices.pick(&[u64::MAX >> 1, u64::MAX >> 1, setup.budget_bytes / 3 + 1]);
             run_on(Disturbed::new(alignment, granule, limit.max(granule)), setup, choices, events)
