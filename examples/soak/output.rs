@@ -18,7 +18,7 @@ pub struct Output {
 impl Output {
     pub fn new(json: bool) -> Self {
         let target = if json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let style = ProgressStyle::with_template("{spinner} {msg}").expect("the template is right");
+        let style = ProgressStyle::with_template("{spinner} {wide_msg}").expect("the template is right");
         Self { json, bar: ProgressBar::with_draw_target(None, target).with_style(style) }
     }
 
