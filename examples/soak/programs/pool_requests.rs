@@ -74,7 +74,7 @@ fn labels(choices: &mut impl Choices) -> [String; LABELS] {
         1 => "1".into(),
         2 => format!("2{}", "ß".repeat(odd as usize * 8)),
         index => {
-            let bytes: Vec<u8> = (0..10 * index).map(|place| ((index + place) * odd >> 2) as u8).collect();
+            let bytes: Vec<u8> = (0..10 * index).map(|place| (((index + place) * odd) >> 2) as u8).collect();
             format!("{index}{}", String::from_utf8_lossy(&bytes))
         }
     })
