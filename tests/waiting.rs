@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::watched::Watched;
-use tensorpool::{Config, ErrorKind, Host, Pool, Priority, Request, SlabPolicy, Step};
+use tensorpool::{Config, ErrorKind, Host, Model, Pool, Priority, Request, SlabPolicy, Step};
 
 /// Long enough that no test waits for it, however slow the machine.
 const LONG: Duration = Duration::from_secs(120);
@@ -414,5 +414,21 @@ fn a_crowd_is_served() {
     });
     let stats = pool.stats();
     assert_eq!((stats.waiting, stats.blocks, stats.failures, stats.allocations), (0, 0, 0, 1800));
+    pool.check();
+}
+
+/// The first takes what is left beyond the reserve: no slab helps the second, so not one after another is reserved for it.
+#[test]
+fn a_batch_that_the_reserve_refuses_does_not_grow_without_end() {
+    const MIB: u64 = 1 << 20;
+    let config = Config::new(64 * MIB).reserve(54 * MIB).slabs(SlabPolicy::PerBlock);
+    let pool = Pool::with_backend(Model::default(), &config).unwrap();
+    let _held = pool.alloc(Request::bytes(2 * MIB)).unwrap();
+    let batch = [Request::bytes(8 * MIB).priority(Priority::High), Request::bytes(1)];
+    assert!(pool.alloc_all(&batch).unwrap_err().is_no_room());
+    let waiting = batch.map(|request| request.wait(Duration::from_millis(20)));
+    assert!(pool.alloc_all(&waiting).unwrap_err().is_timeout());
+    let stats = pool.stats();
+    assert!(stats.slabs < 100 && stats.reserved_bytes < 11 * MIB, "{stats:?}");
     pool.check();
 }

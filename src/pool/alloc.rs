@@ -197,9 +197,13 @@ impl<B: Backend> Shared<B> {
                 taken
             };
             let mut refusal = None;
+            // Each needs one slab of its own at most. What is still refused then is refused for the reserve's sake.
+            let mut slabs_left = requests.len();
             while let Err(Short::Of(index)) = taken
                 && may(Step::Grow)
+                && slabs_left > 0
             {
+                slabs_left -= 1;
                 match self.grow(&requests[index]) {
                     // With the lock held since: the new slab is this request's first.
                     Grown::Slab(mut state) => {

@@ -124,14 +124,17 @@ impl<B: Backend> Shared<B> {
     /// Steps 4 and 5 for one who waits in line and who may be served: a new slab serves the line in turn. Nothing here waits
     /// for the device: whoever has its stream may be waiting for this thread.
     pub(super) fn reserve_for(&self, seat: &Seat<B::Slab>) {
-        let mut gave_back = false;
+        // As in `attempt`.
+        let (mut gave_back, mut slabs_left) = (false, seat.requests().len());
         loop {
             let growth = lock(&self.growth);
             let Some(short) = self.state().short_of(seat) else { return };
             if short.may(Step::Grow)
+                && slabs_left > 0
                 && let Grown::Slab(mut state) = self.grow(short)
             {
                 let seats = state.serve();
+                slabs_left -= 1;
                 drop((state, growth));
                 wake(seats);
                 continue;

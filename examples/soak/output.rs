@@ -1,0 +1,132 @@
+//! What is told: to standard output the seed, the totals and what was found, as text or, with `--json`, one object a line;
+//! to standard error the progress, if that is a terminal.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use crate::kind::KINDS;
+use crate::run::{Difference, Run, Total};
+
+pub struct Output {
+    json: bool,
+    bar: ProgressBar,
+}
+
+impl Output {
+    pub fn new(json: bool) -> Self {
+        let target = if json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let style = ProgressStyle::with_template("{spinner} {wide_msg}").expect("the template is right");
+        Self { json, bar: ProgressBar::with_draw_target(None, target).with_style(style) }
+    }
+
+    /// Before anything can go wrong.
+    pub fn start(&self, run: &Run, what: &str) -> io::Result<()> {
+        let (seed, workers) = (run.seed, run.workers());
+        self.line(
+            &format!("seed {seed}, {what} on {workers} thread{}", plural(workers)),
+            || json!({"event": "start", "seed": seed, "what": what, "threads": workers}),
+        )
+    }
+
+    pub fn progress(&self, run: &Run) {
+        self.bar.set_message(sentence(run));
+        self.bar.tick();
+    }
+
+    /// A line for programs now and then, since they see no bar.
+    pub fn milestone(&self, run: &Run) -> io::Result<()> {
+        if self.json { self.write(&event("progress", run, &run.sum())) } else { Ok(()) }
+    }
+
+    /// Leaves the terminal as it was.
+    pub fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    /// What there was of each kind, and of all.
+    pub fn totals(&self, run: &Run) -> io::Result<()> {
+        if self.json {
+            return self.write(&event("end", run, &run.sum()));
+        }
+        for kind in KINDS {
+            let Total { programs, done } = run.total(kind);
+            if programs > 0 {
+                let (operations, faults) = (thousands(done.operations), thousands(done.faults));
+                let programs = thousands(programs);
+                self.write(&format!(
+                    "{kind:<8} {operations:>16} operations, {faults:>10} faults, {programs} programs"
+                ))?;
+            }
+        }
+        self.write(&sentence(run))
+    }
+
+    /// What was found, and how to see it again.
+    pub fn difference(&self, run: &Run, difference: &Difference) -> io::Result<()> {
+        let Difference { kind, program, message } = difference;
+        let again = format!("--what {kind} --seed {} --program {program}", run.seed);
+        self.line(&format!("DIFFERENCE in {kind} program {program}: {message}\nsee it again with {again}"), || {
+            json!({
+                "event": "difference", "what": kind.to_string(), "seed": run.seed, "program": program,
+                "message": message, "again": again,
+            })
+        })
+    }
+
+    fn line(&self, text: &str, json: impl Fn() -> Value) -> io::Result<()> {
+        if self.json { self.write(&json().to_string()) } else { self.write(text) }
+    }
+
+    /// As `println!`, but a closed pipe is an error and no panic.
+    fn write(&self, text: &str) -> io::Result<()> {
+        self.bar.suspend(|| {
+            let mut stdout = io::stdout().lock();
+            writeln!(stdout, "{text}")?;
+            stdout.flush()
+        })
+    }
+}
+
+fn event(name: &str, run: &Run, Total { programs, done }: &Total) -> String {
+    let mut event = json!({
+        "event": name, "seconds": run.elapsed().as_secs_f64(), "threads": run.workers(), "programs": programs,
+        "operations": done.operations, "faults": done.faults,
+    });
+    for kind in KINDS {
+        event[format!("{kind}_operations")] = run.total(kind).done.operations.into();
+    }
+    event.to_string()
+}
+
+fn sentence(run: &Run) -> String {
+    let (elapsed, workers) = (run.elapsed(), run.workers());
+    let Total { done, .. } = run.sum();
+    let rate = done.operations as f64 / elapsed.as_secs_f64().max(1e-9);
+    format!(
+        "{} operations without a difference, {}/s, {} faults, {workers} thread{}, {}",
+        thousands(done.operations),
+        thousands(rate as u64),
+        thousands(done.faults),
+        plural(workers),
+        hours(elapsed)
+    )
+}
+
+/// `hours:minutes:seconds`.
+fn hours(time: Duration) -> String {
+    let seconds = time.as_secs();
+    format!("{}:{:02}:{:02} h", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let groups = digits.as_bytes().rchunks(3).rev().map(|group| String::from_utf8_lossy(group));
+    groups.collect::<Vec<_>>().join(",")
+}

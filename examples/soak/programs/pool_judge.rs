@@ -1,0 +1,96 @@
+//! Whether a pool was right to refuse a request, and said the right numbers.
+
+use tensorpool::{Error, ErrorKind, Limits, Placement, Priority, SlabPolicy};
+
+use super::disturbed::Ground;
+use super::pool::Program;
+use super::pool_requests::{Ask, Setup};
+
+/// What was asked, and how things were before.
+pub struct Attempt<'a> {
+    asks: &'a [Ask],
+    /// Whether the call could give empty slabs back and wait for that.
+    may_block: bool,
+    /// Nothing was held, nothing retired: the whole budget could be had.
+    was_empty: bool,
+    /// The backend was to fail.
+    was_near: bool,
+}
+
+impl<'a> Attempt<'a> {
+    pub fn new<B: Ground>(program: &Program<B>, asks: &'a [Ask], may_block: bool) -> Self {
+        let was_empty = program.books.used_bytes + program.books.retired_bytes == 0;
+        let was_near = program.trouble.as_ref().is_some_and(|trouble| trouble.is_near());
+        Self { asks, may_block, was_empty, was_near }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.asks.iter().fold(0, |sum, ask| sum.saturating_add(ask.bytes))
+    }
+
+    fn any(&self, is: impl Fn(&Ask) -> bool) -> bool {
+        self.asks.iter().any(is)
+    }
+}
+
+impl<B: Ground> Program<B> {
+    /// Panics if the error is not one that this attempt could have.
+    pub fn judge(&self, attempt: &Attempt<'_>, error: &Error) {
+        let (setup, limits) = (&self.setup, &self.limits);
+        let is_right = match error.kind() {
+            ErrorKind::Alignment => {
+                attempt.any(|ask| !ask.align_bytes.is_power_of_two() || ask.align_bytes > limits.alignment_bytes)
+            }
+            ErrorKind::TooLarge => attempt.any(|ask| slab_bytes(ask, setup, limits) > limits.slab.bytes),
+            ErrorKind::OverBudget => {
+                let is_high = |ask: &Ask| ask.priority == Priority::High;
+                let kept_bytes = if attempt.any(|ask| !is_high(ask)) { setup.reserve_bytes } else { 0 };
+                let open_bytes = setup.open_bytes() / limits.granule_bytes * limits.granule_bytes;
+                attempt.bytes() > setup.open_bytes().saturating_sub(kept_bytes)
+                    || attempt.any(|ask| slab_bytes(ask, setup, limits) > open_bytes)
+            }
+            ErrorKind::Full | ErrorKind::Fragmented => !self.must_be_served(attempt),
+            ErrorKind::Timeout => attempt.asks.iter().all(|ask| ask.wait.is_some()) && !self.must_be_served(attempt),
+            ErrorKind::OutOfMemory | ErrorKind::Device => attempt.was_near,
+            _ => false,
+        };
+        assert!(is_right, "{:?} for {:?}: {error}", error.kind(), attempt.asks);
+        self.judge_numbers(attempt, error);
+    }
+
+    fn judge_numbers(&self, attempt: &Attempt<'_>, error: &Error) {
+        let Some(shortage) = error.shortage() else { return };
+        let available_bytes = self.setup.open_bytes() - shortage.used_bytes - shortage.retired_bytes;
+        let ours = (attempt.bytes(), self.books.live_bytes, self.books.used_bytes);
+        assert_eq!(ours, (shortage.asked_bytes, shortage.live_bytes, shortage.used_bytes), "{error}");
+        assert!(shortage.needed_bytes >= shortage.asked_bytes, "{error}");
+        match error.kind() {
+            ErrorKind::Full => assert!(shortage.needed_bytes > available_bytes, "not full: {error}"),
+            ErrorKind::Fragmented => assert!(shortage.needed_bytes <= available_bytes, "not fragmented: {error}"),
+            _ => {}
+        }
+    }
+
+    /// A single request that may do everything gets whatever an empty pool's budget and limits allow.
+    fn must_be_served(&self, attempt: &Attempt<'_>) -> bool {
+        let [ask] = attempt.asks else { return false };
+        // Who waits in line does not wait for a device beyond his time.
+        let may_block = attempt.may_block && (ask.wait.is_none() || !self.is_late());
+        let may_all = may_block && ask.may_do_all();
+        let has_all = self.setup.reserve_bytes == 0 || ask.priority == Priority::High;
+        may_all && has_all && attempt.was_empty && !attempt.was_near
+    }
+}
+
+/// The smallest slab that an ask needs; `u64::MAX` also if that is more.
+fn slab_bytes(ask: &Ask, setup: &Setup, limits: &Limits) -> u64 {
+    match (setup.policy, setup.placement) {
+        (_, _) if ask.bytes == 0 => 0,
+        (SlabPolicy::PerBlock, _) | (_, Placement::Exact) => {
+            ask.bytes.checked_next_multiple_of(limits.granule_bytes).unwrap_or(u64::MAX)
+        }
+        (_, Placement::PowerOfTwo) => {
+            ask.bytes.checked_next_power_of_two().unwrap_or(u64::MAX).max(limits.alignment_bytes)
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! How a program's pool is opened, and what is asked of it.
+
+use std::fmt;
+use std::time::Duration;
+
+use tensorpool::{Config, Placement, Priority, Request, SlabPolicy, Step};
+
+use super::Choices;
+
+/// Labels of a program, the one without a name included.
+pub const LABELS: usize = 8;
+
+/// A pool to open.
+pub struct Setup {
+    pub budget_bytes: u64,
+    pub staging_bytes: u64,
+    pub reserve_bytes: u64,
+    pub placement: Placement,
+    pub policy: SlabPolicy,
+    /// Blocks held at most; many more only slow the program down.
+    pub blocks_most: usize,
+    pub labels: [String; LABELS],
+}
+
+impl Setup {
+    pub fn draw(choices: &mut impl Choices, budget_bytes_most: u64) -> Self {
+        let policies = [SlabPolicy::Growing, SlabPolicy::Growing, SlabPolicy::Single, SlabPolicy::PerBlock];
+        let policy = choices.pick(&policies);
+        let budget_bytes = match choices.below(4) {
+            0 => choices.pick(&[0, 1, 63, 64, 65, 100, 5000, 65_536, (1 << 20) + 1]),
+            _ => choices.even_in_log(budget_bytes_most),
+        };
+        let blocks_most = match policy {
+            SlabPolicy::PerBlock => 32,
+            _ => choices.pick(&[20, 100, 500]),
+        };
+        Self {
+            budget_bytes,
+            staging_bytes: 0,
+            reserve_bytes: if choices.chance(1, 4) { choices.even_in_log(budget_bytes) } else { 0 },
+            placement: choices.pick(&[Placement::Exact, Placement::Exact, Placement::PowerOfTwo]),
+            policy,
+            blocks_most,
+            labels: labels(choices),
+        }
+    }
+
+    pub fn config(&self) -> Config {
+        Config::new(self.budget_bytes)
+            .staging(self.staging_bytes)
+            .reserve(self.reserve_bytes)
+            .placement(self.placement)
+            .slabs(self.policy)
+    }
+
+    /// What blocks can have at most, together.
+    pub fn open_bytes(&self) -> u64 {
+        self.budget_bytes - self.staging_bytes
+    }
+}
+
+impl fmt::Display for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { budget_bytes, staging_bytes, reserve_bytes, placement, policy, .. } = self;
+        write!(f, "budget {budget_bytes}, staging {staging_bytes}, reserve {reserve_bytes}, {placement}, {policy}")
+    }
+}
+
+/// Labels may be any text: each begins with its index, so that no two are the same.
+fn labels(choices: &mut impl Choices) -> [String; LABELS] {
+    let odd = choices.below(128) * 2 + 1;
+    std::array::from_fn(|index| match index as u64 {
+        0 => String::new(),
+        1 => "1".into(),
+        2 => format!("2{}", "ß".repeat(odd as usize * 8)),
+        index => {
+            let bytes: Vec<u8> = (0..10 * index).map(|place| (((index + place) * odd) >> 2) as u8).collect();
+            format!("{index}{}", String::from_utf8_lossy(&bytes))
+        }
+    })
+}
+
+/// What is asked for, as it is kept in the trail.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    pub bytes: u64,
+    pub align_bytes: u64,
+    pub label: usize,
+    pub zeroed: bool,
+    pub priority: Priority,
+    pub wait: Option<Duration>,
+    pub without: [bool; STEPS.len()],
+}
+
+const STEPS: [Step; 4] = [Step::Larger, Step::Gather, Step::Grow, Step::GiveBack];
+
+impl Ask {
+    /// Sizes are of four kinds, by these weights: anything, small ones, whole pages and those at an edge.
+    pub fn draw(choices: &mut impl Choices, setup: &Setup, sizes: &[u32; 4]) -> Self {
+        let budget_bytes = setup.budget_bytes;
+        let page_bytes = 1 << choices.pick(&[10, 10, 10, 11, 12, 16]);
+        let bytes = match choices.weighted(sizes) {
+            0 => choices.even_in_log(budget_bytes),
+            1 => choices.even_in_log(2048),
+            2 => page_bytes * choices.even_in_log((budget_bytes / page_bytes).min(64)),
+            _ => choices.pick(&[0, 1, page_bytes / 2, page_bytes, budget_bytes / 2, budget_bytes, 1 << 63, u64::MAX]),
+        };
+        let bytes = match choices.below(8) {
+            0 => bytes.saturating_add(1),
+            1 => bytes.saturating_sub(1),
+            _ => bytes,
+        };
+        let is_plain = choices.chance(3, 4);
+        Self {
+            bytes,
+            align_bytes: if choices.chance(1, 64) { choices.pick(&[0, 3, 64, 128, 1 << 40]) } else { 1 },
+            label: if is_plain { 0 } else { choices.below(LABELS as u64) as usize },
+            zeroed: choices.chance(1, 16),
+            priority: if is_plain { Priority::Normal } else { choices.pick(&PRIORITIES) },
+            wait: choices.chance(1, 16).then(|| patience(choices)),
+            without: std::array::from_fn(|_| !is_plain && choices.chance(1, 8)),
+        }
+    }
+
+    pub fn request(&self, setup: &Setup) -> Request {
+        let mut request = Request::bytes(self.bytes).align(self.align_bytes).priority(self.priority);
+        if self.label > 0 {
+            request = request.label(setup.labels[self.label].clone());
+        }
+        if self.zeroed {
+            request = request.zeroed();
+        }
+        if let Some(wait) = self.wait {
+            request = request.wait(wait);
+        }
+        let without = STEPS.into_iter().zip(self.without).filter(|(_, without)| *without);
+        without.fold(request, |request, (step, _)| request.without(step))
+    }
+
+    pub fn may_do_all(&self) -> bool {
+        !self.without.contains(&true)
+    }
+}
+
+const PRIORITIES: [Priority; 3] = [Priority::Low, Priority::Normal, Priority::High];
+
+/// Mostly none: a millisecond is as long as thousands of events.
+fn patience(choices: &mut impl Choices) -> Duration {
+    match choices.below(64) {
+        0 => Duration::from_millis(1),
+        1 => Duration::from_micros(choices.below(300)),
+        _ => Duration::ZERO,
+    }
+}
