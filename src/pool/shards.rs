@@ -97,9 +97,11 @@ pub(super) struct Classes {
 }
 
 impl Classes {
-    /// The smallest block has `alignment_bytes`, and no block has more than `most_bytes`.
+    /// The smallest block has `alignment_bytes`, and no block has more than `most_bytes`. A block that is more than a list may
+    /// hold has none.
     pub(super) fn new(alignment_bytes: u64, most_bytes: u64) -> Self {
         let unit_shift = alignment_bytes.trailing_zeros();
+        let most_bytes = most_bytes.min(LIST_BYTES);
         let count = (0..CLASSES).take_while(|class| most_bytes >> unit_shift >> class > 0).count();
         Self { unit_shift, count }
     }
