@@ -127,6 +127,29 @@ fn a_stream_of_small_requests_does_not_starve_a_large_one() {
     pool.check();
 }
 
+/// Nobody is passed by what takes nothing, and nobody who is due is before it.
+#[test]
+fn zero_bytes_pass_nobody_and_are_always_served() {
+    let pool = pool(2 << 10);
+    let held = pool.alloc(Request::bytes(1 << 10)).unwrap();
+    let nothing = || [Request::bytes(0), Request::bytes(0).wait(LONG)];
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| pool.alloc(Request::bytes(2 << 10).wait(LONG)).map(drop));
+        until(|| pool.stats().waiting == 1);
+        for _ in 0..20 {
+            assert_eq!(pool.alloc_all(&nothing()).unwrap().len(), 2);
+            assert!(pollster::block_on(pool.alloc_async(Request::bytes(0))).is_ok());
+        }
+        for pass in 0..20 {
+            assert_eq!(pool.alloc(Request::bytes(1)).is_ok(), pass < 16, "pass {pass}");
+        }
+        assert_eq!(pool.alloc_all(&nothing()).unwrap().len(), 2);
+        drop(held);
+        waiter.join().unwrap().unwrap();
+    });
+    pool.check();
+}
+
 #[test]
 fn a_batch_is_granted_whole_or_not_at_all() {
     let pool = pool(16 << 10);
