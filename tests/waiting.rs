@@ -4,13 +4,13 @@ mod support;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use support::watched::Watched;
-use tensorpool::{Config, ErrorKind, Host, Pool, Priority, Request, SlabPolicy, Step};
+use tensorpool::{Block, Config, ErrorKind, Host, Pool, Priority, Request, SlabPolicy, Step};
 
 /// Long enough that no test waits for it, however slow the machine.
 const LONG: Duration = Duration::from_secs(120);
@@ -362,6 +362,44 @@ fn a_waker_that_panics_harms_nobody_else() {
     until(|| woken.is_woken.load(Ordering::SeqCst));
     drop((late, first, second));
     assert_eq!((pool.stats().waiting, pool.stats().used_bytes), (0, 0));
+    pool.check();
+}
+
+/// When it is dropped, another thread frees a block, and is waited for.
+struct Frees(Mutex<Option<Block<Host>>>, mpsc::Sender<bool>);
+
+impl Wake for Frees {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Frees {
+    fn drop(&mut self) {
+        let held = self.0.lock().unwrap().take();
+        let freed = thread::spawn(|| drop(held));
+        let start = Instant::now();
+        while !freed.is_finished() && start.elapsed() < Duration::from_secs(10) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let _ = self.1.send(freed.is_finished());
+    }
+}
+
+/// A waker is a user's code, also where it is dropped: the one who frees puts a block into the seat of just this future.
+#[test]
+fn a_waker_may_wait_for_one_who_frees() {
+    let pool = pool(1024);
+    let held = pool.alloc(Request::bytes(1024)).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    let frees = Waker::from(Arc::new(Frees(Mutex::new(Some(held)), sender)));
+    let mut future = Box::pin(pool.alloc_async(Request::bytes(1024).wait(LONG)));
+    assert!(future.as_mut().poll(&mut Context::from_waker(&frees)).is_pending());
+    drop(frees);
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    assert!(receiver.recv().unwrap(), "the pool was locked while a waker was dropped");
+    until(|| woken.is_woken.load(Ordering::SeqCst));
+    assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
     pool.check();
 }
 

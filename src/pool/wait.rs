@@ -102,11 +102,16 @@ impl<S> Seat<S> {
 
     /// Takes what came of it, or leaves a waker for when something does.
     fn poll(&self, waker: &Waker) -> Option<Result<Vec<Home<S>>>> {
+        // To clone a waker and to drop one is a user's code, which may call the pool: the seat is not locked then.
+        let mut waker = Some(waker.clone());
         let mut result = lock(&self.result);
         if result.homes.is_none() {
-            result.waker = Some(waker.clone());
+            std::mem::swap(&mut result.waker, &mut waker);
         }
-        result.homes.take()
+        let homes = result.homes.take();
+        drop(result);
+        drop(waker);
+        homes
     }
 
     fn sleep(&self, longest: Duration) {
