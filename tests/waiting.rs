@@ -292,6 +292,37 @@ fn a_lost_device_lets_its_waiters_go() {
     pool.check();
 }
 
+/// The pool's thread reserves slabs for futures, and outlives a backend that panics there.
+#[test]
+fn a_backend_that_panics_lets_its_futures_go() {
+    let backend = Watched::new();
+    let seen = Arc::clone(&backend.seen);
+    let config = Config::new(1024).slabs(SlabPolicy::PerBlock);
+    let pool = Pool::with_backend(backend, &config).unwrap();
+    for _ in 0..2 {
+        seen.panics.store(1, Ordering::SeqCst);
+        let held = pool.alloc(Request::bytes(1024)).unwrap();
+        seen.refuse_over.store(1, Ordering::SeqCst);
+        let mut futures =
+            [(); 3].map(|()| Box::pin(pool.alloc_async(Request::bytes(1000).wait(Duration::from_secs(20)))));
+        let mut context = Context::from_waker(Waker::noop());
+        for future in &mut futures {
+            assert!(future.as_mut().poll(&mut context).is_pending());
+        }
+        drop(held);
+        until(|| pool.stats().waiting == 0);
+        for future in &mut futures {
+            let Poll::Ready(Err(error)) = future.as_mut().poll(&mut context) else {
+                panic!("still in line, or served")
+            };
+            assert_eq!(error.kind(), ErrorKind::Device, "{error}");
+        }
+        seen.refuse_over.store(0, Ordering::SeqCst);
+    }
+    assert!(pollster::block_on(pool.alloc_async(Request::bytes(1024).wait(LONG))).is_ok());
+    pool.check();
+}
+
 #[derive(Default)]
 struct Woken {
     times: AtomicU64,

@@ -262,7 +262,11 @@ impl Driver {
             let (pool, stopped) = (Arc::clone(shared), Arc::clone(&stop));
             let run = move || {
                 while !stopped.load(Ordering::Acquire) {
-                    pool.advance();
+                    // A thread that ended here would leave the futures in line for ever, past their deadlines.
+                    if catch_unwind(AssertUnwindSafe(|| pool.advance())).is_err() {
+                        let message = format!("{} panicked while requests waited in line", pool.backend.name());
+                        pool.dismiss(ErrorKind::Device, &message);
+                    }
                     thread::park_timeout(pool.period());
                 }
             };
@@ -355,7 +359,8 @@ impl<B: Backend> Pool<B> {
     /// when the last of them leaves the line. Dropping the future leaves the line, and leaves no trace.
     ///
     /// # Errors
-    /// As [`alloc`](Pool::alloc), when the future is polled.
+    /// As [`alloc`](Pool::alloc), when the future is polled; [`ErrorKind::Device`] if the backend panics in that thread, for
+    /// everybody in line.
     pub fn alloc_async(&self, request: Request) -> impl Future<Output = Result<Block<B>>> + Send + use<B> {
         Single(Allocation::new(self.shared(), &[request]))
     }
