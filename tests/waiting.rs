@@ -210,6 +210,21 @@ fn the_reserve_is_for_high_priority_alone() {
     }
 }
 
+/// What only the reserve could serve is refused as full, and costs nobody the slabs that stand ready.
+#[test]
+fn a_request_that_may_not_use_the_reserve_leaves_its_slabs_alone() {
+    let pool = Pool::host(Config::new(64 << 10).reserve(16 << 10)).unwrap();
+    let _held = pool.alloc(Request::bytes(48 << 10)).unwrap();
+    drop(pool.alloc(Request::bytes(16 << 10).priority(Priority::High)).unwrap());
+    assert_eq!(pool.stats().slabs, 2);
+    let request = || Request::bytes(8 << 10);
+    assert!(pool.alloc(request()).unwrap_err().is_full());
+    assert!(pool.alloc(request().wait(Duration::from_millis(20))).unwrap_err().is_timeout());
+    assert_eq!(pool.stats().slabs, 2, "given back in vain");
+    assert!(pool.alloc(request().priority(Priority::High)).is_ok());
+    pool.check();
+}
+
 #[test]
 fn a_reserve_over_the_budget_is_an_error() {
     let error = Pool::host(Config::new(1000).reserve(1001)).unwrap_err();

@@ -231,7 +231,7 @@ impl<B: Backend> Shared<B> {
                 Err(Short::Turn) => return Ok(Err(self.no_room(&self.state(), requests))),
                 Err(Short::Of(index)) => &requests[index],
             };
-            if !gave_back && may(Step::Grow) && may(Step::GiveBack) && self.give_back_empty(short.bytes, may_block)? {
+            if !gave_back && may(Step::Grow) && may(Step::GiveBack) && self.give_back_empty(short, may_block)? {
                 gave_back = true;
                 continue;
             }

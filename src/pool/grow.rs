@@ -140,7 +140,7 @@ impl<B: Backend> Shared<B> {
             if gave_back || !short.may(Step::Grow) || !short.may(Step::GiveBack) {
                 return;
             }
-            match self.give_back_empty(short.bytes, false) {
+            match self.give_back_empty(short, false) {
                 Ok(true) => gave_back = true,
                 _ => return,
             }
@@ -149,11 +149,11 @@ impl<B: Backend> Shared<B> {
 
     /// Step 5. Whether another attempt is worth while. Unless it `may_block`, the device is not waited for: slabs that it
     /// still uses leave when it is done, and who looks then finds their bytes.
-    pub(super) fn give_back_empty(&self, bytes: u64, may_block: bool) -> Result<bool> {
+    pub(super) fn give_back_empty(&self, request: &Request, may_block: bool) -> Result<bool> {
         let point = {
             let mut state = self.state();
             let possible_bytes = state.left_bytes() + state.leaving_bytes() + state.empty_bytes();
-            if possible_bytes < bytes {
+            if possible_bytes < request.bytes || !state.may_use(request.bytes, request.priority) {
                 return Ok(false);
             }
             state.detach_empty(self.backend.recorded());
