@@ -168,6 +168,34 @@ fn a_batch_is_granted_whole_or_not_at_all() {
     pool.check();
 }
 
+/// The slabs of the series may leave a batch no room where slabs of its own sizes do.
+#[test]
+fn a_batch_that_fits_the_budget_is_served_in_any_order() {
+    for batch in [[2, 38], [38, 2], [20, 20], [19, 21]] {
+        for patience in [None, Some(LONG)] {
+            let pool = Pool::host(Config::new(64 << 10)).unwrap();
+            let held = [8, 16].map(|kib| pool.alloc(Request::bytes(kib << 10)).unwrap());
+            assert_eq!(pool.stats().reserved_bytes, 24 << 10);
+            let request = |kib: u64| match patience {
+                Some(patience) => Request::bytes(kib << 10).wait(patience),
+                None => Request::bytes(kib << 10),
+            };
+            assert_eq!(pool.alloc_all(&batch.map(request)).unwrap().len(), 2, "{batch:?}");
+            // And in line, once somebody has left two slabs, neither of which has the sizes of the batch.
+            pool.trim();
+            let rest = [32, 8].map(|kib| pool.alloc(Request::bytes(kib << 10)).unwrap());
+            thread::scope(|scope| {
+                let waiter = scope.spawn(|| pool.alloc_all(&batch.map(|kib| Request::bytes(kib << 10).wait(LONG))));
+                until(|| pool.stats().waiting == 1);
+                drop(rest);
+                assert_eq!(waiter.join().unwrap().unwrap().len(), 2, "{batch:?}");
+            });
+            drop(held);
+            pool.check();
+        }
+    }
+}
+
 /// Two threads that each need two halves: one by one they block each other; as a batch they do not.
 #[test]
 fn a_batch_avoids_the_deadlock_of_single_requests() {

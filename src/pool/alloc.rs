@@ -201,7 +201,7 @@ impl<B: Backend> Shared<B> {
             while let Err(Short::Of(index)) = taken
                 && may(Step::Grow)
             {
-                match self.grow(&requests[index]) {
+                match self.grow(&requests[index], gave_back && requests.len() > 1) {
                     // With the lock held since: the new slab is this request's first.
                     Grown::Slab(mut state) => {
                         has_grown = true;

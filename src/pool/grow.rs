@@ -49,8 +49,8 @@ impl<B: Backend> Drop for Burial<'_, B> {
 
 impl<B: Backend> Shared<B> {
     /// Step 4: a slab of the next size in the series or of the request, whichever is larger; halved as long as the
-    /// device refuses it and the request still fits.
-    pub(super) fn grow(&self, request: &Request) -> Grown<'_, B> {
+    /// device refuses it and the request still fits. `exactly` of the request, where others of its batch need the rest.
+    pub(super) fn grow(&self, request: &Request, exactly: bool) -> Grown<'_, B> {
         let bytes = request.bytes;
         let Some(least_bytes) = self.slab_bytes_least(bytes) else { return Grown::NoBudget };
         let mut slab_bytes = {
@@ -60,7 +60,8 @@ impl<B: Backend> Shared<B> {
                 return Grown::NoBudget;
             }
             let most_bytes = left_bytes.min(round_down(self.limits.slab.bytes, self.limits.granule_bytes));
-            self.slab_bytes_next(state.slab_count(), left_bytes).max(least_bytes).min(most_bytes)
+            let next_bytes = if exactly { 0 } else { self.slab_bytes_next(state.slab_count(), left_bytes) };
+            next_bytes.max(least_bytes).min(most_bytes)
         };
         loop {
             match self.create_slab(slab_bytes) {
@@ -124,12 +125,13 @@ impl<B: Backend> Shared<B> {
     /// Steps 4 and 5 for one who waits in line and who may be served: a new slab serves the line in turn. Nothing here waits
     /// for the device: whoever has its stream may be waiting for this thread.
     pub(super) fn reserve_for(&self, seat: &Seat<B::Slab>) {
+        let is_batch = seat.requests().len() > 1;
         let mut gave_back = false;
         loop {
             let growth = lock(&self.growth);
             let Some(short) = self.state().short_of(seat) else { return };
             if short.may(Step::Grow)
-                && let Grown::Slab(mut state) = self.grow(short)
+                && let Grown::Slab(mut state) = self.grow(short, gave_back && is_batch)
             {
                 let seats = state.serve();
                 drop((state, growth));
