@@ -199,16 +199,16 @@ impl<B: Backend> Shared<B> {
     fn zero_retired(&self) {
         let dirty = self.state().take_dirty();
         for retired in dirty {
-            let is_done = self.zero(&retired.home);
+            let Home { slab, extent } = &retired.home;
+            let mut span = span_of(&retired.home);
+            let is_done = self.backend.zero_if_free(&slab.memory, &mut span, extent.bytes()).unwrap_or(false);
             self.state().zeroed(retired, is_done);
         }
     }
 
     /// Zeroes all of a block that nobody has. Whether it could: a thread that records cannot, and another must.
     pub(super) fn zero(&self, home: &Home<B::Slab>) -> bool {
-        let held_bytes = home.extent.bytes();
-        let mut span = Span::new(home.slab.serial, home.extent.offset(), held_bytes);
-        self.backend.fill(&home.slab.memory, &mut span, held_bytes, &[0]).is_ok()
+        self.backend.fill(&home.slab.memory, &mut span_of(home), home.extent.bytes(), &[0]).is_ok()
     }
 
     fn bury(&self, completed: Point) {
@@ -242,4 +242,9 @@ impl<B: Backend> Shared<B> {
         self.settle_completed();
         before_bytes.saturating_sub(self.state().reserved_bytes())
     }
+}
+
+/// All that a home holds, where no block has a span of it.
+fn span_of<S>(home: &Home<S>) -> Span {
+    Span::new(home.slab.serial, home.extent.offset(), home.extent.bytes())
 }
