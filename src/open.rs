@@ -229,6 +229,10 @@ impl Backend for AnyBackend {
         each_slab!(self, slab, |backend, memory| backend.fill(memory, span, len, pattern))
     }
 
+    fn zero_if_free(&self, slab: &AnySlab, span: &mut Span, len: u64) -> Result<bool> {
+        each_slab!(self, slab, |backend, memory| backend.zero_if_free(memory, span, len))
+    }
+
     fn copy(&self, from: Place<'_, AnySlab>, to: PlaceMut<'_, AnySlab>, len: u64) -> Result<()> {
         match (self, from.slab, to.slab) {
             (Self::Host(host), AnySlab::Host(source), AnySlab::Host(target)) => {

@@ -348,6 +348,30 @@ fn a_future_waited_for_while_recording_ends_at_its_deadline() {
     pool.check();
 }
 
+/// Nor where it has a block to zero that was freed while recording.
+#[test]
+fn what_is_to_be_zeroed_waits_for_the_stream_and_nobody_with_it() {
+    let name = "what_is_to_be_zeroed_waits_for_the_stream_and_nobody_with_it";
+    let config = Config::new(MIB).slabs(SlabPolicy::Single).staging(0).zero_on_free(true);
+    let Some(pool) = gpu::pool(name, config) else { return };
+    let freed = pool.alloc(Request::bytes(MIB)).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    let other = pool.clone();
+    // Not joined if the test fails.
+    thread::spawn(move || {
+        let result = other.encode(|_| {
+            drop(freed);
+            let late = other.alloc_async(Request::bytes(MIB).wait(Duration::from_millis(20)));
+            Ok(pollster::block_on(late).map(drop))
+        });
+        sender.send(result).unwrap();
+    });
+    let late = receiver.recv_timeout(LONG).expect("the deadline passes").unwrap().unwrap_err();
+    assert!(late.is_timeout(), "{late}");
+    assert_eq!(pollster::block_on(pool.alloc_async(Request::bytes(MIB).wait(LONG))).unwrap().bytes(), MIB);
+    pool.check();
+}
+
 /// A deadline is kept, and a future may be dropped, while a thread records: nobody in line waits for the stream.
 #[test]
 fn a_deadline_is_kept_while_a_thread_records() {

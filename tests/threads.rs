@@ -155,6 +155,25 @@ fn a_larger_block_is_handed_out_within_the_bound() {
     pool.check();
 }
 
+/// A device may align its blocks so coarsely that one piece is more than a list may hold.
+#[test]
+fn pieces_larger_than_a_list_go_straight_home() {
+    let mut backend = Watched::new();
+    backend.limits.alignment_bytes = 64 * KIB;
+    let pool = Pool::with_backend(backend, &Config::new(64 * 1024 * KIB).slabs(SlabPolicy::Single)).unwrap();
+    for bytes in [64 * KIB, 128 * KIB] {
+        for _ in 0..2 {
+            let block = pool.alloc(Request::bytes(bytes)).unwrap();
+            assert_eq!((block.bytes_held(), pool.stats().live_bytes, pool.stats().blocks), (bytes, bytes, 1));
+        }
+        let stats = pool.stats();
+        assert_eq!((stats.live_bytes, stats.used_bytes, stats.blocks), (0, 0, 0));
+        assert!(stats.cached_bytes <= 64 * KIB + 192 * KIB, "{stats:?}");
+        pool.check();
+    }
+    assert_eq!(pool.stats().allocations_listed, 1, "only the smaller ones have a list");
+}
+
 #[test]
 fn blocks_are_freed_on_any_thread() {
     let pool = pool(256 * KIB);

@@ -4,13 +4,13 @@ mod support;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use support::watched::Watched;
-use tensorpool::{Config, ErrorKind, Host, Model, Pool, Priority, Request, SlabPolicy, Step};
+use tensorpool::{Block, Config, ErrorKind, Host, Model, Pool, Priority, Request, SlabPolicy, Step};
 
 /// Long enough that no test waits for it, however slow the machine.
 const LONG: Duration = Duration::from_secs(120);
@@ -127,6 +127,29 @@ fn a_stream_of_small_requests_does_not_starve_a_large_one() {
     pool.check();
 }
 
+/// Nobody is passed by what takes nothing, and nobody who is due is before it.
+#[test]
+fn zero_bytes_pass_nobody_and_are_always_served() {
+    let pool = pool(2 << 10);
+    let held = pool.alloc(Request::bytes(1 << 10)).unwrap();
+    let nothing = || [Request::bytes(0), Request::bytes(0).wait(LONG)];
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| pool.alloc(Request::bytes(2 << 10).wait(LONG)).map(drop));
+        until(|| pool.stats().waiting == 1);
+        for _ in 0..20 {
+            assert_eq!(pool.alloc_all(&nothing()).unwrap().len(), 2);
+            assert!(pollster::block_on(pool.alloc_async(Request::bytes(0))).is_ok());
+        }
+        for pass in 0..20 {
+            assert_eq!(pool.alloc(Request::bytes(1)).is_ok(), pass < 16, "pass {pass}");
+        }
+        assert_eq!(pool.alloc_all(&nothing()).unwrap().len(), 2);
+        drop(held);
+        waiter.join().unwrap().unwrap();
+    });
+    pool.check();
+}
+
 #[test]
 fn a_batch_is_granted_whole_or_not_at_all() {
     let pool = pool(16 << 10);
@@ -143,6 +166,34 @@ fn a_batch_is_granted_whole_or_not_at_all() {
     assert_eq!((before.used_peak_bytes, after.failures), (after.used_peak_bytes, 1));
     assert!(pool.alloc_all(&[]).unwrap().is_empty());
     pool.check();
+}
+
+/// The slabs of the series may leave a batch no room where slabs of its own sizes do.
+#[test]
+fn a_batch_that_fits_the_budget_is_served_in_any_order() {
+    for batch in [[2, 38], [38, 2], [20, 20], [19, 21]] {
+        for patience in [None, Some(LONG)] {
+            let pool = Pool::host(Config::new(64 << 10)).unwrap();
+            let held = [8, 16].map(|kib| pool.alloc(Request::bytes(kib << 10)).unwrap());
+            assert_eq!(pool.stats().reserved_bytes, 24 << 10);
+            let request = |kib: u64| match patience {
+                Some(patience) => Request::bytes(kib << 10).wait(patience),
+                None => Request::bytes(kib << 10),
+            };
+            assert_eq!(pool.alloc_all(&batch.map(request)).unwrap().len(), 2, "{batch:?}");
+            // And in line, once somebody has left two slabs, neither of which has the sizes of the batch.
+            pool.trim();
+            let rest = [32, 8].map(|kib| pool.alloc(Request::bytes(kib << 10)).unwrap());
+            thread::scope(|scope| {
+                let waiter = scope.spawn(|| pool.alloc_all(&batch.map(|kib| Request::bytes(kib << 10).wait(LONG))));
+                until(|| pool.stats().waiting == 1);
+                drop(rest);
+                assert_eq!(waiter.join().unwrap().unwrap().len(), 2, "{batch:?}");
+            });
+            drop(held);
+            pool.check();
+        }
+    }
 }
 
 /// Two threads that each need two halves: one by one they block each other; as a batch they do not.
@@ -185,6 +236,21 @@ fn the_reserve_is_for_high_priority_alone() {
         let _high = pool.alloc(Request::bytes(15 << 10).priority(Priority::High)).unwrap();
         pool.check();
     }
+}
+
+/// What only the reserve could serve is refused as full, and costs nobody the slabs that stand ready.
+#[test]
+fn a_request_that_may_not_use_the_reserve_leaves_its_slabs_alone() {
+    let pool = Pool::host(Config::new(64 << 10).reserve(16 << 10)).unwrap();
+    let _held = pool.alloc(Request::bytes(48 << 10)).unwrap();
+    drop(pool.alloc(Request::bytes(16 << 10).priority(Priority::High)).unwrap());
+    assert_eq!(pool.stats().slabs, 2);
+    let request = || Request::bytes(8 << 10);
+    assert!(pool.alloc(request()).unwrap_err().is_full());
+    assert!(pool.alloc(request().wait(Duration::from_millis(20))).unwrap_err().is_timeout());
+    assert_eq!(pool.stats().slabs, 2, "given back in vain");
+    assert!(pool.alloc(request().priority(Priority::High)).is_ok());
+    pool.check();
 }
 
 #[test]
@@ -269,6 +335,37 @@ fn a_lost_device_lets_its_waiters_go() {
     pool.check();
 }
 
+/// The pool's thread reserves slabs for futures, and outlives a backend that panics there.
+#[test]
+fn a_backend_that_panics_lets_its_futures_go() {
+    let backend = Watched::new();
+    let seen = Arc::clone(&backend.seen);
+    let config = Config::new(1024).slabs(SlabPolicy::PerBlock);
+    let pool = Pool::with_backend(backend, &config).unwrap();
+    for _ in 0..2 {
+        seen.panics.store(1, Ordering::SeqCst);
+        let held = pool.alloc(Request::bytes(1024)).unwrap();
+        seen.refuse_over.store(1, Ordering::SeqCst);
+        let mut futures =
+            [(); 3].map(|()| Box::pin(pool.alloc_async(Request::bytes(1000).wait(Duration::from_secs(20)))));
+        let mut context = Context::from_waker(Waker::noop());
+        for future in &mut futures {
+            assert!(future.as_mut().poll(&mut context).is_pending());
+        }
+        drop(held);
+        until(|| pool.stats().waiting == 0);
+        for future in &mut futures {
+            let Poll::Ready(Err(error)) = future.as_mut().poll(&mut context) else {
+                panic!("still in line, or served")
+            };
+            assert_eq!(error.kind(), ErrorKind::Device, "{error}");
+        }
+        seen.refuse_over.store(0, Ordering::SeqCst);
+    }
+    assert!(pollster::block_on(pool.alloc_async(Request::bytes(1024).wait(LONG))).is_ok());
+    pool.check();
+}
+
 #[derive(Default)]
 struct Woken {
     times: AtomicU64,
@@ -339,6 +436,44 @@ fn a_waker_that_panics_harms_nobody_else() {
     until(|| woken.is_woken.load(Ordering::SeqCst));
     drop((late, first, second));
     assert_eq!((pool.stats().waiting, pool.stats().used_bytes), (0, 0));
+    pool.check();
+}
+
+/// When it is dropped, another thread frees a block, and is waited for.
+struct Frees(Mutex<Option<Block<Host>>>, mpsc::Sender<bool>);
+
+impl Wake for Frees {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Frees {
+    fn drop(&mut self) {
+        let held = self.0.lock().unwrap().take();
+        let freed = thread::spawn(|| drop(held));
+        let start = Instant::now();
+        while !freed.is_finished() && start.elapsed() < Duration::from_secs(10) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let _ = self.1.send(freed.is_finished());
+    }
+}
+
+/// A waker is a user's code, also where it is dropped: the one who frees puts a block into the seat of just this future.
+#[test]
+fn a_waker_may_wait_for_one_who_frees() {
+    let pool = pool(1024);
+    let held = pool.alloc(Request::bytes(1024)).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    let frees = Waker::from(Arc::new(Frees(Mutex::new(Some(held)), sender)));
+    let mut future = Box::pin(pool.alloc_async(Request::bytes(1024).wait(LONG)));
+    assert!(future.as_mut().poll(&mut Context::from_waker(&frees)).is_pending());
+    drop(frees);
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    assert!(receiver.recv().unwrap(), "the pool was locked while a waker was dropped");
+    until(|| woken.is_woken.load(Ordering::SeqCst));
+    assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
     pool.check();
 }
 

@@ -107,6 +107,15 @@ pub trait Backend: Send + Sync + 'static {
     /// length the device cannot repeat; whatever the device reports.
     fn fill(&self, slab: &Self::Slab, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()>;
 
+    /// Zeroes the first `len` bytes of the span, unless that has to wait for another thread. Whether it did. For memory that
+    /// nobody owns: who looks for memory must not wait for one who may be waiting for him.
+    ///
+    /// # Errors
+    /// As [`fill`](Backend::fill).
+    fn zero_if_free(&self, slab: &Self::Slab, span: &mut Span, len: u64) -> Result<bool> {
+        self.fill(slab, span, len, &[0]).map(|()| true)
+    }
+
     /// Copies `len` bytes from one span to another, in one slab or between two.
     ///
     /// # Errors

@@ -133,6 +133,10 @@ impl<B: Backend> Shared<B> {
     /// All steps but the first and waiting. Who would wait in line does not wait for the device either: that has no deadline.
     pub(super) fn try_obtain(&self, requests: &[Request], is_async: bool) -> Result<Vec<Home<B::Slab>>, NotNow> {
         self.check_batch(requests).map_err(|error| (error, None))?;
+        // They take nothing, so they pass nobody, and nobody is before them.
+        if requests.iter().all(|request| request.bytes == 0) {
+            return Ok(Vec::new());
+        }
         let patience = requests.iter().map(|request| request.wait).min().flatten();
         match self.attempt(requests, !is_async && patience.is_none()) {
             Ok(Ok(homes)) => Ok(homes),
@@ -204,7 +208,7 @@ impl<B: Backend> Shared<B> {
                 && slabs_left > 0
             {
                 slabs_left -= 1;
-                match self.grow(&requests[index]) {
+                match self.grow(&requests[index], gave_back && requests.len() > 1) {
                     // With the lock held since: the new slab is this request's first.
                     Grown::Slab(mut state) => {
                         has_grown = true;
@@ -234,7 +238,7 @@ impl<B: Backend> Shared<B> {
                 Err(Short::Turn) => return Ok(Err(self.no_room(&self.state(), requests))),
                 Err(Short::Of(index)) => &requests[index],
             };
-            if !gave_back && may(Step::Grow) && may(Step::GiveBack) && self.give_back_empty(short.bytes, may_block)? {
+            if !gave_back && may(Step::Grow) && may(Step::GiveBack) && self.give_back_empty(short, may_block)? {
                 gave_back = true;
                 continue;
             }

@@ -49,8 +49,8 @@ impl<B: Backend> Drop for Burial<'_, B> {
 
 impl<B: Backend> Shared<B> {
     /// Step 4: a slab of the next size in the series or of the request, whichever is larger; halved as long as the
-    /// device refuses it and the request still fits.
-    pub(super) fn grow(&self, request: &Request) -> Grown<'_, B> {
+    /// device refuses it and the request still fits. `exactly` of the request, where others of its batch need the rest.
+    pub(super) fn grow(&self, request: &Request, exactly: bool) -> Grown<'_, B> {
         let bytes = request.bytes;
         let Some(least_bytes) = self.slab_bytes_least(bytes) else { return Grown::NoBudget };
         let mut slab_bytes = {
@@ -60,7 +60,8 @@ impl<B: Backend> Shared<B> {
                 return Grown::NoBudget;
             }
             let most_bytes = left_bytes.min(round_down(self.limits.slab.bytes, self.limits.granule_bytes));
-            self.slab_bytes_next(state.slab_count(), left_bytes).max(least_bytes).min(most_bytes)
+            let next_bytes = if exactly { 0 } else { self.slab_bytes_next(state.slab_count(), left_bytes) };
+            next_bytes.max(least_bytes).min(most_bytes)
         };
         loop {
             match self.create_slab(slab_bytes) {
@@ -124,6 +125,7 @@ impl<B: Backend> Shared<B> {
     /// Steps 4 and 5 for one who waits in line and who may be served: a new slab serves the line in turn. Nothing here waits
     /// for the device: whoever has its stream may be waiting for this thread.
     pub(super) fn reserve_for(&self, seat: &Seat<B::Slab>) {
+        let is_batch = seat.requests().len() > 1;
         // As in `attempt`.
         let (mut gave_back, mut slabs_left) = (false, seat.requests().len());
         loop {
@@ -131,7 +133,7 @@ impl<B: Backend> Shared<B> {
             let Some(short) = self.state().short_of(seat) else { return };
             if short.may(Step::Grow)
                 && slabs_left > 0
-                && let Grown::Slab(mut state) = self.grow(short)
+                && let Grown::Slab(mut state) = self.grow(short, gave_back && is_batch)
             {
                 let seats = state.serve();
                 slabs_left -= 1;
@@ -143,7 +145,7 @@ impl<B: Backend> Shared<B> {
             if gave_back || !short.may(Step::Grow) || !short.may(Step::GiveBack) {
                 return;
             }
-            match self.give_back_empty(short.bytes, false) {
+            match self.give_back_empty(short, false) {
                 Ok(true) => gave_back = true,
                 _ => return,
             }
@@ -152,11 +154,11 @@ impl<B: Backend> Shared<B> {
 
     /// Step 5. Whether another attempt is worth while. Unless it `may_block`, the device is not waited for: slabs that it
     /// still uses leave when it is done, and who looks then finds their bytes.
-    pub(super) fn give_back_empty(&self, bytes: u64, may_block: bool) -> Result<bool> {
+    pub(super) fn give_back_empty(&self, request: &Request, may_block: bool) -> Result<bool> {
         let point = {
             let mut state = self.state();
             let possible_bytes = state.left_bytes() + state.leaving_bytes() + state.empty_bytes();
-            if possible_bytes < bytes {
+            if possible_bytes < request.bytes || !state.may_use(request.bytes, request.priority) {
                 return Ok(false);
             }
             state.detach_empty(self.backend.recorded());
@@ -200,16 +202,16 @@ impl<B: Backend> Shared<B> {
     fn zero_retired(&self) {
         let dirty = self.state().take_dirty();
         for retired in dirty {
-            let is_done = self.zero(&retired.home);
+            let Home { slab, extent } = &retired.home;
+            let mut span = span_of(&retired.home);
+            let is_done = self.backend.zero_if_free(&slab.memory, &mut span, extent.bytes()).unwrap_or(false);
             self.state().zeroed(retired, is_done);
         }
     }
 
     /// Zeroes all of a block that nobody has. Whether it could: a thread that records cannot, and another must.
     pub(super) fn zero(&self, home: &Home<B::Slab>) -> bool {
-        let held_bytes = home.extent.bytes();
-        let mut span = Span::new(home.slab.serial, home.extent.offset(), held_bytes);
-        self.backend.fill(&home.slab.memory, &mut span, held_bytes, &[0]).is_ok()
+        self.backend.fill(&home.slab.memory, &mut span_of(home), home.extent.bytes(), &[0]).is_ok()
     }
 
     fn bury(&self, completed: Point) {
@@ -243,4 +245,9 @@ impl<B: Backend> Shared<B> {
         self.settle_completed();
         before_bytes.saturating_sub(self.state().reserved_bytes())
     }
+}
+
+/// All that a home holds, where no block has a span of it.
+fn span_of<S>(home: &Home<S>) -> Span {
+    Span::new(home.slab.serial, home.extent.offset(), home.extent.bytes())
 }

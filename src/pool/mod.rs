@@ -97,6 +97,11 @@ impl<B: Backend> Front<B> {
 impl<B: Backend> Drop for Front<B> {
     fn drop(&mut self) {
         let is_closed = {
+            let front = lock(&self.shared.front);
+            if front.strong_count() > 0 {
+                // A block has given out a new handle since.
+                return;
+            }
             let mut state = self.shared.state();
             state.set_orphaned(true);
             state.is_closed()

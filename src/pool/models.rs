@@ -10,7 +10,7 @@ use loom::thread;
 use crate::backend::{Backend, Limit, Limits, Place, PlaceMut, Span};
 use crate::error::{ErrorKind, Result};
 use crate::pool::{Config, Pool, Request, SlabPolicy};
-use crate::sync::Arc;
+use crate::sync::{Arc, AtomicBool};
 
 const LONG: Duration = Duration::from_secs(1000);
 const UNIT: u64 = 64;
@@ -180,6 +180,29 @@ fn closing_lets_go_who_waits() {
         pool.close();
         assert_eq!(thread.join().expect("no panic").expect_err("closed").kind(), ErrorKind::Closed);
         drop(held);
+    });
+}
+
+/// A block may give out a new handle while the last one goes: then that is not the last, and the lists stay.
+#[test]
+fn a_handle_from_a_block_may_meet_the_last_handle() {
+    model(|| {
+        let (pool, _) = pool(WITH_PIECES);
+        let block = pool.alloc(Request::bytes(UNIT)).expect("there is room");
+        // Reference counts are not modelled: this is where the threads meet.
+        let met = Arc::new(AtomicBool::new(false));
+        let meets = Arc::clone(&met);
+        let thread = thread::spawn(move || {
+            meets.store(true, Ordering::Relaxed);
+            drop(pool);
+        });
+        met.load(Ordering::Relaxed);
+        let pool = block.pool();
+        thread.join().expect("no panic");
+        drop(pool.alloc(Request::bytes(UNIT)).expect("there is room"));
+        drop(pool.alloc(Request::bytes(UNIT)).expect("there is room"));
+        assert_eq!(pool.stats().allocations_listed, 1, "a pool with a handle has lists");
+        pool.check();
     });
 }
 

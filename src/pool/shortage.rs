@@ -28,7 +28,8 @@ impl<B: Backend> Shared<B> {
 
     /// The error of the last step. Which of the two it is, is judged by what is left now.
     pub(super) fn no_room(&self, state: &StateOf<B>, requests: &[Request]) -> Error {
-        let fits = self.needed_bytes(requests) <= state.stats().available_bytes();
+        let reserve_bytes = state.reserve_bytes(least_priority(requests));
+        let fits = self.needed_bytes(requests) <= state.stats().available_bytes().saturating_sub(reserve_bytes);
         let kind = if fits { ErrorKind::Fragmented } else { ErrorKind::Full };
         self.shortage(state, requests, kind, Duration::ZERO)
     }
@@ -51,7 +52,6 @@ impl<B: Backend> Shared<B> {
         let mut holders = self.labels.holders(stats.used_bytes, stats.blocks);
         holders.truncate(HOLDERS_NAMED);
         let label = requests.iter().map(|request| &*request.label).find(|label| !label.is_empty());
-        let priority = requests.iter().map(|request| request.priority).min().unwrap_or(Priority::Normal);
         Error::shortage_of(
             kind,
             Shortage {
@@ -67,11 +67,15 @@ impl<B: Backend> Shared<B> {
                 free_bytes: stats.free_bytes,
                 staging_bytes: stats.staging_bytes,
                 largest_free_run_bytes: stats.largest_free_run_bytes,
-                reserve_bytes: state.reserve_bytes(priority),
+                reserve_bytes: state.reserve_bytes(least_priority(requests)),
                 waited,
                 waiting: stats.waiting,
                 holders,
             },
         )
     }
+}
+
+fn least_priority(requests: &[Request]) -> Priority {
+    requests.iter().map(|request| request.priority).min().unwrap_or_default()
 }

@@ -102,11 +102,16 @@ impl<S> Seat<S> {
 
     /// Takes what came of it, or leaves a waker for when something does.
     fn poll(&self, waker: &Waker) -> Option<Result<Vec<Home<S>>>> {
+        // To clone a waker and to drop one is a user's code, which may call the pool: the seat is not locked then.
+        let mut waker = Some(waker.clone());
         let mut result = lock(&self.result);
         if result.homes.is_none() {
-            result.waker = Some(waker.clone());
+            std::mem::swap(&mut result.waker, &mut waker);
         }
-        result.homes.take()
+        let homes = result.homes.take();
+        drop(result);
+        drop(waker);
+        homes
     }
 
     fn sleep(&self, longest: Duration) {
@@ -257,7 +262,11 @@ impl Driver {
             let (pool, stopped) = (Arc::clone(shared), Arc::clone(&stop));
             let run = move || {
                 while !stopped.load(Ordering::Acquire) {
-                    pool.advance();
+                    // A thread that ended here would leave the futures in line for ever, past their deadlines.
+                    if catch_unwind(AssertUnwindSafe(|| pool.advance())).is_err() {
+                        let message = format!("{} panicked while requests waited in line", pool.backend.name());
+                        pool.dismiss(ErrorKind::Device, &message);
+                    }
                     thread::park_timeout(pool.period());
                 }
             };
@@ -350,7 +359,8 @@ impl<B: Backend> Pool<B> {
     /// when the last of them leaves the line. Dropping the future leaves the line, and leaves no trace.
     ///
     /// # Errors
-    /// As [`alloc`](Pool::alloc), when the future is polled.
+    /// As [`alloc`](Pool::alloc), when the future is polled; [`ErrorKind::Device`] if the backend panics in that thread, for
+    /// everybody in line.
     pub fn alloc_async(&self, request: Request) -> impl Future<Output = Result<Block<B>>> + Send + use<B> {
         Single(Allocation::new(self.shared(), &[request]))
     }

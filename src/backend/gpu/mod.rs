@@ -275,6 +275,14 @@ impl Backend for Gpu {
         self.stream()?.fill(self, slab, range, pattern)
     }
 
+    fn zero_if_free(&self, slab: &wgpu::Buffer, span: &mut Span, len: u64) -> Result<bool> {
+        let range = self.words(span, 0, len)?;
+        match self.stream_if_free()? {
+            Some(mut stream) => stream.fill(self, slab, range, &[0]).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
     fn copy(&self, from: Place<'_, wgpu::Buffer>, to: PlaceMut<'_, wgpu::Buffer>, len: u64) -> Result<()> {
         let target = self.words(to.span, to.at, len)?;
         if len == 0 || !from.at.is_multiple_of(WORD_BYTES) {
