@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::watched::Watched;
-use tensorpool::{Block, Config, ErrorKind, Host, Model, Pool, Priority, Request, SlabPolicy, Step};
+use tensorpool::{Block, Config, ErrorKind, Host, Model, Placement, Pool, Priority, Request, SlabPolicy, Step};
 
 /// Long enough that no test waits for it, however slow the machine.
 const LONG: Duration = Duration::from_secs(120);
@@ -73,6 +73,12 @@ fn what_can_never_be_served_never_waits() {
     assert!(start.elapsed() < LONG);
     assert!(pool.alloc(Request::bytes(64 << 10).priority(Priority::High)).is_ok());
     pool.check();
+    // What counts is what they take, which a buddy system rounds up.
+    let pool = Pool::host(Config::new(100 << 10).reserve(30 << 10).placement(Placement::PowerOfTwo)).unwrap();
+    let request = |bytes| Request::bytes(bytes).wait(LONG);
+    assert!(pool.alloc_all(&[request(20 << 10), request(33 << 10)]).unwrap_err().is_over_budget());
+    assert!(pool.alloc_all(&[request(30 << 10), request(32 << 10)]).is_ok());
+    assert!(start.elapsed() < LONG);
 }
 
 #[test]

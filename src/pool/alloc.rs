@@ -159,10 +159,10 @@ impl<B: Backend> Shared<B> {
         let most_bytes = round_down(staged_bytes, self.limits.granule_bytes);
         let mut sum_bytes = 0u64;
         for request in requests.iter().filter(|request| request.bytes > 0) {
-            sum_bytes = sum_bytes.saturating_add(request.bytes);
+            let least_bytes = self.slab_bytes_least(request.bytes).unwrap_or(u64::MAX);
+            sum_bytes = sum_bytes.saturating_add(least_bytes);
             let open_bytes = staged_bytes.saturating_sub(state.reserve_bytes(request.priority));
-            let least_bytes = self.slab_bytes_least(request.bytes).map(|least_bytes| least_bytes.max(request.bytes));
-            if sum_bytes > open_bytes || least_bytes.is_none_or(|least_bytes| least_bytes > most_bytes) {
+            if sum_bytes > open_bytes || least_bytes > most_bytes {
                 state.failed(requests);
                 return Err(self.shortage(&state, requests, ErrorKind::OverBudget, Duration::ZERO));
             }

@@ -46,7 +46,8 @@ impl<B: Ground> Program<B> {
                 let is_high = |ask: &Ask| ask.priority == Priority::High;
                 let kept_bytes = if attempt.any(|ask| !is_high(ask)) { setup.reserve_bytes } else { 0 };
                 let open_bytes = setup.open_bytes() / limits.granule_bytes * limits.granule_bytes;
-                attempt.bytes() > setup.open_bytes().saturating_sub(kept_bytes)
+                let needed_bytes = attempt.asks.iter().map(|ask| slab_bytes(ask, setup, limits));
+                needed_bytes.fold(0, u64::saturating_add) > setup.open_bytes().saturating_sub(kept_bytes)
                     || attempt.any(|ask| slab_bytes(ask, setup, limits) > open_bytes)
             }
             ErrorKind::Full | ErrorKind::Fragmented => !self.must_be_served(attempt),
@@ -61,6 +62,7 @@ impl<B: Ground> Program<B> {
     fn judge_numbers(&self, attempt: &Attempt<'_>, error: &Error) {
         let Some(shortage) = error.shortage() else { return };
         let available_bytes = self.setup.open_bytes() - shortage.used_bytes - shortage.retired_bytes;
+        let available_bytes = available_bytes.saturating_sub(shortage.reserve_bytes);
         let ours = (attempt.bytes(), self.books.live_bytes, self.books.used_bytes);
         assert_eq!(ours, (shortage.asked_bytes, shortage.live_bytes, shortage.used_bytes), "{error}");
         assert!(shortage.needed_bytes >= shortage.asked_bytes, "{error}");
