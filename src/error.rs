@@ -17,7 +17,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum ErrorKind {
     /// The request is larger than the whole budget: it can never be served.
     OverBudget,
-    /// The budget is used up: less is left than was asked for.
+    /// The budget is used up: less is left than was asked for, or it is kept for one who has waited long.
     Full,
     /// Enough bytes are left, but not in one run.
     Fragmented,
@@ -131,6 +131,8 @@ pub struct Shortage {
     pub waited: Duration,
     /// Requests that were waiting in line, this one not counted.
     pub waiting: u64,
+    /// Whether one of them had waited so long that whatever was left was kept for it.
+    pub is_due: bool,
     /// The five labels that held most, largest first.
     pub holders: Vec<Holder>,
 }
@@ -164,6 +166,9 @@ impl Shortage {
         }
         if self.waiting > 0 {
             write!(f, ", {} waiting in line", self.waiting)?;
+            if self.is_due {
+                f.write_str(", one of them first of all")?;
+            }
         }
         write!(
             f,
@@ -235,7 +240,7 @@ impl Error {
         self.0.kind == ErrorKind::OverBudget
     }
 
-    /// Less is left of the budget than was asked for.
+    /// Less is left of the budget than was asked for, or it is kept for one who has waited long.
     pub fn is_full(&self) -> bool {
         self.0.kind == ErrorKind::Full
     }

@@ -124,7 +124,10 @@ fn a_stream_of_small_requests_does_not_starve_a_large_one() {
                     small.push(block);
                 }
                 // It is due: the small ones are refused until it was served.
-                Err(error) => assert!(error.is_no_room() && error.to_string().contains("1 waiting in line"), "{error}"),
+                Err(error) => {
+                    assert!(error.is_full(), "{error:?}");
+                    assert!(error.to_string().contains("1 waiting in line, one of them first of all"), "{error}");
+                }
             }
         }
         assert_eq!(passes, 16, "the bound of passes");

@@ -30,7 +30,7 @@ impl<B: Backend> Shared<B> {
     pub(super) fn no_room(&self, state: &StateOf<B>, requests: &[Request]) -> Error {
         let reserve_bytes = state.reserve_bytes(least_priority(requests));
         let fits = self.needed_bytes(requests) <= state.stats().available_bytes().saturating_sub(reserve_bytes);
-        let kind = if fits { ErrorKind::Fragmented } else { ErrorKind::Full };
+        let kind = if fits && !state.is_due() { ErrorKind::Fragmented } else { ErrorKind::Full };
         self.shortage(state, requests, kind, Duration::ZERO)
     }
 
@@ -70,6 +70,7 @@ impl<B: Backend> Shared<B> {
                 reserve_bytes: state.reserve_bytes(least_priority(requests)),
                 waited,
                 waiting: stats.waiting,
+                is_due: state.is_due(),
                 holders,
             },
         )

@@ -75,6 +75,11 @@ impl<S> State<S> {
         }
     }
 
+    /// Whether somebody in line has been passed so often that nobody else is served before.
+    pub(in crate::pool) fn is_due(&self) -> bool {
+        !self.line.may_be_passed()
+    }
+
     /// Those in line who may be served, in turn.
     pub(in crate::pool) fn candidates(&self) -> Vec<Arc<Seat<S>>> {
         self.line.candidates().into_iter().filter_map(|ticket| self.line.get(ticket).cloned()).collect()
