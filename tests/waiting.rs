@@ -262,6 +262,31 @@ fn a_request_that_may_not_use_the_reserve_leaves_its_slabs_alone() {
     pool.check();
 }
 
+/// Who is due for what he cannot have yet does not keep those of high priority from what he can never have.
+#[test]
+fn who_is_due_does_not_close_the_reserve() {
+    let pool = Pool::host(Config::new(64 << 10).reserve(16 << 10).slabs(SlabPolicy::Single)).unwrap();
+    let rest = pool.alloc(Request::bytes(48 << 10)).unwrap();
+    let high = || Request::bytes(1 << 10).priority(Priority::High);
+    thread::scope(|scope| {
+        let normal = scope.spawn(|| pool.alloc(Request::bytes(48 << 10).wait(LONG)).map(drop));
+        until(|| pool.stats().waiting == 1);
+        for _ in 0..40 {
+            pool.alloc(high()).unwrap();
+        }
+        // In line, too.
+        let all: Vec<_> = (0..16).map(|_| pool.alloc(high()).unwrap()).collect();
+        let waiting = scope.spawn(|| pool.alloc(high().wait(LONG)).map(drop));
+        until(|| pool.stats().waiting == 2);
+        drop(all);
+        waiting.join().unwrap().unwrap();
+        assert_eq!(pool.stats().waiting, 1);
+        drop(rest);
+        normal.join().unwrap().unwrap();
+    });
+    pool.check();
+}
+
 #[test]
 fn a_reserve_over_the_budget_is_an_error() {
     let error = Pool::host(Config::new(1000).reserve(1001)).unwrap_err();

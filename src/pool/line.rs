@@ -5,7 +5,8 @@
 //! - Waiters are served by priority, then by arrival. One that cannot be served does not stop those behind it.
 //! - Everything that is served after a waiter arrived, and arrived after it, *passes* it. A waiter that was passed
 //!   [`PASSES_MAX`] times is *due*: nobody passes it any more, whatever the priority, until it is served or leaves. Several
-//!   that are due go by arrival. So nobody starves.
+//!   that are due go by arrival. So nobody starves. (What is left of a [reserve](super::Config::reserve) is no way past them:
+//!   it is not theirs. [`State`](super::state::State) sees to that.)
 
 use std::time::Instant;
 
@@ -79,6 +80,11 @@ impl<T> Line<T> {
         !self.waiters.iter().any(Waiter::is_due)
     }
 
+    /// Of those that are due, the highest priority.
+    pub(super) fn due_priority(&self) -> Option<Priority> {
+        self.waiters.iter().filter(|waiter| waiter.is_due()).map(|waiter| waiter.priority).max()
+    }
+
     /// A request that was not in line has been served.
     pub(super) fn passed(&mut self) {
         debug_assert!(self.may_be_passed());
@@ -93,6 +99,11 @@ impl<T> Line<T> {
         let mut order: Vec<&Waiter<T>> = self.waiters.iter().collect();
         order.sort_by_key(|waiter| std::cmp::Reverse(waiter.priority));
         order.into_iter().map(|waiter| waiter.ticket).collect()
+    }
+
+    /// Those of one priority, by arrival.
+    pub(super) fn of_priority(&self, priority: Priority) -> Vec<Ticket> {
+        self.waiters.iter().filter(|waiter| waiter.priority == priority).map(|waiter| waiter.ticket).collect()
     }
 
     /// Takes a waiter out that has been served. It has passed all who arrived before it.

@@ -160,6 +160,10 @@ impl<B: Backend> Shards<B> {
     #[inline]
     pub(super) fn take(&self, class: usize, bytes: u64) -> Option<PoolHome<B>> {
         let mut lists = self.own();
+        if self.direct.load(Ordering::Relaxed) {
+            // It is on its way home, to whoever is in line.
+            return None;
+        }
         let place = lists.of_class[class].pop()?;
         lists.tally.alloc(bytes, place.home.extent.bytes());
         Some(place)
@@ -168,6 +172,9 @@ impl<B: Backend> Shards<B> {
     /// As [`take`](Self::take), from the next class above that has an idle block of at most so many bytes.
     pub(super) fn take_larger(&self, class: usize, bytes: u64, most_bytes: u64) -> Option<PoolHome<B>> {
         let mut lists = self.own();
+        if self.direct.load(Ordering::Relaxed) {
+            return None;
+        }
         let larger = lists.of_class[class + 1..].iter_mut().find(|list| !list.is_empty())?;
         let place = larger.pop_if(|place| place.home.extent.bytes() <= most_bytes)?;
         lists.tally.alloc(bytes, place.home.extent.bytes());

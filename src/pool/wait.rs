@@ -356,7 +356,8 @@ impl<B: Backend> Pool<B> {
     /// As [`alloc`](Pool::alloc), without blocking the thread while the request waits in line.
     ///
     /// Works under any executor. While futures wait, one thread of the pool sees to the device and to deadlines; it ends
-    /// when the last of them leaves the line. Dropping the future leaves the line, and leaves no trace.
+    /// when the last of them leaves the line. Dropping the future leaves the line, and leaves no trace. A request that does
+    /// not [wait](Request::wait) does not wait for the device either, as `alloc` does for slabs on their way back.
     ///
     /// # Errors
     /// As [`alloc`](Pool::alloc), when the future is polled; [`ErrorKind::Device`] if the backend panics in that thread, for

@@ -201,24 +201,46 @@ impl<S> State<S> {
     /// Steps 1 and 2 for a request that is not in line: an idle piece of the class, else a place in a slab, fullest slab
     /// first. `None` also if others are before it.
     pub(super) fn take(&mut self, request: &Request) -> Option<Home<S>> {
-        if !self.line.may_be_passed() {
+        if !self.may_be_served(request.priority) {
             return None;
         }
         let home = self.place(request)?;
         self.books.granted(1, request.bytes);
         self.record_alloc(&home, request);
-        self.line.passed();
+        self.passed();
         Some(home)
     }
 
     /// As `take`, for all requests of a batch or none.
     pub(super) fn take_all(&mut self, requests: &[Request]) -> Result<Vec<Home<S>>, Short> {
-        if !self.line.may_be_passed() {
+        let priority = requests.iter().map(|request| request.priority).min().unwrap_or_default();
+        if !self.may_be_served(priority) {
             return Err(Short::Turn);
         }
         let homes = self.take_batch(requests).map_err(Short::Of)?;
-        self.line.passed();
+        self.passed();
         Ok(homes)
+    }
+
+    /// Whether somebody of this priority may be served before who is due: nobody is, or those who are could not have what is
+    /// left.
+    fn may_be_served(&self, priority: Priority) -> bool {
+        match self.line.due_priority() {
+            None => true,
+            Some(due) => due < Priority::High && priority == Priority::High && self.is_reserve_left_alone(),
+        }
+    }
+
+    /// Whether nothing but the reserve is left.
+    fn is_reserve_left_alone(&self) -> bool {
+        self.reserve_bytes > 0 && self.books.left_bytes() <= self.reserve_bytes
+    }
+
+    /// A request that was not in line has been served.
+    fn passed(&mut self) {
+        if self.line.may_be_passed() {
+            self.line.passed();
+        }
     }
 
     fn take_batch(&mut self, requests: &[Request]) -> Result<Vec<Home<S>>, usize> {

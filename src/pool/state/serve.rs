@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use super::State;
-use crate::pool::Request;
 use crate::pool::line::Ticket;
 use crate::pool::wait::Seat;
+use crate::pool::{Priority, Request};
 use crate::sync::Arc;
 
 impl<S> State<S> {
@@ -47,7 +47,7 @@ impl<S> State<S> {
         let mut served = Vec::new();
         self.gather();
         // Each that is served may let others come to be due.
-        while let Some((ticket, seat, homes)) = self.line.candidates().into_iter().find_map(|ticket| {
+        while let Some((ticket, seat, homes)) = self.turns().into_iter().find_map(|ticket| {
             let seat = Arc::clone(self.line.get(ticket)?);
             let homes = self.take_batch(seat.requests()).ok()?;
             Some((ticket, seat, homes))
@@ -82,6 +82,14 @@ impl<S> State<S> {
 
     /// Those in line who may be served, in turn.
     pub(in crate::pool) fn candidates(&self) -> Vec<Arc<Seat<S>>> {
-        self.line.candidates().into_iter().filter_map(|ticket| self.line.get(ticket).cloned()).collect()
+        self.turns().into_iter().filter_map(|ticket| self.line.get(ticket).cloned()).collect()
+    }
+
+    fn turns(&self) -> Vec<Ticket> {
+        let mut turns = self.line.candidates();
+        if self.is_due() && self.may_be_served(Priority::High) {
+            turns.extend(self.line.of_priority(Priority::High));
+        }
+        turns
     }
 }
