@@ -1,0 +1,245 @@
+//! Waiting in line as a future: without a runtime, under executors, and beside wakers and backends that misbehave.
+
+mod support;
+
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::watched::Watched;
+use tensorpool::{Block, Config, ErrorKind, Host, Pool, Priority, Request, SlabPolicy};
+
+/// Long enough that no test waits for it, however slow the machine.
+const LONG: Duration = Duration::from_secs(120);
+
+fn pool(budget_bytes: u64) -> Pool<Host> {
+    Pool::host(Config::new(budget_bytes).slabs(SlabPolicy::Single)).unwrap()
+}
+
+fn until(condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < LONG, "it never came");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The pool's thread reserves slabs for futures, and outlives a backend that panics there.
+#[test]
+fn a_backend_that_panics_lets_its_futures_go() {
+    let backend = Watched::new();
+    let seen = Arc::clone(&backend.seen);
+    let config = Config::new(1024).slabs(SlabPolicy::PerBlock);
+    let pool = Pool::with_backend(backend, &config).unwrap();
+    for _ in 0..2 {
+        seen.panics.store(1, Ordering::SeqCst);
+        let held = pool.alloc(Request::bytes(1024)).unwrap();
+        seen.refuse_over.store(1, Ordering::SeqCst);
+        let mut futures =
+            [(); 3].map(|()| Box::pin(pool.alloc_async(Request::bytes(1000).wait(Duration::from_secs(20)))));
+        let mut context = Context::from_waker(Waker::noop());
+        for future in &mut futures {
+            assert!(future.as_mut().poll(&mut context).is_pending());
+        }
+        drop(held);
+        until(|| pool.stats().waiting == 0);
+        for future in &mut futures {
+            let Poll::Ready(Err(error)) = future.as_mut().poll(&mut context) else {
+                panic!("still in line, or served")
+            };
+            assert_eq!(error.kind(), ErrorKind::Device, "{error}");
+        }
+        seen.refuse_over.store(0, Ordering::SeqCst);
+    }
+    assert!(pollster::block_on(pool.alloc_async(Request::bytes(1024).wait(LONG))).is_ok());
+    pool.check();
+}
+
+#[derive(Default)]
+struct Woken {
+    times: AtomicU64,
+    is_woken: AtomicBool,
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.times.fetch_add(1, Ordering::SeqCst);
+        self.is_woken.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn futures_wait_without_a_runtime_and_leave_no_trace() {
+    let pool = pool(1024);
+    let held = pool.alloc(Request::bytes(1024)).unwrap();
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut context = Context::from_waker(&waker);
+    let mut dropped = Box::pin(pool.alloc_async(Request::bytes(1024).wait(LONG)));
+    let mut first = Box::pin(pool.alloc_async(Request::bytes(1024).wait(LONG)));
+    let mut second = Box::pin(pool.alloc_async(Request::bytes(512).wait(LONG)));
+    assert!(dropped.as_mut().poll(&mut context).is_pending());
+    assert!(first.as_mut().poll(&mut context).is_pending());
+    assert!(second.as_mut().poll(&mut context).is_pending());
+    assert_eq!(pool.stats().waiting, 3);
+    drop(dropped);
+    assert_eq!(pool.stats().waiting, 2);
+    drop(held);
+    until(|| woken.is_woken.load(Ordering::SeqCst));
+    assert_eq!(woken.times.load(Ordering::SeqCst), 1, "just the one who can go on is woken");
+    assert!(second.as_mut().poll(&mut context).is_pending());
+    // Served, and dropped before anybody looked: the memory goes to the next.
+    drop(first);
+    until(|| woken.times.load(Ordering::SeqCst) == 2);
+    let Poll::Ready(block) = second.as_mut().poll(&mut context) else { panic!("not ready") };
+    assert_eq!(block.unwrap().bytes(), 512);
+    assert_eq!((pool.stats().waiting, pool.stats().blocks), (0, 0));
+    pool.check();
+}
+
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("as the test wants");
+    }
+}
+
+/// Neither who frees the memory, nor the others in line, nor the thread that sees to them.
+#[test]
+fn a_waker_that_panics_harms_nobody_else() {
+    let pool = pool(1024);
+    let held = pool.alloc(Request::bytes(1024)).unwrap();
+    let (panics, woken) = (Waker::from(Arc::new(Panics)), Arc::new(Woken::default()));
+    let request = |patience| Request::bytes(512).wait(patience);
+    let mut late = Box::pin(pool.alloc_async(request(Duration::from_millis(1))));
+    assert!(late.as_mut().poll(&mut Context::from_waker(&panics)).is_pending());
+    until(|| pool.stats().timeouts == 1);
+    assert!(pollster::block_on(pool.alloc_async(request(Duration::from_millis(1)))).unwrap_err().is_timeout());
+    let mut first = Box::pin(pool.alloc_async(request(LONG)));
+    let mut second = Box::pin(pool.alloc_async(request(LONG)));
+    assert!(first.as_mut().poll(&mut Context::from_waker(&panics)).is_pending());
+    let waker = Waker::from(Arc::clone(&woken));
+    assert!(second.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    drop(held);
+    until(|| woken.is_woken.load(Ordering::SeqCst));
+    drop((late, first, second));
+    assert_eq!((pool.stats().waiting, pool.stats().used_bytes), (0, 0));
+    pool.check();
+}
+
+/// When it is dropped, another thread frees a block, and is waited for.
+struct Frees(Mutex<Option<Block<Host>>>, mpsc::Sender<bool>);
+
+impl Wake for Frees {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Frees {
+    fn drop(&mut self) {
+        let held = self.0.lock().unwrap().take();
+        let freed = thread::spawn(|| drop(held));
+        let start = Instant::now();
+        while !freed.is_finished() && start.elapsed() < Duration::from_secs(10) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let _ = self.1.send(freed.is_finished());
+    }
+}
+
+/// A waker is a user's code, also where it is dropped: the one who frees puts a block into the seat of just this future.
+#[test]
+fn a_waker_may_wait_for_one_who_frees() {
+    let pool = pool(1024);
+    let held = pool.alloc(Request::bytes(1024)).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    let frees = Waker::from(Arc::new(Frees(Mutex::new(Some(held)), sender)));
+    let mut future = Box::pin(pool.alloc_async(Request::bytes(1024).wait(LONG)));
+    assert!(future.as_mut().poll(&mut Context::from_waker(&frees)).is_pending());
+    drop(frees);
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    assert!(receiver.recv().unwrap(), "the pool was locked while a waker was dropped");
+    until(|| woken.is_woken.load(Ordering::SeqCst));
+    assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
+    pool.check();
+}
+
+#[test]
+fn a_future_ends_at_its_deadline() {
+    let pool = pool(1024);
+    let _held = pool.alloc(Request::bytes(1024)).unwrap();
+    let short = pool.alloc_async(Request::bytes(1).wait(Duration::from_millis(20)));
+    assert!(pollster::block_on(short).unwrap_err().is_timeout());
+    let none = pool.alloc_async(Request::bytes(1));
+    assert!(pollster::block_on(none).unwrap_err().is_no_room());
+    let batch = pool.alloc_all_async(&[Request::bytes(0), Request::bytes(0)]);
+    assert_eq!(pollster::block_on(batch).unwrap().len(), 2);
+    pool.check();
+}
+
+/// Under another executor, on one thread and on two: tasks that wait for each other's memory all come to their end.
+#[test]
+fn tasks_wait_under_tokio() {
+    for workers in [0, 2] {
+        let mut builder = match workers {
+            0 => tokio::runtime::Builder::new_current_thread(),
+            _ => tokio::runtime::Builder::new_multi_thread(),
+        };
+        let runtime = builder.worker_threads(workers.max(1)).build().unwrap();
+        let pool = pool(4096);
+        let tasks: Vec<_> = (0..50u64)
+            .map(|task| {
+                let pool = pool.clone();
+                runtime.spawn(async move {
+                    for round in 0..20 {
+                        let bytes = (task * 131 + round * 577) % 4096 + 1;
+                        let block = pool.alloc_async(Request::bytes(bytes).wait(LONG)).await.unwrap();
+                        tokio::task::yield_now().await;
+                        assert_eq!(block.bytes(), bytes);
+                    }
+                })
+            })
+            .collect();
+        runtime.block_on(async {
+            for task in tasks {
+                task.await.unwrap();
+            }
+        });
+        let stats = pool.stats();
+        assert_eq!((stats.waiting, stats.blocks, stats.failures, stats.allocations), (0, 0, 0, 1000));
+        assert!(stats.allocations_waited > 0);
+        pool.check();
+    }
+}
+
+/// Many threads and futures on little memory: all are served, and the books balance.
+#[test]
+fn a_crowd_is_served() {
+    let pool = Pool::host(Config::new(32 << 10)).unwrap();
+    thread::scope(|scope| {
+        for thread in 0..6u64 {
+            let pool = &pool;
+            scope.spawn(move || {
+                for round in 0..300u64 {
+                    let bytes = (thread * 7919 + round * 104_729) % (20 << 10) + 1;
+                    let priority = [Priority::Low, Priority::Normal, Priority::High][(round % 3) as usize];
+                    let request = Request::bytes(bytes).priority(priority).wait(LONG);
+                    let block = if round % 2 == 0 {
+                        pool.alloc(request)
+                    } else {
+                        pollster::block_on(pool.alloc_async(request))
+                    };
+                    assert_eq!(block.unwrap().bytes(), bytes);
+                }
+            });
+        }
+    });
+    let stats = pool.stats();
+    assert_eq!((stats.waiting, stats.blocks, stats.failures, stats.allocations), (0, 0, 0, 1800));
+    pool.check();
+}
