@@ -73,6 +73,31 @@ fn peaks_of_one_thread_are_exact() {
     }
 }
 
+/// An empty list takes idle pieces of its class with the one that is asked for, and cuts none for itself.
+#[test]
+fn an_empty_list_is_filled_with_what_is_idle() {
+    let pool = pool(64 * KIB);
+    // Every other one stays, so that no page goes home.
+    let mut blocks: Vec<_> = (0..64).map(|_| pool.alloc(Request::bytes(64)).ok()).collect();
+    blocks.iter_mut().step_by(2).for_each(|block| *block = None);
+    let before = pool.stats();
+    let in_list = (before.cached_bytes / 64).min(16);
+    assert_eq!(in_list, 16, "{before:?}");
+    let again: Vec<_> = (0..16).map(|_| pool.alloc(Request::bytes(64)).unwrap()).collect();
+    let (more, stats) = (pool.alloc(Request::bytes(64)).unwrap(), pool.stats());
+    let hits = stats.allocations_listed - before.allocations_listed;
+    assert!((8..=16).contains(&hits), "a list holds half or more of its sixteen: {hits}");
+    let next: Vec<_> = (0..7).map(|_| pool.alloc(Request::bytes(64)).unwrap()).collect();
+    let stats = pool.stats();
+    // Of twenty-four, one for each eight passes the lock at most.
+    let missed = 24 - (stats.allocations_listed - before.allocations_listed);
+    assert!((1..=3).contains(&missed), "{missed} missed: {stats:?}");
+    assert_eq!(stats.used_bytes, 64 * (32 + 24));
+    pool.check();
+    drop((again, more, next, blocks));
+    assert_eq!(pool.alloc(Request::bytes(64 * KIB)).unwrap().bytes(), 64 * KIB);
+}
+
 #[test]
 fn lists_are_bounded_and_flow_home() {
     let pool = pool(1024 * KIB);
@@ -268,7 +293,7 @@ fn the_last_handle_empties_the_lists() {
     let pool = kept.pool();
     drop(pool.alloc(Request::bytes(100)).unwrap());
     drop(pool.alloc(Request::bytes(100)).unwrap());
-    assert_eq!(pool.stats().allocations_listed, 1);
+    assert!(pool.stats().allocations_listed > 0);
     drop(pool);
     drop(kept);
     assert_eq!(backend.reserved(), 0);

@@ -35,11 +35,23 @@ impl<B: Backend> Shared<B> {
         let is_plain = request.align_bytes.is_power_of_two() && request.align_bytes <= self.limits.alignment_bytes;
         if is_plain && let Some(class) = self.classes.of(request.bytes) {
             self.backend.check()?;
-            if let Some(place) = self.shards.take(class, request.bytes) {
+            if let Some(place) = self.shards.take(class, request.bytes, |tally| self.fill(request, tally)) {
                 return Block::new(place, request);
             }
         }
         self.alloc_from_slabs(request)
+    }
+
+    /// A place for the request and idle pieces of the same class, for a list that is empty. Only what is idle in this class
+    /// already: whatever is larger may be wanted whole.
+    fn fill(self: &Arc<Self>, request: &Request, tally: Tally) -> Option<(PoolHome<B>, Vec<PoolHome<B>>)> {
+        let mut state = self.state();
+        state.fold(tally);
+        let home = state.take(request)?;
+        let others = state.take_idle(request.bytes, &home);
+        drop(state);
+        let place = |home| PoolHome { shared: Arc::clone(self), home };
+        Some((place(home), others.into_iter().map(place).collect()))
     }
 
     fn alloc_from_slabs(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {

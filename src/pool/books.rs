@@ -49,6 +49,12 @@ impl Books {
         self.out_bytes += held_bytes;
     }
 
+    /// An extent has left its space for a list.
+    pub(super) fn take_listed(&mut self, held_bytes: u64) {
+        self.out_bytes += held_bytes;
+        self.listed_bytes += held_bytes as i64;
+    }
+
     /// And is back.
     pub(super) fn put_back(&mut self, held_bytes: u64) {
         self.out_bytes -= held_bytes;

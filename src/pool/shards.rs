@@ -31,8 +31,12 @@ use crate::sync::{Arc, AtomicBool, Latch, LatchGuard, Ordering, home, set_home, 
 const SHARDS_MAX: usize = if cfg!(loom) { 2 } else { 64 };
 
 /// What a list of one class holds at most: 16 pieces keep a layer's small tensors, and 64 KiB bound what lies idle.
-const LIST_HOMES: usize = if cfg!(loom) { 2 } else { 16 };
-const LIST_BYTES: u64 = 64 << 10;
+const LIST_HOMES: usize = if cfg!(loom) { 4 } else { 16 };
+pub(super) const LIST_BYTES: u64 = 64 << 10;
+
+/// How many idle pieces of its class an empty list gets with the one that is asked for: half of what it holds, so that the
+/// next few of either kind, allocations or frees, need not pass the pool's lock.
+pub(super) const REFILL: usize = LIST_HOMES / 2 - 1;
 
 /// Classes that have lists, from the smallest block on: 64 bytes to 64 KiB on the host.
 const CLASSES: usize = 11;
@@ -156,17 +160,27 @@ impl<B: Backend> Shards<B> {
         (0..self.count()).map(of_shard).sum::<usize>() as u64
     }
 
-    /// A block from this thread's list.
+    /// A block from this thread's list. Where that is empty, `fill` is called with the shard locked, as `spill` is in
+    /// [`give`](Self::give): it finds the block elsewhere, and up to [`REFILL`] others that the list is to have.
     #[inline]
-    pub(super) fn take(&self, class: usize, bytes: u64) -> Option<PoolHome<B>> {
+    pub(super) fn take(
+        &self,
+        class: usize,
+        bytes: u64,
+        fill: impl FnOnce(Tally) -> Option<(PoolHome<B>, Vec<PoolHome<B>>)>,
+    ) -> Option<PoolHome<B>> {
         let mut lists = self.own();
         if self.direct.load(Ordering::Relaxed) {
-            // It is on its way home, to whoever is in line.
+            // What is in a list is on its way home, to whoever is in line.
             return None;
         }
-        let place = lists.of_class[class].pop()?;
-        lists.tally.alloc(bytes, place.home.extent.bytes());
-        Some(place)
+        match lists.of_class[class].pop() {
+            Some(place) => {
+                lists.tally.alloc(bytes, place.home.extent.bytes());
+                Some(place)
+            }
+            None => lists.fill(class, fill),
+        }
     }
 
     /// As [`take`](Self::take), from the next class above that has an idle block of at most so many bytes.
@@ -279,6 +293,17 @@ impl<B: Backend> Lists<B> {
         let leaving: Vec<_> = list.drain(..half).collect();
         let tally = self.tell_without(&leaving);
         spill(leaving, tally);
+    }
+
+    #[cold]
+    fn fill(
+        &mut self,
+        class: usize,
+        fill: impl FnOnce(Tally) -> Option<(PoolHome<B>, Vec<PoolHome<B>>)>,
+    ) -> Option<PoolHome<B>> {
+        let (place, others) = fill(std::mem::take(&mut self.tally))?;
+        self.of_class[class].extend(others);
+        Some(place)
     }
 
     /// What is to be told, once these are out of the lists too.

@@ -193,7 +193,8 @@ mod tests {
             let name = contestant.name();
             let roomy = contestant.needs(&workload, 64 << 30);
             assert_eq!(roomy.failures, 0, "{name}");
-            if let Some(reserved_bytes) = roomy.reserved_peak_bytes {
+            // What the heap has for a `Vec` is the whole process's, whose other tests run meanwhile.
+            if let Some(reserved_bytes) = roomy.reserved_peak_bytes.filter(|_| contestant.bound() != Bound::None) {
                 assert!(reserved_bytes >= workload.live_peak_bytes, "{name}: {reserved_bytes}");
             }
             assert!(contestant.event_ns(&workload, 64 << 30) > 0.0, "{name}");

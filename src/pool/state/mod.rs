@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::pool::books::Books;
 use crate::pool::line::Line;
 use crate::pool::record::Record;
-use crate::pool::shards::Tally;
+use crate::pool::shards::{LIST_BYTES, REFILL, Tally};
 use crate::pool::wait::Seat;
 use crate::pool::{Limits, Placement, Priority, Request, SlabPolicy, Stats};
 use crate::space::{Extent, Space};
@@ -249,6 +249,24 @@ impl<S> State<S> {
         let served = requests.iter().filter(|request| request.bytes > 0);
         homes.iter().zip(served).for_each(|(home, request)| self.record_alloc(home, request));
         Ok(homes)
+    }
+
+    /// Idle pieces of the class of a small block that was just placed, as many as a list takes: out of their spaces, with
+    /// nobody to hold them.
+    pub(super) fn take_idle(&mut self, bytes: u64, placed: &Home<S>) -> Vec<Home<S>> {
+        let (held_bytes, mut homes) = (placed.extent.bytes(), Vec::new());
+        let most = if placed.extent.is_piece() { REFILL.min((LIST_BYTES / held_bytes) as usize) } else { 0 };
+        while homes.len() < most
+            && let Some((index, extent)) = self.find(|space| space.alloc_cached(bytes), |_| true)
+        {
+            // The same size in every slab that has such a class.
+            debug_assert_eq!(extent.bytes(), held_bytes);
+            let slab = Arc::clone(&self.entry(self.order[index]).slab);
+            self.settle(index);
+            self.books.take_listed(held_bytes);
+            homes.push(Home { slab, extent });
+        }
+        homes
     }
 
     /// Takes back what was granted to the requests and nobody has seen.
