@@ -385,8 +385,8 @@ fn other_failures_have_their_codes() {
         assert!(run.stderr.starts_with("error: "), "{args}: {}", run.stderr);
     }
     let help = Run::host("--help").succeeds().stdout;
-    for option in ["device", "budget", "hidden", "batch", "optimizer", "lr", "epochs", "steps", "seed", "data", "step"]
-    {
+    let options = ["device", "budget", "hidden", "batch", "optimizer", "lr", "epochs", "steps", "seed", "data", "step"];
+    for option in options.into_iter().chain(["trace"]) {
         assert!(help.lines().any(|line| line.trim_start().starts_with(&format!("--{option} <"))), "{option}: {help}");
     }
     assert!(help.contains("Examples") && help.lines().all(|line| line.len() <= 120), "{help}");

@@ -79,7 +79,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub log_every: Option<u64>,
 
-    /// Write every allocation and free to this file, as a trace that `replay` reads (gzipped if it ends in .gz)
+    /// Write every allocation and free to a trace, for `--example replay` (gzipped if .gz)
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
 
@@ -95,7 +95,7 @@ Examples, after `cargo run --release --example train_mlp --`:
   --allocator naive --budget 16MiB          what it takes without a pool
   --device gpu --steps 100 --log-every 10   any GPU, also one in software
   --data ~/fashion-mnist --json             other data, output for programs
-  --trace mlp.trace.gz                      what it asks its memory for, for `--example replay`
+  --trace mlp.trace.gz                      what it asks its memory for
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the budget is too small.";
 
