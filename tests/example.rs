@@ -12,6 +12,7 @@ use serde_json::Value;
 use support::say;
 use tensorpool::Host;
 use tensorpool::nn::{Allocator, Needs, Optimizer, Settings, StepKind, needs};
+use tensorpool::trace::{Event, Trace};
 
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/train_mlp/data");
 
@@ -390,6 +391,24 @@ fn other_failures_have_their_codes() {
         assert!(help.lines().any(|line| line.trim_start().starts_with(&format!("--{option} <"))), "{option}: {help}");
     }
     assert!(help.contains("Examples") && help.lines().all(|line| line.len() <= 120), "{help}");
+}
+
+/// Steps and labels are in it, and its peak is the run's.
+#[test]
+fn the_trace_is_the_run() {
+    let path = std::env::temp_dir().join(format!("tensorpool-example-{}.trace.gz", std::process::id()));
+    let run = Run::host(&format!("--hidden 32 --steps 5 --json --trace {}", path.display())).succeeds();
+    let trace = Trace::read(&path).unwrap().remove(0);
+    std::fs::remove_file(&path).unwrap();
+    let steps = trace.events().iter().filter(|event| matches!(event, Event::Step { .. })).count();
+    assert_eq!(steps, 5);
+    let is_weights = |event: &Event| matches!(event, Event::Alloc { label, .. } if trace.label(*label) == "weights 1");
+    assert_eq!(trace.events().iter().filter(|event| is_weights(event)).count(), 1);
+    let end = run.events_named("end").pop().unwrap();
+    assert_eq!(end["live_peak_bytes"], trace.live_peak_bytes());
+    let run = Run::host("--steps 1 --json --trace /nowhere/at/all.trace");
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    assert!(run.stderr.contains("/nowhere/at/all.trace"), "{}", run.stderr);
 }
 
 /// As under `| head -1`.
