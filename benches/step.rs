@@ -35,7 +35,7 @@ fn batch() -> (Vec<f32>, Vec<u32>) {
 
 fn in_the_pool(kind: StepKind) -> impl FnMut() -> f32 {
     let budget = needs(&Host, &settings(), kind, Allocator::Pool).expect("it fits in any memory").budget_bytes;
-    let pool = Pool::host(Config::new(budget).slabs(SlabPolicy::Single)).expect("the host has it");
+    let pool = Pool::host(Config::new(budget).free_lists(false).slabs(SlabPolicy::Single)).expect("the host has it");
     let mut trainer = Trainer::new(&pool, settings(), kind).expect("it fits");
     let (images, labels) = batch();
     move || trainer.step(&images, &labels).expect("it fits")

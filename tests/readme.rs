@@ -44,7 +44,7 @@ fn the_error_of_a_budget_one_page_too_small_is_the_one_shown() {
     let settings = default_settings();
     let budget = needs(&Host, &settings, StepKind::Frugal, Allocator::Pool).unwrap().budget_bytes - 1024;
     assert!(README.contains(&with_commas(budget)), "{}", with_commas(budget));
-    let pool = Pool::host(Config::new(budget).slabs(SlabPolicy::Single)).unwrap();
+    let pool = Pool::host(Config::new(budget).free_lists(false).slabs(SlabPolicy::Single)).unwrap();
     let mut trainer = Trainer::new(&pool, settings, StepKind::Frugal).unwrap();
     let error = trainer.step(&vec![0.0; 128 * 784], &[0; 128]).unwrap_err().to_string();
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");

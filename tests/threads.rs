@@ -307,6 +307,17 @@ fn the_last_handle_empties_the_lists() {
     assert_eq!(backend.reserved(), 0);
 }
 
+#[test]
+fn a_pool_may_do_without_lists() {
+    let pool = Pool::host(Config::new(64 * KIB).slabs(SlabPolicy::Single).free_lists(false)).unwrap();
+    for _ in 0..20 {
+        drop(pool.alloc(Request::bytes(64)).unwrap());
+    }
+    let stats = pool.stats();
+    assert_eq!((stats.allocations_listed, stats.cached_bytes, stats.largest_free_run_bytes), (0, 0, 64 * KIB));
+    pool.check();
+}
+
 /// A pool with a reserve has no lists: whoever is of low priority must not get what one of high priority has freed.
 #[test]
 fn a_reserve_is_not_given_away_by_a_list() {

@@ -59,7 +59,7 @@ fn the_frugal_step_trains_in_f3b_and_64_kib() {
         assert_eq!(copies * parameters + activations, floor);
         assert_eq!(settings.floor_bytes(), floor);
         let budget = floor + (64 << 10);
-        let pool = Pool::host(Config::new(budget).slabs(SlabPolicy::Single)).unwrap();
+        let pool = Pool::host(Config::new(budget).free_lists(false).slabs(SlabPolicy::Single)).unwrap();
         let losses = losses(&pool, &settings, StepKind::Frugal, Allocator::Pool, 12);
         assert!(losses.last() < losses.first(), "{losses:?}");
         assert!(pool.stats().reserved_peak_bytes <= budget);
@@ -94,7 +94,7 @@ fn computed_needs_are_what_running_measures() {
                 let context = format!("{optimizer} {kind} {allocator}");
                 let needs = needs(&Host, &settings, kind, allocator).unwrap();
                 let watched = Watched::new();
-                let config = Config::new(needs.budget_bytes).slabs(allocator.slabs());
+                let config = Config::new(needs.budget_bytes).free_lists(false).slabs(allocator.slabs());
                 let pool = Pool::with_backend(watched.clone(), &config).unwrap();
                 losses(&pool, &settings, kind, allocator, 4);
                 let stats = pool.stats();
@@ -103,7 +103,7 @@ fn computed_needs_are_what_running_measures() {
                 assert!(watched.seen.peak.load(std::sync::atomic::Ordering::SeqCst) <= needs.budget_bytes, "{context}");
                 pool.check();
 
-                let config = Config::new(needs.budget_bytes - 1024).slabs(allocator.slabs());
+                let config = Config::new(needs.budget_bytes - 1024).free_lists(false).slabs(allocator.slabs());
                 let pool = Pool::with_backend(Watched::new(), &config).unwrap();
                 let trained = allocator.trainer(&pool, settings.clone(), kind).and_then(|mut trainer| {
                     let (images, labels) = batch(&settings, 0);
@@ -141,7 +141,7 @@ fn one_seed_gives_the_same_losses_to_the_last_bit() {
         let settings = settings(&[784, 100, 50, 10], 128, optimizer);
         for kind in STEPS {
             let run = |budget: u64, policy| {
-                let pool = Pool::host(Config::new(budget).slabs(policy)).unwrap();
+                let pool = Pool::host(Config::new(budget).free_lists(false).slabs(policy)).unwrap();
                 losses(&pool, &settings, kind, Allocator::Pool, 6)
             };
             let least = needs(&Host, &settings, kind, Allocator::Pool).unwrap().budget_bytes;
@@ -362,7 +362,9 @@ mod gpu {
         assert!(needs.staging_bytes == 256 << 10, "{needs:?}");
         assert!(needs.budget_bytes <= settings.floor_bytes() + needs.staging_bytes + (64 << 10), "{needs:?}");
         let name = gpu.name().to_owned();
-        let pool = Pool::with_backend(gpu, &Config::new(needs.budget_bytes).slabs(SlabPolicy::Single)).unwrap();
+        let pool =
+            Pool::with_backend(gpu, &Config::new(needs.budget_bytes).free_lists(false).slabs(SlabPolicy::Single))
+                .unwrap();
         let losses = losses(&pool, &settings, StepKind::Frugal, Allocator::Pool, 3);
         assert!(losses.iter().all(|loss| loss.is_finite()), "{name}: {losses:?}");
         assert_eq!(pool.stats().live_peak_bytes, needs.live_peak_bytes);
@@ -374,7 +376,9 @@ mod gpu {
         for kind in STEPS {
             let Some(gpu) = gpu::device("naive_training_on_the_gpu_keeps_its_budget") else { return };
             let needs = needs(&gpu, &settings, kind, Allocator::Naive).unwrap();
-            let pool = Pool::with_backend(gpu, &Config::new(needs.budget_bytes).slabs(SlabPolicy::PerBlock)).unwrap();
+            let pool =
+                Pool::with_backend(gpu, &Config::new(needs.budget_bytes).free_lists(false).slabs(SlabPolicy::PerBlock))
+                    .unwrap();
             losses(&pool, &settings, kind, Allocator::Naive, 5);
             assert_eq!(pool.stats().live_peak_bytes, needs.live_peak_bytes, "{kind}");
             assert!(pool.stats().reserved_peak_bytes <= needs.budget_bytes);

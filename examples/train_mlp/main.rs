@@ -58,7 +58,8 @@ fn run(args: &Args, output: Output) -> Result<(), Failure> {
     if !plan.fits() {
         return Err(plan.too_small(args, pixels, &backend));
     }
-    let config = Config::new(args.budget).slabs(plan.allocator.slabs());
+    // The smallest budgets are those of a pool without free lists.
+    let config = Config::new(args.budget).free_lists(false).slabs(plan.allocator.slabs());
     let pool = Pool::with_backend(backend, &config)?;
     let recording = args.trace.as_ref().map(|path| pool.record_to_file(path)).transpose()?;
     let trainer = plan.allocator.trainer(&pool, plan.settings.clone(), plan.step)?;

@@ -73,7 +73,8 @@ pub struct Needs {
     pub live_peak_bytes: u64,
     /// The most that blocks hold at one time: with what rounding adds.
     pub used_peak_bytes: u64,
-    /// The smallest budget in which it trains, in whole [`STEP_BYTES`].
+    /// The smallest budget in which it trains, in whole [`STEP_BYTES`], in a pool without
+    /// [free lists](crate::Config::free_lists).
     pub budget_bytes: u64,
 }
 
@@ -149,7 +150,7 @@ struct Trial<'a, B: Kernels> {
 
 impl<B: Kernels> Trial<'_, B> {
     fn run(&self, budget_bytes: u64) -> Result<Stats> {
-        let config = Config::new(budget_bytes).slabs(match self.allocator {
+        let config = Config::new(budget_bytes).free_lists(false).slabs(match self.allocator {
             Allocator::Pool if budget_bytes == AMPLE_BYTES => SlabPolicy::Growing,
             allocator => allocator.slabs(),
         });

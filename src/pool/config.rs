@@ -100,6 +100,7 @@ pub struct Config {
     slabs: SlabPolicy,
     reserve_bytes: u64,
     zero_on_free: bool,
+    free_lists: bool,
 }
 
 impl Config {
@@ -112,6 +113,7 @@ impl Config {
             slabs: SlabPolicy::default(),
             reserve_bytes: 0,
             zero_on_free: false,
+            free_lists: true,
         }
     }
 
@@ -173,6 +175,22 @@ impl Config {
 
     pub(super) fn slabs_chosen(&self) -> SlabPolicy {
         self.slabs
+    }
+
+    /// Whether small blocks that were freed wait in free lists of the CPUs, where they go out again without a lock. They do
+    /// unless said otherwise.
+    ///
+    /// Out of lists small blocks come as they went in, and not where they leave most pages whole: a budget that was enough
+    /// for some steps of a program may be a page short for later ones. Without lists a step that repeats finds the same
+    /// places again. So a program that wants the smallest budget it can have does without, as the training example does.
+    #[must_use]
+    pub fn free_lists(mut self, has_lists: bool) -> Self {
+        self.free_lists = has_lists;
+        self
+    }
+
+    pub(super) fn has_free_lists(&self) -> bool {
+        self.free_lists
     }
 
     pub(super) fn zeroes_on_free(&self) -> bool {

@@ -187,6 +187,7 @@ impl<B: Backend> Pool<B> {
             placement,
             policy,
             direct: &shards.direct,
+            has_free_lists: config.has_free_lists(),
         });
         let most_bytes = limits.block.bytes.min(limits.slab.bytes);
         let shared = Arc::new(Shared {

@@ -76,6 +76,8 @@ pub(super) struct State<S> {
     closed: bool,
     /// For the shards: idle memory belongs in the spaces.
     direct: &'static AtomicBool,
+    /// As the pool was opened.
+    has_free_lists: bool,
     /// There is no handle of the pool.
     orphaned: bool,
     /// What is asked for, for whoever wants to know.
@@ -105,6 +107,7 @@ pub(super) struct Opening<'a> {
     pub(super) placement: Placement,
     pub(super) policy: SlabPolicy,
     pub(super) direct: &'static AtomicBool,
+    pub(super) has_free_lists: bool,
 }
 
 impl<S> State<S> {
@@ -122,6 +125,7 @@ impl<S> State<S> {
             burials: 0,
             closed: false,
             direct: opening.direct,
+            has_free_lists: opening.has_free_lists,
             record: None,
             orphaned: false,
             reserve_bytes: opening.reserve_bytes,
@@ -137,7 +141,8 @@ impl<S> State<S> {
     /// Free lists would keep memory from those in line, hand a reserve's bytes to anybody, keep a slab of one block, and
     /// keep a pool alive that nobody has. What goes through them is not recorded.
     fn direct_if_need_be(&self) {
-        let is_direct = self.closed
+        let is_direct = !self.has_free_lists
+            || self.closed
             || self.orphaned
             || self.record.is_some()
             || self.reserve_bytes > 0
