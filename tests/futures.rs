@@ -10,21 +10,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::watched::Watched;
+use support::{LONG, until};
 use tensorpool::{Block, Config, ErrorKind, Host, Pool, Priority, Request, SlabPolicy};
-
-/// Long enough that no test waits for it, however slow the machine.
-const LONG: Duration = Duration::from_secs(120);
 
 fn pool(budget_bytes: u64) -> Pool<Host> {
     Pool::host(Config::new(budget_bytes).slabs(SlabPolicy::Single)).unwrap()
-}
-
-fn until(condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < LONG, "it never came");
-        thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// The pool's thread reserves slabs for futures, and outlives a backend that panics there.

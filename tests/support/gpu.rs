@@ -1,7 +1,7 @@
 //! A GPU for tests, what to say when there is none, and the least that runs a shader on tensors.
 
-use std::time::{Duration, Instant};
-
+#[allow(unused_imports, reason = "each test binary uses a part of it")]
+pub use super::{LONG, until};
 use bytemuck::Pod;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -107,21 +107,6 @@ pub fn random<T: Pod>(rng: &mut ChaCha8Rng, len: usize) -> Vec<T> {
     let mut elements = vec![T::zeroed(); len];
     rng.fill(bytemuck::cast_slice_mut::<T, u8>(&mut elements));
     elements
-}
-
-/// Long enough that no test waits for it, however slow the machine.
-pub const LONG: Duration = Duration::from_secs(120);
-
-/// Waits for what other threads bring about.
-///
-/// # Panics
-/// If it does not come in [`LONG`].
-pub fn until(condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < LONG, "it never came");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// What wgpu has from the driver for this device, where it can tell.

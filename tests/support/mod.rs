@@ -7,6 +7,7 @@ pub mod gpu;
 pub mod watched;
 
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 /// Rounds of a random program: the number of seeds, times `TENSORPOOL_TEST_ROUNDS` (1 unless set).
 pub fn rounds(seeds: u64) -> u64 {
@@ -17,4 +18,19 @@ pub fn rounds(seeds: u64) -> u64 {
 /// Prints past the test harness, which swallows the output of tests that pass.
 pub fn say(message: &str) {
     let _ = writeln!(std::io::stderr(), "{message}");
+}
+
+/// Long enough that no test waits for it, however slow the machine.
+pub const LONG: Duration = Duration::from_secs(120);
+
+/// Waits for what other threads bring about.
+///
+/// # Panics
+/// If it does not come in [`LONG`].
+pub fn until(condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < LONG, "it never came");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
