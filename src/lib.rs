@@ -40,7 +40,8 @@ pub use half;
 #[cfg(feature = "gpu")]
 pub use open::GpuChoice;
 pub use open::{AnyBackend, AnySlab};
-pub use pool::{Allocation, Block, Budget, Config, Hold, Pool, Priority, Request, SlabPolicy, Stats, Step};
+pub use pool::{Allocation, Block, Budget, Config, Difference, Hold, PlanReport, Planning, Pool, Priority, Request};
+pub use pool::{SlabPolicy, Stats, Step};
 pub use space::Placement;
 #[cfg(feature = "gpu")]
 pub use tensor::Loan;

@@ -13,7 +13,7 @@ pub(crate) use std::sync::atomic::AtomicU64;
 #[cfg(not(loom))]
 pub(crate) use std::sync::{
     Condvar, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicUsize},
+    atomic::{AtomicBool, AtomicU8, AtomicUsize},
 };
 
 /// Locks, whether or not a thread has panicked with the lock held.

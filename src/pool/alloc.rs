@@ -1,5 +1,6 @@
 //! What happens on `pool.alloc(...)`, in order:
 //!
+//! 0. while steps are planned: the place that the plan has for it ([`super::planned`]);
 //! 1. small: this CPU's free list of the class ([`super::shards`]);
 //! 2. an idle piece of the class, else a place in a slab, fullest slab first, lowest address first; else a larger block from
 //!    this CPU's lists that does not waste too much;
@@ -31,6 +32,11 @@ type Attempt<S> = Result<Vec<Home<S>>, Error>;
 impl<B: Backend> Shared<B> {
     #[inline]
     pub(super) fn alloc(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
+        if self.shards.signs.is_on() { self.alloc_in_step(request) } else { self.alloc_in_pool(request) }
+    }
+
+    #[inline]
+    pub(super) fn alloc_in_pool(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
         // What a list has is within every limit: such a request needs no more checks than these.
         let is_plain = request.align_bytes.is_power_of_two() && request.align_bytes <= self.limits.alignment_bytes;
         if is_plain && let Some(class) = self.classes.of(request.bytes) {
@@ -56,6 +62,9 @@ impl<B: Backend> Shared<B> {
 
     fn alloc_from_slabs(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
         let tally = self.shards.tally();
+        if self.shards.signs.is_on() {
+            self.fold_planned();
+        }
         let checked = self.check_request(request);
         let (at_once, has_much_recorded) = {
             let mut state = self.state();
@@ -135,7 +144,7 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    fn too_large(&self, bytes: u64, least_bytes: u64, limit: Limit) -> Error {
+    pub(super) fn too_large(&self, bytes: u64, least_bytes: u64, limit: Limit) -> Error {
         let slab =
             if least_bytes > bytes { format!(" needs a slab of {}, which", exact(least_bytes)) } else { String::new() };
         let message = format!("a block of {}{slab} is over {limit} of {}", exact(bytes), self.backend.name());
@@ -183,7 +192,7 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Steps 2 to 5. The outer error is for good.
-    fn attempt(&self, requests: &[Request], may_block: bool) -> Result<Attempt<B::Slab>> {
+    pub(super) fn attempt(&self, requests: &[Request], may_block: bool) -> Result<Attempt<B::Slab>> {
         let may = |step| requests.iter().all(|request| request.may(step));
         let tally = self.shards.tally();
         {
@@ -282,6 +291,7 @@ impl<B: Backend> Shared<B> {
         for shard in 0..self.shards.count() {
             self.shards.drain(shard, |places, tally| self.take_home(places, tally));
         }
+        self.give_idle_arena();
         self.serve();
     }
 
@@ -300,6 +310,12 @@ impl<B: Backend> Shared<B> {
             let tally = self.shards.tally_of(shard);
             self.state().fold(tally);
         }
+        self.fold_planned();
+    }
+
+    fn fold_planned(&self) {
+        let tally = self.shards.tally_planned();
+        self.state().fold(tally);
     }
 
     /// Memory came back: serves the line.

@@ -6,7 +6,7 @@ use super::labels::Label;
 use super::shards::{PoolHome, Tally};
 use super::state::{Holds, Home};
 use super::wait::wake;
-use super::{Front, Pool, Request, Shared, SlabPolicy};
+use super::{Front, Pool, Request, Shared, SlabPolicy, planned};
 use crate::backend::{self, Backend, PlaceMut, Span};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, OnceLock, Ordering};
@@ -28,6 +28,8 @@ type Site<'a, B> = (&'a B, &'a Home<<B as Backend>::Slab>);
 /// Where a block's bytes are.
 enum Place<B: Backend> {
     Home(PoolHome<B>),
+    /// A part of the arena of planned steps.
+    Planned(PoolHome<B>),
     /// Zero bytes take nothing.
     Nowhere(Arc<Shared<B>>),
     /// The block is being dropped.
@@ -37,20 +39,35 @@ enum Place<B: Backend> {
 impl<B: Backend> Block<B> {
     #[inline(always)]
     pub(super) fn new(place: PoolHome<B>, request: &Request) -> Result<Self> {
-        let mut block = Self::unfilled(place, request);
+        Self::unfilled(place, request).filled(request)
+    }
+
+    /// A block in the arena of planned steps.
+    #[inline(always)]
+    pub(super) fn planned(place: PoolHome<B>, request: &Request) -> Result<Self> {
+        Self::at_place(place, request, Place::Planned).filled(request)
+    }
+
+    #[inline(always)]
+    fn filled(mut self, request: &Request) -> Result<Self> {
         if request.zeroed {
-            block.prepare(request)?;
+            self.prepare(request)?;
         }
-        Ok(block)
+        Ok(self)
     }
 
     /// A block whose bytes are not yet as the request wants them: [`prepare`](Self::prepare) is to follow.
     #[inline(always)]
     pub(super) fn unfilled(place: PoolHome<B>, request: &Request) -> Self {
+        Self::at_place(place, request, Place::Home)
+    }
+
+    #[inline(always)]
+    fn at_place(place: PoolHome<B>, request: &Request, kind: impl FnOnce(PoolHome<B>) -> Place<B>) -> Self {
         let Home { slab, extent } = &place.home;
         let label = if request.label.is_empty() { None } else { place.shared.label(request, extent.bytes()) };
         let span = Span::new(slab.serial, extent.offset(), request.bytes);
-        Self { place: Place::Home(place), span, label, holds: OnceLock::new() }
+        Self { place: kind(place), span, label, holds: OnceLock::new() }
     }
 
     #[cold]
@@ -66,7 +83,9 @@ impl<B: Backend> Block<B> {
 
     fn shared(&self) -> &Arc<Shared<B>> {
         match &self.place {
-            Place::Home(PoolHome { shared, .. }) | Place::Nowhere(shared) => shared,
+            Place::Home(PoolHome { shared, .. }) | Place::Planned(PoolHome { shared, .. }) | Place::Nowhere(shared) => {
+                shared
+            }
             Place::Gone => unreachable!("a block has its pool until it is dropped"),
         }
     }
@@ -74,7 +93,9 @@ impl<B: Backend> Block<B> {
     /// Its pool's backend and where it is, if it has any bytes; and the span, which only a backend may change.
     fn parts(&mut self) -> (Option<Site<'_, B>>, &mut Span) {
         let at = match &self.place {
-            Place::Home(PoolHome { shared, home }) => Some((&shared.backend, home)),
+            Place::Home(PoolHome { shared, home }) | Place::Planned(PoolHome { shared, home }) => {
+                Some((&shared.backend, home))
+            }
             _ => None,
         };
         (at, &mut self.span)
@@ -82,7 +103,7 @@ impl<B: Backend> Block<B> {
 
     fn home(&self) -> Option<&Home<B::Slab>> {
         match &self.place {
-            Place::Home(place) => Some(&place.home),
+            Place::Home(place) | Place::Planned(place) => Some(&place.home),
             _ => None,
         }
     }
@@ -181,6 +202,11 @@ impl<B: Backend> Block<B> {
         }
     }
 
+    /// Which slab, and where in it. `None` for zero bytes.
+    pub(super) fn at(&self) -> Option<planned::At> {
+        self.home().map(planned::at)
+    }
+
     /// The slab's memory and the range in it, for the layers above. `None` for zero bytes.
     pub(crate) fn place(&self) -> Option<(&B, &B::Slab, &Span)> {
         self.home().map(|home| (&self.shared().backend, &home.slab.memory, &self.span))
@@ -196,7 +222,11 @@ impl<B: Backend> Block<B> {
 impl<B: Backend> Drop for Block<B> {
     #[inline]
     fn drop(&mut self) {
-        let Place::Home(mut place) = std::mem::replace(&mut self.place, Place::Gone) else { return };
+        let (mut place, is_planned) = match std::mem::replace(&mut self.place, Place::Gone) {
+            Place::Home(place) => (place, false),
+            Place::Planned(place) => (place, true),
+            Place::Nowhere(_) | Place::Gone => return,
+        };
         let Home { slab, extent } = &place.home;
         if (self.span.slab_serial(), self.span.offset()) != (slab.serial, extent.offset()) {
             return self.lose(&place);
@@ -206,6 +236,12 @@ impl<B: Backend> Drop for Block<B> {
         }
         let is_held = self.holds.get().is_some();
         let is_dirty = place.shared.zero_on_free && (is_held || !place.shared.zero(&place.home));
+        if is_planned {
+            return planned::give(place, self.span.bytes(), self.holds.take(), is_dirty);
+        }
+        if place.shared.shards.signs.is_learning() {
+            place.shared.write_down_free(planned::at(&place.home));
+        }
         if extent.is_piece()
             && !is_held
             && !is_dirty

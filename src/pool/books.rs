@@ -38,7 +38,8 @@ impl Books {
         totals.used_peak_bytes = totals.used_peak_bytes.max(positive(used_most).min(self.out_bytes));
         totals.live_peak_bytes = totals.live_peak_bytes.max(positive(self.live_bytes + tally.live_bytes_most));
         totals.allocations += tally.allocations;
-        totals.allocations_listed += tally.allocations;
+        totals.allocations_listed += tally.allocations - tally.allocations_planned;
+        totals.allocations_planned += tally.allocations_planned;
         self.live_bytes += tally.live_bytes;
         self.listed_bytes += tally.cached_bytes;
         self.blocks += tally.allocations as i64 - tally.frees as i64;
@@ -51,7 +52,12 @@ impl Books {
 
     /// An extent has left its space for a list.
     pub(super) fn take_listed(&mut self, held_bytes: u64) {
-        self.out_bytes += held_bytes;
+        self.take(held_bytes);
+        self.list(held_bytes);
+    }
+
+    /// An extent that has left its space is nobody's for now.
+    pub(super) fn list(&mut self, held_bytes: u64) {
         self.listed_bytes += held_bytes as i64;
     }
 

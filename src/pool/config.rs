@@ -250,6 +250,8 @@ pub struct Request {
     pub(super) wait: Option<Duration>,
     waste_bytes: Option<u64>,
     without: [bool; 4],
+    /// Of no caller, and so not counted: the pool divides it itself.
+    pub(super) for_the_pool: bool,
 }
 
 impl Request {
@@ -264,7 +266,14 @@ impl Request {
             wait: None,
             waste_bytes: None,
             without: [false; 4],
+            for_the_pool: false,
         }
+    }
+
+    #[must_use]
+    pub(super) fn for_the_pool(mut self) -> Self {
+        self.for_the_pool = true;
+        self
     }
 
     /// The block starts at a multiple of this in its slab: a power of two, at most the slabs' own alignment (64 bytes

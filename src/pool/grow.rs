@@ -181,6 +181,7 @@ impl<B: Backend> Shared<B> {
     /// Gives back what the device is done with: retired blocks, and slabs that were leaving. The memory is dropped without
     /// a lock, and its bytes count as reserved until then.
     pub(super) fn settle_completed(&self) {
+        self.end_holds();
         if !self.state().waits_for_device() {
             return;
         }

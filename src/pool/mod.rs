@@ -19,6 +19,7 @@ mod labels;
 mod line;
 #[cfg(all(test, loom))]
 mod models;
+mod planned;
 mod record;
 mod shards;
 mod shortage;
@@ -35,6 +36,7 @@ use self::labels::{Label, Labels};
 pub(crate) use self::record::PoolEvent;
 use self::shards::{Classes, Shards};
 use self::state::{Opening, State, StateOf};
+pub use self::planned::{Difference, PlanReport, Planning};
 pub use self::stats::Stats;
 pub use self::wait::Allocation;
 use crate::backend::{Backend, Limit, Limits};
@@ -106,7 +108,8 @@ impl<B: Backend> Drop for Front<B> {
             state.set_orphaned(true);
             state.is_closed()
         };
-        // What is in a free list keeps the pool alive.
+        // What is in a free list keeps the pool alive, and so does an arena.
+        self.shared.end_planning();
         self.shared.empty_shards();
         if is_closed {
             return;
@@ -259,6 +262,7 @@ impl<B: Backend> Pool<B> {
     pub fn close(self) -> Vec<Holder> {
         let shared = self.shared();
         shared.state().close();
+        shared.end_planning();
         shared.dismiss(ErrorKind::Closed, "the pool was closed while a request waited in line");
         self.trim();
         shared.holders()
@@ -305,6 +309,7 @@ impl<B: Backend> Pool<B> {
     /// If it does not add up, which is a defect of this crate.
     pub fn check(&self) {
         self.shared().fold_shards();
+        self.shared().shards.planner().check();
         self.shared().state().check();
     }
 }

@@ -97,17 +97,18 @@ impl<B: Backend> Shared<B> {
     }
 }
 
-impl<B: Backend> Pool<B> {
-    /// Says that a step of the program begins, to a record of the pool's allocations (`Pool::record_to`, feature `trace`).
-    /// Does nothing while there is none.
-    pub fn mark_step(&self) {
-        if let Some(record) = &mut self.shared().state().record {
+impl<B: Backend> Shared<B> {
+    /// A step of the program begins.
+    pub(super) fn record_step(&self) {
+        if let Some(record) = &mut self.state().record {
             record.steps += 1;
             let number = record.steps;
             record.events.push(PoolEvent::Step { number });
         }
     }
+}
 
+impl<B: Backend> Pool<B> {
     /// Begins a record.
     #[cfg_attr(not(feature = "trace"), allow(dead_code, reason = "only traces are made of records"))]
     pub(crate) fn start_record(&self, sink: Sink) -> Result<()> {

@@ -23,6 +23,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::Shared;
+use super::planned::{Planner, Signs};
 use super::state::Home;
 use crate::backend::Backend;
 use crate::sync::{Arc, AtomicBool, Latch, LatchGuard, Ordering, home, set_home, yield_now};
@@ -45,6 +46,8 @@ const CLASSES: usize = 11;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     pub(super) allocations: u64,
+    /// Those of them that planned steps served.
+    pub(super) allocations_planned: u64,
     pub(super) frees: u64,
     /// Bytes asked for, and the most that this came to in between.
     pub(super) live_bytes: i64,
@@ -65,7 +68,13 @@ impl Tally {
     }
 
     #[inline]
-    fn free(&mut self, bytes: u64, held_bytes: u64) {
+    pub(super) fn alloc_planned(&mut self, bytes: u64, held_bytes: u64) {
+        self.alloc(bytes, held_bytes);
+        self.allocations_planned += 1;
+    }
+
+    #[inline]
+    pub(super) fn free(&mut self, bytes: u64, held_bytes: u64) {
         self.frees += 1;
         self.live_bytes -= bytes as i64;
         self.cached_bytes += held_bytes as i64;
@@ -91,6 +100,9 @@ pub(super) struct Shards<B: Backend> {
     shards: Box<[Shard<B>]>,
     /// Nothing is put into a list. Changed with the pool's lock held.
     pub(super) direct: AtomicBool,
+    /// Whether steps are planned. Changed with the planner locked.
+    pub(super) signs: Signs,
+    planner: Latch<Planner<B>>,
 }
 
 /// Which requests have lists.
@@ -129,7 +141,8 @@ impl<B: Backend> Shards<B> {
         used_before.and_then(|shards| shards.downcast_ref()).unwrap_or_else(|| {
             let lists = || Lists { of_class: std::array::from_fn(|_| Vec::new()), tally: Tally::default() };
             let shards = (0..shard_count()).map(|_| Shard(Latch::new(lists()))).collect();
-            Box::leak(Box::new(Self { shards, direct: AtomicBool::new(true) }))
+            let planner = Latch::new(Planner::new());
+            Box::leak(Box::new(Self { shards, direct: AtomicBool::new(true), signs: Signs::new(), planner }))
         })
     }
 
@@ -139,6 +152,7 @@ impl<B: Backend> Shards<B> {
             // Nobody is left to be told.
             self.tally_of(index);
         }
+        self.planner().tally();
         // Loom's locks live no longer than one run of a model.
         if !cfg!(loom) {
             let mut unused = UNUSED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -157,7 +171,29 @@ impl<B: Backend> Shards<B> {
             let places: usize = lists.of_class.iter().map(Vec::capacity).sum();
             size_of::<Shard<B>>() + places * size_of::<PoolHome<B>>()
         };
-        (0..self.count()).map(of_shard).sum::<usize>() as u64
+        (0..self.count()).map(of_shard).sum::<usize>() as u64 + self.planner().metadata_bytes()
+    }
+
+    #[inline]
+    pub(super) fn is_direct(&self) -> bool {
+        self.direct.load(Ordering::Relaxed)
+    }
+
+    /// What serves planned steps. Nobody has it for longer than a few instructions.
+    #[inline]
+    pub(super) fn planner(&self) -> LatchGuard<'_, Planner<B>> {
+        self.planner.try_lock().unwrap_or_else(|| self.wait_for_planner())
+    }
+
+    #[cold]
+    fn wait_for_planner(&self) -> LatchGuard<'_, Planner<B>> {
+        let mut round = 0;
+        loop {
+            if let Some(planner) = self.planner.try_lock() {
+                return planner;
+            }
+            pause(&mut round);
+        }
     }
 
     /// A block from this thread's list. Where that is empty, `fill` is called with the shard locked, as `spill` is in
@@ -225,6 +261,12 @@ impl<B: Backend> Shards<B> {
         std::mem::take(&mut self.own().tally)
     }
 
+    /// What the planner has not told yet.
+    #[cold]
+    pub(super) fn tally_planned(&self) -> Tally {
+        self.planner().tally()
+    }
+
     /// Takes all that lies in a shard's lists home, with the shard locked as in [`give`](Self::give).
     pub(super) fn drain(&self, index: usize, home: impl FnOnce(Vec<PoolHome<B>>, Tally)) {
         let mut lists = self.any(index, index + 1).1;
@@ -274,13 +316,18 @@ impl<B: Backend> Shards<B> {
                     return (index, lists);
                 }
             }
-            if round < 6 && !cfg!(loom) {
-                (0..1 << round).for_each(|_| std::hint::spin_loop());
-                round += 1;
-            } else {
-                yield_now();
-            }
+            pause(&mut round);
         }
+    }
+}
+
+/// Waits for as long as others take for a few instructions, and longer each time.
+fn pause(round: &mut u32) {
+    if *round < 6 && !cfg!(loom) {
+        (0..1 << *round).for_each(|_| std::hint::spin_loop());
+        *round += 1;
+    } else {
+        yield_now();
     }
 }
 

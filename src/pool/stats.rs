@@ -24,7 +24,7 @@ pub struct Stats {
     pub live_bytes: u64,
     /// What their blocks hold.
     pub used_bytes: u64,
-    /// Idle pieces: in cut pages, and in the free lists of the CPUs.
+    /// Idle pieces: in cut pages, in the free lists of the CPUs, and in the arena of planned steps.
     pub cached_bytes: u64,
     /// Blocks and slabs that wait for the device, or to be zeroed.
     pub retired_bytes: u64,
@@ -50,6 +50,8 @@ pub struct Stats {
     pub allocations: u64,
     /// Those of them that came from a free list of a CPU.
     pub allocations_listed: u64,
+    /// Those that planned steps served.
+    pub allocations_planned: u64,
     /// Those that got a larger block, whole.
     pub allocations_larger: u64,
     /// Those that found room only after idle memory had gone home.

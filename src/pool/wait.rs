@@ -373,12 +373,15 @@ impl<B: Backend> Pool<B> {
     /// As [`alloc`](Pool::alloc), for the first request that there is no room for; then nothing is held of the batch.
     pub fn alloc_all(&self, requests: &[Request]) -> Result<Vec<Block<B>>> {
         let shared = self.shared();
-        let homes = match shared.try_obtain(requests, false) {
-            Ok(homes) => homes,
-            Err((_, Some(patience))) => shared.wait(requests, patience)?,
-            Err((error, None)) => return Err(error),
+        let alloc_all = |requests: &[Request]| {
+            let homes = match shared.try_obtain(requests, false) {
+                Ok(homes) => homes,
+                Err((_, Some(patience))) => shared.wait(requests, patience)?,
+                Err((error, None)) => return Err(error),
+            };
+            shared.blocks(homes, requests)
         };
-        shared.blocks(homes, requests)
+        if shared.shards.signs.is_on() { shared.alloc_all_in_step(requests, alloc_all) } else { alloc_all(requests) }
     }
 
     /// As [`alloc_all`](Pool::alloc_all), without blocking the thread; see [`alloc_async`](Pool::alloc_async).

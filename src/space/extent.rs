@@ -45,6 +45,20 @@ impl Extent {
         Extent { offset, bytes, slot }
     }
 
+    /// A part of an extent, for a holder that divides it: `at` bytes into it, with a number that says which part. Only the
+    /// whole goes back to the space.
+    #[inline]
+    pub(crate) fn part(self, at: u64, bytes: u64, index: u32) -> Extent {
+        debug_assert!(at + bytes <= self.bytes, "{bytes} bytes at {at} of {self:?}");
+        Extent { offset: self.offset + at, bytes, slot: index }
+    }
+
+    /// The number of a part.
+    #[inline]
+    pub(crate) fn index(self) -> u32 {
+        self.slot
+    }
+
     /// Where it begins, in bytes from the start of the slab.
     #[inline]
     pub fn offset(self) -> u64 {

@@ -210,8 +210,7 @@ impl<S> State<S> {
             return None;
         }
         let home = self.place(request)?;
-        self.books.granted(1, request.bytes);
-        self.record_alloc(&home, request);
+        self.granted(std::slice::from_ref(&home), std::slice::from_ref(request));
         self.passed();
         Some(home)
     }
@@ -250,10 +249,20 @@ impl<S> State<S> {
 
     fn take_batch(&mut self, requests: &[Request]) -> Result<Vec<Home<S>>, usize> {
         let homes = self.place_all(requests)?;
+        self.granted(&homes, requests);
+        Ok(homes)
+    }
+
+    /// Homes for all of the requests that are not of zero bytes have been found.
+    #[inline]
+    fn granted(&mut self, homes: &[Home<S>], requests: &[Request]) {
+        if requests.iter().any(|request| request.for_the_pool) {
+            homes.iter().for_each(|home| self.books.list(home.extent.bytes()));
+            return;
+        }
         self.books.granted(homes.len(), bytes_of(requests));
         let served = requests.iter().filter(|request| request.bytes > 0);
         homes.iter().zip(served).for_each(|(home, request)| self.record_alloc(home, request));
-        Ok(homes)
     }
 
     /// Idle pieces of the class of a small block that was just placed, as many as a list takes: out of their spaces, with

@@ -49,6 +49,18 @@ impl<S> State<S> {
         any
     }
 
+    /// A block of `bytes` asked, of an extent that the pool divides itself, has no owner any more, but others use it.
+    pub(in crate::pool) fn retire_listed(&mut self, bytes: u64, held_bytes: u64) {
+        self.books.freed(1, bytes);
+        self.books.retire(held_bytes);
+    }
+
+    /// And now they do not: it is nobody's.
+    pub(in crate::pool) fn unretire_listed(&mut self, held_bytes: u64) {
+        self.books.unretire(held_bytes);
+        self.books.take_listed(held_bytes);
+    }
+
     fn unretire(&mut self, retired: Retired<S>) {
         let held_bytes = retired.home.extent.bytes();
         self.books.unretire(held_bytes);

@@ -1,0 +1,212 @@
+//! Steps that plan themselves: what repeats is written down, planned, and followed the next time.
+//!
+//! ```text
+//!   mark        mark        mark            mark
+//!    |  step 1   |  step 2   |   step 3      |
+//!    |...........|...........|..|............|..|
+//!     written down: two steps   ^ the cut: planned; from here on the script is followed
+//!     (one, if all of it is back)
+//! ```
+//!
+//! A program need not mark its steps where the least goes on from one to the next: the gradients of the last step, say, are
+//! often freed a little later. So steps are cut that many allocations after each mark.
+
+use super::learn::{Learned, Learner, lifetimes};
+use super::script::Script;
+use crate::error::Result;
+use crate::plan::{self, Options};
+use crate::sync::Arc;
+
+/// Shapes of steps that are remembered at once.
+const SHAPES_MAX: usize = 16;
+
+/// What a plan may cost: every recorded training step is planned in a tenth of this.
+const PLAN_STEPS_MAX: u64 = 500_000;
+
+/// A step that was planned: a shape, as it is called where sizes differ from step to step.
+#[derive(Debug)]
+pub(super) struct Shape {
+    id: u64,
+    step: Vec<Learned>,
+    pub(super) script: Arc<Script>,
+    /// Which shape came after it last time.
+    next: Option<u64>,
+    used: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Auto {
+    /// So many allocations after a mark a step ends. Unknown at first.
+    cut: Option<u32>,
+    since_mark: u32,
+    /// The step that the last mark is of has begun.
+    has_begun: bool,
+    pub(super) learner: Option<Learner>,
+    shapes: Vec<Shape>,
+    /// The shape that is followed, or was last.
+    current: Option<u64>,
+    /// And that of the step before.
+    last: Option<u64>,
+    next_id: u64,
+    clock: u64,
+}
+
+/// A step that ends, as it was written down.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// It was the shape that was followed, or nobody knows.
+    Known,
+    /// To be planned, in place of the shape of this number if there is one.
+    New(Vec<Learned>, Option<u64>),
+}
+
+impl Auto {
+    pub(super) fn new() -> Self {
+        Self { learner: Some(Learner::new()), ..Self::default() }
+    }
+
+    /// A block is asked for.
+    #[inline]
+    pub(super) fn count(&mut self) {
+        self.since_mark = self.since_mark.saturating_add(1);
+    }
+
+    /// Whether a step ends, and another begins, before the next allocation.
+    #[inline]
+    pub(super) fn is_due(&self) -> bool {
+        !self.has_begun && self.cut.is_some_and(|cut| self.since_mark >= cut)
+    }
+
+    /// Whether it is known where steps are cut.
+    pub(super) fn has_cut(&self) -> bool {
+        self.cut.is_some()
+    }
+
+    /// The program says that a step begins.
+    pub(super) fn mark(&mut self) {
+        (self.since_mark, self.has_begun) = (0, false);
+        let Some(learner) = self.learner.as_mut().filter(|_| self.cut.is_none()) else { return };
+        if learner.is_full() || (learner.marks() > 0 && learner.is_empty()) {
+            *learner = Learner::new();
+        }
+        learner.mark();
+        // What was allocated before the first step is no part of it.
+        if let Some((start, _)) = learner.last_step().filter(|_| learner.marks() == 2)
+            && learner.is_all_back_since(start)
+        {
+            learner.forget_before(start);
+            self.cut = Some(0);
+        } else if let Some((_, start)) = learner.last_but_one() {
+            let cut = learner.cut();
+            learner.forget_before(start + cut);
+            self.cut = Some(cut);
+        }
+    }
+
+    /// The step has ended.
+    pub(super) fn end_step(&mut self, was_blocked: bool) -> Ended {
+        self.has_begun = true;
+        let Some(learner) = self.learner.take().filter(|learner| !learner.is_full()) else { return Ended::Known };
+        let mut step = learner.whole();
+        let Some(known) = self.shapes.iter().find(|shape| shape.script.is_of(step.iter().map(|learned| learned.bytes)))
+        else {
+            return if step.is_empty() { Ended::Known } else { Ended::New(step, None) };
+        };
+        self.current = Some(known.id);
+        // The same sizes, and blocks that lived longer: a plan must be right for both.
+        for (learned, before) in step.iter_mut().zip(&known.step) {
+            learned.freed_at = Option::zip(learned.freed_at, before.freed_at).map(|(one, other)| one.max(other));
+        }
+        if was_blocked && step != known.step { Ended::New(step, Some(known.id)) } else { Ended::Known }
+    }
+
+    /// A step that was planned. What is there so that it is followed when it returns.
+    pub(super) fn learned(&mut self, step: Vec<Learned>, instead_of: Option<u64>, script: Script) {
+        if let Some(shape) = self.shapes.iter_mut().find(|shape| Some(shape.id) == instead_of) {
+            (shape.step, shape.script) = (step, Arc::new(script));
+            return;
+        }
+        if self.shapes.len() >= SHAPES_MAX
+            && let Some(oldest) = (0..self.shapes.len()).min_by_key(|index| self.shapes[*index].used)
+        {
+            self.shapes.swap_remove(oldest);
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        self.shapes.push(Shape { id, step, script: Arc::new(script), next: None, used: self.clock });
+        self.current = Some(id);
+    }
+
+    /// The script that the next step is expected to follow: of whichever shape came after this one last time, or else the
+    /// same again. `None` as long as none is known; then the step is written down.
+    pub(super) fn begin_step(&mut self) -> Option<Arc<Script>> {
+        self.clock += 1;
+        let ended = self.current;
+        if let Some(shape) = self.shapes.iter_mut().find(|shape| self.last.is_some_and(|last| shape.id == last)) {
+            shape.next = ended;
+        }
+        self.last = ended;
+        let next = self.shape(ended).and_then(|shape| shape.next);
+        let shape = self.shape(next).or_else(|| self.shape(ended)).map(|shape| (shape.id, Arc::clone(&shape.script)));
+        match shape {
+            Some((id, script)) => {
+                self.follow(id);
+                Some(script)
+            }
+            None => {
+                self.learner = Some(Learner::new());
+                None
+            }
+        }
+    }
+
+    fn shape(&self, id: Option<u64>) -> Option<&Shape> {
+        self.shapes.iter().find(|shape| Some(shape.id) == id)
+    }
+
+    fn follow(&mut self, id: u64) {
+        self.current = Some(id);
+        if let Some(shape) = self.shapes.iter_mut().find(|shape| shape.id == id) {
+            shape.used = self.clock;
+        }
+    }
+
+    /// Another shape that begins with the same allocations as this script, so many, and goes on with one of `bytes`.
+    pub(super) fn other(&mut self, script: &Arc<Script>, count: usize, bytes: u64) -> Option<Arc<Script>> {
+        let fits = |shape: &&Shape| {
+            shape.script.entries()[..shape.script.len()].get(count).is_some_and(|entry| entry.bytes == bytes)
+                && !Arc::ptr_eq(&shape.script, script)
+                && shape.script.begins_as(script, count)
+        };
+        let (id, script) = self.shapes.iter().find(fits).map(|shape| (shape.id, Arc::clone(&shape.script)))?;
+        self.follow(id);
+        Some(script)
+    }
+
+    /// What an arena for every shape has.
+    pub(super) fn height_bytes(&self) -> u64 {
+        self.shapes.iter().map(|shape| shape.script.height_bytes()).max().unwrap_or(0)
+    }
+
+    pub(super) fn shapes(&self) -> usize {
+        self.shapes.len()
+    }
+
+    pub(super) fn metadata_bytes(&self) -> u64 {
+        let of_shape = |shape: &Shape| {
+            shape.script.metadata_bytes() + (shape.step.capacity() * size_of::<Learned>() + size_of::<Shape>()) as u64
+        };
+        let learner = self.learner.as_ref().map_or(0, Learner::metadata_bytes);
+        self.shapes.iter().map(of_shape).sum::<u64>() + learner
+    }
+}
+
+/// A plan for a step that was written down.
+///
+/// # Errors
+/// Nothing of it is to be planned, or the plan would exceed 2^62 bytes.
+pub(super) fn plan(step: &[Learned], align_bytes: u64) -> Result<Script> {
+    let lifetimes = lifetimes(step);
+    let plan = plan::solve(&lifetimes, &Options::new().align(align_bytes).steps(PLAN_STEPS_MAX))?;
+    Script::new(&lifetimes, &plan, align_bytes)
+}

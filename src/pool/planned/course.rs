@@ -1,0 +1,244 @@
+//! A step against its script: what is asked for is found in it, and what goes out overlaps nothing that is out.
+//!
+//! Each entry goes through *untouched*, *live* and *done* once a step. A place goes out only when all its predecessors are
+//! done. One that was never asked for is done as soon as those before it are, and cannot go out any more. So whatever had a
+//! byte of the place earlier in the script is back, and whatever has it later is still to come: by induction over the script
+//! no two blocks that are out overlap, whatever the program does.
+//!
+//! What is still live when the step ends is a *straggler*: until it is back, places that overlap it do not go out.
+
+use super::script::Script;
+use crate::sync::Arc;
+
+/// How far from where the step is an allocation is looked for, either way: what is met in another order, left out, or put
+/// between.
+const WINDOW: usize = 16;
+
+/// How many entries that were left out are looked at before a place counts as not free.
+const PASSED_AT_ONCE: usize = 64;
+
+/// With more of these places are not looked at one by one: nothing goes out until they are back.
+const STRAGGLERS_MAX: usize = 64;
+
+/// States of an entry. Less than these is when it was freed: the number of allocations that the step had made.
+const UNTOUCHED: u32 = u32::MAX;
+const LIVE: u32 = u32::MAX - 1;
+const PASSED: u32 = u32::MAX - 2;
+
+fn is_done(state: u32) -> bool {
+    state < LIVE
+}
+
+/// What the script has for an allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// The place of this entry.
+    Place(u32),
+    /// The pool is to serve it: it lives longer than the step.
+    Kept,
+    /// There is a place for it, and something that is not back yet has a part of it.
+    Blocked,
+    /// Nothing: of another size, or one more.
+    Different,
+}
+
+#[derive(Debug)]
+pub(super) struct Course {
+    script: Arc<Script>,
+    states: Vec<u32>,
+    /// The entry that is expected next.
+    next: usize,
+    /// Entries that are live, in this step.
+    live: usize,
+    /// Ranges of the arena that blocks of earlier steps have.
+    stragglers: Vec<(u64, u64)>,
+    /// Every allocation so far was the next entry of the script.
+    is_exact: bool,
+    /// Entries that were asked for.
+    met: usize,
+}
+
+impl Course {
+    pub(super) fn new(script: Arc<Script>) -> Self {
+        let states = vec![UNTOUCHED; script.len()];
+        Self { script, states, next: 0, live: 0, stragglers: Vec::new(), is_exact: true, met: 0 }
+    }
+
+    /// The next step begins, by the same script or another one.
+    pub(super) fn begin(&mut self, script: &Arc<Script>) {
+        self.leave_behind();
+        self.states.clear();
+        self.states.resize(script.len(), UNTOUCHED);
+        self.script = Arc::clone(script);
+        (self.next, self.is_exact, self.met) = (0, true, 0);
+    }
+
+    /// Goes on by another script whose allocations so far were the same. None of them goes out again.
+    pub(super) fn switch(&mut self, script: &Arc<Script>) {
+        let (next, met) = (self.next, self.met);
+        self.begin(script);
+        self.states[..next].fill(PASSED);
+        (self.next, self.met) = (next, met);
+    }
+
+    /// What is live becomes a straggler.
+    fn leave_behind(&mut self) {
+        if self.live > 0 {
+            let entries = self.script.entries().iter().zip(&self.states);
+            self.stragglers.extend(entries.filter(|(_, state)| **state == LIVE).map(|(entry, _)| entry.range()));
+            self.live = 0;
+        }
+    }
+
+    /// A block of so many bytes is asked for. `None` if the next entry is of another size, or there is none.
+    #[inline]
+    pub(super) fn take_next(&mut self, bytes: u64) -> Option<Found> {
+        let index = self.next;
+        // Behind the last entry there is one of no bytes, which nobody asks for.
+        let entry = &self.script.entries()[index];
+        if entry.bytes != bytes {
+            return None;
+        }
+        self.next += 1;
+        self.met += 1;
+        if !entry.is_placed() {
+            self.states[index] = PASSED;
+            return Some(Found::Kept);
+        }
+        Some(self.take_place(index))
+    }
+
+    #[inline]
+    fn take_place(&mut self, index: usize) -> Found {
+        let before = self.script.predecessors(index);
+        if (self.stragglers.is_empty() && before.iter().all(|other| is_done(self.states[*other as usize])))
+            || self.can_be_cleared(index)
+        {
+            self.states[index] = LIVE;
+            self.live += 1;
+            Found::Place(index as u32)
+        } else {
+            self.is_exact = false;
+            Found::Blocked
+        }
+    }
+
+    /// Looks for an allocation that is not the next one, near by: first ahead, then behind.
+    #[cold]
+    pub(super) fn search(&mut self, bytes: u64) -> Found {
+        self.is_exact = false;
+        let (entries, end) = (self.script.entries(), self.script.len());
+        let is_it = |index: &usize| {
+            entries[*index].bytes == bytes && entries[*index].is_placed() && self.states[*index] == UNTOUCHED
+        };
+        let mut ahead = self.next.min(end)..(self.next + WINDOW).min(end);
+        let mut behind = self.next.saturating_sub(WINDOW)..self.next.min(end);
+        let Some(index) = ahead.find(is_it).or_else(|| behind.rfind(is_it)) else { return Found::Different };
+        self.next = self.next.max(index + 1);
+        self.met += 1;
+        self.take_place(index)
+    }
+
+    /// Whether everything that had a part of this place is back, or was never asked for and is passed now.
+    #[cold]
+    fn can_be_cleared(&mut self, index: usize) -> bool {
+        let entry = &self.script.entries()[index];
+        if self.stragglers.len() > STRAGGLERS_MAX || self.stragglers.iter().any(|range| entry.overlaps(range)) {
+            return false;
+        }
+        let mut passed: Vec<u32> = Vec::new();
+        let mut looked_at = 0;
+        let mut at = index as u32;
+        loop {
+            for other in self.script.predecessors(at as usize) {
+                let state = self.states[*other as usize];
+                if state == UNTOUCHED && !passed.contains(other) {
+                    passed.push(*other);
+                }
+                if state == LIVE || passed.len() > PASSED_AT_ONCE {
+                    return false;
+                }
+            }
+            let Some(next) = passed.get(looked_at) else { break };
+            at = *next;
+            looked_at += 1;
+        }
+        passed.iter().for_each(|other| self.states[*other as usize] = PASSED);
+        true
+    }
+
+    /// A block is back: the place at this offset, which went out as this entry in this step or an earlier one.
+    #[inline]
+    pub(super) fn give(&mut self, index: u32, offset: u64) {
+        if !self.stragglers.is_empty()
+            && let Some(straggler) = self.stragglers.iter().position(|range| range.0 == offset)
+        {
+            self.stragglers.swap_remove(straggler);
+            return;
+        }
+        self.states[index as usize] = self.next as u32;
+        self.live -= 1;
+    }
+
+    /// Where a place that went out is.
+    pub(super) fn place(&self, index: u32) -> (u64, u64) {
+        let entry = &self.script.entries()[index as usize];
+        (entry.offset, entry.held_bytes)
+    }
+
+    /// Blocks that are out, those of earlier steps among them.
+    pub(super) fn out(&self) -> usize {
+        self.live + self.stragglers.len()
+    }
+
+    pub(super) fn script(&self) -> &Arc<Script> {
+        &self.script
+    }
+
+    /// Allocations of the step so far, if it has followed the script.
+    pub(super) fn followed(&self) -> Option<usize> {
+        self.is_exact.then_some(self.next)
+    }
+
+    /// Whether all of the script was asked for, and nothing else.
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_exact && self.next == self.script.len()
+    }
+
+    /// Entries that nobody has asked for.
+    pub(super) fn unmet(&self) -> u64 {
+        (self.script.len() - self.met) as u64
+    }
+
+    /// What the next allocation should be.
+    pub(super) fn expected_bytes(&self) -> Option<u64> {
+        self.script.entries()[..self.script.len()].get(self.next).map(|entry| entry.bytes)
+    }
+
+    /// Of the first allocations: their bytes, and how many had been made when they were freed. `None` for what is live, or
+    /// the pool's.
+    pub(super) fn begun(&self) -> impl Iterator<Item = (u64, Option<u32>)> {
+        let begun = self.script.entries().iter().zip(&self.states).take(self.next);
+        begun.map(|(entry, state)| (entry.bytes, (*state < PASSED).then_some(*state)))
+    }
+
+    /// Those of them that are live, and where.
+    pub(super) fn live(&self) -> impl Iterator<Item = (usize, u64)> {
+        let live = self.states.iter().enumerate().filter(|(_, state)| **state == LIVE);
+        live.map(|(index, _)| (index, self.script.entries()[index].offset))
+    }
+
+    pub(super) fn metadata_bytes(&self) -> u64 {
+        (self.states.capacity() * size_of::<u32>() + self.stragglers.capacity() * size_of::<(u64, u64)>()) as u64
+    }
+
+    /// Panics if blocks that are out overlap: a defect of this crate.
+    pub(super) fn check(&self) {
+        let entries = self.script.entries().iter().zip(&self.states);
+        let live = entries.filter(|(_, state)| **state == LIVE).map(|(entry, _)| entry.range());
+        let mut out: Vec<(u64, u64)> = live.chain(self.stragglers.iter().copied()).collect();
+        assert_eq!(out.len(), self.out());
+        out.sort_unstable();
+        assert!(out.is_sorted_by(|a, b| a.1 <= b.0), "blocks of a planned step overlap: {out:?}");
+    }
+}

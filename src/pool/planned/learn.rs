@@ -1,0 +1,171 @@
+//! What a step asks for, written down while it happens.
+//!
+//! The clock is the number of allocations so far: two blocks are live together if, and only if, one is live when the other
+//! is allocated.
+
+use std::collections::HashMap;
+
+use crate::plan::Lifetime;
+
+/// A block that is not back.
+const LIVE: u32 = u32::MAX;
+
+/// Allocations that are written down at most; a program that never marks a step would fill the memory.
+const ALLOCATIONS_MAX: usize = 1 << 22;
+
+/// Which slab, by its serial number, and where in it.
+pub(in crate::pool) type At = (u64, u64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Allocation {
+    bytes: u64,
+    freed_at: u32,
+}
+
+/// One allocation of a step that was written down: its bytes, and how long it lives, or that it outlives the step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Learned {
+    pub(super) bytes: u64,
+    pub(super) freed_at: Option<u32>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Learner {
+    allocations: Vec<Allocation>,
+    live: HashMap<At, u32>,
+    /// How many allocations there were when each step began.
+    marks: Vec<u32>,
+}
+
+impl Learner {
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(super) fn alloc(&mut self, bytes: u64, at: At) {
+        if self.is_full() {
+            return;
+        }
+        self.live.insert(at, self.allocations.len() as u32);
+        self.allocations.push(Allocation { bytes, freed_at: LIVE });
+    }
+
+    /// What was allocated before, and when it was freed, or where it is.
+    pub(super) fn resume(&mut self, bytes: u64, freed_at: Option<u32>, at: Option<At>) {
+        if let Some(at) = at {
+            self.live.insert(at, self.allocations.len() as u32);
+        }
+        self.allocations.push(Allocation { bytes, freed_at: freed_at.unwrap_or(LIVE) });
+    }
+
+    /// Blocks that were not written down are nobody's here.
+    pub(super) fn free(&mut self, at: At) {
+        if let Some(index) = self.live.remove(&at) {
+            self.allocations[index as usize].freed_at = self.allocations.len() as u32;
+        }
+    }
+
+    pub(super) fn mark(&mut self) {
+        self.marks.push(self.allocations.len() as u32);
+    }
+
+    /// How many steps have begun.
+    pub(super) fn marks(&self) -> usize {
+        self.marks.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.allocations.is_empty()
+    }
+
+    /// So much that it is no step.
+    pub(super) fn is_full(&self) -> bool {
+        self.allocations.len() >= ALLOCATIONS_MAX
+    }
+
+    /// Whether everything that was allocated from this one on is back.
+    pub(super) fn is_all_back_since(&self, start: u32) -> bool {
+        self.live.values().all(|index| *index < start)
+    }
+
+    /// Where to cut a program that repeats a step into steps: before the allocation of this number after a mark, where what
+    /// goes on over the cut, and ends, has the fewest bytes. For most training loops that is where the last step's gradients
+    /// have just been freed. Told from two whole steps.
+    pub(super) fn cut(&self) -> u32 {
+        let &[.., first, second, third] = &self.marks[..] else { return 0 };
+        let longest = (third - second).min(second - first);
+        // For each cut, what crosses it: from the allocation on, until the free.
+        let mut changes = vec![0i128; longest as usize + 2];
+        for (index, allocation) in (0..).zip(&self.allocations).skip(first as usize) {
+            if allocation.freed_at == LIVE && index < second {
+                // For good: an optimizer's state, say.
+                continue;
+            }
+            // It crosses a cut at `at` if it was allocated before and is freed after that.
+            let from = (index + 1).saturating_sub(second).min(longest + 1);
+            let to = if allocation.freed_at == LIVE { longest + 1 } else { allocation.freed_at.saturating_sub(second) };
+            let to = to.min(longest + 1);
+            if from < to {
+                changes[from as usize] += i128::from(allocation.bytes);
+                changes[to as usize] -= i128::from(allocation.bytes);
+            }
+        }
+        let mut crossing = 0i128;
+        let crossings = changes.iter().take(longest as usize + 1).map(|change| {
+            crossing += change;
+            crossing
+        });
+        (0..).zip(crossings).min_by_key(|(at, bytes)| (*bytes, *at)).map_or(0, |(at, _)| at)
+    }
+
+    /// The allocations of these numbers, as a step.
+    pub(super) fn step(&self, start: u32, end: u32) -> Vec<Learned> {
+        let allocations = &self.allocations[start as usize..end as usize];
+        let learned = |allocation: &Allocation| Learned {
+            bytes: allocation.bytes,
+            freed_at: (allocation.freed_at <= end).then(|| allocation.freed_at - start),
+        };
+        allocations.iter().map(learned).collect()
+    }
+
+    /// All that was written down, as a step.
+    pub(super) fn whole(&self) -> Vec<Learned> {
+        self.step(0, self.allocations.len() as u32)
+    }
+
+    /// When the last two steps began.
+    pub(super) fn last_step(&self) -> Option<(u32, u32)> {
+        let &[.., start, end] = &self.marks[..] else { return None };
+        Some((start, end))
+    }
+
+    /// When the two before the last began.
+    pub(super) fn last_but_one(&self) -> Option<(u32, u32)> {
+        let &[.., start, end, _] = &self.marks[..] else { return None };
+        Some((start, end))
+    }
+
+    /// Forgets the allocations before this one.
+    pub(super) fn forget_before(&mut self, start: u32) {
+        self.allocations.drain(..start as usize);
+        for allocation in self.allocations.iter_mut().filter(|allocation| allocation.freed_at != LIVE) {
+            allocation.freed_at -= start;
+        }
+        self.live.retain(|_, index| *index >= start);
+        self.live.values_mut().for_each(|index| *index -= start);
+        self.marks.clear();
+    }
+
+    pub(super) fn metadata_bytes(&self) -> u64 {
+        (self.allocations.capacity() * size_of::<Allocation>() + self.live.capacity() * size_of::<(At, u32)>()) as u64
+    }
+}
+
+/// As lifetimes: those that outlive the step are never live in it.
+pub(super) fn lifetimes(step: &[Learned]) -> Vec<Lifetime> {
+    let lifetime = |(index, learned): (u64, &Learned)| match learned.freed_at {
+        Some(freed_at) => Lifetime::new(index, u64::from(freed_at).max(index + 1), learned.bytes),
+        None => Lifetime::new(index, index, learned.bytes),
+    };
+    (0..).zip(step).map(lifetime).collect()
+}

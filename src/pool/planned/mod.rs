@@ -1,0 +1,457 @@
+//! Planned steps: a step that repeats is served at offsets that were found ahead of time, in one run of the pool.
+//!
+//! ```text
+//!   Pool::planned, Pool::auto_plan ──► Planning, while there is one:
+//!
+//!   alloc ──► Planner ──► Course: the script's next entry? its predecessors back? ──► a place of the arena
+//!                │           └─ no: the pool serves it, and it is counted
+//!                └─ Auto: what a step asks for is written down (Learner), planned (crate::plan), followed (Script)
+//! ```
+//!
+//! The arena is a run of the pool like any other; what of it no block has counts as cached. It goes home when memory is
+//! short and nothing in it is in use, and is taken again when the next step begins.
+//!
+//! Files, lowest first: `script` (what a step asks for, and where it goes), `course` (how far one step has come, and what
+//! may go out), `learn` (a step that is written down), `auto` (which script next), `report`, `planner` (the arena).
+//!
+//! The planner's latch is the innermost lock: nothing else is locked, nor anything dropped that could end the pool, while it
+//! is held.
+
+mod auto;
+mod course;
+mod learn;
+mod planner;
+mod report;
+mod script;
+
+use std::fmt;
+
+use self::auto::{Auto, Ended};
+pub(super) use self::learn::At;
+pub(super) use self::planner::{Planner, at};
+use self::planner::{Held, Mode, Rest};
+pub use self::report::{Difference, PlanReport};
+use self::script::Script;
+use super::shards::{PoolHome, Shards, Tally};
+use super::state::Holds;
+use super::{Block, Pool, Request, Shared, SlabPolicy};
+use crate::backend::{Backend, Span};
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::{Lifetime, Plan};
+use crate::sync::{Arc, AtomicU8, LatchGuard, Ordering};
+
+/// What whoever allocates or frees must know before the planner is locked.
+pub(super) struct Signs(AtomicU8);
+
+/// Allocations are looked for in a script, or written down.
+const ON: u8 = 1;
+/// Blocks of the pool that are freed are written down.
+const LEARNS: u8 = 2;
+
+impl Signs {
+    pub(super) fn new() -> Self {
+        Self(AtomicU8::new(0))
+    }
+
+    #[inline]
+    pub(super) fn is_on(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != 0
+    }
+
+    #[inline]
+    pub(super) fn is_learning(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & LEARNS != 0
+    }
+}
+
+impl<B: Backend> Shards<B> {
+    /// Every change of the planner's mode ends here.
+    fn show(&self, planner: &mut Planner<B>) {
+        let is_learning = planner.learner().is_some();
+        let signs = if planner.is_on() { ON } else { 0 } | if is_learning { LEARNS } else { 0 };
+        self.signs.0.store(signs, Ordering::Relaxed);
+    }
+}
+
+impl<B: Backend> Shared<B> {
+    /// An allocation while steps are planned.
+    #[inline(never)]
+    pub(super) fn alloc_in_step(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
+        if let Some(block) = self.alloc_planned(request)? {
+            return Ok(block);
+        }
+        let block = self.alloc_in_pool(request)?;
+        self.write_down(&block);
+        Ok(block)
+    }
+
+    /// As [`Pool::alloc_all`], while steps are planned: those that have places get them, all others are served together.
+    #[cold]
+    pub(super) fn alloc_all_in_step(
+        self: &Arc<Self>,
+        requests: &[Request],
+        others: impl FnOnce(&[Request]) -> Result<Vec<Block<B>>>,
+    ) -> Result<Vec<Block<B>>> {
+        let planned: Vec<Option<Block<B>>> =
+            requests.iter().map(|request| self.alloc_planned(request)).collect::<Result<_>>()?;
+        let rest: Vec<Request> =
+            requests.iter().zip(&planned).filter(|(_, block)| block.is_none()).map(|(request, _)| request.clone()).collect();
+        let rest = if rest.is_empty() { Vec::new() } else { others(&rest)? };
+        rest.iter().for_each(|block| self.write_down(block));
+        let mut rest = rest.into_iter();
+        Ok(planned.into_iter().filter_map(|block| block.or_else(|| rest.next())).collect())
+    }
+
+    #[inline]
+    fn alloc_planned(self: &Arc<Self>, request: &Request) -> Result<Option<Block<B>>> {
+        let Request { bytes, align_bytes, .. } = *request;
+        if bytes == 0 || !align_bytes.is_power_of_two() || align_bytes > self.limits.alignment_bytes {
+            return Ok(None);
+        }
+        self.backend.check()?;
+        let place = {
+            let mut planner = self.shards.planner();
+            if planner.is_due() {
+                planner = self.next_step(planner);
+            }
+            planner.take(self, bytes)
+        };
+        let Some(place) = place else { return Ok(None) };
+        if self.shards.is_direct() {
+            self.state().record_alloc(&place.home, request);
+        }
+        Block::planned(place, request).map(Some)
+    }
+
+    /// A block of the pool was allocated.
+    fn write_down(&self, block: &Block<B>) {
+        if self.shards.signs.is_learning()
+            && let Some(at) = block.at()
+            && let Some(learner) = self.shards.planner().learner()
+        {
+            learner.alloc(block.bytes(), at);
+        }
+    }
+
+    /// A block of the pool is about to be freed.
+    #[cold]
+    pub(super) fn write_down_free(&self, at: At) {
+        if let Some(learner) = self.shards.planner().learner() {
+            learner.free(at);
+        }
+    }
+
+    /// A step ends and another begins. Plans and reserves without the planner; nobody else comes here meanwhile, and all
+    /// others are served by the pool.
+    fn next_step<'a>(self: &'a Arc<Self>, mut planner: LatchGuard<'a, Planner<B>>) -> LatchGuard<'a, Planner<B>> {
+        if let Ended::New(step, instead_of) = planner.end_step() {
+            self.shards.show(&mut planner);
+            drop(planner);
+            let script = auto::plan(&step, self.limits.alignment_bytes);
+            planner = self.shards.planner();
+            if let (Mode::Auto(auto), Ok(script)) = (&mut planner.mode, script) {
+                auto.learned(step, instead_of, script);
+            }
+        }
+        let wanted = planner.begin_step();
+        self.shards.show(&mut planner);
+        let Some((script, most_bytes)) = wanted else { return planner };
+        if planner.arena_bytes() < script.height_bytes() {
+            let rest = planner.leave_idle_arena();
+            drop(planner);
+            self.end_arenas(rest);
+            let arena = [most_bytes, script.height_bytes()].into_iter().find_map(|bytes| self.take_arena(bytes).ok());
+            planner = self.shards.planner();
+            if let Some(arena) = arena {
+                let rest = if planner.is_on() {
+                    planner.set_arena(arena)
+                } else {
+                    Rest { arenas: vec![arena], places: Vec::new() }
+                };
+                drop(planner);
+                self.end_arenas(rest);
+                planner = self.shards.planner();
+            }
+        }
+        planner.serve();
+        planner
+    }
+
+    /// A run of the pool for planned steps.
+    fn take_arena(self: &Arc<Self>, bytes: u64) -> Result<PoolHome<B>> {
+        let least_bytes = self.slab_bytes_least(bytes).unwrap_or(u64::MAX);
+        if least_bytes > self.limits.slab.bytes {
+            return Err(self.too_large(bytes, least_bytes, self.limits.slab));
+        }
+        self.backend.check()?;
+        self.state().check_open()?;
+        let request = Request::bytes(bytes).label("arena of planned steps").for_the_pool();
+        let homes = self.attempt(std::slice::from_ref(&request), true)??;
+        let home = homes.into_iter().next().expect("a home for the request");
+        Ok(PoolHome { shared: Arc::clone(self), home })
+    }
+
+    /// What a planner has done with goes home.
+    fn end_arenas(&self, rest: Rest<B>) {
+        let Rest { arenas, places } = rest;
+        drop(places);
+        if arenas.is_empty() {
+            return;
+        }
+        let seats = {
+            let mut state = self.state();
+            for PoolHome { home, .. } in arenas {
+                state.fold(Tally { cached_bytes: -(home.extent.bytes() as i64), ..Tally::default() });
+                state.put_back([home]);
+            }
+            if self.policy == SlabPolicy::PerBlock {
+                state.detach_empty(self.backend.recorded());
+            }
+            state.serve()
+        };
+        super::wait::wake(seats);
+    }
+
+    /// Memory is short: an arena that nobody has a block of goes home.
+    pub(super) fn give_idle_arena(&self) {
+        if self.shards.signs.is_on() {
+            self.end_holds();
+            let rest = self.shards.planner().leave_idle_arena();
+            self.end_arenas(rest);
+        }
+    }
+
+    /// No more planned steps.
+    pub(super) fn end_planning(&self) {
+        let rest = {
+            let mut planner = self.shards.planner();
+            let rest = planner.end();
+            self.shards.show(&mut planner);
+            rest
+        };
+        self.end_arenas(rest);
+    }
+
+    /// Blocks of the arena without an owner go home, as far as nobody uses them any more.
+    pub(super) fn end_holds(&self) {
+        let over = {
+            let mut planner = self.shards.planner();
+            if planner.holds_any() { planner.take_over() } else { return }
+        };
+        for held in over {
+            let home = &held.place.home;
+            let held_bytes = home.extent.bytes();
+            let mut span = Span::new(home.slab.serial, home.extent.offset(), held_bytes);
+            if held.is_dirty && !self.backend.zero_if_free(&home.slab.memory, &mut span, held_bytes).unwrap_or(false) {
+                self.shards.planner().hold(Held { holds: None, ..held });
+                continue;
+            }
+            self.state().unretire_listed(held_bytes);
+            let rest = self.shards.planner().end_hold(held.place);
+            self.end_arenas(rest);
+        }
+    }
+}
+
+/// A block of the arena comes back.
+pub(super) fn give<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Holds>, is_dirty: bool) {
+    let shards = place.shared.shards;
+    if shards.is_direct() {
+        place.shared.state().record_free(&place.home);
+    }
+    if holds.is_none() && !is_dirty {
+        let rest = shards.planner().give(place, bytes);
+        if let Some(rest) = rest {
+            end(rest);
+        }
+        return;
+    }
+    let shared = Arc::clone(&place.shared);
+    let held_bytes = place.home.extent.bytes();
+    let tally = {
+        let mut planner = shards.planner();
+        planner.hold(Held { place, holds, is_dirty });
+        planner.tally()
+    };
+    let mut state = shared.state();
+    state.fold(tally);
+    state.retire_listed(bytes, held_bytes);
+}
+
+#[cold]
+fn end<B: Backend>(rest: Rest<B>) {
+    let shared = rest.places.first().or(rest.arenas.first()).map(|place| Arc::clone(&place.shared));
+    if let Some(shared) = shared {
+        shared.end_arenas(rest);
+    }
+}
+
+impl<B: Backend> Pool<B> {
+    /// Serves steps at the offsets of a plan, until the [`Planning`] is dropped: the first step begins now, the next ones
+    /// with [`mark_step`](Pool::mark_step).
+    ///
+    /// The lifetimes, in the order of their beginnings, are what a step allocates, and the plan says where: it is of
+    /// [`plan::solve`](crate::plan::solve), with the alignment of the pool's [limits](Pool::limits). One run of the pool as
+    /// high as the plan is taken for it. A block goes out at its planned place when it is the next that the plan has (or
+    /// one near by) and everything that had a part of the place is back; any other allocation is served as without a plan,
+    /// and [counted](PlanReport). So no program gets memory that it has already, whatever it does.
+    ///
+    /// Blocks that live longer than their step keep their place from the next step. Requests that wait
+    /// ([`alloc_async`](Pool::alloc_async)) are not looked for in the plan.
+    ///
+    /// ```
+    /// use tensorpool::plan::{self, Lifetime, Options};
+    /// use tensorpool::{Config, Pool, Request};
+    ///
+    /// let pool = Pool::host(Config::new("64 KiB"))?;
+    /// // Three buffers, of which the first is gone before the last one comes.
+    /// let step = [Lifetime::new(0, 2, 4000), Lifetime::new(1, 4, 2000), Lifetime::new(3, 4, 4000)];
+    /// let plan = plan::solve(&step, &Options::new().align(pool.limits().alignment_bytes))?;
+    /// let planning = pool.planned(&step, &plan)?;
+    /// for _ in 0..10 {
+    ///     let first = pool.alloc(Request::bytes(4000))?;
+    ///     let second = pool.alloc(Request::bytes(2000))?;
+    ///     drop(first);
+    ///     let third = pool.alloc(Request::bytes(4000))?;
+    ///     drop((second, third));
+    ///     pool.mark_step();
+    /// }
+    /// assert_eq!(planning.report().steps_exact, 10);
+    /// assert_eq!(planning.report().arena_bytes, 6 << 10); // 4,032 and 2,048 bytes, in whole pages
+    /// # Ok::<(), tensorpool::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the plan is none for these lifetimes, or not aligned, or if the pool's steps are planned
+    /// already; [`ErrorKind::TooLarge`] if it is higher than a slab can be; as [`alloc`](Pool::alloc) if the pool has no run
+    /// for it. Then nothing has changed.
+    pub fn planned(&self, lifetimes: &[Lifetime], plan: &Plan) -> Result<Planning<B>> {
+        let shared = self.shared();
+        let script = Arc::new(Script::new(lifetimes, plan, shared.limits.alignment_bytes)?);
+        let arena = shared.take_arena(script.height_bytes())?;
+        let rest = {
+            let mut planner = shared.shards.planner();
+            if planner.is_on() {
+                Rest { arenas: vec![arena], places: Vec::new() }
+            } else {
+                planner.report = PlanReport::default();
+                planner.mode = Mode::Fixed(script);
+                planner.begin_step();
+                let rest = planner.set_arena(arena);
+                planner.serve();
+                shared.shards.show(&mut planner);
+                drop(planner);
+                shared.end_arenas(rest);
+                return Ok(Planning { pool: self.clone() });
+            }
+        };
+        shared.end_arenas(rest);
+        Err(is_planned_already())
+    }
+
+    /// Plans steps that repeat, until the [`Planning`] is dropped. A program says where its steps begin with
+    /// [`mark_step`](Pool::mark_step); everything else goes by itself:
+    ///
+    /// - The first step is written down: every allocation, and when it was freed. (The first two, if blocks of the first are
+    ///   still held: then a step is counted from where the least goes on into the next one, for instance when the last
+    ///   gradients have been freed.)
+    /// - It is planned (`plan`), and the next ones are served at the planned offsets, in one run of the pool.
+    /// - A step of another shape is noticed by its first allocation that differs, served by the pool, written down, and
+    ///   planned when it ends. The last 16 shapes are remembered, and which follows which.
+    ///
+    /// What goes out is the same memory in another place: results do not change. Blocks that live longer than a step are the
+    /// pool's as before.
+    ///
+    /// ```
+    /// use tensorpool::{Config, Pool};
+    ///
+    /// let pool = Pool::host(Config::new("1 MiB"))?;
+    /// let planning = pool.auto_plan()?;
+    /// for _ in 0..10 {
+    ///     pool.mark_step();
+    ///     let x = pool.zeros::<f32>([64, 100])?;
+    ///     let y = pool.zeros::<f32>([64, 50])?;
+    ///     drop(x);
+    ///     let z = pool.zeros::<f32>([64, 20])?;
+    /// }
+    /// pool.mark_step();
+    /// assert_eq!(planning.report().steps_exact, 9); // all but the first
+    /// println!("{}", planning.report());
+    /// # Ok::<(), tensorpool::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the pool's steps are planned already.
+    pub fn auto_plan(&self) -> Result<Planning<B>> {
+        let shared = self.shared();
+        let mut planner = shared.shards.planner();
+        if planner.is_on() {
+            return Err(is_planned_already());
+        }
+        planner.report = PlanReport::default();
+        planner.mode = Mode::Auto(Auto::new());
+        shared.shards.show(&mut planner);
+        drop(planner);
+        Ok(Planning { pool: self.clone() })
+    }
+
+    /// Says that a step of the program begins, to [planned steps](Pool::auto_plan) and to a record of the pool's allocations
+    /// (`Pool::record_to`, feature `trace`). Does nothing while there is neither.
+    pub fn mark_step(&self) {
+        let shared = self.shared();
+        shared.record_step();
+        if !shared.shards.signs.is_on() {
+            return;
+        }
+        shared.end_holds();
+        let mut planner = shared.shards.planner();
+        let is_due = match &mut planner.mode {
+            Mode::Off => false,
+            Mode::Fixed(_) => true,
+            Mode::Auto(auto) => {
+                let has_begun = auto.has_cut();
+                auto.mark();
+                if !has_begun && !auto.is_due() {
+                    planner.report.steps += 1;
+                    planner.report.steps_recorded += 1;
+                    false
+                } else {
+                    auto.is_due()
+                }
+            }
+        };
+        if is_due {
+            drop(shared.next_step(planner));
+        }
+    }
+}
+
+fn is_planned_already() -> Error {
+    Error::new(ErrorKind::Invalid, "the pool's steps are planned already: there is a Planning that was not dropped")
+}
+
+/// While there is one, a pool serves planned steps: see [`Pool::planned`] and [`Pool::auto_plan`]. When it is dropped the
+/// arena goes home, as soon as the last block in it is back.
+#[must_use = "planned steps end when it is dropped"]
+pub struct Planning<B: Backend> {
+    pool: Pool<B>,
+}
+
+impl<B: Backend> Planning<B> {
+    /// What has come of it so far. A step that has not ended yet counts with what it has allocated.
+    pub fn report(&self) -> PlanReport {
+        self.pool.shared().shards.planner().report()
+    }
+}
+
+impl<B: Backend> Drop for Planning<B> {
+    fn drop(&mut self) {
+        self.pool.shared().end_planning();
+    }
+}
+
+impl<B: Backend> fmt::Debug for Planning<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Planning").field(&self.report()).finish()
+    }
+}

@@ -1,0 +1,401 @@
+//! What serves a pool's planned steps: the arena, what follows the script, and what has come of it.
+
+use super::auto::{Auto, Ended};
+use super::course::{Course, Found};
+use super::learn::{At, Learner};
+use super::report::{Difference, PlanReport};
+use super::script::Script;
+use crate::backend::Backend;
+use crate::pool::shards::{PoolHome, Tally};
+use crate::pool::state::{Holds, Home};
+use crate::pool::Shared;
+use crate::sync::{Arc, Ordering};
+
+/// Differences in one step after which a plan that is made anew anyway is no longer followed, if they are a quarter of all.
+const DIFFERENCES_MAX: u64 = 8;
+
+/// Where steps come from.
+#[derive(Debug)]
+pub(super) enum Mode {
+    Off,
+    /// All are the same.
+    Fixed(Arc<Script>),
+    Auto(Auto),
+}
+
+/// An arena that no step uses any more, until the last block in it is back.
+struct Leaving<B: Backend> {
+    arena: PoolHome<B>,
+    out: usize,
+}
+
+/// A block of the arena without an owner, whose memory others may still use, or shall not see as it is.
+pub(in crate::pool) struct Held<B: Backend> {
+    pub(in crate::pool) place: PoolHome<B>,
+    pub(in crate::pool) holds: Option<Holds>,
+    pub(in crate::pool) is_dirty: bool,
+}
+
+impl<B: Backend> Held<B> {
+    fn is_over(&self) -> bool {
+        self.holds.as_ref().is_none_or(|holds| holds.load(Ordering::Acquire) == 0)
+    }
+}
+
+/// What is to be dropped, and given home, once the planner is not locked: both may end the pool.
+#[must_use]
+pub(super) struct Rest<B: Backend> {
+    pub(super) arenas: Vec<PoolHome<B>>,
+    pub(super) places: Vec<PoolHome<B>>,
+}
+
+impl<B: Backend> Rest<B> {
+    pub(super) fn new() -> Self {
+        Self { arenas: Vec::new(), places: Vec::new() }
+    }
+}
+
+pub(in crate::pool) struct Planner<B: Backend> {
+    pub(super) mode: Mode,
+    course: Option<Course>,
+    /// Places of the arena go out.
+    serves: bool,
+    /// A run of the pool. Its bytes count as cached where no block has them.
+    arena: Option<PoolHome<B>>,
+    /// Whatever came back: the next place that goes out is made of it, without touching a reference count.
+    places: Vec<PoolHome<B>>,
+    leaving: Vec<Leaving<B>>,
+    held: Vec<Held<B>>,
+    tally: Tally,
+    pub(super) report: PlanReport,
+    /// Of this step.
+    met: u64,
+    different: u64,
+    blocked: u64,
+    without_room: u64,
+}
+
+impl<B: Backend> Planner<B> {
+    pub(in crate::pool) fn new() -> Self {
+        Self {
+            mode: Mode::Off,
+            course: None,
+            serves: false,
+            arena: None,
+            places: Vec::new(),
+            leaving: Vec::new(),
+            held: Vec::new(),
+            tally: Tally::default(),
+            report: PlanReport::default(),
+            met: 0,
+            different: 0,
+            blocked: 0,
+            without_room: 0,
+        }
+    }
+
+    pub(super) fn is_on(&self) -> bool {
+        !matches!(self.mode, Mode::Off)
+    }
+
+    pub(super) fn learner(&mut self) -> Option<&mut Learner> {
+        match &mut self.mode {
+            Mode::Auto(auto) => auto.learner.as_mut(),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_due(&self) -> bool {
+        match &self.mode {
+            Mode::Auto(auto) => auto.is_due(),
+            _ => false,
+        }
+    }
+
+    /// A place for so many bytes, if the script has one.
+    #[inline]
+    pub(super) fn take(&mut self, shared: &Arc<Shared<B>>, bytes: u64) -> Option<PoolHome<B>> {
+        if let Mode::Auto(auto) = &mut self.mode {
+            auto.count();
+        }
+        let course = self.course.as_mut().filter(|_| self.serves)?;
+        let found = match course.take_next(bytes) {
+            Some(found) => found,
+            None => self.differs(bytes)?,
+        };
+        match found {
+            Found::Place(index) => self.hand_out(shared, index, bytes),
+            Found::Kept => {
+                self.met += 1;
+                None
+            }
+            Found::Blocked => {
+                self.blocked += 1;
+                self.report.allocations_blocked += 1;
+                self.learn_from_here();
+                None
+            }
+            Found::Different => None,
+        }
+    }
+
+    #[inline]
+    fn hand_out(&mut self, shared: &Arc<Shared<B>>, index: u32, bytes: u64) -> Option<PoolHome<B>> {
+        let course = self.course.as_mut()?;
+        let (offset, held_bytes) = course.place(index);
+        self.met += 1;
+        let Some(arena) = &self.arena else {
+            course.give(index, offset);
+            self.without_room += 1;
+            return None;
+        };
+        let extent = arena.home.extent.part(offset, held_bytes, index);
+        let place = match self.places.pop() {
+            Some(mut place) => {
+                place.home.extent = extent;
+                place
+            }
+            None => {
+                let home = Home { slab: Arc::clone(&arena.home.slab), extent };
+                PoolHome { shared: Arc::clone(shared), home }
+            }
+        };
+        self.tally.alloc_planned(bytes, held_bytes);
+        self.report.allocations_planned += 1;
+        if let Mode::Auto(Auto { learner: Some(learner), .. }) = &mut self.mode {
+            learner.alloc(bytes, at(&place.home));
+        }
+        Some(place)
+    }
+
+    /// The next allocation is not the next one of the script.
+    #[cold]
+    fn differs(&mut self, bytes: u64) -> Option<Found> {
+        let course = self.course.as_mut()?;
+        if let (Mode::Auto(auto), Some(next)) = (&mut self.mode, course.followed())
+            && let Some(other) = auto.other(course.script(), next, bytes)
+        {
+            course.switch(&other);
+            return course.take_next(bytes);
+        }
+        let expected_bytes = course.expected_bytes();
+        self.learn_from_here();
+        let course = self.course.as_mut()?;
+        let found = course.search(bytes);
+        self.different += 1;
+        self.report.last_difference = Some(Difference {
+            step: self.report.steps,
+            allocation: self.met + self.different - 1,
+            bytes,
+            expected_bytes,
+        });
+        match found {
+            Found::Different => self.report.allocations_different += 1,
+            _ => self.report.allocations_moved += 1,
+        }
+        if matches!(self.mode, Mode::Auto(_))
+            && self.different > DIFFERENCES_MAX
+            && self.different * 4 > self.met
+        {
+            self.serves = false;
+        }
+        Some(found)
+    }
+
+    /// The step is not as planned: it is written down from its beginning, as far as that is known.
+    #[cold]
+    fn learn_from_here(&mut self) {
+        let (Mode::Auto(auto), Some(course)) = (&mut self.mode, &self.course) else { return };
+        if auto.learner.is_some() {
+            return;
+        }
+        let mut learner = Learner::new();
+        let arena = self.arena.as_ref().map(|arena| at(&arena.home));
+        let mut live = course.live().peekable();
+        for (index, (bytes, freed_at)) in course.begun().enumerate() {
+            let offset = live.next_if(|(live, _)| *live == index).map(|(_, offset)| offset);
+            let at = Option::zip(arena, offset).map(|((slab, start), offset)| (slab, start + offset));
+            learner.resume(bytes, freed_at, at);
+        }
+        auto.learner = Some(learner);
+    }
+
+    /// A place is back, and nobody uses it. What is to be dropped comes back.
+    #[inline]
+    pub(super) fn give(&mut self, place: PoolHome<B>, bytes: u64) -> Option<Rest<B>> {
+        self.tally.free(bytes, place.home.extent.bytes());
+        self.put_back(place)
+    }
+
+    #[inline]
+    fn put_back(&mut self, place: PoolHome<B>) -> Option<Rest<B>> {
+        if let Mode::Auto(Auto { learner: Some(learner), .. }) = &mut self.mode {
+            learner.free(at(&place.home));
+        }
+        let Some(offset) = self.arena.as_ref().and_then(|arena| offset_in(arena, &place)) else {
+            return Some(self.put_back_late(place));
+        };
+        let course = self.course.as_mut().expect("an arena is there for a script");
+        course.give(place.home.extent.index(), offset);
+        self.places.push(place);
+        None
+    }
+
+    /// Into an arena that is no longer used.
+    #[cold]
+    fn put_back_late(&mut self, place: PoolHome<B>) -> Rest<B> {
+        let mut rest = Rest::new();
+        if let Some(index) = self.leaving.iter().position(|leaving| offset_in(&leaving.arena, &place).is_some()) {
+            self.leaving[index].out -= 1;
+            if self.leaving[index].out == 0 {
+                rest.arenas.push(self.leaving.swap_remove(index).arena);
+            }
+        }
+        rest.places.push(place);
+        rest
+    }
+
+    /// A place is back, but others still use it, or it is to be zeroed.
+    pub(super) fn hold(&mut self, held: Held<B>) {
+        self.held.push(held);
+    }
+
+    pub(super) fn holds_any(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Those that nobody uses any more.
+    pub(super) fn take_over(&mut self) -> Vec<Held<B>> {
+        self.held.extract_if(.., |held| held.is_over()).collect()
+    }
+
+    /// Nobody uses it any more, and it is as it should be.
+    pub(super) fn end_hold(&mut self, place: PoolHome<B>) -> Rest<B> {
+        self.put_back(place).unwrap_or_else(Rest::new)
+    }
+
+    /// A step ends; what was written down of it.
+    pub(super) fn end_step(&mut self) -> Ended {
+        if let Some(course) = &self.course {
+            let report = &mut self.report;
+            report.allocations_skipped += course.unmet();
+            report.steps_exact += u64::from(course.is_complete() && self.serves && self.without_room == 0);
+            report.steps_without_room += u64::from(self.without_room > 0);
+        }
+        let blocked = self.blocked > 0;
+        (self.met, self.different, self.blocked, self.without_room) = (0, 0, 0, 0);
+        match &mut self.mode {
+            Mode::Auto(auto) => auto.end_step(blocked),
+            _ => Ended::Known,
+        }
+    }
+
+    /// The script of the next step, which begins now; and how large an arena is wanted.
+    pub(super) fn begin_step(&mut self) -> Option<(Arc<Script>, u64)> {
+        self.report.steps += 1;
+        self.serves = false;
+        let (script, most_bytes) = match &mut self.mode {
+            Mode::Off => return None,
+            Mode::Fixed(script) => (Arc::clone(script), script.height_bytes()),
+            Mode::Auto(auto) => {
+                let Some(script) = auto.begin_step() else {
+                    self.report.steps_recorded += 1;
+                    return None;
+                };
+                (script, auto.height_bytes())
+            }
+        };
+        match &mut self.course {
+            Some(course) => course.begin(&script),
+            None => self.course = Some(Course::new(Arc::clone(&script))),
+        }
+        self.report.height_bytes = script.height_bytes();
+        Some((script, most_bytes))
+    }
+
+    /// Places go out from now on, if there is an arena.
+    pub(super) fn serve(&mut self) {
+        self.serves = self.course.is_some();
+    }
+
+    pub(super) fn arena_bytes(&self) -> u64 {
+        self.arena.as_ref().map_or(0, |arena| arena.home.extent.bytes())
+    }
+
+    /// Takes an arena in the place of the one that was there.
+    pub(super) fn set_arena(&mut self, arena: PoolHome<B>) -> Rest<B> {
+        let rest = self.leave_arena();
+        self.arena = Some(arena);
+        rest
+    }
+
+    /// The arena is not used any more. It goes home when everything in it is back.
+    pub(super) fn leave_arena(&mut self) -> Rest<B> {
+        let mut rest = Rest::new();
+        rest.places = std::mem::take(&mut self.places);
+        let Some(arena) = self.arena.take() else { return rest };
+        let out = self.course.as_ref().map_or(0, Course::out);
+        if out == 0 {
+            rest.arenas.push(arena);
+        } else {
+            self.leaving.push(Leaving { arena, out });
+            self.course = self.course.take().map(|course| Course::new(Arc::clone(course.script())));
+        }
+        rest
+    }
+
+    /// Takes the arena out if nothing in it is in use.
+    pub(super) fn leave_idle_arena(&mut self) -> Rest<B> {
+        if self.course.as_ref().is_none_or(|course| course.out() == 0) { self.leave_arena() } else { Rest::new() }
+    }
+
+    /// No more planned steps.
+    pub(super) fn end(&mut self) -> Rest<B> {
+        let rest = self.leave_arena();
+        (self.mode, self.course, self.serves) = (Mode::Off, None, false);
+        rest
+    }
+
+    pub(in crate::pool) fn tally(&mut self) -> Tally {
+        std::mem::take(&mut self.tally)
+    }
+
+    pub(super) fn report(&self) -> PlanReport {
+        let plans = match &self.mode {
+            Mode::Off => 0,
+            Mode::Fixed(_) => 1,
+            Mode::Auto(auto) => auto.shapes() as u64,
+        };
+        PlanReport { plans, arena_bytes: self.arena_bytes(), ..self.report }
+    }
+
+    pub(in crate::pool) fn metadata_bytes(&self) -> u64 {
+        let mode = match &self.mode {
+            Mode::Off => 0,
+            Mode::Fixed(script) => script.metadata_bytes(),
+            Mode::Auto(auto) => auto.metadata_bytes(),
+        };
+        let places = self.places.capacity() * size_of::<PoolHome<B>>() + self.held.capacity() * size_of::<Held<B>>();
+        mode + self.course.as_ref().map_or(0, Course::metadata_bytes) + places as u64
+    }
+
+    pub(in crate::pool) fn check(&self) {
+        if let Some(course) = &self.course {
+            course.check();
+            assert!(self.arena.is_some() || course.out() == 0, "blocks of an arena that is gone");
+        }
+    }
+}
+
+/// Where a home is.
+pub(in crate::pool) fn at<S>(home: &Home<S>) -> At {
+    (home.slab.serial, home.extent.offset())
+}
+
+/// Where a place is in an arena, if it is.
+fn offset_in<B: Backend>(arena: &PoolHome<B>, place: &PoolHome<B>) -> Option<u64> {
+    let (whole, part) = (&arena.home, &place.home);
+    let offset = part.extent.offset().checked_sub(whole.extent.offset())?;
+    (Arc::ptr_eq(&whole.slab, &part.slab) && offset < whole.extent.bytes()).then_some(offset)
+}

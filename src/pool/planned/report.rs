@@ -1,0 +1,94 @@
+//! What has come of planned steps.
+
+use std::fmt;
+
+use crate::units::{ByteSize, exact, thousands};
+
+/// An allocation that was not the one that the plan has next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Difference {
+    /// In which step, from 1.
+    pub step: u64,
+    /// Which allocation of the step, from 0.
+    pub allocation: u64,
+    /// Bytes asked for.
+    pub bytes: u64,
+    /// Bytes that the plan has there; `None` after its end.
+    pub expected_bytes: Option<u64>,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { step, allocation, bytes, expected_bytes } = self;
+        write!(f, "allocation {allocation} of step {step} is of {} where the plan has ", exact(*bytes))?;
+        match expected_bytes {
+            Some(bytes) => f.write_str(&exact(*bytes)),
+            None => f.write_str("none"),
+        }
+    }
+}
+
+/// What has come of a pool's planned steps since they began.
+///
+/// An allocation that has no place in the plan, or whose place is still in use, is served by the pool as any other: it is
+/// counted here, and nothing else is different for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PlanReport {
+    /// Steps that have begun.
+    pub steps: u64,
+    /// Those that followed their plan to the letter, until they ended.
+    pub steps_exact: u64,
+    /// Those for which there was no plan: they were written down.
+    pub steps_recorded: u64,
+    /// Those that the pool had no room for an arena for, or took it back because memory was short.
+    pub steps_without_room: u64,
+    /// Plans that are kept, one for each shape of a step.
+    pub plans: u64,
+    /// Bytes of the run of the pool that the steps are in; 0 while there is none.
+    pub arena_bytes: u64,
+    /// What the last step's plan needs of it.
+    pub height_bytes: u64,
+    /// Allocations at the place that was planned for them.
+    pub allocations_planned: u64,
+    /// Those that came in another order than planned. They are planned ones too, unless they were blocked.
+    pub allocations_moved: u64,
+    /// Those that no plan had: of another size, or one more.
+    pub allocations_different: u64,
+    /// Those whose place was still in use.
+    pub allocations_blocked: u64,
+    /// Those that were planned, and that nobody asked for.
+    pub allocations_skipped: u64,
+    /// The last that was not the one that the plan had next.
+    pub last_difference: Option<Difference>,
+}
+
+impl fmt::Display for PlanReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = |number: u64| thousands(number);
+        writeln!(
+            f,
+            "{} steps: {} exactly as planned, {} written down, {} without room; {} plans, an arena of {}",
+            number(self.steps),
+            number(self.steps_exact),
+            number(self.steps_recorded),
+            number(self.steps_without_room),
+            number(self.plans),
+            ByteSize(self.arena_bytes)
+        )?;
+        write!(
+            f,
+            "{} allocations at planned places, {} in another order, {} different, {} blocked, {} never asked for",
+            number(self.allocations_planned),
+            number(self.allocations_moved),
+            number(self.allocations_different),
+            number(self.allocations_blocked),
+            number(self.allocations_skipped)
+        )?;
+        match self.last_difference {
+            Some(difference) => write!(f, "\nlast difference: {difference}"),
+            None => Ok(()),
+        }
+    }
+}

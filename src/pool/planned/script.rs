@@ -1,0 +1,160 @@
+//! A script: what a step allocates, in order, and where in the arena each block goes.
+//!
+//! A plan promises that blocks whose places overlap are never live together *as long as the program frees what it freed when
+//! it was recorded*. A pool does not take a program's word for that: before a place goes out again, every block that had a
+//! part of it must be back. An entry lists its direct *predecessors* for that: whoever had any of its bytes last before it.
+//! There are few of them (fewer than three an entry on average: seen from above, stacked rectangles are a planar graph),
+//! and those before them were looked at when they went out themselves; [`Course`](super::course::Course) says how.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::{Lifetime, Options, Plan};
+use crate::units::round_up;
+
+/// Entries are counted in 32 bits, of which the highest numbers mean something else.
+const ENTRIES_MAX: usize = 1 << 31;
+
+/// One allocation of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Bytes asked for, never 0.
+    pub(super) bytes: u64,
+    /// Bytes of its place, and where that is in the arena; none if the pool is to serve it.
+    pub(super) held_bytes: u64,
+    pub(super) offset: u64,
+    /// Where its predecessors begin. They end where those of the next entry begin.
+    before: u32,
+    /// How many allocations the step has made when the block is freed, as it was planned.
+    pub(super) freed_at: u32,
+}
+
+impl Entry {
+    /// Whether it has a place in the arena.
+    pub(super) fn is_placed(&self) -> bool {
+        self.held_bytes > 0
+    }
+
+    fn end(&self) -> u64 {
+        self.offset + self.held_bytes
+    }
+
+    pub(super) fn overlaps(&self, other: &(u64, u64)) -> bool {
+        self.offset < other.1 && other.0 < self.end()
+    }
+
+    pub(super) fn range(&self) -> (u64, u64) {
+        (self.offset, self.end())
+    }
+}
+
+/// What a step allocates, in order. At least one entry has a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Script {
+    /// And one more at the end, whose predecessors would begin where the last one's end.
+    entries: Vec<Entry>,
+    predecessors: Vec<u32>,
+    height_bytes: u64,
+}
+
+impl Script {
+    /// The allocations of a plan in the order of their times. Those of no bytes are left out: they take nothing, and nobody
+    /// asks for them here.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the plan is none for these lifetimes, or not aligned for the pool; [`ErrorKind::TooLarge`]
+    /// for more than 2^31 of them.
+    pub(super) fn new(lifetimes: &[Lifetime], plan: &Plan, align_bytes: u64) -> Result<Self> {
+        plan.check(lifetimes, &Options::new().align(align_bytes))?;
+        let mut order: Vec<usize> = (0..lifetimes.len()).filter(|index| lifetimes[*index].bytes > 0).collect();
+        if order.len() > ENTRIES_MAX {
+            let message = format!("{} allocations in a planned step: it has at most 2^31", order.len());
+            return Err(Error::new(ErrorKind::TooLarge, message));
+        }
+        order.sort_by_key(|index| lifetimes[*index].lower);
+        let starts: Vec<u64> = order.iter().map(|index| lifetimes[*index].lower).collect();
+        let entry = |index: &usize| {
+            let Lifetime { lower, upper, bytes } = lifetimes[*index];
+            // Whoever is never live has no place. The sum was seen to fit when the plan was checked.
+            let held_bytes = if lower < upper { round_up(bytes, align_bytes).unwrap_or(0) } else { 0 };
+            let freed_at = starts.partition_point(|start| *start < upper) as u32;
+            Entry { bytes, held_bytes, offset: plan.offsets[*index], before: 0, freed_at }
+        };
+        let mut script = Self { entries: order.iter().map(entry).collect(), predecessors: Vec::new(), height_bytes: 0 };
+        script.link();
+        if script.height_bytes == 0 {
+            return Err(Error::new(ErrorKind::Invalid, "a plan without a single block"));
+        }
+        Ok(script)
+    }
+
+    /// Finds everybody's predecessors, in a sweep over the step that remembers who had which bytes last.
+    fn link(&mut self) {
+        // By where they begin: the end of the range, and whose it was.
+        let mut last: BTreeMap<u64, (u64, u32)> = BTreeMap::new();
+        for index in 0..self.entries.len() {
+            self.entries[index].before = self.predecessors.len() as u32;
+            let (start, end) = self.entries[index].range();
+            if start == end {
+                continue;
+            }
+            let first = last.range(..=start).next_back().filter(|(_, (end, _))| *end > start).map_or(start, |(at, _)| *at);
+            let met: Vec<(u64, (u64, u32))> = last.range(first..end).map(|(at, part)| (*at, *part)).collect();
+            for (at, (until, owner)) in met {
+                last.remove(&at);
+                if at < start {
+                    last.insert(at, (start, owner));
+                }
+                if until > end {
+                    last.insert(end, (until, owner));
+                }
+                if !self.predecessors[self.entries[index].before as usize..].contains(&owner) {
+                    self.predecessors.push(owner);
+                }
+            }
+            last.insert(start, (end, index as u32));
+            self.height_bytes = self.height_bytes.max(end);
+        }
+        let before = self.predecessors.len() as u32;
+        self.entries.push(Entry { bytes: 0, held_bytes: 0, offset: 0, before, freed_at: 0 });
+    }
+
+    /// How many allocations it has.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len() - 1
+    }
+
+    /// The entries, and one of no bytes behind them.
+    #[inline]
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Who had bytes of this entry's place last before it.
+    #[inline]
+    pub(super) fn predecessors(&self, index: usize) -> &[u32] {
+        let (start, end) = (self.entries[index].before, self.entries[index + 1].before);
+        &self.predecessors[start as usize..end as usize]
+    }
+
+    /// Bytes of the arena that it needs.
+    pub(super) fn height_bytes(&self) -> u64 {
+        self.height_bytes
+    }
+
+    /// Whether the first allocations of both are of the same sizes, so many of them.
+    pub(super) fn begins_as(&self, other: &Self, count: usize) -> bool {
+        let sizes = |script: &Self| script.entries[..count.min(script.len())].iter().map(|entry| entry.bytes).collect();
+        let (own, others): (Vec<u64>, Vec<u64>) = (sizes(self), sizes(other));
+        own.len() == count && own == others
+    }
+
+    /// Whether its allocations are of these sizes.
+    pub(super) fn is_of(&self, sizes: impl ExactSizeIterator<Item = u64>) -> bool {
+        self.len() == sizes.len() && self.entries.iter().zip(sizes).all(|(entry, bytes)| entry.bytes == bytes)
+    }
+
+    pub(super) fn metadata_bytes(&self) -> u64 {
+        (self.entries.capacity() * size_of::<Entry>() + self.predecessors.capacity() * size_of::<u32>()) as u64
+    }
+}
