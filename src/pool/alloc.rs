@@ -286,12 +286,17 @@ impl<B: Backend> Shared<B> {
         self.state().gather();
     }
 
-    /// All that lies in free lists goes home.
+    /// All that lies in free lists goes home, and an arena that nobody has a block of.
     pub(super) fn empty_shards(&self) {
+        self.give_idle_arena();
+        self.empty_lists();
+    }
+
+    /// All that lies in free lists goes home.
+    pub(super) fn empty_lists(&self) {
         for shard in 0..self.shards.count() {
             self.shards.drain(shard, |places, tally| self.take_home(places, tally));
         }
-        self.give_idle_arena();
         self.serve();
     }
 
@@ -313,7 +318,7 @@ impl<B: Backend> Shared<B> {
         self.fold_planned();
     }
 
-    fn fold_planned(&self) {
+    pub(super) fn fold_planned(&self) {
         let tally = self.shards.tally_planned();
         self.state().fold(tally);
     }

@@ -271,6 +271,9 @@ impl<B: Backend> Block<B> {
         let PoolHome { shared, home } = place;
         let (bytes, holds) = (self.span.bytes(), self.holds.take());
         let tally = shared.shards.tally();
+        if shared.shards.signs.is_on() {
+            shared.fold_planned();
+        }
         let per_block = shared.policy == SlabPolicy::PerBlock;
         let (served, has_much_recorded) = {
             let mut state = shared.state();

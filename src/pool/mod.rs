@@ -32,11 +32,11 @@ use std::fmt;
 pub use self::block::{Block, Hold};
 pub use self::config::{Budget, Config, Priority, Request, SlabPolicy, Step};
 use self::labels::{Label, Labels};
+pub use self::planned::{Difference, PlanReport, Planning};
 #[cfg_attr(not(feature = "trace"), allow(unused_imports, reason = "only traces are made of records"))]
 pub(crate) use self::record::PoolEvent;
 use self::shards::{Classes, Shards};
 use self::state::{Opening, State, StateOf};
-pub use self::planned::{Difference, PlanReport, Planning};
 pub use self::stats::Stats;
 pub use self::wait::Allocation;
 use crate::backend::{Backend, Limit, Limits};
@@ -190,6 +190,7 @@ impl<B: Backend> Pool<B> {
             placement,
             policy,
             direct: &shards.direct,
+            signs: &shards.signs,
             has_free_lists: config.has_free_lists(),
         });
         let most_bytes = limits.block.bytes.min(limits.slab.bytes);

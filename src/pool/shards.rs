@@ -100,7 +100,6 @@ pub(super) struct Shards<B: Backend> {
     shards: Box<[Shard<B>]>,
     /// Nothing is put into a list. Changed with the pool's lock held.
     pub(super) direct: AtomicBool,
-    /// Whether steps are planned. Changed with the planner locked.
     pub(super) signs: Signs,
     planner: Latch<Planner<B>>,
 }
@@ -172,11 +171,6 @@ impl<B: Backend> Shards<B> {
             size_of::<Shard<B>>() + places * size_of::<PoolHome<B>>()
         };
         (0..self.count()).map(of_shard).sum::<usize>() as u64 + self.planner().metadata_bytes()
-    }
-
-    #[inline]
-    pub(super) fn is_direct(&self) -> bool {
-        self.direct.load(Ordering::Relaxed)
     }
 
     /// What serves planned steps. Nobody has it for longer than a few instructions.

@@ -22,8 +22,10 @@ const STRAGGLERS_MAX: usize = 64;
 
 /// States of an entry. Less than these is when it was freed: the number of allocations that the step had made.
 const UNTOUCHED: u32 = u32::MAX;
-const LIVE: u32 = u32::MAX - 1;
-const PASSED: u32 = u32::MAX - 2;
+/// It was asked for, and its place was not free.
+const REFUSED: u32 = u32::MAX - 1;
+const LIVE: u32 = u32::MAX - 2;
+const PASSED: u32 = u32::MAX - 3;
 
 fn is_done(state: u32) -> bool {
     state < LIVE
@@ -118,6 +120,7 @@ impl Course {
             self.live += 1;
             Found::Place(index as u32)
         } else {
+            self.states[index] = REFUSED;
             self.is_exact = false;
             Found::Blocked
         }
@@ -152,7 +155,7 @@ impl Course {
         loop {
             for other in self.script.predecessors(at as usize) {
                 let state = self.states[*other as usize];
-                if state == UNTOUCHED && !passed.contains(other) {
+                if state > LIVE && !passed.contains(other) {
                     passed.push(*other);
                 }
                 if state == LIVE || passed.len() > PASSED_AT_ONCE {

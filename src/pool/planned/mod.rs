@@ -25,11 +25,12 @@ mod report;
 mod script;
 
 use std::fmt;
+use std::time::Duration;
 
 use self::auto::{Auto, Ended};
 pub(super) use self::learn::At;
-pub(super) use self::planner::{Planner, at};
 use self::planner::{Held, Mode, Rest};
+pub(super) use self::planner::{Planner, at};
 pub use self::report::{Difference, PlanReport};
 use self::script::Script;
 use super::shards::{PoolHome, Shards, Tally};
@@ -38,10 +39,16 @@ use super::{Block, Pool, Request, Shared, SlabPolicy};
 use crate::backend::{Backend, Span};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Lifetime, Plan};
-use crate::sync::{Arc, AtomicU8, LatchGuard, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU8, LatchGuard, Ordering};
+use crate::units::round_down;
 
-/// What whoever allocates or frees must know before the planner is locked.
-pub(super) struct Signs(AtomicU8);
+/// What whoever allocates or frees must know before anything is locked.
+pub(super) struct Signs {
+    /// Changed with the planner locked.
+    planner: AtomicU8,
+    /// What is asked for is recorded. Changed with the pool's lock held.
+    records: AtomicBool,
+}
 
 /// Allocations are looked for in a script, or written down.
 const ON: u8 = 1;
@@ -50,17 +57,26 @@ const LEARNS: u8 = 2;
 
 impl Signs {
     pub(super) fn new() -> Self {
-        Self(AtomicU8::new(0))
+        Self { planner: AtomicU8::new(0), records: AtomicBool::new(false) }
     }
 
     #[inline]
     pub(super) fn is_on(&self) -> bool {
-        self.0.load(Ordering::Relaxed) != 0
+        self.planner.load(Ordering::Relaxed) != 0
     }
 
     #[inline]
     pub(super) fn is_learning(&self) -> bool {
-        self.0.load(Ordering::Relaxed) & LEARNS != 0
+        self.planner.load(Ordering::Relaxed) & LEARNS != 0
+    }
+
+    #[inline]
+    fn is_recording(&self) -> bool {
+        self.records.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_recording(&self, records: bool) {
+        self.records.store(records, Ordering::Relaxed);
     }
 }
 
@@ -69,7 +85,7 @@ impl<B: Backend> Shards<B> {
     fn show(&self, planner: &mut Planner<B>) {
         let is_learning = planner.learner().is_some();
         let signs = if planner.is_on() { ON } else { 0 } | if is_learning { LEARNS } else { 0 };
-        self.signs.0.store(signs, Ordering::Relaxed);
+        self.signs.planner.store(signs, Ordering::Relaxed);
     }
 }
 
@@ -94,8 +110,12 @@ impl<B: Backend> Shared<B> {
     ) -> Result<Vec<Block<B>>> {
         let planned: Vec<Option<Block<B>>> =
             requests.iter().map(|request| self.alloc_planned(request)).collect::<Result<_>>()?;
-        let rest: Vec<Request> =
-            requests.iter().zip(&planned).filter(|(_, block)| block.is_none()).map(|(request, _)| request.clone()).collect();
+        let rest: Vec<Request> = requests
+            .iter()
+            .zip(&planned)
+            .filter(|(_, block)| block.is_none())
+            .map(|(request, _)| request.clone())
+            .collect();
         let rest = if rest.is_empty() { Vec::new() } else { others(&rest)? };
         rest.iter().for_each(|block| self.write_down(block));
         let mut rest = rest.into_iter();
@@ -114,10 +134,15 @@ impl<B: Backend> Shared<B> {
             if planner.is_due() {
                 planner = self.next_step(planner);
             }
-            planner.take(self, bytes)
+            let place = planner.take(self, bytes);
+            if place.is_none() {
+                // From here on the step may be written down.
+                self.shards.show(&mut planner);
+            }
+            place
         };
         let Some(place) = place else { return Ok(None) };
-        if self.shards.is_direct() {
+        if self.shards.signs.is_recording() {
             self.state().record_alloc(&place.home, request);
         }
         Block::planned(place, request).map(Some)
@@ -184,8 +209,16 @@ impl<B: Backend> Shared<B> {
             return Err(self.too_large(bytes, least_bytes, self.limits.slab));
         }
         self.backend.check()?;
-        self.state().check_open()?;
         let request = Request::bytes(bytes).label("arena of planned steps").for_the_pool();
+        {
+            let state = self.state();
+            state.check_open()?;
+            let most_bytes = self.budget_bytes - self.staging_bytes - state.reserve_bytes(request.priority);
+            if least_bytes > round_down(most_bytes, self.limits.granule_bytes) {
+                let requests = std::slice::from_ref(&request);
+                return Err(self.shortage(&state, requests, ErrorKind::OverBudget, Duration::ZERO));
+            }
+        }
         let homes = self.attempt(std::slice::from_ref(&request), true)??;
         let home = homes.into_iter().next().expect("a home for the request");
         Ok(PoolHome { shared: Arc::clone(self), home })
@@ -210,6 +243,9 @@ impl<B: Backend> Shared<B> {
             state.serve()
         };
         super::wait::wake(seats);
+        if self.policy == SlabPolicy::PerBlock {
+            self.settle_completed();
+        }
     }
 
     /// Memory is short: an arena that nobody has a block of goes home.
@@ -230,6 +266,13 @@ impl<B: Backend> Shared<B> {
             rest
         };
         self.end_arenas(rest);
+        self.state().direct_if_need_be();
+    }
+
+    /// Steps are planned from now on: idle memory belongs in the spaces, where an arena is taken.
+    fn begin_planning(&self) {
+        self.state().direct_if_need_be();
+        self.empty_lists();
     }
 
     /// Blocks of the arena without an owner go home, as far as nobody uses them any more.
@@ -256,7 +299,7 @@ impl<B: Backend> Shared<B> {
 /// A block of the arena comes back.
 pub(super) fn give<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Holds>, is_dirty: bool) {
     let shards = place.shared.shards;
-    if shards.is_direct() {
+    if shards.signs.is_recording() {
         place.shared.state().record_free(&place.home);
     }
     if holds.is_none() && !is_dirty {
@@ -342,6 +385,7 @@ impl<B: Backend> Pool<B> {
                 shared.shards.show(&mut planner);
                 drop(planner);
                 shared.end_arenas(rest);
+                shared.begin_planning();
                 return Ok(Planning { pool: self.clone() });
             }
         };
@@ -392,6 +436,7 @@ impl<B: Backend> Pool<B> {
         planner.mode = Mode::Auto(Auto::new());
         shared.shards.show(&mut planner);
         drop(planner);
+        shared.begin_planning();
         Ok(Planning { pool: self.clone() })
     }
 
@@ -409,15 +454,11 @@ impl<B: Backend> Pool<B> {
             Mode::Off => false,
             Mode::Fixed(_) => true,
             Mode::Auto(auto) => {
-                let has_begun = auto.has_cut();
                 auto.mark();
-                if !has_begun && !auto.is_due() {
-                    planner.report.steps += 1;
-                    planner.report.steps_recorded += 1;
-                    false
-                } else {
-                    auto.is_due()
-                }
+                let (is_due, is_recorded) = (auto.is_due(), !auto.has_cut());
+                planner.report.steps += u64::from(is_recorded);
+                planner.report.steps_recorded += u64::from(is_recorded);
+                is_due
             }
         };
         if is_due {

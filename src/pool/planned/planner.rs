@@ -6,9 +6,9 @@ use super::learn::{At, Learner};
 use super::report::{Difference, PlanReport};
 use super::script::Script;
 use crate::backend::Backend;
+use crate::pool::Shared;
 use crate::pool::shards::{PoolHome, Tally};
 use crate::pool::state::{Holds, Home};
-use crate::pool::Shared;
 use crate::sync::{Arc, Ordering};
 
 /// Differences in one step after which a plan that is made anew anyway is no longer followed, if they are a quarter of all.
@@ -119,7 +119,10 @@ impl<B: Backend> Planner<B> {
         if let Mode::Auto(auto) = &mut self.mode {
             auto.count();
         }
-        let course = self.course.as_mut().filter(|_| self.serves)?;
+        let Some(course) = self.course.as_mut().filter(|_| self.serves) else {
+            self.report.allocations_different += u64::from(self.different > DIFFERENCES_MAX);
+            return None;
+        };
         let found = match course.take_next(bytes) {
             Some(found) => found,
             None => self.differs(bytes)?,
@@ -194,10 +197,7 @@ impl<B: Backend> Planner<B> {
             Found::Different => self.report.allocations_different += 1,
             _ => self.report.allocations_moved += 1,
         }
-        if matches!(self.mode, Mode::Auto(_))
-            && self.different > DIFFERENCES_MAX
-            && self.different * 4 > self.met
-        {
+        if matches!(self.mode, Mode::Auto(_)) && self.different > DIFFERENCES_MAX && self.different * 4 > self.met {
             self.serves = false;
         }
         Some(found)

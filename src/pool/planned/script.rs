@@ -98,7 +98,8 @@ impl Script {
             if start == end {
                 continue;
             }
-            let first = last.range(..=start).next_back().filter(|(_, (end, _))| *end > start).map_or(start, |(at, _)| *at);
+            let first =
+                last.range(..=start).next_back().filter(|(_, (end, _))| *end > start).map_or(start, |(at, _)| *at);
             let met: Vec<(u64, (u64, u32))> = last.range(first..end).map(|(at, part)| (*at, *part)).collect();
             for (at, (until, owner)) in met {
                 last.remove(&at);

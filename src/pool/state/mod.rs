@@ -12,6 +12,7 @@ use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::books::Books;
 use crate::pool::line::Line;
+use crate::pool::planned::Signs;
 use crate::pool::record::Record;
 use crate::pool::shards::{LIST_BYTES, REFILL, Tally};
 use crate::pool::wait::Seat;
@@ -76,6 +77,7 @@ pub(super) struct State<S> {
     closed: bool,
     /// For the shards: idle memory belongs in the spaces.
     direct: &'static AtomicBool,
+    signs: &'static Signs,
     /// As the pool was opened.
     has_free_lists: bool,
     /// There is no handle of the pool.
@@ -107,6 +109,7 @@ pub(super) struct Opening<'a> {
     pub(super) placement: Placement,
     pub(super) policy: SlabPolicy,
     pub(super) direct: &'static AtomicBool,
+    pub(super) signs: &'static Signs,
     pub(super) has_free_lists: bool,
 }
 
@@ -125,6 +128,7 @@ impl<S> State<S> {
             burials: 0,
             closed: false,
             direct: opening.direct,
+            signs: opening.signs,
             has_free_lists: opening.has_free_lists,
             record: None,
             orphaned: false,
@@ -139,12 +143,14 @@ impl<S> State<S> {
     }
 
     /// Free lists would keep memory from those in line, hand a reserve's bytes to anybody, keep a slab of one block, and
-    /// keep a pool alive that nobody has. What goes through them is not recorded.
-    fn direct_if_need_be(&self) {
+    /// keep a pool alive that nobody has. What goes through them is not recorded; and beside planned steps, which have an
+    /// arena instead, their counters would come in another order.
+    pub(super) fn direct_if_need_be(&self) {
         let is_direct = !self.has_free_lists
             || self.closed
             || self.orphaned
             || self.record.is_some()
+            || self.signs.is_on()
             || self.reserve_bytes > 0
             || self.policy == SlabPolicy::PerBlock
             || !self.line.is_empty();
@@ -164,6 +170,7 @@ impl<S> State<S> {
     /// Begins a record or ends it; the one that was there.
     pub(super) fn set_record(&mut self, record: Option<Record>) -> Option<Record> {
         let before = std::mem::replace(&mut self.record, record);
+        self.signs.set_recording(self.record.is_some());
         self.direct_if_need_be();
         before
     }

@@ -1,0 +1,565 @@
+//! Planned steps: what they promise, and what programs do that do not keep to the plan.
+
+mod support;
+
+use std::sync::atomic::Ordering;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use support::rounds;
+use support::watched::{Watched, check, open};
+use tensorpool::plan::{self, Lifetime, LifetimesBuilder, Options, Plan};
+use tensorpool::{
+    Backend, Block, Config, ErrorKind, Host, Model, PlanReport, Pool, Priority, Request, SlabPolicy, Step,
+};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+/// What a step does: allocate so many bytes under the next number, or free a number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Op {
+    Alloc(u64),
+    Free(usize),
+}
+
+/// A random step of so many allocations, all of them freed in it.
+fn random_step(rng: &mut ChaCha8Rng, allocations: usize, bytes_max: u64) -> Vec<Op> {
+    let sizes: Vec<u64> =
+        (0..rng.random_range(1..=6)).map(|_| (bytes_max as f64).powf(rng.random_range(0.0..1.0)) as u64).collect();
+    let (mut ops, mut live, mut next) = (Vec::new(), Vec::new(), 0);
+    while next < allocations || !live.is_empty() {
+        if next < allocations && (live.is_empty() || rng.random_bool(0.55)) {
+            ops.push(Op::Alloc(sizes[rng.random_range(0..sizes.len())]));
+            live.push(next);
+            next += 1;
+        } else {
+            ops.push(Op::Free(live.swap_remove(rng.random_range(0..live.len()))));
+        }
+    }
+    ops
+}
+
+fn lifetimes(step: &[Op]) -> Vec<Lifetime> {
+    let (mut builder, mut next) = (LifetimesBuilder::new(), 0);
+    for op in step {
+        match op {
+            Op::Alloc(bytes) => {
+                builder.alloc(next, *bytes).unwrap();
+                next += 1;
+            }
+            Op::Free(number) => builder.free(number).unwrap(),
+        }
+    }
+    builder.finish().to_vec()
+}
+
+fn solve<B: Backend>(pool: &Pool<B>, lifetimes: &[Lifetime]) -> Plan {
+    plan::solve(lifetimes, &Options::new().align(pool.limits().alignment_bytes)).unwrap()
+}
+
+/// Runs a step as it is, marks the next one. What has no room is left out.
+fn run<B: Backend>(pool: &Pool<B>, step: &[Op]) {
+    let mut blocks: Vec<Option<Block<B>>> = Vec::new();
+    for op in step {
+        match op {
+            Op::Alloc(bytes) => blocks.push(pool.alloc(Request::bytes(*bytes)).ok()),
+            Op::Free(number) => blocks[*number] = None,
+        }
+    }
+    pool.mark_step();
+}
+
+/// A step with mistakes in it.
+fn spoiled(rng: &mut ChaCha8Rng, step: &[Op], bytes_max: u64) -> Vec<Op> {
+    let mut ops = step.to_vec();
+    for _ in 0..rng.random_range(0..4) {
+        let (one, other) = (rng.random_range(0..ops.len()), rng.random_range(0..ops.len()));
+        match rng.random_range(0..4) {
+            // In another order, near by or far away.
+            0 => ops.swap(one, (one + 1).min(step.len() - 1)),
+            1 => ops.swap(one, other),
+            // Of another size.
+            2 => {
+                if let Op::Alloc(bytes) = &mut ops[one] {
+                    *bytes = rng.random_range(1..=bytes_max);
+                }
+            }
+            // One more that is never freed in the step: numbers of those that follow change, so that others are freed.
+            _ => ops.insert(one, Op::Alloc(rng.random_range(1..=bytes_max))),
+        }
+        if ops.len() < step.len() {
+            break;
+        }
+    }
+    ops
+}
+
+type Held = (Block<Watched>, u8);
+
+/// Runs a step that may make no sense, over blocks that live on from step to step; every block's bytes are looked at.
+fn run_spoiled(pool: &Pool<Watched>, rng: &mut ChaCha8Rng, step: &[Op], kept: &mut Vec<Held>, context: &str) {
+    let mut blocks: Vec<Option<Held>> = Vec::new();
+    let seen = |block: Held| {
+        let (block, pattern) = block;
+        assert!(block.as_bytes().unwrap().iter().all(|byte| *byte == pattern), "{context}: a block was overwritten");
+    };
+    for op in step {
+        match op {
+            Op::Alloc(bytes) => {
+                let block = pool.alloc(Request::bytes(*bytes).label(if rng.random_bool(0.2) { "some" } else { "" }));
+                blocks.push(block.ok().map(|mut block| {
+                    assert_eq!(block.bytes(), *bytes);
+                    let pattern = rng.random();
+                    block.as_bytes_mut().unwrap().fill(pattern);
+                    (block, pattern)
+                }));
+            }
+            Op::Free(number) => {
+                if let Some(block) = blocks.get_mut(*number).and_then(Option::take) {
+                    seen(block);
+                }
+            }
+        }
+        if rng.random_bool(0.01) {
+            pool.trim();
+        }
+        if kept.len() > 3 || (!kept.is_empty() && rng.random_bool(0.02)) {
+            seen(kept.swap_remove(rng.random_range(0..kept.len())));
+        }
+        if rng.random_bool(0.1) {
+            pool.check();
+        }
+    }
+    let mut rest = blocks.into_iter().flatten();
+    if rng.random_bool(0.3) {
+        kept.extend(rest.next());
+    }
+    rest.for_each(seen);
+    pool.mark_step();
+}
+
+fn live(kept: &[Held]) -> u64 {
+    kept.iter().map(|(block, _)| block.bytes()).sum()
+}
+
+#[test]
+fn programs_that_keep_to_the_plan_are_served_by_it_alone() {
+    for seed in 0..rounds(60) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let allocations = rng.random_range(1..200);
+        let step = random_step(&mut rng, allocations, 100_000);
+        let lifetimes = lifetimes(&step);
+        let pool = Pool::with_backend(Model::default(), &Config::new(64 * MIB)).unwrap();
+        let plan = solve(&pool, &lifetimes);
+        let planning = pool.planned(&lifetimes, &plan).unwrap();
+        let allocated = pool.stats().allocations;
+        for _ in 0..5 {
+            run(&pool, &step);
+        }
+        let report = planning.report();
+        let planned = 5 * allocations as u64;
+        assert_eq!((report.steps, report.steps_exact, report.allocations_planned), (6, 5, planned), "seed {seed}");
+        assert_eq!(report.height_bytes, plan.height);
+        assert_eq!((report.allocations_different, report.allocations_blocked, report.last_difference), (0, 0, None));
+        let stats = pool.stats();
+        assert_eq!((stats.allocations - allocated, stats.allocations_planned), (planned, planned));
+        assert_eq!(stats.used_peak_bytes, plan.load, "seed {seed}");
+        drop(planning);
+        check_empty(&pool);
+    }
+}
+
+fn check_empty<B: Backend>(pool: &Pool<B>) {
+    pool.trim();
+    pool.check();
+    let stats = pool.stats();
+    assert_eq!((stats.reserved_bytes, stats.blocks, stats.cached_bytes), (stats.staging_bytes, 0, 0), "{stats:?}");
+}
+
+#[test]
+fn programs_that_do_not_are_never_served_wrongly() {
+    let mut counts = PlanReport::default();
+    for seed in 0..rounds(150) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let allocations = rng.random_range(1..60);
+        let bytes_max = [200, 3_000, 30_000][rng.random_range(0..3)];
+        let step = random_step(&mut rng, allocations, bytes_max);
+        let lifetimes = lifetimes(&step);
+        let backend = Watched::new();
+        let policy = [SlabPolicy::Growing, SlabPolicy::Single, SlabPolicy::PerBlock][rng.random_range(0..3)];
+        let zeroes = rng.random_bool(0.2);
+        let pool = open(&backend, Config::new(2 * MIB).slabs(policy).zero_on_free(zeroes));
+        let plan = solve(&pool, &lifetimes);
+        let planning = if rng.random_bool(0.5) { pool.planned(&lifetimes, &plan) } else { pool.auto_plan() }.unwrap();
+        let mut kept = Vec::new();
+        for number in 0..8 {
+            let context = format!("seed {seed} step {number} {policy}");
+            let step = if rng.random_bool(0.3) { step.clone() } else { spoiled(&mut rng, &step, bytes_max) };
+            run_spoiled(&pool, &mut rng, &step, &mut kept, &context);
+            check(&pool, backend.reserved(), live(&kept));
+        }
+        let report = planning.report();
+        counts.allocations_planned += report.allocations_planned;
+        counts.allocations_different += report.allocations_different;
+        counts.allocations_blocked += report.allocations_blocked;
+        counts.allocations_moved += report.allocations_moved;
+        counts.allocations_skipped += report.allocations_skipped;
+        if rng.random_bool(0.5) {
+            drop(planning);
+            check(&pool, backend.reserved(), live(&kept));
+            drop(kept);
+        } else {
+            drop(kept);
+            drop(planning);
+        }
+        check(&pool, backend.reserved(), 0);
+        pool.trim();
+        assert_eq!(backend.reserved(), 0, "seed {seed}: {:?}", pool.stats());
+        assert!(backend.seen.peak.load(Ordering::SeqCst) <= 2 * MIB);
+    }
+    // All of it happened.
+    assert!(counts.allocations_planned > 1000 && counts.allocations_different > 100, "{counts}");
+    assert!(counts.allocations_blocked > 100 && counts.allocations_moved > 100, "{counts}");
+    assert!(counts.allocations_skipped > 100, "{counts}");
+}
+
+#[test]
+fn steps_that_return_are_planned_by_themselves() {
+    for seed in 0..rounds(40) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let pool = Pool::with_backend(Model::default(), &Config::new(64 * MIB)).unwrap();
+        let planning = pool.auto_plan().unwrap();
+        let allocations = rng.random_range(1..100);
+        let step = random_step(&mut rng, allocations, 100_000);
+        let before = pool.stats().allocations;
+        pool.mark_step();
+        for _ in 0..6 {
+            run(&pool, &step);
+        }
+        let report = planning.report();
+        assert_eq!((report.steps, report.steps_recorded, report.steps_exact), (7, 1, 5), "seed {seed}: {report}");
+        assert_eq!(report.allocations_planned, 5 * allocations as u64, "seed {seed}");
+        assert_eq!(pool.stats().allocations - before, 6 * allocations as u64);
+        assert_eq!(report.height_bytes, solve(&pool, &lifetimes(&step)).height);
+    }
+}
+
+#[test]
+fn shapes_that_take_turns_are_all_followed_once_they_are_known() {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let shapes: Vec<Vec<Op>> = (0..3).map(|_| random_step(&mut rng, 40, 10_000)).collect();
+    let pool = Pool::with_backend(Model::default(), &Config::new(64 * MIB)).unwrap();
+    let planning = pool.auto_plan().unwrap();
+    pool.mark_step();
+    let turns = |times: usize| (0..times).for_each(|_| shapes.iter().for_each(|shape| run(&pool, shape)));
+    turns(3);
+    let before = planning.report();
+    assert_eq!(before.plans, 3);
+    turns(10);
+    let after = planning.report();
+    assert_eq!(after.steps_exact - before.steps_exact, 30, "{after}");
+    assert_eq!(after.allocations_planned - before.allocations_planned, 30 * 40);
+    assert_eq!(after.last_difference, before.last_difference);
+    // In another order they are recognized by what they begin with.
+    for index in [0, 0, 2, 1, 1, 0, 2, 2] {
+        run(&pool, &shapes[index]);
+    }
+    let last = planning.report();
+    assert_eq!(last.steps_exact - after.steps_exact, 8, "{last}");
+}
+
+/// Gradients that are freed in the next step, after its input has come: as PyTorch's training loops do.
+#[test]
+fn what_goes_on_into_the_next_step_moves_the_cut() {
+    let pool = Pool::with_backend(Model::default(), &Config::new(MIB)).unwrap();
+    let planning = pool.auto_plan().unwrap();
+    let alloc = |kib: u64| pool.alloc(Request::bytes(kib * KIB)).unwrap();
+    let mut gradients: Vec<Block<Model>> = Vec::new();
+    let mut state = None;
+    for number in 0..10 {
+        pool.mark_step();
+        if number == 4 {
+            pool.reset_peaks();
+        }
+        let input = alloc(3);
+        gradients.clear();
+        let hidden = alloc(100);
+        let output = alloc(20);
+        gradients.push(alloc(40));
+        drop((output, hidden));
+        gradients.push(alloc(70));
+        state.get_or_insert_with(|| alloc(5));
+        drop(input);
+    }
+    let report = planning.report();
+    assert_eq!((report.steps_recorded, report.steps_exact), (2, 7), "{report}");
+    // The input alone crosses the cut, and is the pool's.
+    assert_eq!(report.height_bytes, 160 * KIB, "{report}");
+    let stats = pool.stats();
+    assert_eq!(stats.used_peak_bytes, (160 + 5 + 3) * KIB, "{stats}");
+    drop((gradients, state));
+}
+
+#[test]
+fn an_arena_goes_home_when_memory_is_short_and_nobody_has_a_block_of_it() {
+    let pool = Pool::with_backend(Model::default(), &Config::new(MIB).slabs(SlabPolicy::Single)).unwrap();
+    let step = [Op::Alloc(300 * KIB), Op::Alloc(300 * KIB), Op::Free(0), Op::Free(1)];
+    let lifetimes = lifetimes(&step);
+    let plan = solve(&pool, &lifetimes);
+    let planning = pool.planned(&lifetimes, &plan).unwrap();
+    run(&pool, &step);
+    assert_eq!(pool.stats().cached_bytes, 600 * KIB);
+    let large = pool.alloc(Request::bytes(800 * KIB)).unwrap();
+    assert_eq!((pool.stats().cached_bytes, planning.report().arena_bytes), (0, 0));
+    // This step and the next do without: there is no room for an arena, nor for the second block.
+    let first = pool.alloc(Request::bytes(100 * KIB)).unwrap();
+    pool.mark_step();
+    drop(first);
+    run(&pool, &step);
+    drop(large);
+    pool.mark_step();
+    run(&pool, &step);
+    let report = planning.report();
+    assert_eq!(report.arena_bytes, 600 * KIB);
+    assert_eq!(report.steps_exact, 2, "{report}");
+    assert!(report.steps_without_room > 0, "{report}");
+    // With a block in it, it stays.
+    let inside = pool.alloc(Request::bytes(300 * KIB)).unwrap();
+    let error = pool.alloc(Request::bytes(800 * KIB)).unwrap_err();
+    assert!(error.is_no_room(), "{error}");
+    drop(inside);
+    assert_eq!(pool.trim(), MIB);
+    assert_eq!(planning.report().arena_bytes, 0);
+}
+
+#[test]
+fn held_blocks_keep_their_place() {
+    let pool = Pool::host(Config::new(MIB)).unwrap();
+    let step = [Op::Alloc(5000), Op::Free(0), Op::Alloc(5000), Op::Free(1)];
+    let lifetimes = lifetimes(&step);
+    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let first = pool.alloc(Request::bytes(5000)).unwrap();
+    let offset = first.offset();
+    let hold = first.hold();
+    drop(first);
+    let stats = pool.stats();
+    assert_eq!((stats.blocks, stats.used_bytes, stats.retired_bytes), (0, 0, 5056), "{stats}");
+    let second = pool.alloc(Request::bytes(5000)).unwrap();
+    assert_ne!(second.offset(), offset);
+    assert_eq!(planning.report().allocations_blocked, 1);
+    pool.check();
+    drop(second);
+    drop(hold);
+    pool.mark_step();
+    assert_eq!(pool.stats().retired_bytes, 0);
+    let third = pool.alloc(Request::bytes(5000)).unwrap();
+    assert_eq!(third.offset(), offset);
+    // Over the end of the planned steps.
+    let hold = third.hold();
+    drop(third);
+    drop(planning);
+    assert_eq!(pool.stats().retired_bytes, 5056);
+    drop(hold);
+    check_empty(&pool);
+}
+
+#[test]
+fn freed_blocks_are_zeroed_where_the_pool_says_so() {
+    let pool = Pool::host(Config::new(MIB).zero_on_free(true)).unwrap();
+    let step = [Op::Alloc(5000), Op::Free(0), Op::Alloc(5000), Op::Free(1)];
+    let lifetimes = lifetimes(&step);
+    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let mut block = pool.alloc(Request::bytes(5000)).unwrap();
+    block.as_bytes_mut().unwrap().fill(7);
+    drop(block);
+    let mut block = pool.alloc(Request::bytes(5000)).unwrap();
+    assert!(block.as_bytes().unwrap().iter().all(|byte| *byte == 0));
+    block.as_bytes_mut().unwrap().fill(7);
+    let hold = block.hold();
+    drop((block, hold));
+    pool.mark_step();
+    let block = pool.alloc(Request::bytes(5000)).unwrap();
+    assert!(block.as_bytes().unwrap().iter().all(|byte| *byte == 0));
+    assert_eq!(planning.report().allocations_planned, 3);
+}
+
+#[test]
+fn a_block_that_outlives_its_step_keeps_its_place() {
+    let pool = Pool::host(Config::new(MIB)).unwrap();
+    let step = [Op::Alloc(5000), Op::Alloc(3000), Op::Free(0), Op::Free(1)];
+    let lifetimes = lifetimes(&step);
+    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let kept = pool.alloc(Request::bytes(5000)).unwrap();
+    pool.mark_step();
+    let next = pool.alloc(Request::bytes(5000)).unwrap();
+    let other = pool.alloc(Request::bytes(3000)).unwrap();
+    let report = planning.report();
+    assert_eq!((report.allocations_planned, report.allocations_blocked), (2, 1), "{report}");
+    drop(planning);
+    drop((next, other));
+    assert_eq!(pool.stats().blocks, 1);
+    drop(kept);
+    check_empty(&pool);
+}
+
+#[test]
+fn batches_are_planned_too() {
+    let pool = Pool::host(Config::new(MIB)).unwrap();
+    let step = [Op::Alloc(5000), Op::Alloc(3000), Op::Alloc(70), Op::Free(0), Op::Free(1), Op::Free(2)];
+    let lifetimes = lifetimes(&step);
+    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    for _ in 0..3 {
+        let sizes = [5000, 0, 3000, 123, 70];
+        let blocks = pool.alloc_all(&sizes.map(Request::bytes)).unwrap();
+        assert_eq!(blocks.iter().map(Block::bytes).collect::<Vec<_>>(), sizes);
+        pool.check();
+        drop(blocks);
+        pool.mark_step();
+    }
+    let report = planning.report();
+    assert_eq!((report.allocations_planned, report.allocations_different), (9, 3), "{report}");
+    // All or none.
+    let before = pool.stats();
+    assert!(pool.alloc_all(&[5000, 3000, 2 * MIB].map(Request::bytes)).unwrap_err().is_over_budget());
+    assert_eq!(pool.stats().blocks, before.blocks);
+    assert_eq!(pool.stats().used_bytes, before.used_bytes);
+}
+
+#[test]
+fn what_cannot_be_planned_is_refused_and_nothing_changes() {
+    let pool = Pool::host(Config::new(MIB)).unwrap();
+    let lifetimes = [Lifetime::new(0, 2, 5000), Lifetime::new(1, 2, 5000)];
+    let plan = solve(&pool, &lifetimes);
+    let refused = |lifetimes: &[Lifetime], plan: &Plan, kind: ErrorKind| {
+        let before = pool.stats();
+        let error = pool.planned(lifetimes, plan).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert_eq!(pool.stats().reserved_bytes, before.reserved_bytes, "{error}");
+    };
+    // Of other lifetimes, not aligned, of nothing, too high for the budget.
+    refused(&lifetimes[..1], &plan, ErrorKind::Invalid);
+    refused(&[Lifetime::new(0, 2, 5000), Lifetime::new(1, 2, 6000)], &plan, ErrorKind::Invalid);
+    let unaligned = plan::solve(&lifetimes, &Options::new().align(8)).unwrap();
+    refused(&lifetimes, &unaligned, ErrorKind::Invalid);
+    refused(&[], &plan::solve(&[], &Options::new()).unwrap(), ErrorKind::Invalid);
+    let large = [Lifetime::new(0, 2, MIB), Lifetime::new(1, 2, 5000)];
+    refused(&large, &solve(&pool, &large), ErrorKind::OverBudget);
+
+    let planning = pool.planned(&lifetimes, &plan).unwrap();
+    assert_eq!(pool.planned(&lifetimes, &plan).unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(pool.auto_plan().unwrap_err().kind(), ErrorKind::Invalid);
+    pool.check();
+    drop(planning);
+    drop(pool.auto_plan().unwrap());
+    let other = pool.clone();
+    let planning = pool.auto_plan().unwrap();
+    other.close();
+    assert_eq!(pool.alloc(Request::bytes(1)).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(pool.planned(&lifetimes, &plan).unwrap_err().kind(), ErrorKind::Closed);
+    drop(planning);
+}
+
+#[test]
+fn a_pool_may_go_before_its_planned_blocks() {
+    for _ in 0..2 {
+        let backend = Watched::new();
+        let pool = open(&backend, Config::new(MIB));
+        let step = [Op::Alloc(5000), Op::Free(0), Op::Alloc(100), Op::Free(1)];
+        let lifetimes = lifetimes(&step);
+        let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+        let mut block = pool.alloc(Request::bytes(5000)).unwrap();
+        drop(pool);
+        drop(planning);
+        assert!(backend.reserved() > 0);
+        block.as_bytes_mut().unwrap().fill(1);
+        drop(block);
+        assert_eq!(backend.reserved(), 0);
+    }
+}
+
+#[test]
+fn a_device_that_fails_leaves_the_plan_in_order() {
+    let backend = Watched::new();
+    let pool = open(&backend, Config::new(MIB));
+    let step = [Op::Alloc(5000), Op::Free(0), Op::Alloc(100), Op::Free(1)];
+    let lifetimes = lifetimes(&step);
+    let plan = solve(&pool, &lifetimes);
+    backend.fail_calls(backend.calls() + 1..=backend.calls() + 100);
+    assert!(pool.planned(&lifetimes, &plan).unwrap_err().is_out_of_memory());
+    backend.fail_calls(0..=0);
+    let planning = pool.planned(&lifetimes, &plan).unwrap();
+    backend.seen.fail_check.store(1, Ordering::SeqCst);
+    assert_eq!(pool.alloc(Request::bytes(5000)).unwrap_err().kind(), ErrorKind::Device);
+    backend.seen.fail_check.store(0, Ordering::SeqCst);
+    // The transfer that zeroes it fails: the block is back in its place.
+    backend.seen.fail_transfers.store(1, Ordering::SeqCst);
+    assert!(pool.alloc(Request::bytes(5000).zeroed()).is_err());
+    backend.seen.fail_transfers.store(0, Ordering::SeqCst);
+    pool.mark_step();
+    run(&pool, &step);
+    assert_eq!(planning.report().steps_exact, 1);
+    drop(planning);
+    check(&pool, backend.reserved(), 0);
+}
+
+#[test]
+fn threads_share_a_planned_step() {
+    for auto in [false, true] {
+        let pool = Pool::host(Config::new(16 * MIB)).unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let step = random_step(&mut rng, 100, 20_000);
+        let lifetimes = lifetimes(&step);
+        let plan = solve(&pool, &lifetimes);
+        let planning = if auto { pool.auto_plan() } else { pool.planned(&lifetimes, &plan) }.unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4u8 {
+                let (pool, step) = (pool.clone(), &step);
+                scope.spawn(move || {
+                    for round in 0..rounds(40) {
+                        let mut blocks: Vec<Option<Block<Host>>> = Vec::new();
+                        for op in step {
+                            match op {
+                                Op::Alloc(bytes) => {
+                                    let mut block = pool.alloc(Request::bytes(*bytes)).unwrap();
+                                    block.as_bytes_mut().unwrap().fill(thread);
+                                    blocks.push(Some(block));
+                                }
+                                Op::Free(number) => {
+                                    let block = blocks[*number].take().unwrap();
+                                    assert!(block.as_bytes().unwrap().iter().all(|byte| *byte == thread));
+                                }
+                            }
+                        }
+                        if round % 4 == u64::from(thread) % 4 {
+                            pool.mark_step();
+                        }
+                    }
+                });
+            }
+        });
+        let report = planning.report();
+        assert!(report.allocations_planned > 0, "{report}");
+        drop(planning);
+        check_empty(&pool);
+    }
+}
+
+#[test]
+fn other_requests_are_served_beside_the_plan() {
+    let pool = Pool::host(Config::new(MIB).reserve(64 * KIB)).unwrap();
+    let step = [Op::Alloc(5000), Op::Free(0)];
+    let lifetimes = lifetimes(&step);
+    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let urgent = pool.alloc(Request::bytes(900).priority(Priority::High).without(Step::Grow)).unwrap();
+    let aligned = pool.alloc(Request::bytes(5000).align(64)).unwrap();
+    assert_eq!(pool.alloc(Request::bytes(5000).align(128)).unwrap_err().kind(), ErrorKind::Alignment);
+    assert_eq!(pool.alloc(Request::bytes(0)).unwrap().bytes(), 0);
+    let later = pollster::block_on(pool.alloc_async(Request::bytes(70))).unwrap();
+    pool.check();
+    assert_eq!((aligned.bytes_held(), planning.report().allocations_planned), (5056, 1));
+    drop((urgent, aligned, later));
+    assert!(format!("{planning:?}").contains("allocations_planned: 1"), "{planning:?}");
+    let text = planning.report().to_string();
+    assert!(text.contains("1 allocations at planned places") && text.contains("900 bytes"), "{text}");
+}
