@@ -26,6 +26,14 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t, hide_possible_values = true, value_name = "NAME")]
     pub placement: PlacementName,
 
+    /// Plan the whole trace ahead and serve it at the planned offsets: what is needed at least
+    #[arg(long, conflicts_with = "auto")]
+    pub planned: bool,
+
+    /// Serve as `Pool::auto_plan` does: each new shape of a step online, and planned when it returns
+    #[arg(long)]
+    pub auto: bool,
+
     /// model, host or gpu: model carves without memory, so that traces of any size run anywhere
     #[arg(long, value_enum, default_value_t, hide_possible_values = true, value_name = "NAME")]
     pub backend: BackendName,
@@ -46,6 +54,15 @@ impl Args {
         matches!(self.slab, Some(SlabPolicy::Growing | SlabPolicy::Single))
     }
 
+    /// How the pool serves.
+    pub fn serving(&self) -> &'static str {
+        match (self.planned, self.auto) {
+            (true, _) => ", the whole planned ahead",
+            (_, true) => ", steps planned when they return",
+            _ => "",
+        }
+    }
+
     /// What clap cannot tell.
     pub fn check(self) -> Result<Self, clap::Error> {
         if self.slabs_need_budget() && self.budget.is_none() && !self.min_budget {
@@ -59,6 +76,7 @@ impl Args {
 const EXAMPLES: &str = "\
 Examples, after `cargo run --release --example replay --`:
   traces/*.gz --min-budget             what each of the bundled runs needs
+  traces/*.gz --min-budget --planned   and with all of it known ahead
   snapshot.pickle                      a run of yours, beside what PyTorch had reserved
   run.trace --budget 4GiB --json       whether it fits, for programs
   run.trace --backend gpu              on real memory

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use tensorpool::plan::{self, Lifetime, Options, Plan};
 use tensorpool::trace::{MinBudget, Replay, Trace, min_budget, replay_while};
-use tensorpool::{Backend, Config, Pool, SlabPolicy};
+use tensorpool::{Backend, Config, PlanReport, Planning, Pool, SlabPolicy};
 
 use crate::args::Args;
 use crate::failure::Failure;
@@ -23,6 +24,35 @@ const SLAB_BYTES_LEAST: u64 = 64 << 10;
 const MEASURED: Duration = Duration::from_millis(200);
 const REPLAYS_MAX: usize = 25;
 
+/// A pool, and how it serves.
+enum Served<B: Backend> {
+    Online(Pool<B>),
+    Planned(Planning<B>),
+}
+
+impl<B: Backend> AsRef<Pool<B>> for Served<B> {
+    fn as_ref(&self) -> &Pool<B> {
+        match self {
+            Self::Online(pool) => pool,
+            Self::Planned(planning) => planning.as_ref(),
+        }
+    }
+}
+
+/// When the trace's blocks are alive, and where they go.
+struct Whole {
+    lifetimes: Vec<Lifetime>,
+    plan: Plan,
+}
+
+impl Whole {
+    fn plan<B: Backend>(trace: &Trace, backend: &B) -> Result<Self, Failure> {
+        let lifetimes = trace.lifetimes();
+        let plan = plan::solve(&lifetimes, &Options::new().align(backend.limits().alignment_bytes))?;
+        Ok(Self { lifetimes, plan })
+    }
+}
+
 /// Replays a trace, and looks for its smallest budget if that is asked for.
 pub fn measure<B: Backend>(
     args: &Args,
@@ -30,11 +60,18 @@ pub fn measure<B: Backend>(
     backend: &impl Fn() -> tensorpool::Result<B>,
     bar: &Bar,
 ) -> Result<Row, Failure> {
+    bar.begin(trace);
+    let whole = if args.planned { Some(Whole::plan(trace, &backend()?)?) } else { None };
+    let trace = &if args.planned { trace.without_steps() } else { trace.clone() };
     let open = |budget_bytes: u64, slabs: SlabPolicy| {
         let config = Config::new(budget_bytes).placement(args.placement.placement()).slabs(slabs).staging(0);
-        Pool::with_backend(backend()?, &config)
+        let pool = Pool::with_backend(backend()?, &config)?;
+        match &whole {
+            Some(Whole { lifetimes, plan }) => pool.planned(lifetimes, plan).map(Served::Planned),
+            None if args.auto => pool.auto_plan().map(Served::Planned),
+            None => Ok(Served::Online(pool)),
+        }
     };
-    bar.begin(trace);
     let smallest: Option<MinBudget> = if args.min_budget {
         let slabs = args.slab.unwrap_or(SlabPolicy::Single);
         let found = min_budget(trace, |bytes| open(bytes, slabs), |step| bar.tell(step))?;
@@ -49,11 +86,12 @@ pub fn measure<B: Backend>(
         (None, Some(found)) if args.slabs_need_budget() => found.bytes,
         _ => UNLIMITED_BYTES,
     };
-    let (replay, ns_per_op) = median(trace, || open(budget_bytes, slabs), bar)?;
+    let (replay, ns_per_op, planning) = median(trace, || open(budget_bytes, slabs), bar)?;
     Ok(Row {
         name: trace.name().to_owned(),
         replay,
         ns_per_op,
+        planning: planning.filter(|_| args.auto),
         smallest,
         recorded_reserved_peak_bytes: trace.recorded_reserved_peak_bytes(),
         recorded_failures: trace.failures(),
@@ -74,18 +112,22 @@ fn default_slabs(args: &Args, trace: &Trace) -> SlabPolicy {
 /// Everything but the time is the same in every replay.
 fn median<B: Backend>(
     trace: &Trace,
-    open: impl Fn() -> tensorpool::Result<Pool<B>>,
+    open: impl Fn() -> tensorpool::Result<Served<B>>,
     bar: &Bar,
-) -> Result<(Replay, f64), Failure> {
+) -> Result<(Replay, f64, Option<PlanReport>), Failure> {
     let start = Instant::now();
     let mut times = Vec::new();
     loop {
         let pool = open()?;
-        let replay = replay_while(trace, &pool, |step| bar.tell(step))?.ok_or_else(Failure::stopped)?;
+        let replay = replay_while(trace, pool.as_ref(), |step| bar.tell(step))?.ok_or_else(Failure::stopped)?;
         times.push(replay.ns_per_op());
         if times.len() >= REPLAYS_MAX || start.elapsed() >= MEASURED {
             times.sort_unstable_by(f64::total_cmp);
-            return Ok((replay, times[times.len() / 2]));
+            let planning = match &pool {
+                Served::Online(_) => None,
+                Served::Planned(planning) => Some(planning.report()),
+            };
+            return Ok((replay, times[times.len() / 2], planning));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 use tensorpool::trace::{MinBudget, Replay, Trace};
-use tensorpool::{ByteSize, SlabPolicy};
+use tensorpool::{ByteSize, PlanReport, SlabPolicy};
 
 use crate::args::Args;
 
@@ -15,6 +15,8 @@ pub struct Row {
     pub replay: Replay,
     /// The median of several replays.
     pub ns_per_op: f64,
+    /// What has come of the steps that were planned.
+    pub planning: Option<PlanReport>,
     pub smallest: Option<MinBudget>,
     pub recorded_reserved_peak_bytes: Option<u64>,
     pub recorded_failures: u64,
@@ -47,8 +49,9 @@ impl<'a> Output<'a> {
             None => "slabs of 1/64 of the peak".into(),
         };
         write(format_args!(
-            "backend {backend}, placement {}, budget {budget}, {slabs}\n\n{:<width$}{:>10}{:>12}{:>12}{:>7}{:>12}{:>9}{:>7}{}\n",
+            "backend {backend}, placement {}, budget {budget}, {slabs}{}\n\n{:<width$}{:>10}{:>12}{:>12}{:>7}{:>12}{:>9}{:>7}{}\n",
             self.args.placement.name(),
+            self.args.serving(),
             "",
             "events",
             "peak",
@@ -103,6 +106,16 @@ impl<'a> Output<'a> {
                 width = self.width
             ))?;
         }
+        if let Some(report) = row.planning {
+            let PlanReport { steps, steps_exact, plans, arena_bytes, allocations_planned, .. } = report;
+            let arena = size(arena_bytes);
+            write(format_args!(
+                "{:<width$}  {steps_exact} of {steps} steps exactly as planned ({plans} plans, an arena of {arena}), \
+                 {allocations_planned} allocations\n",
+                "",
+                width = self.width
+            ))?;
+        }
         if row.recorded_failures > 0 {
             let failures = row.recorded_failures;
             write(format_args!(
@@ -128,7 +141,7 @@ impl<'a> Output<'a> {
             ("failures", row.replay.failures.into()),
             ("ns_per_op", row.ns_per_op.into()),
             ("placement", self.args.placement.name().into()),
-            ("planned", false.into()),
+            ("planned", (self.args.planned || self.args.auto).into()),
         ];
         let fields: Vec<String> =
             fields.iter().map(|(name, value)| format!("{}:{value}", Value::from(*name))).collect();

@@ -339,6 +339,12 @@ impl<B: Backend> Clone for Pool<B> {
     }
 }
 
+impl<B: Backend> AsRef<Self> for Pool<B> {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 impl<B: Backend> fmt::Debug for Pool<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")

@@ -47,6 +47,7 @@ pub use self::build::TraceBuilder;
 pub use self::record::Recording;
 pub use self::replay::{MinBudget, Progress, Replay, min_budget, replay, replay_while};
 use crate::error::Result;
+use crate::plan::Lifetime;
 
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -166,6 +167,40 @@ impl Trace {
     /// All that happened, in order.
     pub fn events(&self) -> &[Event] {
         &self.events
+    }
+
+    /// When each block is alive, counted in events, in the order of allocation: what a plan for the whole trace is made of.
+    ///
+    /// ```
+    /// use tensorpool::plan::{self, Options};
+    /// use tensorpool::trace::Trace;
+    ///
+    /// let trace = &Trace::parse(b"a 0 4096\nf 0\na 1 8192\n", "tiny.trace")?[0];
+    /// let plan = plan::solve(&trace.lifetimes(), &Options::new().align(256))?;
+    /// assert_eq!(plan.height, 8192);
+    /// # Ok::<(), tensorpool::Error>(())
+    /// ```
+    pub fn lifetimes(&self) -> Vec<Lifetime> {
+        let end = self.events.len() as u64;
+        let mut lifetimes: Vec<Lifetime> = Vec::with_capacity(self.counts.allocations as usize);
+        for (now, event) in (0..).zip(&self.events) {
+            match *event {
+                Event::Alloc { bytes, .. } => lifetimes.push(Lifetime::new(now, end, bytes)),
+                Event::Free { id } => lifetimes[id as usize].upper = now,
+                Event::Step { .. } | Event::Failure { .. } => {}
+            }
+        }
+        lifetimes
+    }
+
+    /// The same as one step: for a plan of the whole trace, which a [replay](replay) would begin anew with every step.
+    #[must_use]
+    pub fn without_steps(&self) -> Self {
+        let mut whole = self.clone();
+        let steps = |event: &&Event| matches!(event, Event::Step { .. });
+        whole.counts.live_peak_events -= self.events[..self.counts.live_peak_events].iter().filter(steps).count();
+        whole.events.retain(|event| !steps(&event));
+        whole
     }
 
     /// The text of a label, empty for those without.

@@ -81,7 +81,8 @@ pub enum Progress {
     },
 }
 
-/// Replays a trace against a pool, which should be a fresh one: its peaks are the replay's.
+/// Replays a trace against a pool, which should be a fresh one: its peaks are the replay's. The trace's steps are
+/// [marked](Pool::mark_step), for a pool whose steps are [planned](Pool::auto_plan).
 ///
 /// # Errors
 /// What the pool reports, if it is not for want of room: a lost device, a closed pool.
@@ -130,7 +131,7 @@ pub fn replay_while<B: Backend>(
 }
 
 /// Finds the smallest budget in which every allocation of the trace is served, by bisection: `open` makes a fresh pool
-/// of a budget. Budgets are tried in whole KiB from the trace's peak on; what is found is the same every time.
+/// of a budget, or one whose steps are [planned](crate::Planning). Budgets are tried in whole KiB from the trace's peak on; what is found is the same every time.
 ///
 /// More memory need not be better for a pool that places blocks: there may be a smaller budget that happens to work
 /// below one that does not.
@@ -138,9 +139,9 @@ pub fn replay_while<B: Backend>(
 /// # Errors
 /// [`ErrorKind::TooLarge`] if no budget up to 2^62 works, because the device has a limit; as `open` and [`replay`], but
 /// that a pool cannot be opened in the budget for want of memory means that the budget does not work.
-pub fn min_budget<B: Backend>(
+pub fn min_budget<B: Backend, P: AsRef<Pool<B>>>(
     trace: &Trace,
-    open: impl Fn(u64) -> Result<Pool<B>>,
+    open: impl Fn(u64) -> Result<P>,
     mut go_on: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Option<MinBudget>> {
     let mut tries = 0;
@@ -183,9 +184,9 @@ pub fn min_budget<B: Backend>(
 }
 
 /// Whether every allocation is served in the budget; `None` if it was stopped.
-fn fits<B: Backend>(
+fn fits<B: Backend, P: AsRef<Pool<B>>>(
     trace: &Trace,
-    open: &impl Fn(u64) -> Result<Pool<B>>,
+    open: &impl Fn(u64) -> Result<P>,
     budget_bytes: u64,
     go_on: &mut impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Option<bool>> {
@@ -194,7 +195,7 @@ fn fits<B: Backend>(
         Err(error) if is_no_memory(&error) => return Ok(Some(false)),
         Err(error) => return Err(error),
     };
-    let mut run = Run::new(trace, &pool);
+    let mut run = Run::new(trace, pool.as_ref());
     let mut done = 0;
     for chunk in trace.events.chunks(EVENTS_PER_CHUNK) {
         run.play(chunk)?;
@@ -232,7 +233,8 @@ impl<'a, B: Backend> Run<'a, B> {
                     Err(error) => return Err(error),
                 },
                 Event::Free { id } => self.blocks[id as usize] = None,
-                Event::Step { .. } | Event::Failure { .. } => {}
+                Event::Step { .. } => self.pool.mark_step(),
+                Event::Failure { .. } => {}
             }
         }
         Ok(())

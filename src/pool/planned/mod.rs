@@ -35,7 +35,7 @@ pub use self::report::{Difference, PlanReport};
 use self::script::Script;
 use super::shards::{PoolHome, Shards, Tally};
 use super::state::Holds;
-use super::{Block, Pool, Request, Shared, SlabPolicy};
+use super::{Block, Pool, Request, Shared, SlabPolicy, Step};
 use crate::backend::{Backend, Span};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Lifetime, Plan};
@@ -134,14 +134,18 @@ impl<B: Backend> Shared<B> {
             if planner.is_due() {
                 planner = self.next_step(planner);
             }
-            let place = planner.take(self, bytes);
-            if place.is_none() {
-                // From here on the step may be written down.
-                self.shards.show(&mut planner);
+            match planner.take(self, bytes) {
+                Some(place) => place,
+                None => {
+                    // From here on the step may be written down, and do without an arena.
+                    let rest = planner.take_rest();
+                    self.shards.show(&mut planner);
+                    drop(planner);
+                    rest.into_iter().for_each(|rest| self.end_arenas(rest));
+                    return Ok(None);
+                }
             }
-            place
         };
-        let Some(place) = place else { return Ok(None) };
         if self.shards.signs.is_recording() {
             self.state().record_alloc(&place.home, request);
         }
@@ -219,7 +223,15 @@ impl<B: Backend> Shared<B> {
                 return Err(self.shortage(&state, requests, ErrorKind::OverBudget, Duration::ZERO));
             }
         }
-        let homes = self.attempt(std::slice::from_ref(&request), true)??;
+        // From what is reserved already, if that will do; else what is idle makes room for it first.
+        let modest = request.clone().without(Step::Grow);
+        let homes = match self.attempt(std::slice::from_ref(&modest), true)? {
+            Ok(homes) => homes,
+            Err(_) => {
+                self.trim();
+                self.attempt(std::slice::from_ref(&request), true)??
+            }
+        };
         let home = homes.into_iter().next().expect("a home for the request");
         Ok(PoolHome { shared: Arc::clone(self), home })
     }
@@ -482,6 +494,12 @@ impl<B: Backend> Planning<B> {
     /// What has come of it so far. A step that has not ended yet counts with what it has allocated.
     pub fn report(&self) -> PlanReport {
         self.pool.shared().shards.planner().report()
+    }
+}
+
+impl<B: Backend> AsRef<Pool<B>> for Planning<B> {
+    fn as_ref(&self) -> &Pool<B> {
+        &self.pool
     }
 }
 

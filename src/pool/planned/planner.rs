@@ -60,6 +60,8 @@ pub(in crate::pool) struct Planner<B: Backend> {
     course: Option<Course>,
     /// Places of the arena go out.
     serves: bool,
+    /// They do not for the rest of this step, which is not what was expected.
+    is_abandoned: bool,
     /// A run of the pool. Its bytes count as cached where no block has them.
     arena: Option<PoolHome<B>>,
     /// Whatever came back: the next place that goes out is made of it, without touching a reference count.
@@ -68,6 +70,8 @@ pub(in crate::pool) struct Planner<B: Backend> {
     held: Vec<Held<B>>,
     tally: Tally,
     pub(super) report: PlanReport,
+    /// For whoever has the planner locked.
+    rest: Option<Rest<B>>,
     /// Of this step.
     met: u64,
     different: u64,
@@ -81,12 +85,14 @@ impl<B: Backend> Planner<B> {
             mode: Mode::Off,
             course: None,
             serves: false,
+            is_abandoned: false,
             arena: None,
             places: Vec::new(),
             leaving: Vec::new(),
             held: Vec::new(),
             tally: Tally::default(),
             report: PlanReport::default(),
+            rest: None,
             met: 0,
             different: 0,
             blocked: 0,
@@ -120,7 +126,7 @@ impl<B: Backend> Planner<B> {
             auto.count();
         }
         let Some(course) = self.course.as_mut().filter(|_| self.serves) else {
-            self.report.allocations_different += u64::from(self.different > DIFFERENCES_MAX);
+            self.report.allocations_different += u64::from(self.is_abandoned);
             return None;
         };
         let found = match course.take_next(bytes) {
@@ -197,10 +203,26 @@ impl<B: Backend> Planner<B> {
             Found::Different => self.report.allocations_different += 1,
             _ => self.report.allocations_moved += 1,
         }
-        if matches!(self.mode, Mode::Auto(_)) && self.different > DIFFERENCES_MAX && self.different * 4 > self.met {
-            self.serves = false;
+        if matches!(self.mode, Mode::Auto(_)) {
+            // Most often a step of another shape differs from the first, and its memory is better used without an arena.
+            let is_idle = course.out() == 0;
+            let is_other = self.different > DIFFERENCES_MAX && self.different * 4 > self.met;
+            if is_other || (is_idle && found == Found::Different) {
+                self.abandon();
+            }
         }
         Some(found)
+    }
+
+    /// The rest of this step is the pool's.
+    fn abandon(&mut self) {
+        (self.serves, self.is_abandoned) = (false, true);
+        self.rest = Some(self.leave_idle_arena());
+    }
+
+    /// What is to be dropped after a call of [`take`](Self::take).
+    pub(super) fn take_rest(&mut self) -> Option<Rest<B>> {
+        self.rest.take()
     }
 
     /// The step is not as planned: it is written down from its beginning, as far as that is known.
@@ -239,7 +261,7 @@ impl<B: Backend> Planner<B> {
         let course = self.course.as_mut().expect("an arena is there for a script");
         course.give(place.home.extent.index(), offset);
         self.places.push(place);
-        None
+        if self.is_abandoned && course.out() == 0 { Some(self.leave_arena()) } else { None }
     }
 
     /// Into an arena that is no longer used.
@@ -294,7 +316,7 @@ impl<B: Backend> Planner<B> {
     /// The script of the next step, which begins now; and how large an arena is wanted.
     pub(super) fn begin_step(&mut self) -> Option<(Arc<Script>, u64)> {
         self.report.steps += 1;
-        self.serves = false;
+        (self.serves, self.is_abandoned) = (false, false);
         let (script, most_bytes) = match &mut self.mode {
             Mode::Off => return None,
             Mode::Fixed(script) => (Arc::clone(script), script.height_bytes()),
