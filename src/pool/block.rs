@@ -42,14 +42,14 @@ impl<B: Backend> Block<B> {
         Self::unfilled(place, request).filled(request)
     }
 
-    /// A block in the arena of planned steps.
+    /// A block in the arena of planned steps, not yet [filled](Self::filled).
     #[inline(always)]
-    pub(super) fn planned(place: PoolHome<B>, request: &Request) -> Result<Self> {
-        Self::at_place(place, request, Place::Planned).filled(request)
+    pub(super) fn planned(place: PoolHome<B>, request: &Request) -> Self {
+        Self::at_place(place, request, Place::Planned)
     }
 
     #[inline(always)]
-    fn filled(mut self, request: &Request) -> Result<Self> {
+    pub(super) fn filled(mut self, request: &Request) -> Result<Self> {
         if request.zeroed {
             self.prepare(request)?;
         }

@@ -59,18 +59,12 @@ pub(super) struct Tally {
 
 impl Tally {
     #[inline]
-    fn alloc(&mut self, bytes: u64, held_bytes: u64) {
+    pub(super) fn alloc(&mut self, bytes: u64, held_bytes: u64) {
         self.allocations += 1;
         self.live_bytes += bytes as i64;
         self.live_bytes_most = self.live_bytes_most.max(self.live_bytes);
         self.cached_bytes -= held_bytes as i64;
         self.cached_bytes_least = self.cached_bytes_least.min(self.cached_bytes);
-    }
-
-    #[inline]
-    pub(super) fn alloc_planned(&mut self, bytes: u64, held_bytes: u64) {
-        self.alloc(bytes, held_bytes);
-        self.allocations_planned += 1;
     }
 
     #[inline]

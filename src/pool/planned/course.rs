@@ -208,7 +208,12 @@ impl Course {
         self.is_exact && self.next == self.script.len()
     }
 
-    /// Entries that nobody has asked for.
+    /// Entries that were asked for.
+    pub(super) fn met(&self) -> u64 {
+        self.met as u64
+    }
+
+    /// Those that nobody has asked for.
     pub(super) fn unmet(&self) -> u64 {
         (self.script.len() - self.met) as u64
     }

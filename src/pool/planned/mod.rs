@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use self::auto::{Auto, Ended};
 pub(super) use self::learn::At;
-use self::planner::{Held, Mode, Rest};
+use self::planner::{Held, Mode, Rest, Ties};
 pub(super) use self::planner::{Planner, at};
 pub use self::report::{Difference, PlanReport};
 use self::script::Script;
@@ -93,12 +93,50 @@ impl<B: Backend> Shared<B> {
     /// An allocation while steps are planned.
     #[inline(never)]
     pub(super) fn alloc_in_step(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
-        if let Some(block) = self.alloc_planned(request)? {
-            return Ok(block);
+        if self.may_be_planned(request) {
+            self.backend.check()?;
+            let mut planner = self.shards.planner();
+            if planner.is_due() {
+                planner = self.next_step(planner);
+            }
+            if let Some(extent) = planner.take(request.bytes) {
+                let ties = planner.ties(self);
+                drop(planner);
+                if request.zeroed || self.shards.signs.is_recording() {
+                    return self.planned_with_care(ties.with(extent), request);
+                }
+                // Built where the caller wants it, and not moved: half of what an allocation costs here would be moves.
+                return Ok(Block::planned(ties.with(extent), request));
+            }
+            self.do_without(planner);
         }
         let block = self.alloc_in_pool(request)?;
         self.write_down(&block);
         Ok(block)
+    }
+
+    /// A planned block that is recorded, or zeroed.
+    #[cold]
+    fn planned_with_care(&self, place: PoolHome<B>, request: &Request) -> Result<Block<B>> {
+        if self.shards.signs.is_recording() {
+            self.state().record_alloc(&place.home, request);
+        }
+        Block::planned(place, request).filled(request)
+    }
+
+    #[inline]
+    fn may_be_planned(&self, request: &Request) -> bool {
+        let Request { bytes, align_bytes, .. } = *request;
+        bytes > 0 && align_bytes.is_power_of_two() && align_bytes <= self.limits.alignment_bytes
+    }
+
+    /// The plan has nothing for an allocation. From here on the step may be written down, and do without an arena.
+    #[cold]
+    fn do_without(&self, mut planner: LatchGuard<'_, Planner<B>>) {
+        let rest = planner.take_rest();
+        self.shards.show(&mut planner);
+        drop(planner);
+        rest.into_iter().for_each(|rest| self.end_arenas(rest));
     }
 
     /// As [`Pool::alloc_all`], while steps are planned: those that have places get them, all others are served together.
@@ -122,34 +160,23 @@ impl<B: Backend> Shared<B> {
         Ok(planned.into_iter().filter_map(|block| block.or_else(|| rest.next())).collect())
     }
 
-    #[inline]
+    /// A block at a planned place, if there is one for the request.
     fn alloc_planned(self: &Arc<Self>, request: &Request) -> Result<Option<Block<B>>> {
-        let Request { bytes, align_bytes, .. } = *request;
-        if bytes == 0 || !align_bytes.is_power_of_two() || align_bytes > self.limits.alignment_bytes {
+        if !self.may_be_planned(request) {
             return Ok(None);
         }
         self.backend.check()?;
-        let place = {
-            let mut planner = self.shards.planner();
-            if planner.is_due() {
-                planner = self.next_step(planner);
-            }
-            match planner.take(self, bytes) {
-                Some(place) => place,
-                None => {
-                    // From here on the step may be written down, and do without an arena.
-                    let rest = planner.take_rest();
-                    self.shards.show(&mut planner);
-                    drop(planner);
-                    rest.into_iter().for_each(|rest| self.end_arenas(rest));
-                    return Ok(None);
-                }
-            }
-        };
-        if self.shards.signs.is_recording() {
-            self.state().record_alloc(&place.home, request);
+        let mut planner = self.shards.planner();
+        if planner.is_due() {
+            planner = self.next_step(planner);
         }
-        Block::planned(place, request).map(Some)
+        let Some(extent) = planner.take(request.bytes) else {
+            self.do_without(planner);
+            return Ok(None);
+        };
+        let ties = planner.ties(self);
+        drop(planner);
+        self.planned_with_care(ties.with(extent), request).map(Some)
     }
 
     /// A block of the pool was allocated.
@@ -195,7 +222,7 @@ impl<B: Backend> Shared<B> {
                 let rest = if planner.is_on() {
                     planner.set_arena(arena)
                 } else {
-                    Rest { arenas: vec![arena], places: Vec::new() }
+                    Rest { arenas: vec![arena], ties: Vec::new() }
                 };
                 drop(planner);
                 self.end_arenas(rest);
@@ -238,8 +265,8 @@ impl<B: Backend> Shared<B> {
 
     /// What a planner has done with goes home.
     fn end_arenas(&self, rest: Rest<B>) {
-        let Rest { arenas, places } = rest;
-        drop(places);
+        let Rest { arenas, ties } = rest;
+        drop(ties);
         if arenas.is_empty() {
             return;
         }
@@ -335,7 +362,7 @@ pub(super) fn give<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Hol
 
 #[cold]
 fn end<B: Backend>(rest: Rest<B>) {
-    let shared = rest.places.first().or(rest.arenas.first()).map(|place| Arc::clone(&place.shared));
+    let shared = rest.ties.first().map(Ties::shared).or(rest.arenas.first().map(|arena| &arena.shared)).map(Arc::clone);
     if let Some(shared) = shared {
         shared.end_arenas(rest);
     }
@@ -387,7 +414,7 @@ impl<B: Backend> Pool<B> {
         let rest = {
             let mut planner = shared.shards.planner();
             if planner.is_on() {
-                Rest { arenas: vec![arena], places: Vec::new() }
+                Rest { arenas: vec![arena], ties: Vec::new() }
             } else {
                 planner.report = PlanReport::default();
                 planner.mode = Mode::Fixed(script);

@@ -8,7 +8,8 @@ use super::script::Script;
 use crate::backend::Backend;
 use crate::pool::Shared;
 use crate::pool::shards::{PoolHome, Tally};
-use crate::pool::state::{Holds, Home};
+use crate::pool::state::{Holds, Home, Slab};
+use crate::space::Extent;
 use crate::sync::{Arc, Ordering};
 
 /// Differences in one step after which a plan that is made anew anyway is no longer followed, if they are a quarter of all.
@@ -42,16 +43,38 @@ impl<B: Backend> Held<B> {
     }
 }
 
+/// What a block keeps alive: its pool, and its slab. They go from block to block without touching a reference count.
+pub(super) struct Ties<B: Backend> {
+    shared: Arc<Shared<B>>,
+    slab: Arc<Slab<B::Slab>>,
+}
+
+impl<B: Backend> Ties<B> {
+    #[inline(always)]
+    pub(super) fn with(self, extent: Extent) -> PoolHome<B> {
+        PoolHome { shared: self.shared, home: Home { slab: self.slab, extent } }
+    }
+
+    #[inline(always)]
+    fn of(place: PoolHome<B>) -> Self {
+        Self { shared: place.shared, slab: place.home.slab }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared<B>> {
+        &self.shared
+    }
+}
+
 /// What is to be dropped, and given home, once the planner is not locked: both may end the pool.
 #[must_use]
 pub(super) struct Rest<B: Backend> {
     pub(super) arenas: Vec<PoolHome<B>>,
-    pub(super) places: Vec<PoolHome<B>>,
+    pub(super) ties: Vec<Ties<B>>,
 }
 
 impl<B: Backend> Rest<B> {
     pub(super) fn new() -> Self {
-        Self { arenas: Vec::new(), places: Vec::new() }
+        Self { arenas: Vec::new(), ties: Vec::new() }
     }
 }
 
@@ -64,8 +87,8 @@ pub(in crate::pool) struct Planner<B: Backend> {
     is_abandoned: bool,
     /// A run of the pool. Its bytes count as cached where no block has them.
     arena: Option<PoolHome<B>>,
-    /// Whatever came back: the next place that goes out is made of it, without touching a reference count.
-    places: Vec<PoolHome<B>>,
+    /// Of blocks that came back.
+    ties: Vec<Ties<B>>,
     leaving: Vec<Leaving<B>>,
     held: Vec<Held<B>>,
     tally: Tally,
@@ -73,7 +96,6 @@ pub(in crate::pool) struct Planner<B: Backend> {
     /// For whoever has the planner locked.
     rest: Option<Rest<B>>,
     /// Of this step.
-    met: u64,
     different: u64,
     blocked: u64,
     without_room: u64,
@@ -87,13 +109,12 @@ impl<B: Backend> Planner<B> {
             serves: false,
             is_abandoned: false,
             arena: None,
-            places: Vec::new(),
+            ties: Vec::new(),
             leaving: Vec::new(),
             held: Vec::new(),
             tally: Tally::default(),
             report: PlanReport::default(),
             rest: None,
-            met: 0,
             different: 0,
             blocked: 0,
             without_room: 0,
@@ -119,63 +140,71 @@ impl<B: Backend> Planner<B> {
         }
     }
 
-    /// A place for so many bytes, if the script has one.
-    #[inline]
-    pub(super) fn take(&mut self, shared: &Arc<Shared<B>>, bytes: u64) -> Option<PoolHome<B>> {
+    /// A place for so many bytes, if the script has one, to be made of some [`ties`](Self::ties).
+    #[inline(always)]
+    pub(super) fn take(&mut self, bytes: u64) -> Option<Extent> {
         if let Mode::Auto(auto) = &mut self.mode {
             auto.count();
         }
-        let Some(course) = self.course.as_mut().filter(|_| self.serves) else {
-            self.report.allocations_different += u64::from(self.is_abandoned);
+        let index = match &mut self.course {
+            Some(course) if self.serves => match course.take_next(bytes) {
+                Some(Found::Place(index)) => index,
+                found => self.take_other(found, bytes)?,
+            },
+            _ => {
+                self.report.allocations_different += u64::from(self.is_abandoned);
+                return None;
+            }
+        };
+        let (Some(arena), Some(course)) = (&self.arena, &self.course) else {
+            self.do_without(index);
             return None;
         };
-        let found = match course.take_next(bytes) {
-            Some(found) => found,
-            None => self.differs(bytes)?,
-        };
-        match found {
-            Found::Place(index) => self.hand_out(shared, index, bytes),
-            Found::Kept => {
-                self.met += 1;
-                None
-            }
+        let (offset, held_bytes) = course.place(index);
+        let extent = arena.home.extent.part(offset, held_bytes, index);
+        self.tally.alloc(bytes, held_bytes);
+        if let Mode::Auto(Auto { learner: Some(learner), .. }) = &mut self.mode {
+            learner.alloc(bytes, (arena.home.slab.serial, extent.offset()));
+        }
+        Some(extent)
+    }
+
+    #[cold]
+    fn take_other(&mut self, found: Option<Found>, bytes: u64) -> Option<u32> {
+        match found.or_else(|| self.differs(bytes))? {
+            Found::Place(index) => Some(index),
             Found::Blocked => {
                 self.blocked += 1;
                 self.report.allocations_blocked += 1;
                 self.learn_from_here();
                 None
             }
-            Found::Different => None,
+            Found::Kept | Found::Different => None,
         }
     }
 
-    #[inline]
-    fn hand_out(&mut self, shared: &Arc<Shared<B>>, index: u32, bytes: u64) -> Option<PoolHome<B>> {
-        let course = self.course.as_mut()?;
-        let (offset, held_bytes) = course.place(index);
-        self.met += 1;
-        let Some(arena) = &self.arena else {
-            course.give(index, offset);
-            self.without_room += 1;
-            return None;
-        };
-        let extent = arena.home.extent.part(offset, held_bytes, index);
-        let place = match self.places.pop() {
-            Some(mut place) => {
-                place.home.extent = extent;
-                place
-            }
-            None => {
-                let home = Home { slab: Arc::clone(&arena.home.slab), extent };
-                PoolHome { shared: Arc::clone(shared), home }
-            }
-        };
-        self.tally.alloc_planned(bytes, held_bytes);
-        self.report.allocations_planned += 1;
-        if let Mode::Auto(Auto { learner: Some(learner), .. }) = &mut self.mode {
-            learner.alloc(bytes, at(&place.home));
+    /// There is no arena.
+    #[cold]
+    fn do_without(&mut self, index: u32) {
+        if let Some(course) = &mut self.course {
+            course.give(index, course.place(index).0);
         }
-        Some(place)
+        self.without_room += 1;
+    }
+
+    /// For the block in a place that goes out.
+    #[inline(always)]
+    pub(super) fn ties(&mut self, shared: &Arc<Shared<B>>) -> Ties<B> {
+        if self.ties.is_empty() {
+            self.tie(shared);
+        }
+        self.ties.pop().expect("it was just tied")
+    }
+
+    #[cold]
+    fn tie(&mut self, shared: &Arc<Shared<B>>) {
+        let arena = self.arena.as_ref().expect("a place that goes out is in an arena");
+        self.ties.push(Ties { shared: Arc::clone(shared), slab: Arc::clone(&arena.home.slab) });
     }
 
     /// The next allocation is not the next one of the script.
@@ -193,12 +222,9 @@ impl<B: Backend> Planner<B> {
         let course = self.course.as_mut()?;
         let found = course.search(bytes);
         self.different += 1;
-        self.report.last_difference = Some(Difference {
-            step: self.report.steps,
-            allocation: self.met + self.different - 1,
-            bytes,
-            expected_bytes,
-        });
+        let met = course.met();
+        self.report.last_difference =
+            Some(Difference { step: self.report.steps, allocation: met + self.different - 1, bytes, expected_bytes });
         match found {
             Found::Different => self.report.allocations_different += 1,
             _ => self.report.allocations_moved += 1,
@@ -206,7 +232,7 @@ impl<B: Backend> Planner<B> {
         if matches!(self.mode, Mode::Auto(_)) {
             // Most often a step of another shape differs from the first, and its memory is better used without an arena.
             let is_idle = course.out() == 0;
-            let is_other = self.different > DIFFERENCES_MAX && self.different * 4 > self.met;
+            let is_other = self.different > DIFFERENCES_MAX && self.different * 4 > met;
             if is_other || (is_idle && found == Found::Different) {
                 self.abandon();
             }
@@ -260,7 +286,7 @@ impl<B: Backend> Planner<B> {
         };
         let course = self.course.as_mut().expect("an arena is there for a script");
         course.give(place.home.extent.index(), offset);
-        self.places.push(place);
+        self.ties.push(Ties::of(place));
         if self.is_abandoned && course.out() == 0 { Some(self.leave_arena()) } else { None }
     }
 
@@ -274,7 +300,7 @@ impl<B: Backend> Planner<B> {
                 rest.arenas.push(self.leaving.swap_remove(index).arena);
             }
         }
-        rest.places.push(place);
+        rest.ties.push(Ties::of(place));
         rest
     }
 
@@ -306,7 +332,7 @@ impl<B: Backend> Planner<B> {
             report.steps_without_room += u64::from(self.without_room > 0);
         }
         let blocked = self.blocked > 0;
-        (self.met, self.different, self.blocked, self.without_room) = (0, 0, 0, 0);
+        (self.different, self.blocked, self.without_room) = (0, 0, 0);
         match &mut self.mode {
             Mode::Auto(auto) => auto.end_step(blocked),
             _ => Ended::Known,
@@ -355,7 +381,7 @@ impl<B: Backend> Planner<B> {
     /// The arena is not used any more. It goes home when everything in it is back.
     pub(super) fn leave_arena(&mut self) -> Rest<B> {
         let mut rest = Rest::new();
-        rest.places = std::mem::take(&mut self.places);
+        rest.ties = std::mem::take(&mut self.ties);
         let Some(arena) = self.arena.take() else { return rest };
         let out = self.course.as_ref().map_or(0, Course::out);
         if out == 0 {
@@ -380,7 +406,9 @@ impl<B: Backend> Planner<B> {
     }
 
     pub(in crate::pool) fn tally(&mut self) -> Tally {
-        std::mem::take(&mut self.tally)
+        let tally = std::mem::take(&mut self.tally);
+        self.report.allocations_planned += tally.allocations;
+        Tally { allocations_planned: tally.allocations, ..tally }
     }
 
     pub(super) fn report(&self) -> PlanReport {
@@ -389,7 +417,8 @@ impl<B: Backend> Planner<B> {
             Mode::Fixed(_) => 1,
             Mode::Auto(auto) => auto.shapes() as u64,
         };
-        PlanReport { plans, arena_bytes: self.arena_bytes(), ..self.report }
+        let allocations_planned = self.report.allocations_planned + self.tally.allocations;
+        PlanReport { plans, arena_bytes: self.arena_bytes(), allocations_planned, ..self.report }
     }
 
     pub(in crate::pool) fn metadata_bytes(&self) -> u64 {
@@ -398,7 +427,7 @@ impl<B: Backend> Planner<B> {
             Mode::Fixed(script) => script.metadata_bytes(),
             Mode::Auto(auto) => auto.metadata_bytes(),
         };
-        let places = self.places.capacity() * size_of::<PoolHome<B>>() + self.held.capacity() * size_of::<Held<B>>();
+        let places = self.ties.capacity() * size_of::<Ties<B>>() + self.held.capacity() * size_of::<Held<B>>();
         mode + self.course.as_ref().map_or(0, Course::metadata_bytes) + places as u64
     }
 
