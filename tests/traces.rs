@@ -303,6 +303,15 @@ fn gzip_that_unpacks_to_more_than_any_trace_is_refused() {
     assert!(error.contains("unpack to more than"), "{error}");
 }
 
+#[test]
+fn what_is_over_a_gibibyte_is_refused_unread() {
+    let bytes = vec![0; (1 << 30) + 1];
+    for name in ["x.trace", "x.pickle"] {
+        let error = Trace::parse(&bytes, name).unwrap_err().to_string();
+        assert!(error.starts_with(name) && error.contains("over 1,073,741,824 bytes"), "{error}");
+    }
+}
+
 /// A pickle's text.
 fn word(text: &str) -> Vec<u8> {
     [&[0x8c, text.len() as u8], text.as_bytes()].concat()
