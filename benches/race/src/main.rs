@@ -107,10 +107,7 @@ fn bundled() -> Result<Vec<PathBuf>, String> {
 fn race_traces(files: Vec<PathBuf>, how: &How) -> Result<(), String> {
     let files = if files.is_empty() { bundled()? } else { files };
     let workloads = files.iter().map(|file| Workload::read(file)).collect::<Result<Vec<_>, _>>()?;
-    if let Some(empty) = workloads.iter().find(|workload| workload.events.is_empty()) {
-        return Err(format!("{} has no events", empty.name));
-    }
-    how.race(&workloads);
+    how.race(&workloads.into_iter().flatten().collect::<Vec<_>>());
     Ok(())
 }
 
