@@ -11,8 +11,8 @@ use tensorpool::trace::Trace;
 #[global_allocator]
 static HEAP: PeakAlloc = PeakAlloc;
 
-/// Heap for a byte of a file, at most.
-const HEAP_TIMES_MAX: usize = 256;
+/// Heap for a byte of a file, at most: empty tuples, of a byte each, take 112 where the table of them has just grown (2026-11).
+const HEAP_TIMES_MAX: usize = 128;
 /// And beside it, for what does not grow with the file: buffers, a message.
 const HEAP_BYTES_FREE: usize = 64 << 10;
 
@@ -41,7 +41,7 @@ fn traces(bytes: &[u8], name: &str) {
         let again = Trace::parse(trace.to_text().as_bytes(), "again.trace").expect("it is whole");
         assert_eq!(again.len(), 1);
         assert_eq!(again[0].events(), trace.events());
-        assert_eq!(again[0].live_peak_bytes(), trace.live_peak_bytes());
+        assert_eq!(again[0].to_text(), trace.to_text());
     }
 }
 
