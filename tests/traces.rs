@@ -303,6 +303,15 @@ fn gzip_that_unpacks_to_more_than_any_trace_is_refused() {
     assert!(error.contains("unpack to more than"), "{error}");
 }
 
+#[test]
+fn what_is_over_a_gibibyte_is_refused_unread() {
+    let bytes = vec![0; (1 << 30) + 1];
+    for name in ["x.trace", "x.pickle"] {
+        let error = Trace::parse(&bytes, name).unwrap_err().to_string();
+        assert!(error.starts_with(name) && error.contains("over 1,073,741,824 bytes"), "{error}");
+    }
+}
+
 /// A pickle's text.
 fn word(text: &str) -> Vec<u8> {
     [&[0x8c, text.len() as u8], text.as_bytes()].concat()
@@ -342,9 +351,16 @@ fn a_small_snapshot_does_not_come_to_billions_of_blocks() {
     assert!(error.contains("at most 64 keys"), "{error}");
     let error = Trace::parse(&snapshot(5000, 1, 1, 1, &[]), "x.pickle").unwrap_err().to_string();
     assert!(error.contains("at most 4096 devices"), "{error}");
-    let header: String = (0..2000).map(|key| format!("# key{key}: x\n")).collect();
-    let error = Trace::parse(header.as_bytes(), "x.trace").unwrap_err().to_string();
-    assert!(error.contains("line 1001: expected at most 1000 keys"), "{error}");
+}
+
+#[test]
+fn a_header_of_many_keys_is_read_as_it_was_written() {
+    let header: String = (0..3000).map(|line| format!("# key{}: {line}\n", line % 1000)).collect();
+    let trace = one(header.as_bytes(), "x.trace");
+    assert_eq!((trace.header().len(), trace.header_of("key7")), (1000, Some("2007")));
+    // A file has its name and four counts more once it is written.
+    let again = one(trace.to_text().as_bytes(), "x.trace");
+    assert_eq!((again.header().len(), again.to_text()), (1005, trace.to_text()));
 }
 
 /// The most memory that this process ever had in RAM, where the system tells.

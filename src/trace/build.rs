@@ -22,6 +22,8 @@ use crate::units::thousands;
 #[derive(Debug)]
 pub struct TraceBuilder {
     trace: Trace,
+    /// Where each key stands in the header.
+    header_places: HashMap<String, usize>,
     label_ids: HashMap<String, LabelId>,
     /// Bytes of each allocation; `None` when it was freed.
     alive: Vec<Option<u64>>,
@@ -37,7 +39,7 @@ impl TraceBuilder {
             events: Vec::new(),
             counts: Counts::default(),
         };
-        Self { trace, label_ids: HashMap::new(), alive: Vec::new() }
+        Self { trace, header_places: HashMap::new(), label_ids: HashMap::new(), alive: Vec::new() }
     }
 
     /// Something to know about the trace. The key `trace` gives it its name.
@@ -45,14 +47,13 @@ impl TraceBuilder {
         if key == "trace" {
             self.trace.name = value.to_owned();
         }
-        match self.trace.header.iter_mut().find(|(found, _)| found == key) {
-            Some((_, found)) => *found = value.to_owned(),
-            None => self.trace.header.push((key.to_owned(), value.to_owned())),
+        match self.header_places.get(key) {
+            Some(place) => self.trace.header[*place].1 = value.to_owned(),
+            None => {
+                self.header_places.insert(key.to_owned(), self.trace.header.len());
+                self.trace.header.push((key.to_owned(), value.to_owned()));
+            }
         }
-    }
-
-    pub(super) fn header_keys(&self) -> usize {
-        self.trace.header.len()
     }
 
     /// An allocation; its id.

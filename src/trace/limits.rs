@@ -1,6 +1,6 @@
 //! What keeps a file from taking all memory, whatever it says of itself.
 
-/// The most that a file may be, packed or unpacked.
+/// The most that a file may be, packed or unpacked. Places in a pickle are 32-bit numbers.
 pub(super) const FILE_BYTES_MAX: u64 = 1 << 30;
 
 /// How many times its packed size a file may be unpacked, beside [`UNPACKED_BYTES_FREE`]. Traces come to 10 to 40 times;

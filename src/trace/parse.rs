@@ -67,9 +67,6 @@ pub(super) fn read(path: &Path) -> Result<Vec<Trace>> {
     // A device or a pipe has no length to ask for.
     let file = File::open(path).map_err(|error| failed(&name, error))?;
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| failed(&name, error))?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(Fault::whole(format!("it is over {}", exact(FILE_BYTES_MAX))).of(&name));
-    }
     parse(&bytes, &name)
 }
 
@@ -79,6 +76,9 @@ pub(super) fn failed(name: &str, error: std::io::Error) -> Error {
 }
 
 pub(super) fn parse(bytes: &[u8], name: &str) -> Result<Vec<Trace>> {
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(Fault::whole(format!("it is over {}", exact(FILE_BYTES_MAX))).of(name));
+    }
     let unpacked;
     let (bytes, plain_name) = if bytes.starts_with(&GZIP_MAGIC) {
         unpacked = unpack(bytes).map_err(|fault| fault.of(name))?;

@@ -25,9 +25,6 @@ pub(super) fn read(text: &str, stem: &str) -> Result<Trace, Fault> {
     Ok(trace)
 }
 
-/// A key is looked for among all of them.
-const HEADER_KEYS_MAX: usize = 1000;
-
 struct Reader {
     builder: TraceBuilder,
     /// Of the blocks alive: the file's ids and ours.
@@ -74,9 +71,6 @@ impl Reader {
     fn comment(&mut self, rest: &str, line: &str) -> Result<(), String> {
         let rest = rest.trim_start();
         if let Some((key, value)) = rest.split_once(':').filter(|(key, _)| is_key(key)) {
-            if self.builder.header_keys() >= HEADER_KEYS_MAX {
-                return Err(format!("expected at most {HEADER_KEYS_MAX} keys in the header"));
-            }
             self.builder.header(key, value.trim());
         } else if let Some(step) = rest.strip_prefix("step ") {
             let step = number(step.trim_end());

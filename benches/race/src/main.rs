@@ -7,6 +7,7 @@
 mod contest;
 mod heap;
 mod peers;
+mod plot;
 mod random;
 mod report;
 mod sample;
@@ -84,13 +85,21 @@ struct How {
     /// Only allocators whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
+    /// Also a picture of the peaks and the smallest budgets, as SVG.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
 }
 
 impl How {
-    fn race(&self, workloads: &[Workload]) {
+    fn race(&self, workloads: &[Workload]) -> Result<(), String> {
         let mut contestants = peers::all();
         contestants.retain(|contestant| contestant.name().contains(&self.only));
-        report::run(&contestants, workloads, &report::Effort::new(self.quick), self.json, self.each);
+        let effort = report::Effort::new(self.quick);
+        let bars = report::run(&contestants, workloads, &effort, self.json, self.each);
+        match &self.plot {
+            Some(path) => plot::write(path, &bars, &report::title(workloads)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -107,11 +116,7 @@ fn bundled() -> Result<Vec<PathBuf>, String> {
 fn race_traces(files: Vec<PathBuf>, how: &How) -> Result<(), String> {
     let files = if files.is_empty() { bundled()? } else { files };
     let workloads = files.iter().map(|file| Workload::read(file)).collect::<Result<Vec<_>, _>>()?;
-    if let Some(empty) = workloads.iter().find(|workload| workload.events.is_empty()) {
-        return Err(format!("{} has no events", empty.name));
-    }
-    how.race(&workloads);
-    Ok(())
+    how.race(&workloads.into_iter().flatten().collect::<Vec<_>>())
 }
 
 fn main() -> ExitCode {
@@ -123,8 +128,7 @@ fn main() -> ExitCode {
         Command::Traces { files, how } => race_traces(files, &how),
         Command::Churn { live, replacements, how } => {
             let churn = |live: &usize| Workload::churn((*live).max(1), replacements, CHURN_SEED);
-            how.race(&live.iter().map(churn).collect::<Vec<_>>());
-            Ok(())
+            how.race(&live.iter().map(churn).collect::<Vec<_>>())
         }
         Command::Instructions { name, count } => threads::instructions(&name, count),
     };

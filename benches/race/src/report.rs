@@ -3,13 +3,14 @@
 use serde_json::{Value, json};
 
 use crate::contest::{Bound, Contestant, UNIT_BYTES, budget_least_bytes};
+use crate::plot::Bars;
 use crate::sample::{geometric_mean, median};
 use crate::workload::Workload;
 
 /// A budget that the smallest need should be within: failures are counted there, as live peak by hundred.
 const TIGHT_PERCENT: u64 = 105;
 
-/// What a device has where it is no matter how much.
+/// What a device has at least where it is no matter how much.
 const DEVICE_BYTES: u64 = 64 << 30;
 
 const ROOMY_DOUBLINGS_MAX: u32 = 4;
@@ -42,8 +43,14 @@ struct Outcome {
     failures: u64,
 }
 
-/// Every contestant on every workload.
-pub fn run(contestants: &[Box<dyn Contestant>], workloads: &[Workload], effort: &Effort, as_json: bool, each: bool) {
+/// Every contestant on every workload, printed; what a picture of it has.
+pub fn run(
+    contestants: &[Box<dyn Contestant>],
+    workloads: &[Workload],
+    effort: &Effort,
+    as_json: bool,
+    each: bool,
+) -> Vec<Bars> {
     let results: Vec<Vec<Outcome>> = workloads.iter().map(|workload| race(contestants, workload, effort)).collect();
     if as_json {
         for (workload, results) in workloads.iter().zip(&results) {
@@ -51,23 +58,55 @@ pub fn run(contestants: &[Box<dyn Contestant>], workloads: &[Workload], effort: 
                 println!("{}", line(contestant.as_ref(), workload, result));
             }
         }
-        return;
+    } else {
+        print_table(contestants, workloads, &results);
+        if each {
+            print_each(contestants, workloads, &results);
+        }
     }
-    println!(
-        "{} workloads, {} events; geometric means over them, failures summed\n",
-        workloads.len(),
-        workloads.iter().map(|workload| workload.events.len()).sum::<usize>()
-    );
+    let contestants = contestants.iter().enumerate();
+    contestants.map(|(index, contestant)| bars(contestant.name(), &column(&results, index))).collect()
+}
+
+/// What the figures are of.
+pub fn title(workloads: &[Workload]) -> String {
+    let events: usize = workloads.iter().map(|workload| workload.events.len()).sum();
+    match workloads {
+        [only] => format!("{}, {} allocations and frees", only.name, thousands(events)),
+        _ => format!("geometric means over {} workloads, {} allocations and frees", workloads.len(), thousands(events)),
+    }
+}
+
+fn thousands(number: usize) -> String {
+    match number {
+        0..1000 => number.to_string(),
+        _ => format!("{},{:03}", thousands(number / 1000), number % 1000),
+    }
+}
+
+/// One contestant's results.
+fn column(results: &[Vec<Outcome>], index: usize) -> Vec<&Outcome> {
+    results.iter().map(|results| &results[index]).collect()
+}
+
+fn bars(name: &'static str, results: &[&Outcome]) -> Bars {
+    let (reserved_ratio, budget_ratio) =
+        (mean(results, |result| result.reserved_ratio), mean(results, |result| result.budget_ratio));
+    Bars { name, reserved_ratio, budget_ratio }
+}
+
+fn mean(results: &[&Outcome], pick: impl Fn(&Outcome) -> f64) -> f64 {
+    geometric_mean(&results.iter().map(|result| pick(result)).collect::<Vec<_>>())
+}
+
+fn print_table(contestants: &[Box<dyn Contestant>], workloads: &[Workload], results: &[Vec<Outcome>]) {
+    println!("{}; failures summed\n", title(workloads));
     println!(
         "| allocator | ns an operation | peak reserved / peak live | smallest budget / peak live | worst | books, KiB | handle, B | failures at {TIGHT_PERCENT}% | workloads whole there |"
     );
     println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|");
     for (index, contestant) in contestants.iter().enumerate() {
-        let of: Vec<&Outcome> = results.iter().map(|results| &results[index]).collect();
-        println!("{}", row(contestant.as_ref(), &of));
-    }
-    if each {
-        print_each(contestants, workloads, &results);
+        println!("{}", row(contestant.as_ref(), &column(results, index)));
     }
 }
 
@@ -79,7 +118,7 @@ fn roomy_bytes(contestant: &dyn Contestant, workload: &Workload) -> u64 {
                 .map(|doublings| workload.live_peak_bytes.next_multiple_of(1 << 20) << doublings);
             budgets.find(|bytes| contestant.fits(workload, *bytes)).unwrap_or(DEVICE_BYTES)
         }
-        Bound::Device | Bound::None => DEVICE_BYTES,
+        Bound::Device | Bound::None => DEVICE_BYTES.max(workload.live_peak_bytes << ROOMY_DOUBLINGS_MAX),
     }
 }
 
@@ -121,8 +160,8 @@ fn outcome(contestant: &dyn Contestant, workload: &Workload, roomy_bytes: u64, e
 }
 
 fn row(contestant: &dyn Contestant, results: &[&Outcome]) -> String {
-    let mean =
-        |pick: fn(&Outcome) -> f64| geometric_mean(&results.iter().map(|result| pick(result)).collect::<Vec<_>>());
+    let mean = |pick: fn(&Outcome) -> f64| mean(results, pick);
+    let Bars { reserved_ratio, budget_ratio, .. } = bars(contestant.name(), results);
     // Not a number stays so.
     let worst = results
         .iter()
@@ -139,8 +178,8 @@ fn row(contestant: &dyn Contestant, results: &[&Outcome]) -> String {
         "| {} | {:.1} | {} | {} | {} | {} | {} | {failures} | {whole} |",
         contestant.name(),
         mean(|result| result.event_ns),
-        shown(mean(|result| result.reserved_ratio), 3),
-        shown(mean(|result| result.budget_ratio), 3),
+        shown(reserved_ratio, 3),
+        shown(budget_ratio, 3),
         shown(worst, 3),
         shown(books, 1),
         contestant.handle_bytes(),

@@ -1,15 +1,16 @@
 //! What the allocators are put through: recorded training runs, and a churn of random sizes.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use flate2::read::GzDecoder;
+use tensorpool::trace::{self, Trace, TraceBuilder};
 
 use crate::random::Random;
 
 /// Sizes of the churn, in powers of two: 256 bytes to 4 MiB, each octave as likely.
 const CHURN_OCTAVES: (f64, f64) = (8.0, 22.0);
+
+/// No device has so much, and some allocators count their units in 32 bits.
+const LIVE_PEAK_BYTES_MAX: u64 = 1 << 39;
 
 /// One event. A slot is a place for a handle; it is used again once its tensor is freed.
 #[derive(Clone, Copy, Debug)]
@@ -30,70 +31,71 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Reads a trace: lines `a ID BYTES` and `f ID`, anything after `#` left out; gzipped if the name ends in `.gz`.
-    pub fn read(path: &Path) -> Result<Self, String> {
-        let shown = path.display();
-        let file = File::open(path).map_err(|error| format!("{shown}: {error}"))?;
-        let zipped = path.extension().is_some_and(|extension| extension == "gz");
-        let text: Box<dyn Read> = if zipped { Box::new(GzDecoder::new(file)) } else { Box::new(file) };
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let mut builder = Builder::default();
-        for (number, line) in BufReader::new(text).lines().enumerate() {
-            let line = line.map_err(|error| format!("{shown}, line {}: {error}", number + 1))?;
-            let line = line.split('#').next().unwrap_or_default();
-            let known = match line.split_whitespace().collect::<Vec<_>>()[..] {
-                [] => Some(()),
-                ["a", id, bytes] => {
-                    id.parse().ok().zip(bytes.parse().ok()).and_then(|(id, bytes)| builder.alloc(id, bytes))
-                }
-                ["f", id] => id.parse().ok().and_then(|id| builder.free(id)),
-                _ => None,
-            };
-            known.ok_or_else(|| format!("{shown}, line {}: {line:?} is no event that can come here", number + 1))?;
-        }
-        Ok(builder.finish(name.split('.').next().unwrap_or_default().to_owned()))
+    /// Reads a file in any format of [`tensorpool::trace`]: one workload, or one for every device of a snapshot.
+    pub fn read(path: &Path) -> Result<Vec<Self>, String> {
+        let traces = Trace::read(path).map_err(|error| error.to_string())?;
+        let workloads = traces.iter().map(Self::of);
+        workloads.collect::<Result<_, _>>().map_err(|what| format!("{}: {what}", path.display()))
     }
 
     /// Allocates `live` blocks and replaces a random one so many times.
     pub fn churn(live: usize, replacements: usize, seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let mut builder = Builder::default();
+        let mut builder = TraceBuilder::new(format!("churn of {live}"));
         let (low, high) = CHURN_OCTAVES;
-        let mut ids: Vec<usize> = (0..live).collect();
+        let mut ids = Vec::new();
         for step in 0..live + replacements {
             let place = if step < live { step } else { random.below(live) };
             if step >= live {
                 builder.free(ids[place]).expect("a live one");
-                ids[place] = step;
             }
             let bytes = (low + random.fraction() * (high - low)).exp2() as u64;
-            builder.alloc(step, bytes).expect("a new one");
+            let id = builder.alloc(bytes, "").expect("few and small");
+            if step < live { ids.push(id) } else { ids[place] = id }
         }
-        builder.finish(format!("churn of {live}"))
+        Self::of(&builder.finish()).expect("few and small")
+    }
+
+    /// Without what needs no memory: steps, allocations that failed or of 0 bytes.
+    fn of(trace: &Trace) -> Result<Self, String> {
+        if trace.live_peak_bytes() > LIVE_PEAK_BYTES_MAX {
+            return Err(format!("{} bytes are live at once, over {LIVE_PEAK_BYTES_MAX}", trace.live_peak_bytes()));
+        }
+        let mut builder = Builder::default();
+        for event in trace.events() {
+            match *event {
+                trace::Event::Alloc { bytes, .. } => builder.alloc(bytes),
+                trace::Event::Free { id } => builder.free(id),
+                _ => {}
+            }
+        }
+        if builder.events.is_empty() {
+            return Err("nothing is allocated".to_owned());
+        }
+        Ok(builder.finish(trace.name().to_owned()))
     }
 }
 
 #[derive(Default)]
 struct Builder {
     events: Vec<Event>,
-    /// By id: its slot and bytes, while it is live.
+    /// By id: its slot and bytes, if it has any and is live.
     tensors: Vec<Option<(u32, u64)>>,
     idle_slots: Vec<u32>,
-    slot_count: usize,
+    slot_count: u32,
     live_bytes: u64,
     live_peak_bytes: u64,
     peak_at: usize,
 }
 
 impl Builder {
-    /// `None` if ids do not count up, or for sizes that no memory has.
-    fn alloc(&mut self, id: usize, bytes: u64) -> Option<()> {
-        if id != self.tensors.len() || bytes == 0 || bytes > 1 << 46 {
-            return None;
+    fn alloc(&mut self, bytes: u64) {
+        if bytes == 0 {
+            return self.tensors.push(None);
         }
         let slot = self.idle_slots.pop().unwrap_or_else(|| {
             self.slot_count += 1;
-            u32::try_from(self.slot_count - 1).expect("fewer than 2^32 live at once")
+            self.slot_count - 1
         });
         self.tensors.push(Some((slot, bytes)));
         self.events.push(Event::Alloc { slot, bytes });
@@ -101,21 +103,19 @@ impl Builder {
         if self.live_bytes > self.live_peak_bytes {
             (self.live_peak_bytes, self.peak_at) = (self.live_bytes, self.events.len() - 1);
         }
-        Some(())
     }
 
-    /// `None` if it is not live.
-    fn free(&mut self, id: usize) -> Option<()> {
-        let (slot, bytes) = self.tensors.get_mut(id)?.take()?;
-        self.idle_slots.push(slot);
-        self.events.push(Event::Free { slot });
-        self.live_bytes -= bytes;
-        Some(())
+    fn free(&mut self, id: u32) {
+        if let Some((slot, bytes)) = self.tensors[id as usize].take() {
+            self.idle_slots.push(slot);
+            self.events.push(Event::Free { slot });
+            self.live_bytes -= bytes;
+        }
     }
 
     fn finish(self, name: String) -> Workload {
         let Self { events, slot_count, live_peak_bytes, peak_at, .. } = self;
-        Workload { name, events, slot_count, live_peak_bytes, peak_at }
+        Workload { name, events, slot_count: slot_count as usize, live_peak_bytes, peak_at }
     }
 }
 
@@ -123,20 +123,41 @@ impl Builder {
 mod tests {
     use super::*;
 
+    fn of_text(text: &str) -> Result<Workload, String> {
+        Workload::of(&Trace::parse(text.as_bytes(), "x.trace").unwrap()[0])
+    }
+
     #[test]
-    fn a_trace_is_read_with_its_peak_and_slots_used_again() {
-        let path = std::env::temp_dir().join(format!("race-{}.trace", std::process::id()));
-        std::fs::write(&path, "# trace: small\na 0 100\na 1 50\nf 0\n# step 1\na 2 60\nf 1\n").unwrap();
-        let workload = Workload::read(&path).unwrap();
-        assert_eq!((workload.events.len(), workload.slot_count), (5, 2));
+    fn a_trace_keeps_its_peak_and_slots_are_used_again() {
+        let workload = of_text("# trace: small\na 0 100\na 1 50\nf 0\n# step 1\na 2 60\nf 1\n").unwrap();
+        assert_eq!((&*workload.name, workload.events.len(), workload.slot_count), ("small", 5, 2));
         assert_eq!((workload.live_peak_bytes, workload.peak_at), (150, 1));
         assert!(matches!(workload.events[3], Event::Alloc { slot: 0, bytes: 60 }));
-        for broken in ["a 1 5", "a 0 0", "f 0", "a 0 5\nf 0\nf 0", "a 0", "b 0 1", "a 0 99999999999999999999"] {
-            std::fs::write(&path, broken).unwrap();
-            let error = Workload::read(&path).err().unwrap_or_else(|| panic!("{broken:?} was read"));
-            assert!(error.contains("line "), "{error}");
+    }
+
+    #[test]
+    fn what_needs_no_memory_is_left_out_and_what_none_has_is_refused() {
+        let workload = of_text("a 0 0\na 1 50\n# failure 99\nf 0\nf 1\n").unwrap();
+        assert_eq!((workload.events.len(), workload.slot_count, workload.peak_at), (2, 1, 0));
+        assert!(of_text("a 0 0\n# step 1\n").err().unwrap().contains("nothing is allocated"));
+        let most = LIVE_PEAK_BYTES_MAX;
+        assert!(of_text(&format!("a 0 {most}\n")).is_ok());
+        let error = of_text(&format!("a 0 {most}\na 1 1\n")).err().unwrap();
+        assert!(error.contains(&(most + 1).to_string()), "{error}");
+    }
+
+    #[test]
+    fn files_of_every_format_are_read_and_errors_name_them() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let read = |name: &str| Workload::read(&root.join(name));
+        let names = |name: &str| read(name).unwrap().into_iter().map(|each| each.name).collect::<Vec<_>>();
+        assert_eq!(names("traces/lenet_b64.trace.gz"), ["lenet_b64"]);
+        assert_eq!(names("planning/minimalloc/A.1048576.csv"), ["A.1048576"]);
+        assert_eq!(names("tests/data/snapshot4.pickle"), ["snapshot4 device 0", "snapshot4 device 1"]);
+        for broken in ["Cargo.toml", "traces", "no such file"] {
+            let error = read(broken).err().unwrap();
+            assert!(error.contains(broken), "{error}");
         }
-        std::fs::remove_file(path).unwrap();
     }
 
     #[test]
