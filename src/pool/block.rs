@@ -48,6 +48,13 @@ impl<B: Backend> Block<B> {
         Self::at_place(place, request, Place::Planned)
     }
 
+    /// As [`planned`](Self::planned), without a label.
+    #[inline(always)]
+    pub(super) fn bare(place: PoolHome<B>, bytes: u64) -> Self {
+        let span = Span::new(place.home.slab.serial, place.home.extent.offset(), bytes);
+        Self { place: Place::Planned(place), span, label: None, holds: OnceLock::new() }
+    }
+
     #[inline(always)]
     pub(super) fn filled(mut self, request: &Request) -> Result<Self> {
         if request.zeroed {

@@ -102,11 +102,11 @@ impl<B: Backend> Shared<B> {
             if let Some(extent) = planner.take(request.bytes) {
                 let ties = planner.ties(self);
                 drop(planner);
-                if request.zeroed || self.shards.signs.is_recording() {
+                if request.zeroed || !request.label.is_empty() || self.shards.signs.is_recording() {
                     return self.planned_with_care(ties.with(extent), request);
                 }
                 // Built where the caller wants it, and not moved: half of what an allocation costs here would be moves.
-                return Ok(Block::planned(ties.with(extent), request));
+                return Ok(Block::bare(ties.with(extent), request.bytes));
             }
             self.do_without(planner);
         }
@@ -115,8 +115,8 @@ impl<B: Backend> Shared<B> {
         Ok(block)
     }
 
-    /// A planned block that is recorded, or zeroed.
-    #[cold]
+    /// A planned block that has a label, is recorded, or zeroed.
+    #[inline(never)]
     fn planned_with_care(&self, place: PoolHome<B>, request: &Request) -> Result<Block<B>> {
         if self.shards.signs.is_recording() {
             self.state().record_alloc(&place.home, request);
