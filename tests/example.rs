@@ -123,7 +123,8 @@ fn events_are_as_documented() {
     let start = &events[0];
     assert!(run.stdout.starts_with(r#"{"event":"start","device":"host","adapter":"host","#), "{}", run.stdout);
     let keys =
-        ["event", "device", "adapter", "allocator", "step", "budget_bytes", "parameters", "needed_bytes"].as_slice();
+        ["event", "device", "adapter", "allocator", "step", "plan", "budget_bytes", "parameters", "needed_bytes"]
+            .as_slice();
     assert_keys(start, keys);
     assert_eq!((&start["allocator"], &start["step"]), (&"pool".into(), &"frugal".into()));
     assert_eq!(start["budget_bytes"], 6 << 20);
@@ -141,11 +142,12 @@ fn events_are_as_documented() {
     }
 
     let end = &events[5];
-    let sizes = ["budget_bytes", "reserved_peak_bytes", "live_peak_bytes", "naive_peak_bytes"];
+    let sizes = ["budget_bytes", "reserved_peak_bytes", "live_peak_bytes", "planned_peak_bytes", "naive_peak_bytes"];
     assert_keys(end, &[&["event", "steps", "loss", "test_accuracy", "seconds"], sizes.as_slice()].concat());
     assert_eq!((&end["steps"], &end["loss"]), (&63.into(), &events[4]["loss"]));
     assert_eq!(end["test_accuracy"], events[4]["test_accuracy"]);
     assert_eq!(end["live_peak_bytes"], needs.live_peak_bytes);
+    assert_eq!((&start["plan"], &end["planned_peak_bytes"]), (&"auto".into(), &needs.live_peak_bytes.into()));
     assert_eq!(end["naive_peak_bytes"], computed(&[32, 16], Optimizer::MOMENTUM, WAYS[3]).live_peak_bytes);
     assert_eq!((&end["budget_bytes"], &end["reserved_peak_bytes"]), (&(6 << 20).into(), &(6 << 20).into()));
     assert!(end["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{end}");
@@ -230,6 +232,36 @@ fn one_seed_gives_one_run() {
     assert_eq!(run(3, "6MiB"), first);
     assert_eq!(run(3, "9MiB"), first);
     assert_ne!(run(4, "6MiB"), first);
+}
+
+/// Planned steps are the same steps: every loss has the same bits, in the smallest budget too.
+#[test]
+fn planned_steps_train_the_same() {
+    for step in ["frugal", "ordinary"] {
+        let budget =
+            computed(&[64], Optimizer::MOMENTUM, (if step == "frugal" { WAYS[0] } else { WAYS[1] })).budget_bytes;
+        let run = |plan: &str, budget: u64| {
+            let args =
+                format!("--json --epochs 2 --log-every 1 --hidden 64 --step {step} --plan {plan} --budget {budget}");
+            let run = Run::host(&args).succeeds();
+            let losses: Vec<u64> =
+                run.events_named("step").iter().map(|step| step["loss"].as_f64().unwrap().to_bits()).collect();
+            (losses, run.events_named("epoch"), run.end())
+        };
+        let (losses, epochs, end) = run("off", budget);
+        assert!(losses.len() > 100 && end["planned_peak_bytes"].is_null(), "{end}");
+        for budget in [budget, budget + (1 << 20)] {
+            let (planned_losses, planned_epochs, planned_end) = run("auto", budget);
+            assert_eq!((planned_losses, planned_epochs), (losses.clone(), epochs.clone()), "{step} in {budget}");
+            assert_eq!(planned_end["live_peak_bytes"], end["live_peak_bytes"]);
+            assert_eq!(planned_end["planned_peak_bytes"], end["live_peak_bytes"]);
+        }
+    }
+    let text = Run::host("--epochs 2 --hidden 64").succeeds().stdout;
+    // All but the first, the one after which the first epoch is tested, and the last, which no other ends.
+    assert!(text.contains("124 steps: 121 exactly as planned, 1 written down, 0 without room; 2 plans"), "{text}");
+    let naive = Run::host("--json --steps 1 --hidden 20 --allocator naive").succeeds();
+    assert_eq!(naive.events()[0]["plan"], "off");
 }
 
 /// A folder of the test's own, which goes with it.

@@ -75,6 +75,10 @@ pub struct Args {
     )]
     pub allocator: Source,
 
+    /// auto or off: places planned for steps that return [default: auto; with naive, off]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "NAME")]
+    pub plan: Option<PlanKind>,
+
     /// Print the loss of every N-th step
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub log_every: Option<u64>,
@@ -121,6 +125,12 @@ pub enum Step {
     Ordinary,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PlanKind {
+    Auto,
+    Off,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Source {
     #[default]
@@ -148,6 +158,12 @@ impl Args {
             (Some(Step::Frugal), _) | (None, Source::Pool) => StepKind::Frugal,
             (Some(Step::Ordinary), _) | (None, Source::Naive) => StepKind::Ordinary,
         }
+    }
+
+    /// Without a pool there is nothing to plan for.
+    pub fn plans(&self) -> bool {
+        self.plan.unwrap_or(if self.allocator == Source::Naive { PlanKind::Off } else { PlanKind::Auto })
+            == PlanKind::Auto
     }
 
     pub fn allocator(&self) -> Allocator {

@@ -62,9 +62,10 @@ fn run(args: &Args, output: Output) -> Result<(), Failure> {
     let config = Config::new(args.budget).free_lists(false).slabs(plan.allocator.slabs());
     let pool = Pool::with_backend(backend, &config)?;
     let recording = args.trace.as_ref().map(|path| pool.record_to_file(path)).transpose()?;
+    let planning = if args.plans() { Some(pool.auto_plan()?) } else { None };
     let trainer = plan.allocator.trainer(&pool, plan.settings.clone(), plan.step)?;
-    summary::started(output, &plan, pool.backend())?;
-    let mut training = Training::new(args, &data, &pool, trainer, output);
+    summary::started(output, &plan, pool.backend(), planning.is_some())?;
+    let mut training = Training::new(args, &data, &pool, planning, trainer, output);
     let outcome = training.run()?;
     recording.map_or(Ok(()), |recording| recording.finish())?;
     summary::end(output, &plan, &pool, &outcome)

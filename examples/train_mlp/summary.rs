@@ -9,7 +9,7 @@ use crate::device;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::plan::{Plan, WAYS, thousands};
-use crate::training::Outcome;
+use crate::training::{Outcome, Planned};
 
 const ELEMENT_BYTES: u64 = size_of::<f32>() as u64;
 
@@ -33,12 +33,13 @@ pub fn start(output: Output, plan: &Plan, backend: &AnyBackend, why: Option<&str
 }
 
 /// When all that lasts is in place.
-pub fn started(output: Output, plan: &Plan, backend: &AnyBackend) -> Result<(), Failure> {
+pub fn started(output: Output, plan: &Plan, backend: &AnyBackend, plans: bool) -> Result<(), Failure> {
     let fields = [
         ("device", if device::is_gpu(backend) { "gpu" } else { "host" }.into()),
         ("adapter", backend.name().into()),
         ("allocator", plan.allocator.to_string().into()),
         ("step", plan.step.to_string().into()),
+        ("plan", if plans { "auto" } else { "off" }.into()),
         ("budget_bytes", plan.budget_bytes.into()),
         ("parameters", (plan.settings.parameter_bytes() / ELEMENT_BYTES).into()),
         ("needed_bytes", plan.needs.budget_bytes.into()),
@@ -47,14 +48,13 @@ pub fn started(output: Output, plan: &Plan, backend: &AnyBackend) -> Result<(), 
 }
 
 pub fn end(output: Output, plan: &Plan, pool: &Pool<AnyBackend>, outcome: &Outcome) -> Result<(), Failure> {
-    let stats = pool.stats();
-    let Outcome { steps, loss, test_accuracy, seconds, step_median } = outcome;
+    let Outcome { steps, loss, test_accuracy, seconds, step_median, stats, planned } = outcome;
     let (percent, median) = (100.0 * test_accuracy, step_median.as_secs_f64() * 1e3);
     output.text(format_args!(
         "\ntest accuracy {percent:.2}% after {} steps in {seconds:.1} s (a step: median {median:.2} ms)\n",
         thousands(*steps)
     ))?;
-    output.text(ways(plan, pool.backend(), &stats))?;
+    output.text(ways(plan, pool.backend(), outcome))?;
     output.text(format_args!("the pool at the end\n{stats}\n"))?;
     output.text(outside(pool.backend()))?;
     let naive = plan.needs_of(pool.backend(), (StepKind::Ordinary, Allocator::Naive));
@@ -65,6 +65,7 @@ pub fn end(output: Output, plan: &Plan, pool: &Pool<AnyBackend>, outcome: &Outco
         ("budget_bytes", stats.budget_bytes.into()),
         ("reserved_peak_bytes", stats.reserved_peak_bytes.into()),
         ("live_peak_bytes", stats.live_peak_bytes.into()),
+        ("planned_peak_bytes", planned.as_ref().map(|planned| planned.after.live_peak_bytes).into()),
         ("naive_peak_bytes", naive.map(|needs| needs.live_peak_bytes).into()),
         ("seconds", (*seconds).into()),
     ];
@@ -72,7 +73,7 @@ pub fn end(output: Output, plan: &Plan, pool: &Pool<AnyBackend>, outcome: &Outco
 }
 
 /// The four ways, and what this run measured beside what was computed for it.
-fn ways(plan: &Plan, backend: &AnyBackend, stats: &Stats) -> String {
+fn ways(plan: &Plan, backend: &AnyBackend, outcome: &Outcome) -> String {
     let mut table = format!(
         "the four ways, computed, in bytes\n  {:<10}{:<11}{:>13}{:>13}{:>17}\n",
         "step", "allocator", "live peak", "held peak", "smallest budget"
@@ -89,9 +90,21 @@ fn ways(plan: &Plan, backend: &AnyBackend, stats: &Stats) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(table, "  {step:<10}{allocator:<11}{live:>13}{held:>13}{budget:>17}{mark}");
         if this {
-            let (live, held) = (thousands(stats.live_peak_bytes), thousands(stats.used_peak_bytes));
-            let _ = writeln!(table, "  {:<21}{live:>13}{held:>13}", "  measured");
+            let mut measured = |what: &str, stats: &Stats| {
+                let (live, held) = (thousands(stats.live_peak_bytes), thousands(stats.used_peak_bytes));
+                let _ = writeln!(table, "  {what:<21}{live:>13}{held:>13}");
+            };
+            match &outcome.planned {
+                None => measured("  measured", &outcome.stats),
+                Some(Planned { before, after, .. }) => {
+                    measured("  measured, no plan", before);
+                    measured("  measured, planned", after);
+                }
+            }
         }
+    }
+    if let Some(Planned { report, .. }) = &outcome.planned {
+        let _ = writeln!(table, "\nplanned\n{report}");
     }
     table
 }

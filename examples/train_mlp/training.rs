@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use tensorpool::nn::Trainer;
-use tensorpool::{AnyBackend, ByteSize, Pool};
+use tensorpool::{AnyBackend, ByteSize, PlanReport, Planning, Pool, Stats};
 
 use crate::args::Args;
 use crate::data::{Data, Images};
@@ -25,6 +25,16 @@ pub struct Outcome {
     /// Of training and testing.
     pub seconds: f64,
     pub step_median: Duration,
+    /// The pool's numbers at the end, their peaks those of the whole run.
+    pub stats: Stats,
+    pub planned: Option<Planned>,
+}
+
+/// What steps need that are planned, beside those before them that were not.
+pub struct Planned {
+    pub report: PlanReport,
+    pub before: Stats,
+    pub after: Stats,
 }
 
 pub struct Training<'a> {
@@ -33,6 +43,9 @@ pub struct Training<'a> {
     pub pool: &'a Pool<AnyBackend>,
     pub trainer: Trainer<AnyBackend>,
     pub output: Output,
+    planning: Option<Planning<AnyBackend>>,
+    /// The pool's numbers when the first planned step began.
+    before_plans: Option<Stats>,
     bar: ProgressBar,
     batch: Batch,
     step_times: Vec<Duration>,
@@ -50,11 +63,13 @@ impl<'a> Training<'a> {
         args: &'a Args,
         data: &'a Data,
         pool: &'a Pool<AnyBackend>,
+        planning: Option<Planning<AnyBackend>>,
         trainer: Trainer<AnyBackend>,
         output: Output,
     ) -> Self {
         let bar = progress_bar(output, steps_in_all(args, data));
-        Self { args, data, pool, trainer, output, bar, batch: Batch::default(), step_times: Vec::new() }
+        let (batch, step_times) = (Batch::default(), Vec::new());
+        Self { args, data, pool, trainer, output, planning, before_plans: None, bar, batch, step_times }
     }
 
     /// Trains, and tests after every epoch.
@@ -79,7 +94,29 @@ impl<'a> Training<'a> {
         self.step_times.sort_unstable();
         let step_median = self.step_times[self.step_times.len() / 2];
         let seconds = start.elapsed().as_secs_f64();
-        Ok(Outcome { steps: self.trainer.steps(), loss, test_accuracy, seconds, step_median })
+        let (stats, planned) = self.memory();
+        Ok(Outcome { steps: self.trainer.steps(), loss, test_accuracy, seconds, step_median, stats, planned })
+    }
+
+    /// The pool's numbers of the whole run, and of its two parts if there are two.
+    fn memory(&self) -> (Stats, Option<Planned>) {
+        let mut stats = self.pool.stats();
+        let (Some(planning), Some(before)) = (&self.planning, self.before_plans) else { return (stats, None) };
+        let planned = Planned { report: planning.report(), before, after: stats };
+        stats.live_peak_bytes = stats.live_peak_bytes.max(before.live_peak_bytes);
+        stats.used_peak_bytes = stats.used_peak_bytes.max(before.used_peak_bytes);
+        stats.reserved_peak_bytes = stats.reserved_peak_bytes.max(before.reserved_peak_bytes);
+        (stats, Some(planned))
+    }
+
+    /// A step begins. From the first planned one on the pool's peaks are those of planned steps.
+    fn mark_step(&mut self) {
+        self.pool.mark_step();
+        let report = self.planning.as_ref().map(Planning::report);
+        if self.before_plans.is_none() && report.is_some_and(|report| report.plans > 0) {
+            self.before_plans = Some(self.pool.stats());
+            self.pool.reset_peaks();
+        }
     }
 
     /// One time through the images in this order, or a part of it; the mean loss.
@@ -88,7 +125,7 @@ impl<'a> Training<'a> {
         // The last partial batch is dropped: the next epoch's order has other images there.
         for indices in order.chunks_exact(self.args.batch).take(usize::try_from(steps_left).unwrap_or(usize::MAX)) {
             self.data.train.gather(indices, &mut self.batch.images, &mut self.batch.labels);
-            self.pool.mark_step();
+            self.mark_step();
             let start = Instant::now();
             let loss = self.trainer.step(&self.batch.images, &self.batch.labels)?;
             self.step_times.push(start.elapsed());

@@ -183,6 +183,18 @@ impl Auto {
         Some(script)
     }
 
+    /// A step has ended after so many allocations of a script: whether that is a shape of its own.
+    pub(super) fn ends_after(&mut self, script: &Script, count: usize) -> bool {
+        let fits = |shape: &&Shape| shape.script.len() == count && shape.script.begins_as(script, count);
+        match self.shapes.iter().find(fits).map(|shape| shape.id) {
+            Some(id) => {
+                self.follow(id);
+                true
+            }
+            None => false,
+        }
+    }
+
     /// What an arena for every shape has.
     pub(super) fn height_bytes(&self) -> u64 {
         self.shapes.iter().map(|shape| shape.script.height_bytes()).max().unwrap_or(0)

@@ -325,11 +325,20 @@ impl<B: Backend> Planner<B> {
 
     /// A step ends; what was written down of it.
     pub(super) fn end_step(&mut self) -> Ended {
-        if let Some(course) = &self.course {
+        let followed = self.course.as_ref().filter(|_| self.serves || self.is_abandoned);
+        if let Some(course) = followed {
+            let ends_as_another = match (&mut self.mode, course.followed()) {
+                (Mode::Auto(auto), Some(next)) if self.serves => auto.ends_after(course.script(), next),
+                _ => false,
+            };
             let report = &mut self.report;
-            report.allocations_skipped += course.unmet();
-            report.steps_exact += u64::from(course.is_complete() && self.serves && self.without_room == 0);
+            let is_exact = course.is_complete() || ends_as_another;
+            report.steps_exact += u64::from(is_exact && self.serves && self.without_room == 0);
             report.steps_without_room += u64::from(self.without_room > 0);
+            if !is_exact {
+                report.allocations_skipped += course.unmet();
+                self.learn_from_here();
+            }
         }
         let blocked = self.blocked > 0;
         (self.different, self.blocked, self.without_room) = (0, 0, 0);
