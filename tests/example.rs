@@ -419,7 +419,7 @@ fn other_failures_have_their_codes() {
     }
     let help = Run::host("--help").succeeds().stdout;
     let options = ["device", "budget", "hidden", "batch", "optimizer", "lr", "epochs", "steps", "seed", "data", "step"];
-    for option in options.into_iter().chain(["trace"]) {
+    for option in options.into_iter().chain(["trace", "plan"]) {
         assert!(help.lines().any(|line| line.trim_start().starts_with(&format!("--{option} <"))), "{option}: {help}");
     }
     assert!(help.contains("Examples") && help.lines().all(|line| line.len() <= 120), "{help}");
