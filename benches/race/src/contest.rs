@@ -68,6 +68,7 @@ impl<P: Peer, O: Fn(&Workload, u64) -> Option<P>> Entry<O> {
     fn go(&self, workload: &Workload, peer: &mut P, mut seen: impl FnMut(usize, &P, bool) -> bool) -> u64 {
         let mut table: Vec<Option<P::Handle>> = (0..workload.slot_count).map(|_| None).collect();
         let mut failures = 0;
+        peer.begin();
         for (index, event) in workload.events.iter().enumerate() {
             match *event {
                 Event::Alloc { slot, bytes } => {
@@ -108,6 +109,7 @@ impl<P: Peer, O: Fn(&Workload, u64) -> Option<P>> Contestant for Entry<O> {
         let mut peer = (self.open)(workload, budget_bytes).expect("twice the peak is enough to open");
         self.go(workload, &mut peer, |_, _, _| true);
         let mut table: Vec<Option<P::Handle>> = (0..workload.slot_count).map(|_| None).collect();
+        peer.begin();
         let start = Instant::now();
         for event in &workload.events {
             match *event {

@@ -1,9 +1,12 @@
 //! What the allocators are put through: recorded training runs, and a churn of random sizes.
 
+use std::cell::OnceCell;
 use std::path::Path;
 
+use tensorpool::plan::{self, Lifetime, Options, Plan};
 use tensorpool::trace::{self, Trace, TraceBuilder};
 
+use crate::contest::UNIT_BYTES;
 use crate::random::Random;
 
 /// Sizes of the churn, in powers of two: 256 bytes to 4 MiB, each octave as likely.
@@ -28,6 +31,7 @@ pub struct Workload {
     pub live_peak_bytes: u64,
     /// The event after which that is so.
     pub peak_at: usize,
+    plan: OnceCell<(Vec<Lifetime>, Plan)>,
 }
 
 impl Workload {
@@ -54,6 +58,26 @@ impl Workload {
             if step < live { ids.push(id) } else { ids[place] = id }
         }
         Self::of(&builder.finish()).expect("few and small")
+    }
+
+    /// When each tensor is alive, and where it goes if all of that is known ahead. Planned once.
+    pub fn plan(&self) -> &(Vec<Lifetime>, Plan) {
+        self.plan.get_or_init(|| {
+            let end = self.events.len() as u64;
+            let mut lifetimes: Vec<Lifetime> = Vec::new();
+            let mut tensors = vec![0; self.slot_count];
+            for (now, event) in (0..).zip(&self.events) {
+                match *event {
+                    Event::Alloc { slot, bytes } => {
+                        tensors[slot as usize] = lifetimes.len();
+                        lifetimes.push(Lifetime::new(now, end, bytes));
+                    }
+                    Event::Free { slot } => lifetimes[tensors[slot as usize]].upper = now,
+                }
+            }
+            let plan = plan::solve(&lifetimes, &Options::new().align(UNIT_BYTES)).expect("a workload can be planned");
+            (lifetimes, plan)
+        })
     }
 
     /// Without what needs no memory: steps, allocations that failed or of 0 bytes.
@@ -115,7 +139,8 @@ impl Builder {
 
     fn finish(self, name: String) -> Workload {
         let Self { events, slot_count, live_peak_bytes, peak_at, .. } = self;
-        Workload { name, events, slot_count: slot_count as usize, live_peak_bytes, peak_at }
+        let plan = OnceCell::new();
+        Workload { name, events, slot_count: slot_count as usize, live_peak_bytes, peak_at, plan }
     }
 }
 

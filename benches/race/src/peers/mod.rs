@@ -26,6 +26,9 @@ pub trait Peer {
 
     fn free(&mut self, handle: Self::Handle);
 
+    /// The workload begins, for the first time or again; all is free.
+    fn begin(&mut self) {}
+
     /// What it has from its device now, if it asks for memory piece by piece.
     fn reserved_bytes(&self) -> Option<u64> {
         None

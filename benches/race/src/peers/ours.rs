@@ -3,10 +3,11 @@
 //! of the others are: one arena, no lock, no handle that frees.
 
 use tensorpool::space::{Extent, Space};
-use tensorpool::{Block, Config, Limit, Limits, Model, Placement, Pool, Request, SlabPolicy};
+use tensorpool::{Block, Config, Limit, Limits, Model, Placement, Planning, Pool, Request, SlabPolicy};
 
 use super::{Peer, arena};
 use crate::contest::{Contestant, UNIT_BYTES};
+use crate::workload::Workload;
 
 fn open_pool(budget_bytes: u64, placement: Placement, slabs: SlabPolicy) -> Option<Pool<Model>> {
     let any = Limit { bytes: u64::MAX, name: "2^64" };
@@ -25,6 +26,29 @@ impl Peer for Pool<Model> {
     fn free(&mut self, handle: Block<Model>) {
         drop(handle);
     }
+}
+
+/// The whole workload is known ahead, and so is where every block goes.
+impl Peer for Planning<Model> {
+    type Handle = Block<Model>;
+
+    fn alloc(&mut self, bytes: u64) -> Option<Block<Model>> {
+        self.as_ref().alloc(Request::bytes(bytes)).ok()
+    }
+
+    fn free(&mut self, handle: Block<Model>) {
+        drop(handle);
+    }
+
+    fn begin(&mut self) {
+        self.as_ref().mark_step();
+    }
+}
+
+fn open_planned(workload: &Workload, budget_bytes: u64) -> Option<Planning<Model>> {
+    let pool = open_pool(budget_bytes, Placement::Exact, SlabPolicy::Single)?;
+    let (lifetimes, plan) = workload.plan();
+    pool.planned(lifetimes, plan).ok()
 }
 
 impl Peer for Space {
@@ -47,6 +71,7 @@ pub fn contestants() -> Vec<Box<dyn Contestant>> {
         arena("tensorpool, exact", open(Placement::Exact, SlabPolicy::Single)),
         arena("tensorpool, power of two", open(Placement::PowerOfTwo, SlabPolicy::Single)),
         arena("tensorpool, exact, slabs as needed", open(Placement::Exact, SlabPolicy::Growing)),
+        arena("tensorpool, planned", open_planned),
         arena("tensorpool, exact, the space alone", |_, budget_bytes| {
             Some(Space::new(budget_bytes, UNIT_BYTES, Placement::Exact))
         }),
