@@ -18,14 +18,7 @@ impl Plan {
     ///
     /// The first fault that is found, with the buffers (by their place in the list, from 0) and the numbers.
     pub fn check(&self, lifetimes: &[Lifetime], options: &Options) -> Result<()> {
-        if self.offsets.len() != lifetimes.len() {
-            return Err(fault(format!("{} offsets for {} lifetimes", self.offsets.len(), lifetimes.len())));
-        }
-        let mut top = 0;
-        for (index, (lifetime, offset)) in lifetimes.iter().zip(&self.offsets).enumerate() {
-            top = top.max(end_of(index, lifetime, *offset, options)?);
-        }
-        let load = sweep(lifetimes, &self.offsets, options.align_bytes)?;
+        let (top, load) = self.check_places(lifetimes, options)?;
         if top != u128::from(self.height) {
             return Err(fault(format!("the height is {top}, not {}", exact(self.height))));
         }
@@ -36,6 +29,19 @@ impl Plan {
             return Err(fault(format!("the height is the load, {}, and not said to be the least", exact(self.load))));
         }
         Ok(())
+    }
+
+    /// As [`check`](Self::check), of the places alone: a plan may keep to more than is asked here, a larger alignment say.
+    /// Returns the height and the load.
+    pub(crate) fn check_places(&self, lifetimes: &[Lifetime], options: &Options) -> Result<(u128, u128)> {
+        if self.offsets.len() != lifetimes.len() {
+            return Err(fault(format!("{} offsets for {} lifetimes", self.offsets.len(), lifetimes.len())));
+        }
+        let mut top = 0;
+        for (index, (lifetime, offset)) in lifetimes.iter().zip(&self.offsets).enumerate() {
+            top = top.max(end_of(index, lifetime, *offset, options)?);
+        }
+        Ok((top, sweep(lifetimes, &self.offsets, options.align_bytes)?))
     }
 }
 

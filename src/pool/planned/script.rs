@@ -65,7 +65,7 @@ impl Script {
     /// [`ErrorKind::Invalid`] if the plan is none for these lifetimes, or not aligned for the pool; [`ErrorKind::TooLarge`]
     /// for more than 2^31 of them.
     pub(super) fn new(lifetimes: &[Lifetime], plan: &Plan, align_bytes: u64) -> Result<Self> {
-        plan.check(lifetimes, &Options::new().align(align_bytes))?;
+        plan.check_places(lifetimes, &Options::new().align(align_bytes))?;
         let mut order: Vec<usize> = (0..lifetimes.len()).filter(|index| lifetimes[*index].bytes > 0).collect();
         if order.len() > ENTRIES_MAX {
             let message = format!("{} allocations in a planned step: it has at most 2^31", order.len());
