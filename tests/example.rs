@@ -239,7 +239,7 @@ fn one_seed_gives_one_run() {
 fn planned_steps_train_the_same() {
     for step in ["frugal", "ordinary"] {
         let budget =
-            computed(&[64], Optimizer::MOMENTUM, (if step == "frugal" { WAYS[0] } else { WAYS[1] })).budget_bytes;
+            computed(&[64], Optimizer::MOMENTUM, if step == "frugal" { WAYS[0] } else { WAYS[1] }).budget_bytes;
         let run = |plan: &str, budget: u64| {
             let args =
                 format!("--json --epochs 2 --log-every 1 --hidden 64 --step {step} --plan {plan} --budget {budget}");
