@@ -439,7 +439,7 @@ fn what_cannot_be_planned_is_refused_and_nothing_changes() {
     };
     // Of other lifetimes, not aligned, of nothing, too high for the budget.
     refused(&lifetimes[..1], &plan, ErrorKind::Invalid);
-    refused(&[Lifetime::new(0, 2, 5000), Lifetime::new(1, 2, 6000)], &plan, ErrorKind::Invalid);
+    refused(&[Lifetime::new(0, 2, 6000), Lifetime::new(1, 2, 6000)], &plan, ErrorKind::Invalid);
     let unaligned = plan::solve(&lifetimes, &Options::new().align(8)).unwrap();
     refused(&lifetimes, &unaligned, ErrorKind::Invalid);
     refused(&[], &plan::solve(&[], &Options::new()).unwrap(), ErrorKind::Invalid);
