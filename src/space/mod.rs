@@ -35,12 +35,14 @@
 
 mod change;
 mod check;
+mod choose;
 mod extent;
 mod family;
 mod maps;
 mod pieces;
 mod runs;
 mod search;
+mod search_high;
 mod slots;
 mod tree;
 mod update;
@@ -323,22 +325,29 @@ impl Space {
         if bytes > self.bytes {
             return None;
         }
-        let (start, count) = match self.placement {
-            Placement::Exact => {
-                let count = self.pages_for(bytes);
-                (self.tree.take(count)?, count)
+        let count = self.pages_for(bytes);
+        if self.placement == Placement::Exact {
+            if count > self.tree.longest() {
+                return None;
             }
-            Placement::PowerOfTwo => {
-                let count = self.pages_for(bytes).next_power_of_two();
-                (self.tree.take_aligned(count, count)?, count)
-            }
-        };
+            let start = self.tree.take_sparing(count, self.pages_that_serve(count, bytes))?;
+            return Some(self.hold_run(start, count));
+        }
+        let count = count.next_power_of_two();
+        let start = self.tree.take_aligned(count, count)?;
         if self.run_bytes(start, count) < bytes {
             // It ends in the partial page, so no other run has as many pages: a lower one would have been found.
             self.tree.release(start, count);
             return None;
         }
         Some(self.hold_run(start, count))
+    }
+
+    /// All pages, without the partial one where a run of `count` pages that ends in it has fewer than `bytes` bytes.
+    #[inline]
+    fn pages_that_serve(&self, count: u32, bytes: u64) -> u32 {
+        let pages = self.tree.pages();
+        if self.run_bytes(pages - count, count) < bytes { pages - 1 } else { pages }
     }
 
     fn release_piece(&mut self, extent: Extent, slot: u32) {

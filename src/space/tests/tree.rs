@@ -20,6 +20,27 @@ impl Naive {
         starts.into_iter().find(|&start| self.all_free(start, count as usize)).map(|start| start as u32)
     }
 
+    /// Where [`RunTree::take_sparing`] must take `count` pages before page `end`, if `largest` is the most it had taken.
+    fn find_sparing(&self, count: u32, largest: u32, end: u32) -> Option<u32> {
+        let largest = largest.max(count);
+        let bounded = Naive(self.0[..end as usize].to_vec());
+        let mut holes = bounded.runs(true);
+        holes.retain(|hole| hole.len() >= count as usize);
+        let spares = |hole: &Range<u32>| {
+            let times = |pages: u32| pages / largest;
+            count == largest || times(hole.len() as u32 - count) == times(hole.len() as u32)
+        };
+        if count * 16 <= largest {
+            holes.reverse();
+            let hole = holes.iter().take(2).find(|hole| spares(hole)).or(holes.first())?;
+            return Some(hole.end - count);
+        }
+        holes.truncate(2);
+        let is_spared = holes.iter().any(&spares);
+        let hole = holes.into_iter().filter(|hole| spares(hole) == is_spared).min_by_key(|hole| hole.len())?;
+        Some(if is_spared { hole.start } else { hole.end - count })
+    }
+
     fn set(&mut self, start: u32, count: u32, free: bool) {
         self.0[start as usize..(start + count) as usize].fill(free);
     }
@@ -68,6 +89,7 @@ fn try_everything(tree: &RunTree, naive: &Naive, window: Range<u32>) {
     assert_eq!(naive.0.iter().rposition(|&free| free), copy.take_last().map(|page| page as usize), "the last page");
     copy.check();
     for count in 1..=width + 1 {
+        try_sparing(tree, naive, count);
         for align in [1, 2, 4, 8, 64, 512] {
             let mut copy = tree.clone();
             assert_eq!(naive.find(count, align), copy.take_aligned(count, align), "{count} aligned to {align}");
@@ -81,6 +103,20 @@ fn try_everything(tree: &RunTree, naive: &Naive, window: Range<u32>) {
                 copy.release(start, count);
                 copy.check();
             }
+        }
+    }
+}
+
+/// A run that spares, after all that may have been the largest: of every length up to three times its own, and much more.
+fn try_sparing(tree: &RunTree, naive: &Naive, count: u32) {
+    for largest in (0..=3 * count + 2).chain([15 * count, 16 * count, 17 * count, 40 * count]) {
+        for end in [tree.pages(), tree.pages() - 1] {
+            let mut copy = tree.clone();
+            copy.set_largest(largest);
+            let largest = if tree.free_pages() == tree.pages() { 0 } else { largest };
+            let found = naive.find_sparing(count, largest, end);
+            assert_eq!(found, copy.take_sparing(count, end), "{count} pages before {end}, the largest has {largest}");
+            copy.check();
         }
     }
 }
@@ -106,6 +142,7 @@ fn every_state_around_a_border() {
             let (tree, naive) = tree_in_state(pages, window.clone(), state, false);
             naive.compare(&tree);
             for count in 1..=width {
+                try_sparing(&tree, &naive, count);
                 for align in [1, 2, 4] {
                     let mut copy = tree.clone();
                     assert_eq!(naive.find(count, align), copy.take_aligned(count, align));
