@@ -99,6 +99,11 @@ impl Family {
         Some(if is_behind { Highest::Behind(child, more) } else { Highest::Inside(child) })
     }
 
+    /// The last child with a free page; there is one.
+    pub(super) fn last_with_free(&self) -> u32 {
+        self.longest.iter().rposition(|longest| *longest > 0).expect("a child with a free page") as u32
+    }
+
     /// A child of `span` pages from `low` loses `start..end` of its free run.
     #[inline]
     pub(super) fn cut(&mut self, child: u32, low: u32, span: u32, inside: Change) -> Effect {

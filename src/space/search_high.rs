@@ -10,6 +10,22 @@ const LEAF_PAGES: u32 = 1 << LEAF_SHIFT;
 const BRANCH_PAGES: u32 = 1 << BRANCH_SHIFT;
 
 impl RunTree {
+    /// The highest free page: [`Self::find_high`] of one page, without the end of its run.
+    pub(super) fn find_last(&self) -> Option<u32> {
+        if self.longest() == 0 {
+            return None;
+        }
+        let branch = if self.has_branches() { self.families[0].last_with_free() } else { 0 };
+        let leaf = if self.has_leaves() {
+            branch * 8 + self.families[self.family_of_leaf(branch * 8)].last_with_free()
+        } else {
+            0
+        };
+        let words = leaf * LEAF_WORDS..(leaf + 1) * LEAF_WORDS;
+        let index = words.rev().find(|index| self.free[*index as usize] != 0).expect("the leaf has a free page");
+        Some(index * WORD_PAGES + WORD_PAGES - 1 - self.free[index as usize].leading_zeros())
+    }
+
     /// The end of the highest run of at least `count` free pages; `count` is at least 1.
     #[inline]
     pub(super) fn find_high(&self, count: u32) -> Option<u32> {

@@ -106,9 +106,8 @@ impl RunTree {
 
     /// Takes the highest free page and returns it, or `None` if there is none.
     pub fn take_last(&mut self) -> Option<u32> {
-        let end = self.find_high(1)?;
-        let page = end - 1;
-        self.cut(Change { from: self.run_start(page), start: page, end, to: end });
+        let page = self.find_last()?;
+        self.cut(Change { from: self.run_start(page), start: page, end: page + 1, to: page + 1 });
         Some(page)
     }
 

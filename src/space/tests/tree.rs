@@ -30,7 +30,7 @@ impl Naive {
             let times = |pages: u32| pages / largest;
             count == largest || times(hole.len() as u32 - count) == times(hole.len() as u32)
         };
-        if count * 16 <= largest {
+        if count * 20 <= largest {
             holes.reverse();
             let hole = holes.iter().take(2).find(|hole| spares(hole)).or(holes.first())?;
             return Some(hole.end - count);
@@ -109,7 +109,7 @@ fn try_everything(tree: &RunTree, naive: &Naive, window: Range<u32>) {
 
 /// A run that spares, after all that may have been the largest: of every length up to three times its own, and much more.
 fn try_sparing(tree: &RunTree, naive: &Naive, count: u32) {
-    for largest in (0..=3 * count + 2).chain([15 * count, 16 * count, 17 * count, 40 * count]) {
+    for largest in (0..=3 * count + 2).chain([19 * count, 20 * count, 21 * count, 50 * count]) {
         for end in [tree.pages(), tree.pages() - 1] {
             let mut copy = tree.clone();
             copy.set_largest(largest);
@@ -193,7 +193,7 @@ fn random_programs() {
             // Sizes are spread evenly over their logarithm, as tensors are.
             let mut count = (f64::from(longest_wanted).powf(random.random_range(0.0..1.0)) as u32).max(1);
             let draining = event % 300 > 200;
-            let run = match random.random_range(0..10) {
+            let run = match random.random_range(0..11) {
                 0..=2 if !draining => tree.take(count).inspect(|&at| assert_eq!(naive.find(count, 1), Some(at))),
                 3 if !draining => {
                     let align = 1 << random.random_range(0..12);
@@ -208,6 +208,13 @@ fn random_programs() {
                     last
                 }
                 5 if !draining => {
+                    let (largest, end) = (tree.largest(), pages - random.random_range(0..=1.min(pages - 1)));
+                    let largest = if tree.free_pages() == pages { 0 } else { largest };
+                    let found = tree.take_sparing(count, end);
+                    assert_eq!(naive.find_sparing(count, largest, end), found, "{count} pages, the largest {largest}");
+                    found
+                }
+                6 if !draining => {
                     let start = random.random_range(0..pages);
                     let free = naive.all_free(start as usize, count as usize);
                     assert_eq!(free, tree.take_at(start, count));
