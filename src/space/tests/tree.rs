@@ -251,6 +251,46 @@ fn random_programs() {
     });
 }
 
+/// From hole to hole, up and down, in maps of few and of many holes, for runs from one page to nearly all.
+#[test]
+fn every_hole_is_found_in_order_from_both_ends() {
+    for_each_seed(60, |random| {
+        let most = [200_u32, 1000, 5000, 32_768][random.random_range(0..4)];
+        let pages = random.random_range(1..=most);
+        let mut tree = RunTree::new(pages);
+        let mut naive = Naive(vec![true; pages as usize]);
+        for _ in 0..1 << random.random_range(0..9) {
+            let start = random.random_range(0..pages);
+            let most = 1 << random.random_range(0..8);
+            let count = random.random_range(1..=most).min(pages - start);
+            if tree.take_at(start, count) {
+                naive.set(start, count, false);
+            }
+        }
+        for _ in 0..40 {
+            let count = (f64::from(pages).powf(random.random_range(0.0..1.0)) as u32).max(1);
+            let mut holes = naive.runs(true);
+            holes.retain(|hole| hole.len() >= count as usize);
+            let mut found = Vec::new();
+            let mut start = tree.find(count);
+            while let Some(page) = start {
+                let end = tree.run_end(page);
+                found.push(page..end);
+                start = if end < pages { tree.find_behind(end, count) } else { None };
+            }
+            assert_eq!(holes, found, "upwards, {count} of {pages} pages");
+            found.clear();
+            let mut end = tree.find_high(count);
+            while let Some(page) = end {
+                let start = tree.run_start(page);
+                found.insert(0, start..page);
+                end = if start > 0 { tree.find_before(start - 1, count) } else { None };
+            }
+            assert_eq!(holes, found, "downwards, {count} of {pages} pages");
+        }
+    });
+}
+
 /// The bounds that the design promises, at every size.
 #[test]
 fn metadata_is_bounded() {
