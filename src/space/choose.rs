@@ -1,5 +1,5 @@
-//! Where a run goes so that the space stays useful: small ones to the high end, large ones to the low end, and neither into a hole
-//! that is kept whole by going elsewhere.
+//! Where a run goes so that room for the largest remains: small ones to the high end of a space, others to the low end, and
+//! neither into a hole that the next one spares.
 //!
 //! ```text
 //! hole      a free run that is long enough
@@ -7,10 +7,9 @@
 //! spares    taken in this hole, the run leaves room for as many of the largest as before, or is as long as those are
 //! ```
 //!
-//! A *small* run, up to a twentieth of the largest, looks at the two highest holes and goes to the high end of one; any other looks at
-//! the two lowest and goes to the low end. The nearer one is taken, unless only the next one spares. Of two that are alike in this,
-//! a run that is not small takes the shorter; and one that spares nowhere goes to the high end, where what is left of the hole
-//! touches what lies below.
+//! A *small* run, up to a twentieth of the largest, looks at the two highest holes and goes to the high end of one; any other
+//! looks at the two lowest and goes to the low end. The nearer one is taken, unless only the next one spares. Of two that are
+//! alike in this, a run that is not small takes the shorter; and where neither spares, it takes the high end.
 
 use std::ops::Range;
 
@@ -27,8 +26,8 @@ struct Hole {
 }
 
 impl RunTree {
-    /// Takes `count` free pages in a row before page `end` and returns the first of them, or `None` if there are not as many; where
-    /// is for the good of requests to come. `end` is the number of pages, or one less.
+    /// Takes a run of `count` free pages before page `end`, where it spares room for the largest so far, and returns its first
+    /// page, or `None` if no run is that long. `end` is the number of pages, or one less.
     ///
     /// # Panics
     ///
