@@ -55,6 +55,15 @@ fn runs(criterion: &mut Criterion) {
                 }
             });
         });
+        group.bench_function(format!("take sparing and release, half full, up to {most} pages"), |bencher| {
+            bencher.iter(|| {
+                next += 1;
+                let count = sizes[next % sizes.len()] as u32;
+                if let Some(start) = tree.take_sparing(black_box(count), PAGES) {
+                    tree.release(start, count);
+                }
+            });
+        });
         let picks: Vec<usize> = (0..4095).map(|_| random.random_range(0..1 << 30)).collect();
         group.bench_function(format!("replace one, half full, up to {most} pages"), |bencher| {
             bencher.iter(|| {

@@ -243,8 +243,9 @@ fn errors_tell_the_three_cases_apart_and_say_the_numbers() {
     });
     let error = pool.alloc(Request::bytes(200 * KIB)).unwrap_err();
     assert!(error.is_fragmented(), "{error}");
-    assert_eq!(error.shortage().unwrap().largest_free_run_bytes, 128 * KIB);
-    assert!(error.to_string().contains("fragmented, the largest free run is 131,072 bytes (128 KiB)"), "{error}");
+    // What "a" had, and the 28 KiB beside it that nobody had.
+    assert_eq!(error.shortage().unwrap().largest_free_run_bytes, 156 * KIB);
+    assert!(error.to_string().contains("fragmented, the largest free run is 159,744 bytes (156 KiB)"), "{error}");
 
     let error = pool.alloc(Request::bytes(10).align(128)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Alignment);

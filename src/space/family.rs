@@ -29,6 +29,14 @@ pub(super) enum Lowest {
     Before(u32, u32),
 }
 
+/// Where the highest run of a family is.
+pub(super) enum Highest {
+    /// Inside this child.
+    Inside(u32),
+    /// It ends this many pages behind this child.
+    Behind(u32, u32),
+}
+
 /// What a cut does to a child.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
@@ -47,24 +55,48 @@ impl Family {
         if self.has_free_child(span) {
             return self.longest_one_by_one(span);
         }
-        self.longest_with_neighbour().into_iter().fold(0, u16::max).into()
+        let [a, b, c, d, e, f, g, _] = self.suffix;
+        self.longest_with(self.prefix, [0, a, b, c, d, e, f, g]).into_iter().fold(0, u16::max).into()
     }
 
-    /// Where the lowest run of at least `count` pages is; there is one.
+    /// Where the lowest run of at least `count` pages is that ends in one of the children from `first` on.
     #[inline]
-    pub(super) fn lowest(&self, count: u32, span: u32) -> Lowest {
+    pub(super) fn lowest(&self, first: u32, count: u32, span: u32) -> Option<Lowest> {
         if count > span {
-            return self.lowest_one_by_one(count, span);
+            return self.lowest_one_by_one(first as usize, count, span);
         }
-        let runs = self.longest_with_neighbour();
-        let child = bytes_where(runs, |run| run >= count as u16).trailing_zeros() / u8::BITS;
-        debug_assert!((child as usize) < CHILDREN, "no run of {count} pages");
+        let [a, b, c, d, e, f, g, _] = self.suffix;
+        let runs = self.longest_with(self.prefix, [0, a, b, c, d, e, f, g]);
+        // Eight is a child beyond the last one: then nothing is left.
+        let from_first = u64::MAX.checked_shl(first * u8::BITS).unwrap_or(0);
+        let fitting = bytes_where(runs, |run| run >= count as u16) & from_first;
+        if fitting == 0 {
+            return None;
+        }
+        let child = fitting.trailing_zeros() / u8::BITS;
         let before = if child == 0 { 0 } else { self.suffix[child as usize % CHILDREN - 1].into() };
-        if before + u32::from(self.prefix[child as usize % CHILDREN]) >= count {
-            Lowest::Before(child, before)
-        } else {
-            Lowest::Inside(child)
+        let is_before = before + u32::from(self.prefix[child as usize % CHILDREN]) >= count;
+        Some(if is_before { Lowest::Before(child, before) } else { Lowest::Inside(child) })
+    }
+
+    /// Where the highest run of at least `count` pages is that starts in one of the children before `end`.
+    #[inline]
+    pub(super) fn highest(&self, end: u32, count: u32, span: u32) -> Option<Highest> {
+        if count > span {
+            return self.highest_one_by_one(end as usize, count, span);
         }
+        let [_, b, c, d, e, f, g, h] = self.prefix;
+        let behind = [b, c, d, e, f, g, h, 0];
+        let runs = self.longest_with(self.suffix, behind);
+        let from_end = u64::MAX.checked_shl(end * u8::BITS).unwrap_or(0);
+        let fitting = bytes_where(runs, |run| run >= count as u16) & !from_end;
+        if fitting == 0 {
+            return None;
+        }
+        let child = fitting.ilog2() / u8::BITS;
+        let more = u32::from(behind[child as usize % CHILDREN]);
+        let is_behind = u32::from(self.suffix[child as usize % CHILDREN]) + more >= count;
+        Some(if is_behind { Highest::Behind(child, more) } else { Highest::Inside(child) })
     }
 
     /// The last child with a free page; there is one.
@@ -115,12 +147,10 @@ impl Family {
         bytes_where(self.longest, |longest| longest == span as u16) != 0
     }
 
-    /// Each child's longest run, or what its prefix makes with the suffix before it, if that is longer.
+    /// Each child's longest run, or what it has at a border with what its neighbour has there, if that is longer.
     #[inline]
-    fn longest_with_neighbour(&self) -> [u16; CHILDREN] {
-        let [a, b, c, d, e, f, g, _] = self.suffix;
-        let before = [0, a, b, c, d, e, f, g];
-        std::array::from_fn(|child| self.longest[child].max(before[child] + self.prefix[child]))
+    fn longest_with(&self, at_border: [u16; CHILDREN], of_neighbour: [u16; CHILDREN]) -> [u16; CHILDREN] {
+        std::array::from_fn(|child| self.longest[child].max(at_border[child] + of_neighbour[child]))
     }
 
     #[cold]
@@ -133,19 +163,31 @@ impl Family {
         longest
     }
 
+    /// [`Self::lowest`] of more pages than a child has.
     #[cold]
-    fn lowest_one_by_one(&self, count: u32, span: u32) -> Lowest {
-        let mut run = 0;
-        for child in 0..CHILDREN {
+    fn lowest_one_by_one(&self, first: usize, count: u32, span: u32) -> Option<Lowest> {
+        let mut run = first.checked_sub(1).map_or(0, |before| self.suffix[before].into());
+        for child in first..CHILDREN {
             if run + u32::from(self.prefix[child]) >= count {
-                return Lowest::Before(child as u32, run);
-            }
-            if u32::from(self.longest[child]) >= count {
-                return Lowest::Inside(child as u32);
+                return Some(Lowest::Before(child as u32, run));
             }
             run = self.run_behind(child, run, span);
         }
-        unreachable!("no run of {count} pages")
+        None
+    }
+
+    /// [`Self::highest`] of more pages than a child has.
+    #[cold]
+    fn highest_one_by_one(&self, end: usize, count: u32, span: u32) -> Option<Highest> {
+        let mut run = self.prefix.get(end).map_or(0, |&prefix| prefix.into());
+        for child in (0..end).rev() {
+            if u32::from(self.suffix[child]) + run >= count {
+                return Some(Highest::Behind(child as u32, run));
+            }
+            let prefix = self.prefix[child].into();
+            run = if prefix == span { span + run } else { prefix };
+        }
+        None
     }
 
     /// The length of the run that reaches the end of `child`, if one of `run` pages reaches its start.

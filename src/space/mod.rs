@@ -7,6 +7,7 @@
 //! | slab | 1 byte to 64 TiB | one [`Space`] |
 //! | page | a power of two; 1 to 32,768 a slab, the last one may be partial | one bit of [`RunTree`] |
 //! | run | consecutive pages; what a large request gets, exactly as many as it needs | nothing: the free runs are the map |
+//! | hole | a free run that is long enough for a request | |
 //! | cut page | a page split into pieces | a slot: 8 bytes |
 //! | piece | 2^class units, up to half a page; what a small request gets | two bits for each of its units |
 //! | unit | the smallest piece: the slab's alignment | |
@@ -30,17 +31,23 @@
 //! the lowest free page, cut. Nothing merges on the way: freed pieces wait for the next request of their size, until
 //! [`Space::gather`] joins idle buddies. A page whose last used piece returns goes home whole.
 //!
-//! Files, lowest layer first: `word` (one 64-bit word); `change`, `family`, `tree` with `search`, `update` and `runs` (pages);
-//! `slots`, `maps` and `pieces` (cut pages); `extent`; this one; and `check`, which walks over everything for the tests.
+//! A larger request takes one of the two nearest holes, where it spares room for the largest runs: `choose` has the rule.
+//! Small runs and cut pages are at the high end of a slab, the others at the low end.
+//!
+//! Files, lowest layer first: `word` (one 64-bit word); `change`, `family`, `tree` with `search`, `search_high`, `update` and
+//! `runs` (pages), and `choose` (which hole); `slots`, `maps` and `pieces` (cut pages); `extent`; this one; and `check`, which
+//! walks over everything for the tests.
 
 mod change;
 mod check;
+mod choose;
 mod extent;
 mod family;
 mod maps;
 mod pieces;
 mod runs;
 mod search;
+mod search_high;
 mod slots;
 mod tree;
 mod update;
@@ -139,8 +146,8 @@ impl Space {
     /// Takes an extent of at least `bytes` bytes, or `None` if there is none of that size.
     ///
     /// Up to half a page it is the smallest power of two that holds them; above that whole pages, exactly as many as needed,
-    /// or with [`Placement::PowerOfTwo`] the next power of two of them. Runs are taken at the low end; a page is cut at the
-    /// high end, where small blocks part no large ones. Before giving up, a pool calls [`Space::gather`] and
+    /// or with [`Placement::PowerOfTwo`] the next power of two of them. Where a run is taken, [`Placement`] says; a page is cut at
+    /// the high end, where small blocks part no large ones. Before giving up, a pool calls [`Space::gather`] and
     /// tries again: merging may have made the piece that was missing.
     ///
     /// # Panics
@@ -294,8 +301,8 @@ impl Space {
         Some(self.hold_run(page, 1))
     }
 
-    /// A page for pieces: the highest that is free, since runs are taken from the low end. A page that stays cut for one
-    /// small block would otherwise part the large ones. A classic buddy takes the lowest.
+    /// A page for pieces: the highest that is free, since large runs are taken from the low end. A page that stays cut for one
+    /// small block would otherwise part them. A classic buddy takes the lowest.
     fn take_page_to_cut(&mut self) -> Option<u32> {
         let whole_pages = (self.bytes >> self.page_shift) as u32;
         match self.placement {
@@ -323,22 +330,29 @@ impl Space {
         if bytes > self.bytes {
             return None;
         }
-        let (start, count) = match self.placement {
-            Placement::Exact => {
-                let count = self.pages_for(bytes);
-                (self.tree.take(count)?, count)
+        let count = self.pages_for(bytes);
+        if self.placement == Placement::Exact {
+            if count > self.tree.longest() {
+                return None;
             }
-            Placement::PowerOfTwo => {
-                let count = self.pages_for(bytes).next_power_of_two();
-                (self.tree.take_aligned(count, count)?, count)
-            }
-        };
+            let start = self.tree.take_sparing(count, self.pages_that_serve(count, bytes))?;
+            return Some(self.hold_run(start, count));
+        }
+        let count = count.next_power_of_two();
+        let start = self.tree.take_aligned(count, count)?;
         if self.run_bytes(start, count) < bytes {
             // It ends in the partial page, so no other run has as many pages: a lower one would have been found.
             self.tree.release(start, count);
             return None;
         }
         Some(self.hold_run(start, count))
+    }
+
+    /// All pages, without the partial one where a run of `count` pages that ends in it has fewer than `bytes` bytes.
+    #[inline]
+    fn pages_that_serve(&self, count: u32, bytes: u64) -> u32 {
+        let pages = self.tree.pages();
+        if self.run_bytes(pages - count, count) < bytes { pages - 1 } else { pages }
     }
 
     fn release_piece(&mut self, extent: Extent, slot: u32) {

@@ -1,6 +1,6 @@
-//! Finding the lowest run: straight down the tree, or, for an aligned one, down and back up.
+//! Finding the lowest run: straight down the tree; the next one, up from where it was left and down; an aligned one, over all.
 
-use super::family::Lowest;
+use super::family::{CHILDREN, Lowest};
 use super::tree::{BRANCH_SHIFT, LEAF_SHIFT, LEAF_WORDS, REACH_MAX, RunTree};
 use super::word::{self, WORD_PAGES};
 
@@ -14,72 +14,109 @@ impl RunTree {
         if count > self.longest() {
             return None;
         }
-        let mut branch = 0;
-        if self.has_branches() {
-            match self.families[0].lowest(count, BRANCH_PAGES) {
-                Lowest::Inside(child) => branch = child,
-                Lowest::Before(child, run) => return Some(child * BRANCH_PAGES - run),
-            }
-        }
-        let mut leaf = 0;
-        if self.has_leaves() {
-            let family = self.family_of_leaf(branch * 8);
-            match self.families[family].lowest(count, LEAF_PAGES) {
-                Lowest::Inside(child) => leaf = branch * 8 + child,
-                Lowest::Before(child, run) => return Some((branch * 8 + child) * LEAF_PAGES - run),
-            }
-        }
-        Some(self.find_in_leaf(leaf, count))
+        let found = match (self.has_leaves(), self.has_branches()) {
+            (false, _) => self.lowest_in_leaf(0, 0, count),
+            (true, false) => self.lowest_in_branch(0, 0, count),
+            (true, true) => self.lowest_from_branch(0, count),
+        };
+        debug_assert!(found.is_some(), "no run of {count} pages");
+        found
     }
 
-    /// The start of the lowest run of at least `count` pages in a leaf that has one.
+    /// [`Self::find`] among the pages behind one that is taken: in the rest of its leaf, of its branch, of all.
     #[inline]
-    fn find_in_leaf(&self, leaf: u32, count: u32) -> u32 {
-        if count > REACH_MAX {
-            return self.find_by_words(leaf, count);
+    pub(super) fn find_behind(&self, taken: u32, count: u32) -> Option<u32> {
+        if count > self.longest() {
+            return None;
         }
-        // Eight comparisons at once: the top bit of a byte survives where reach >= count.
-        const TOP: u64 = 0x8080_8080_8080_8080;
-        const ONE: u64 = 0x0101_0101_0101_0101;
-        let reaches = u64::from_le_bytes(self.reaches_of_leaf(leaf));
-        let reaching = ((reaches | TOP) - ONE * u64::from(count)) & TOP;
-        debug_assert!(reaching != 0, "leaf {leaf} has no run of {count} pages");
+        let leaf = taken >> LEAF_SHIFT;
+        let found = self.lowest_in_word_behind(taken, count);
+        let found = found.or_else(|| self.lowest_in_leaf(leaf, taken / WORD_PAGES % LEAF_WORDS + 1, count));
+        if found.is_some() || !self.has_leaves() {
+            return found;
+        }
+        let (branch, first) = (leaf / CHILDREN as u32, leaf % CHILDREN as u32 + 1);
+        let found = self.lowest_in_branch(branch, first, count);
+        if found.is_some() || !self.has_branches() {
+            return found;
+        }
+        self.lowest_from_branch(branch + 1, count)
+    }
+
+    /// The start of the lowest run of at least `count` pages that ends in one of the branches from `first` on.
+    #[inline]
+    fn lowest_from_branch(&self, first: u32, count: u32) -> Option<u32> {
+        match self.families[0].lowest(first, count, BRANCH_PAGES)? {
+            Lowest::Inside(branch) => self.lowest_in_branch(branch, 0, count),
+            Lowest::Before(branch, run) => Some(branch * BRANCH_PAGES - run),
+        }
+    }
+
+    /// The same for one branch and its leaves from `first` on.
+    #[inline]
+    fn lowest_in_branch(&self, branch: u32, first: u32, count: u32) -> Option<u32> {
+        let leaves = branch * CHILDREN as u32;
+        match self.families[self.family_of_leaf(leaves)].lowest(first, count, LEAF_PAGES)? {
+            Lowest::Inside(child) => self.lowest_in_leaf(leaves + child, 0, count),
+            Lowest::Before(child, run) => Some((leaves + child) * LEAF_PAGES - run),
+        }
+    }
+
+    /// The start of the lowest run of at least `count` pages that starts in one of the leaf's words from `first` on.
+    #[inline]
+    fn lowest_in_leaf(&self, leaf: u32, first: u32, count: u32) -> Option<u32> {
+        if count > REACH_MAX {
+            return self.lowest_by_words(leaf, first, count);
+        }
+        let from_first = u64::MAX.checked_shl(first * u8::BITS).unwrap_or(0);
+        let reaching = self.words_that_reach(leaf, count) & from_first;
+        if reaching == 0 {
+            return None;
+        }
         let index = leaf * LEAF_WORDS + reaching.trailing_zeros() / u8::BITS;
         let bits = self.free[index as usize];
         let starts = if count <= WORD_PAGES { word::run_starts(bits, count) } else { 0 };
         // No run that ends inside the word: then it is the one that goes on in the next.
         let bit = if starts != 0 { starts.trailing_zeros() } else { WORD_PAGES - bits.leading_ones() };
-        index * WORD_PAGES + bit
+        Some(index * WORD_PAGES + bit)
     }
 
-    /// [`Self::find_in_leaf`] for runs longer than a reach can tell, which cover a word or end one and begin the next.
+    /// The top bit of a byte for each word of the leaf that reaches `count`, which is no more than a reach can tell.
+    #[inline]
+    pub(super) fn words_that_reach(&self, leaf: u32, count: u32) -> u64 {
+        // Eight comparisons at once: the top bit of a byte survives where reach >= count.
+        const TOP: u64 = 0x8080_8080_8080_8080;
+        const ONE: u64 = 0x0101_0101_0101_0101;
+        let reaches = u64::from_le_bytes(self.reaches_of_leaf(leaf));
+        ((reaches | TOP) - ONE * u64::from(count)) & TOP
+    }
+
+    /// The start of the lowest run of at least `count` pages that starts in the word of a taken page, behind it.
+    #[inline]
+    fn lowest_in_word_behind(&self, taken: u32, count: u32) -> Option<u32> {
+        let index = taken / WORD_PAGES;
+        let bits = self.free[index as usize] & (u64::MAX << (taken % WORD_PAGES));
+        let starts = if count <= WORD_PAGES { word::run_starts(bits, count) } else { 0 };
+        if starts != 0 {
+            return Some(index * WORD_PAGES + starts.trailing_zeros());
+        }
+        let end_of_word = (index + 1) * WORD_PAGES;
+        let start = end_of_word - bits.leading_ones();
+        (start < end_of_word && self.run_end(end_of_word) - start >= count).then_some(start)
+    }
+
+    /// [`Self::lowest_in_leaf`] for runs longer than a reach can tell, which cover a word or end one and begin the next.
     #[cold]
-    fn find_by_words(&self, leaf: u32, count: u32) -> u32 {
+    fn lowest_by_words(&self, leaf: u32, first: u32, count: u32) -> Option<u32> {
         let mut run = 0;
-        for index in leaf * LEAF_WORDS..(leaf + 1) * LEAF_WORDS {
+        for index in leaf * LEAF_WORDS + first..(leaf + 1) * LEAF_WORDS {
             let bits = self.free[index as usize];
             if run + bits.trailing_ones() >= count {
-                return index * WORD_PAGES - run;
+                return Some(index * WORD_PAGES - run);
             }
             run = if bits == u64::MAX { run + WORD_PAGES } else { bits.leading_ones() };
         }
-        unreachable!("leaf {leaf} has no run of {count} pages")
-    }
-
-    /// The highest free page.
-    pub(super) fn find_last(&self) -> Option<u32> {
-        if self.longest() == 0 {
-            return None;
-        }
-        let branch = if self.has_branches() { self.families[0].last_with_free() } else { 0 };
-        let leaf = if self.has_leaves() {
-            branch * 8 + self.families[self.family_of_leaf(branch * 8)].last_with_free()
-        } else {
-            0
-        };
-        let words = leaf * LEAF_WORDS..(leaf + 1) * LEAF_WORDS;
-        let index = words.rev().find(|index| self.free[*index as usize] != 0).expect("the leaf has a free page");
-        Some(index * WORD_PAGES + WORD_PAGES - 1 - self.free[index as usize].leading_zeros())
+        None
     }
 
     /// The lowest multiple of `align` at which `count` pages are free.

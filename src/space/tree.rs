@@ -54,10 +54,12 @@ pub struct RunTree {
     pub(super) reach: Box<[u8]>,
     /// The branches and then their leaves; the leaves alone; or nothing.
     pub(super) families: Box<[Family]>,
-    // Three counts of pages, up to 32,768: small, as the smallest trees are held to their bound too.
+    // Four counts of pages, up to 32,768: small, as the smallest trees are held to their bound too.
     pages: u16,
     free_pages: u16,
     longest: u16,
+    /// Of [`RunTree::take_sparing`] alone: the most it has taken at once since all pages were free.
+    largest: u16,
 }
 
 impl RunTree {
@@ -82,6 +84,7 @@ impl RunTree {
             pages: pages as u16,
             free_pages: 0,
             longest: 0,
+            largest: 0,
         };
         tree.join(Change { from: 0, start: 0, end: pages, to: pages });
         tree
@@ -104,8 +107,7 @@ impl RunTree {
     /// Takes the highest free page and returns it, or `None` if there is none.
     pub fn take_last(&mut self) -> Option<u32> {
         let page = self.find_last()?;
-        let taken = self.take_at(page, 1);
-        debug_assert!(taken, "page {page} was found free");
+        self.cut(Change { from: self.run_start(page), start: page, end: page + 1, to: page + 1 });
         Some(page)
     }
 
@@ -244,13 +246,23 @@ impl RunTree {
     }
 
     #[inline]
+    pub(super) fn largest(&self) -> u32 {
+        self.largest.into()
+    }
+
+    #[inline]
+    pub(super) fn set_largest(&mut self, largest: u32) {
+        self.largest = largest as u16;
+    }
+
+    #[inline]
     pub(super) fn change_free_pages(&mut self, by: i32) {
         self.free_pages = (i32::from(self.free_pages) + by) as u16;
     }
 
     /// The end of the free run that `page` lies in; `page` itself if it is taken or beyond the last page.
     #[inline]
-    fn run_end(&self, page: u32) -> u32 {
+    pub(super) fn run_end(&self, page: u32) -> u32 {
         let Some(&bits) = self.free.get((page / WORD_PAGES) as usize) else {
             return page;
         };
@@ -261,7 +273,7 @@ impl RunTree {
 
     /// The start of the free run that ends right before `page`; `page` itself if the page before it is taken.
     #[inline]
-    fn run_start(&self, page: u32) -> u32 {
+    pub(super) fn run_start(&self, page: u32) -> u32 {
         if page == 0 {
             return 0;
         }

@@ -18,6 +18,8 @@ pub struct Model {
     pages: usize,
     /// A bit for each free page.
     free: Vec<u64>,
+    /// The most pages of a run that was chosen since all pages were free.
+    largest: usize,
     /// For each unit of the slab: 0, or the class + 1 of the piece that begins there, and whether it is idle.
     pieces: Vec<u8>,
     /// Used pieces of each cut page; 0 if it is not cut.
@@ -47,6 +49,7 @@ impl Model {
             placement,
             pages,
             free,
+            largest: 0,
             pieces: vec![0; pages * units],
             used_pieces: vec![0; pages],
             cut_pages: 0,
@@ -169,20 +172,48 @@ impl Model {
     }
 
     /// The run that a large request must get.
-    fn run_for(&self, bytes: u64) -> Option<(usize, usize)> {
+    fn run_for(&mut self, bytes: u64) -> Option<(usize, usize)> {
         if bytes > self.bytes {
             return None;
         }
         let count = bytes.div_ceil(self.page_bytes) as usize;
-        let run = match self.placement {
-            Placement::Exact => (self.runs().find(|run| run.1 >= count)?.0, count),
-            Placement::PowerOfTwo => {
-                let count = count.next_power_of_two();
-                (self.runs().find_map(|run| aligned_in(run, count))?, count)
-            }
-        };
+        if self.placement == Placement::Exact {
+            let largest = if self.free_bytes == self.bytes { count } else { self.largest.max(count) };
+            let run = self.choose(count, bytes, largest)?;
+            self.largest = largest;
+            return Some(run);
+        }
+        let count = count.next_power_of_two();
+        let run = (self.runs().find_map(|run| aligned_in(run, count))?, count);
         // It may end in the partial page; then no lower run had as many pages.
         Some(run).filter(|run| self.run_bytes(*run) >= bytes)
+    }
+
+    /// An exact run. Small ones go to the high end of a high run, others to the low end of a low one. Of two runs that are
+    /// near, one that keeps room for as many of the largest is better; of two as good, a run that is not small prefers the
+    /// shorter; and where neither is good it goes to the high end as well.
+    fn choose(&self, count: usize, bytes: u64, largest: usize) -> Option<(usize, usize)> {
+        let is_small = count <= largest / 20;
+        // What may be taken of a run that ends in the partial page may be less than all of it.
+        let usable = |(page, length): (usize, usize)| {
+            let is_short = self.run_bytes((page + length - count, count)) < bytes;
+            (page, length - usize::from(is_short))
+        };
+        let mut fitting = self.runs().filter(|run| run.1 >= count).map(usable).filter(|run| run.1 >= count);
+        let (near, next) = if is_small {
+            fitting.fold((None, None), |(last, _), run| (Some(run), last))
+        } else {
+            (fitting.next(), fitting.next())
+        };
+        let near = near?;
+        let spares = |(_, length): (usize, usize)| count == largest || (length - count) / largest == length / largest;
+        let (page, length) = match next {
+            Some(next) if spares(next) && !spares(near) => next,
+            Some(next) if spares(next) == spares(near) && !is_small && next.1 < near.1 => next,
+            _ => near,
+        };
+        let is_high = is_small || !spares((page, length));
+        Some((if is_high { page + length - count } else { page }, count))
     }
 
     fn take_run(&mut self, run: Option<(usize, usize)>, answer: Option<Extent>) {

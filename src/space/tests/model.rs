@@ -11,6 +11,8 @@ pub(super) struct Model {
     page_bytes: u64,
     power_of_two: bool,
     free_pages: Vec<bool>,
+    /// The most pages that one run of an exact space has had since all were free.
+    largest: u64,
     /// The page of each slot.
     slots: Vec<Option<u64>>,
     /// Slot and offset in its page to bytes and whether it is idle.
@@ -28,6 +30,7 @@ impl Model {
             page_bytes,
             power_of_two: placement == Placement::PowerOfTwo,
             free_pages: vec![true; bytes.div_ceil(page_bytes) as usize],
+            largest: 0,
             slots: Vec::new(),
             pieces: BTreeMap::new(),
             runs: BTreeSet::new(),
@@ -45,7 +48,7 @@ impl Model {
         let Some(piece) = self.piece_bytes(bytes) else {
             let pages = bytes.div_ceil(self.page_bytes);
             return match self.power_of_two {
-                false => self.take_run(pages, 1, bytes),
+                false => self.take_sparing(pages, bytes),
                 true => self.take_run(pages.next_power_of_two(), pages.next_power_of_two(), bytes),
             };
         };
@@ -99,6 +102,39 @@ impl Model {
         let start = starts.into_iter().find(|&start| self.are_free(start, pages as usize))?;
         let (offset, held) = self.range(start, pages as usize);
         if held < bytes { None } else { self.take_pages((offset / self.page_bytes) as usize, pages as usize) }
+    }
+
+    /// A run of an exact space: the rule of `choose.rs`, told by what becomes of the slab.
+    fn take_sparing(&mut self, pages: u64, bytes: u64) -> Option<(u64, u64)> {
+        if !self.free_pages.contains(&false) {
+            self.largest = 0;
+        }
+        let largest = self.largest.max(pages) as usize;
+        let count = pages as usize;
+        let serves = |start: usize| self.are_free(start, count) && self.range(start, count).1 >= bytes;
+        // A place after a place is in the same hole: for each hole its first and its last place.
+        let mut holes = Vec::<(usize, usize)>::new();
+        for start in (0..self.free_pages.len()).filter(|&start| serves(start)) {
+            match holes.last_mut() {
+                Some((_, last)) if *last + 1 == start => *last = start,
+                _ => holes.push((start, start)),
+            }
+        }
+        let pages_of = |&(first, last): &(usize, usize)| last - first + count;
+        let spares =
+            |hole: &&(usize, usize)| count == largest || pages_of(hole) / largest == (pages_of(hole) - count) / largest;
+        let place = if 20 * count <= largest {
+            let two = [holes.len().checked_sub(1)?, holes.len().saturating_sub(2)].map(|index| &holes[index]);
+            two.iter().copied().find(spares).unwrap_or(two[0]).1
+        } else {
+            let two = &holes[..holes.len().min(2)];
+            match two.iter().filter(spares).min_by_key(|hole| pages_of(hole)) {
+                Some(hole) => hole.0,
+                None => two.iter().min_by_key(|hole| pages_of(hole))?.1,
+            }
+        };
+        self.largest = largest as u64;
+        self.take_pages(place, count)
     }
 
     fn take_pages(&mut self, start: usize, pages: usize) -> Option<(u64, u64)> {

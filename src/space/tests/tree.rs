@@ -20,6 +20,27 @@ impl Naive {
         starts.into_iter().find(|&start| self.all_free(start, count as usize)).map(|start| start as u32)
     }
 
+    /// Where [`RunTree::take_sparing`] must take `count` pages before page `end`, if `largest` is the most it had taken.
+    fn find_sparing(&self, count: u32, largest: u32, end: u32) -> Option<u32> {
+        let largest = largest.max(count);
+        let bounded = Naive(self.0[..end as usize].to_vec());
+        let mut holes = bounded.runs(true);
+        holes.retain(|hole| hole.len() >= count as usize);
+        let spares = |hole: &Range<u32>| {
+            let times = |pages: u32| pages / largest;
+            count == largest || times(hole.len() as u32 - count) == times(hole.len() as u32)
+        };
+        if count * 20 <= largest {
+            holes.reverse();
+            let hole = holes.iter().take(2).find(|hole| spares(hole)).or(holes.first())?;
+            return Some(hole.end - count);
+        }
+        holes.truncate(2);
+        let is_spared = holes.iter().any(&spares);
+        let hole = holes.into_iter().filter(|hole| spares(hole) == is_spared).min_by_key(|hole| hole.len())?;
+        Some(if is_spared { hole.start } else { hole.end - count })
+    }
+
     fn set(&mut self, start: u32, count: u32, free: bool) {
         self.0[start as usize..(start + count) as usize].fill(free);
     }
@@ -68,6 +89,7 @@ fn try_everything(tree: &RunTree, naive: &Naive, window: Range<u32>) {
     assert_eq!(naive.0.iter().rposition(|&free| free), copy.take_last().map(|page| page as usize), "the last page");
     copy.check();
     for count in 1..=width + 1 {
+        try_sparing(tree, naive, count);
         for align in [1, 2, 4, 8, 64, 512] {
             let mut copy = tree.clone();
             assert_eq!(naive.find(count, align), copy.take_aligned(count, align), "{count} aligned to {align}");
@@ -81,6 +103,20 @@ fn try_everything(tree: &RunTree, naive: &Naive, window: Range<u32>) {
                 copy.release(start, count);
                 copy.check();
             }
+        }
+    }
+}
+
+/// A run that spares, after all that may have been the largest: of every length up to three times its own, and much more.
+fn try_sparing(tree: &RunTree, naive: &Naive, count: u32) {
+    for largest in (0..=3 * count + 2).chain([19 * count, 20 * count, 21 * count, 50 * count]) {
+        for end in [tree.pages(), tree.pages() - 1] {
+            let mut copy = tree.clone();
+            copy.set_largest(largest);
+            let largest = if tree.free_pages() == tree.pages() { 0 } else { largest };
+            let found = naive.find_sparing(count, largest, end);
+            assert_eq!(found, copy.take_sparing(count, end), "{count} pages before {end}, the largest has {largest}");
+            copy.check();
         }
     }
 }
@@ -106,6 +142,7 @@ fn every_state_around_a_border() {
             let (tree, naive) = tree_in_state(pages, window.clone(), state, false);
             naive.compare(&tree);
             for count in 1..=width {
+                try_sparing(&tree, &naive, count);
                 for align in [1, 2, 4] {
                     let mut copy = tree.clone();
                     assert_eq!(naive.find(count, align), copy.take_aligned(count, align));
@@ -156,7 +193,7 @@ fn random_programs() {
             // Sizes are spread evenly over their logarithm, as tensors are.
             let mut count = (f64::from(longest_wanted).powf(random.random_range(0.0..1.0)) as u32).max(1);
             let draining = event % 300 > 200;
-            let run = match random.random_range(0..10) {
+            let run = match random.random_range(0..11) {
                 0..=2 if !draining => tree.take(count).inspect(|&at| assert_eq!(naive.find(count, 1), Some(at))),
                 3 if !draining => {
                     let align = 1 << random.random_range(0..12);
@@ -171,6 +208,13 @@ fn random_programs() {
                     last
                 }
                 5 if !draining => {
+                    let (largest, end) = (tree.largest(), pages - random.random_range(0..=1.min(pages - 1)));
+                    let largest = if tree.free_pages() == pages { 0 } else { largest };
+                    let found = tree.take_sparing(count, end);
+                    assert_eq!(naive.find_sparing(count, largest, end), found, "{count} pages, the largest {largest}");
+                    found
+                }
+                6 if !draining => {
                     let start = random.random_range(0..pages);
                     let free = naive.all_free(start as usize, count as usize);
                     assert_eq!(free, tree.take_at(start, count));
@@ -204,6 +248,46 @@ fn random_programs() {
         tree.check();
         assert_eq!(tree.free_runs().collect::<Vec<_>>(), vec![0..pages]);
         assert_eq!(tree.longest(), pages);
+    });
+}
+
+/// From hole to hole, up and down, in maps of few and of many holes, for runs from one page to nearly all.
+#[test]
+fn every_hole_is_found_in_order_from_both_ends() {
+    for_each_seed(60, |random| {
+        let most = [200_u32, 1000, 5000, 32_768][random.random_range(0..4)];
+        let pages = random.random_range(1..=most);
+        let mut tree = RunTree::new(pages);
+        let mut naive = Naive(vec![true; pages as usize]);
+        for _ in 0..1 << random.random_range(0..9) {
+            let start = random.random_range(0..pages);
+            let most = 1 << random.random_range(0..8);
+            let count = random.random_range(1..=most).min(pages - start);
+            if tree.take_at(start, count) {
+                naive.set(start, count, false);
+            }
+        }
+        for _ in 0..40 {
+            let count = (f64::from(pages).powf(random.random_range(0.0..1.0)) as u32).max(1);
+            let mut holes = naive.runs(true);
+            holes.retain(|hole| hole.len() >= count as usize);
+            let mut found = Vec::new();
+            let mut start = tree.find(count);
+            while let Some(page) = start {
+                let end = tree.run_end(page);
+                found.push(page..end);
+                start = if end < pages { tree.find_behind(end, count) } else { None };
+            }
+            assert_eq!(holes, found, "upwards, {count} of {pages} pages");
+            found.clear();
+            let mut end = tree.find_high(count);
+            while let Some(page) = end {
+                let start = tree.run_start(page);
+                found.insert(0, start..page);
+                end = if start > 0 { tree.find_before(start - 1, count) } else { None };
+            }
+            assert_eq!(holes, found, "downwards, {count} of {pages} pages");
+        }
     });
 }
 

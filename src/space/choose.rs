@@ -1,0 +1,115 @@
+//! Where a run goes so that room for the largest remains: small ones to the high end of a space, others to the low end, and
+//! neither into a hole that the next one spares.
+//!
+//! ```text
+//! hole      a free run that is long enough
+//! largest   the most pages of one run since all pages were free
+//! spares    taken in this hole, the run leaves room for as many of the largest as before, or is as long as those are
+//! ```
+//!
+//! A *small* run, up to a twentieth of the largest, looks at the two highest holes and goes to the high end of one; any other
+//! looks at the two lowest and goes to the low end. The nearer one is taken, unless only the next one spares. Of two that are
+//! alike in this, a run that is not small takes the shorter; and where neither spares, it takes the high end.
+
+use std::ops::Range;
+
+use super::change::Change;
+use super::tree::RunTree;
+
+/// A small run is at most this part of the largest.
+const SMALL: u32 = 20;
+
+/// A free run, and how many of its pages may be taken.
+struct Hole {
+    run: Range<u32>,
+    usable: u32,
+}
+
+impl RunTree {
+    /// Takes a run of `count` free pages before page `end`, where it spares room for the largest so far, and returns its first
+    /// page, or `None` if no run is that long. `end` is the number of pages, or one less.
+    ///
+    /// # Panics
+    ///
+    /// If `count` is 0.
+    pub fn take_sparing(&mut self, count: u32, end: u32) -> Option<u32> {
+        assert!(count > 0, "a run of 0 pages");
+        if count > self.longest() {
+            return None;
+        }
+        debug_assert!(end <= self.pages() && self.pages() - end <= 1, "{end} of {} pages", self.pages());
+        let taken_before = if self.free_pages() == self.pages() { 0 } else { self.largest() };
+        let largest = taken_before.max(count);
+        let (hole, is_high) = if count <= largest / SMALL {
+            (self.hole_for_small(count, largest, end)?, true)
+        } else {
+            self.hole_for_large(count, largest, end)?
+        };
+        self.set_largest(largest);
+        let start = hole.run.start + if is_high { hole.usable - count } else { 0 };
+        self.cut(Change { from: hole.run.start, start, end: start + count, to: hole.run.end });
+        Some(start)
+    }
+
+    fn hole_for_small(&self, count: u32, largest: u32, end: u32) -> Option<Hole> {
+        let mut near = self.hole_that_ends(self.find_high(count)?, count, end);
+        if near.usable < count {
+            near = self.hole_before(&near, count, end)?;
+        }
+        if near.spares(count, largest) {
+            return Some(near);
+        }
+        let next = self.hole_before(&near, count, end).filter(|next| next.spares(count, largest));
+        Some(next.unwrap_or(near))
+    }
+
+    /// And whether it is to be taken at its high end.
+    fn hole_for_large(&self, count: u32, largest: u32, end: u32) -> Option<(Hole, bool)> {
+        let near = self.hole_that_starts(self.find(count)?, count, end)?;
+        if near.usable == count {
+            return Some((near, false));
+        }
+        let spares = near.spares(count, largest);
+        let Some(next) = self.hole_behind(&near, count, end) else {
+            return Some((near, !spares));
+        };
+        let next_spares = next.spares(count, largest);
+        let is_next = if spares == next_spares { next.usable < near.usable } else { next_spares };
+        Some((if is_next { next } else { near }, !spares && !next_spares))
+    }
+
+    fn hole_that_starts(&self, start: u32, count: u32, end: u32) -> Option<Hole> {
+        let hole = Hole::new(start..self.run_end(start + count), end);
+        (hole.usable >= count).then_some(hole)
+    }
+
+    fn hole_that_ends(&self, to: u32, count: u32, end: u32) -> Hole {
+        Hole::new(self.run_start(to - count)..to, end)
+    }
+
+    /// The next hole above; below it no page but the last is out of bounds.
+    fn hole_behind(&self, hole: &Hole, count: u32, end: u32) -> Option<Hole> {
+        let taken = hole.run.end;
+        if taken == self.pages() {
+            return None;
+        }
+        self.hole_that_starts(self.find_behind(taken, count)?, count, end)
+    }
+
+    /// The next hole below, which has no page that is out of bounds.
+    fn hole_before(&self, hole: &Hole, count: u32, end: u32) -> Option<Hole> {
+        let taken = hole.run.start.checked_sub(1)?;
+        Some(self.hole_that_ends(self.find_before(taken, count)?, count, end))
+    }
+}
+
+impl Hole {
+    fn new(run: Range<u32>, end: u32) -> Hole {
+        let usable = run.end.min(end) - run.start;
+        Hole { run, usable }
+    }
+
+    fn spares(&self, count: u32, largest: u32) -> bool {
+        count == largest || self.usable < largest || self.usable % largest >= count
+    }
+}
