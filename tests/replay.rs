@@ -241,6 +241,28 @@ fn the_table_has_a_row_a_trace_and_the_means() {
 }
 
 #[test]
+fn runs_and_steps_are_planned_on_request() {
+    let object = |args: &[&str]| -> Value { serde_json::from_str(&succeeds(args)).unwrap() };
+    let resnet = file("resnet18_b16_96");
+    let planned = object(&[&resnet, "--planned", "--min-budget", "--json"]);
+    let online = object(&[&resnet, "--min-budget", "--json"]);
+    let of = |object: &Value, key: &str| object[key].as_f64().expect(key);
+    assert_eq!((&planned["planned"], &planned["failures"]), (&true.into(), &0.into()));
+    assert_eq!(planned["live_peak_bytes"], online["live_peak_bytes"]);
+    assert!(of(&planned, "min_ratio") < 1.001 && of(&planned, "ratio") < 1.001, "{planned}");
+    assert!(of(&planned, "min_ratio") < of(&online, "min_ratio"), "{planned} {online}");
+
+    let auto = object(&[&resnet, "--auto", "--json"]);
+    assert_eq!((&auto["planned"], &auto["failures"]), (&true.into(), &0.into()));
+    // Two steps are written down, the third is planned but for its beginning, which belongs to the second.
+    let text = succeeds(&[&resnet, "--auto", "--min-budget"]);
+    assert!(text.contains("steps planned when they return"), "{text}");
+    assert!(text.contains("0 of 3 steps exactly as planned (1 plans") && text.contains("714 allocations"), "{text}");
+    let text = succeeds(&[&resnet, "--planned"]);
+    assert!(text.contains("the whole planned ahead") && !text.contains("exactly"), "{text}");
+}
+
+#[test]
 fn every_backend_gives_the_same_numbers() {
     let of = |backend: &str| -> Value {
         let stdout = succeeds(&[&file("mlp_b128"), "--json", "--budget", "16MiB", "--backend", backend]);
@@ -270,6 +292,7 @@ fn wrong_usage_and_broken_files_are_told_apart() {
         &[&mlp, "--slab", "single"],
         &[&mlp, "--placement", "best"],
         &[&mlp, "--slab", "huge"],
+        &[&mlp, "--planned", "--auto"],
     ] {
         let output = run(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", text(&output.stderr));

@@ -61,7 +61,11 @@ pub fn measure<B: Backend>(
     bar: &Bar,
 ) -> Result<Row, Failure> {
     bar.begin(trace);
+    if args.planned {
+        bar.say("planning");
+    }
     let whole = if args.planned { Some(Whole::plan(trace, &backend()?)?) } else { None };
+    bar.say("replaying");
     let trace = &if args.planned { trace.without_steps() } else { trace.clone() };
     let open = |budget_bytes: u64, slabs: SlabPolicy| {
         let config = Config::new(budget_bytes).placement(args.placement.placement()).slabs(slabs).staging(0);

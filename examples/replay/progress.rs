@@ -40,7 +40,11 @@ impl Bar {
     pub fn begin(&self, trace: &Trace) {
         self.0.set_length(trace.events().len() as u64);
         self.0.set_prefix(trace.name().to_owned());
-        self.0.set_message("replaying");
+    }
+
+    /// What is done now.
+    pub fn say(&self, what: &'static str) {
+        self.0.set_message(what);
     }
 
     /// Shows how far it is, and says whether to go on.
