@@ -38,6 +38,10 @@ use super::effort::Effort;
 use super::problem::{Problem, Span};
 use super::slabs::Slabs;
 
+/// Floors are looked at where offsets and sums of two are exact in floating point. No memory is larger; if one were, this
+/// reason to leave something out would be missing, no more.
+const EXACT_BELOW: u64 = 1 << 52;
+
 /// What came of a search.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -111,8 +115,9 @@ pub(super) struct Search<'a> {
     sums: Vec<u64>,
     /// For each section, how many unplaced buffers cover it and the one before it.
     crossings: Vec<u32>,
-    /// For each section, the lowest offset that anything unplaced in it may have.
-    floors: Vec<u64>,
+    /// For each section, the lowest offset that anything unplaced in it may have. In floating point, whose least of two is
+    /// one instruction for several sections.
+    floors: Vec<f64>,
     /// For each section, how often it was too full.
     pub blames: Vec<u32>,
     /// Leaves nothing out: no jumps.
@@ -153,7 +158,7 @@ impl<'a> Search<'a> {
             trail: Vec::new(),
             sums: problem.loads.clone(),
             crossings,
-            floors: vec![0; problem.sections()],
+            floors: vec![0.0; problem.sections()],
             blames: vec![0; problem.sections()],
             thorough,
             conflicts: Conflicts::new(order.len()),
@@ -228,18 +233,21 @@ impl<'a> Search<'a> {
 
     /// A section in which what is unplaced has no room above the lowest offset that any of it may have.
     fn overfull_section(&mut self, part: &Part, from: u64) -> Option<usize> {
+        if self.capacity >= EXACT_BELOW {
+            return None;
+        }
         let floors = &mut self.floors[part.sections.clone()];
-        floors.fill(u64::MAX);
+        floors.fill(f64::INFINITY);
         for member in &self.members[part.members.clone()] {
-            let low = member.low.max(from);
+            let low = member.low.max(from) as f64;
             let sections =
                 member.span.first as usize - part.sections.start..member.span.end as usize - part.sections.start;
-            floors[sections].iter_mut().for_each(|floor| *floor = low.min(*floor));
+            floors[sections].iter_mut().for_each(|floor| *floor = if low < *floor { low } else { *floor });
         }
-        // Where nothing is unplaced, the floor is the largest number: the sum of 0 must not overflow it.
-        let capacity = self.capacity;
+        // Where nothing is unplaced the floor is infinite.
+        let capacity = self.capacity as f64;
         let mut levels = floors.iter().zip(&self.sums[part.sections.clone()]);
-        let section = levels.position(|(floor, sum)| *sum > 0 && floor + sum > capacity)?;
+        let section = levels.position(|(floor, sum)| *sum > 0 && floor + *sum as f64 > capacity)?;
         self.blames[part.sections.start + section] += 1;
         Some(part.sections.start + section)
     }
