@@ -269,6 +269,26 @@ fn shapes_that_take_turns_are_all_followed_once_they_are_known() {
     assert_eq!(last.steps_exact - after.steps_exact, 8, "{last}");
 }
 
+#[test]
+fn steps_that_are_never_alike_are_not_planned_for_ever() {
+    let pool = Pool::with_backend(Model::default(), &Config::new(64 * MIB)).unwrap();
+    let planning = pool.auto_plan().unwrap();
+    pool.mark_step();
+    let step = |number: u64| [Op::Alloc(1000 + 64 * number), Op::Alloc(5000), Op::Free(0), Op::Free(1)];
+    (0..100).for_each(|number| run(&pool, &step(number)));
+    let report = planning.report();
+    assert_eq!((report.plans, report.steps_exact), (8, 0), "{report}");
+    // One that returns is planned when it is met the second time, and followed the third.
+    for _ in 0..4 {
+        run(&pool, &step(500));
+        run(&pool, &step(501));
+    }
+    let report = planning.report();
+    assert_eq!((report.plans, report.steps_exact), (10, 4), "{report}");
+    (600..604).for_each(|number| run(&pool, &step(number)));
+    assert_eq!(planning.report().plans, 14);
+}
+
 /// Gradients that are freed in the next step, after its input has come: as PyTorch's training loops do.
 #[test]
 fn what_goes_on_into_the_next_step_moves_the_cut() {

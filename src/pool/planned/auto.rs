@@ -11,6 +11,9 @@
 //! A program need not mark its steps where the least goes on from one to the next: the gradients of the last step, say, are
 //! often freed a little later. So steps are cut that many allocations after each mark.
 
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hasher};
+
 use super::learn::{Learned, Learner, lifetimes};
 use super::script::Script;
 use crate::error::Result;
@@ -19,6 +22,12 @@ use crate::sync::Arc;
 
 /// Shapes of steps that are remembered at once.
 const SHAPES_MAX: usize = 16;
+
+/// After so many plans in a row that no step has followed, a shape is planned when it is met a second time.
+const WASTED_MAX: u32 = 8;
+
+/// How many shapes without a plan are remembered, to know them again.
+const MET_MAX: usize = 64;
 
 /// What a plan may cost: every recorded training step is planned in a tenth of this.
 const PLAN_STEPS_MAX: u64 = 500_000;
@@ -49,6 +58,10 @@ pub(super) struct Auto {
     last: Option<u64>,
     next_id: u64,
     clock: u64,
+    /// Plans since one was followed.
+    wasted: u32,
+    /// Shapes that were not planned, by a hash of their sizes.
+    met: VecDeque<u64>,
 }
 
 /// A step that ends, as it was written down.
@@ -110,7 +123,7 @@ impl Auto {
         let mut step = learner.whole();
         let Some(known) = self.shapes.iter().find(|shape| shape.script.is_of(step.iter().map(|learned| learned.bytes)))
         else {
-            return if step.is_empty() { Ended::Known } else { Ended::New(step, None) };
+            return if self.is_worth_a_plan(&step) { Ended::New(step, None) } else { Ended::Known };
         };
         self.current = Some(known.id);
         // The same sizes, and blocks that lived longer: a plan must be right for both.
@@ -118,6 +131,29 @@ impl Auto {
             learned.freed_at = Option::zip(learned.freed_at, before.freed_at).map(|(one, other)| one.max(other));
         }
         if was_blocked && step != known.step { Ended::New(step, Some(known.id)) } else { Ended::Known }
+    }
+
+    /// Steps that are never alike are not planned for nothing again and again.
+    fn is_worth_a_plan(&mut self, step: &[Learned]) -> bool {
+        if step.is_empty() || self.wasted < WASTED_MAX {
+            return !step.is_empty();
+        }
+        let mut hasher = DefaultHasher::new();
+        step.iter().for_each(|learned| hasher.write_u64(learned.bytes));
+        let hash = hasher.finish();
+        let was_met = self.met.contains(&hash);
+        if !was_met {
+            self.met.truncate(MET_MAX - 1);
+            self.met.push_front(hash);
+            // Nothing is followed for now: the next step is written down too.
+            self.current = None;
+        }
+        was_met
+    }
+
+    /// A step has followed its plan to the end.
+    pub(super) fn followed(&mut self) {
+        self.wasted = 0;
     }
 
     /// A step that was planned. What is there so that it is followed when it returns.
@@ -131,6 +167,7 @@ impl Auto {
         {
             self.shapes.swap_remove(oldest);
         }
+        self.wasted += 1;
         let id = self.next_id;
         self.next_id += 1;
         self.shapes.push(Shape { id, step, script: Arc::new(script), next: None, used: self.clock });

@@ -338,6 +338,8 @@ impl<B: Backend> Planner<B> {
             if !is_exact {
                 report.allocations_skipped += course.unmet();
                 self.learn_from_here();
+            } else if let Mode::Auto(auto) = &mut self.mode {
+                auto.followed();
             }
         }
         let blocked = self.blocked > 0;
