@@ -563,3 +563,75 @@ fn other_requests_are_served_beside_the_plan() {
     let text = planning.report().to_string();
     assert!(text.contains("1 allocations at planned places") && text.contains("900 bytes"), "{text}");
 }
+
+/// Whatever happens to the arena, no place reaches past its end: all that is held has bytes of its own.
+fn apart<B: Backend>(blocks: &[&Block<B>]) {
+    let mut places: Vec<_> = blocks.iter().map(|block| (block.slab(), block.offset(), block.bytes_held())).collect();
+    places.sort_unstable();
+    for pair in places.windows(2) {
+        assert!(pair[0].0 != pair[1].0 || pair[0].1 + pair[0].2 <= pair[1].1, "two have the same bytes: {places:?}");
+    }
+}
+
+/// Bytes that no step has anything to do with: futures are not looked for in a plan.
+fn aside<B: Backend>(pool: &Pool<B>, bytes: u64) -> Block<B> {
+    pollster::block_on(pool.alloc_async(Request::bytes(bytes))).unwrap()
+}
+
+fn check_empty_single<B: Backend>(pool: &Pool<B>) {
+    pool.trim();
+    pool.check();
+    let stats = pool.stats();
+    assert_eq!((stats.blocks, stats.live_bytes, stats.retired_bytes, stats.cached_bytes), (0, 0, 0, 0), "{stats:?}");
+}
+
+#[test]
+fn an_arena_that_is_in_use_and_too_small_for_the_next_step_is_not_used_for_it() {
+    let pool = Pool::host(Config::new(MIB).slabs(SlabPolicy::Single)).unwrap();
+    let planning = pool.auto_plan().unwrap();
+    pool.mark_step();
+    run(&pool, &[Op::Alloc(100 * KIB), Op::Free(0)]);
+    let straggler = pool.alloc(Request::bytes(100 * KIB)).unwrap();
+    drop([300, 120].map(|kib| pool.alloc(Request::bytes(kib * KIB)).unwrap()));
+    assert_eq!(planning.report().arena_bytes, 100 * KIB);
+    // Now the taller step is known, and there is no room for its arena.
+    let rest = aside(&pool, 520 * KIB);
+    pool.mark_step();
+    // The first is the pool's, for it outlived its step; the last has a place past the end of this arena.
+    let blocks: Vec<_> = [100, 300, 120].into_iter().flat_map(|kib| pool.alloc(Request::bytes(kib * KIB))).collect();
+    apart(&blocks.iter().chain([&rest, &straggler]).collect::<Vec<_>>());
+    drop(blocks);
+    pool.check();
+    drop((rest, straggler));
+    pool.mark_step();
+    drop(planning);
+    check_empty_single(&pool);
+}
+
+#[test]
+fn a_step_does_not_go_over_to_another_plan_that_its_arena_is_too_small_for() {
+    let pool = Pool::host(Config::new(MIB).slabs(SlabPolicy::Single)).unwrap();
+    let planning = pool.auto_plan().unwrap();
+    let shape = |kib: u64| [Op::Alloc(10 * KIB), Op::Alloc(kib * KIB), Op::Free(0), Op::Free(1)];
+    pool.mark_step();
+    for kib in [100, 400, 100, 400] {
+        run(&pool, &shape(kib));
+    }
+    assert_eq!(planning.report().plans, 2);
+    // The lower one is expected, and there is room for no more.
+    let rest = aside(&pool, 700 * KIB);
+    pool.mark_step();
+    run(&pool, &shape(100));
+    if planning.report().arena_bytes >= 410 * KIB || planning.report().arena_bytes == 0 {
+        run(&pool, &shape(100));
+    }
+    let small = planning.report().arena_bytes;
+    assert!(small > 0 && small < 400 * KIB, "{small}");
+    let first = pool.alloc(Request::bytes(10 * KIB)).unwrap();
+    if let Ok(second) = pool.alloc(Request::bytes(400 * KIB)) {
+        apart(&[&rest, &first, &second]);
+    }
+    pool.check();
+    drop((first, rest, planning));
+    check_empty_single(&pool);
+}

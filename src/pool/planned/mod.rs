@@ -197,8 +197,8 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// A step ends and another begins. Plans and reserves without the planner; nobody else comes here meanwhile, and all
-    /// others are served by the pool.
+    /// A step ends and another begins. Plans and reserves without the planner: others are served by the pool meanwhile, may
+    /// begin a step of their own, or end planned steps.
     fn next_step<'a>(self: &'a Arc<Self>, mut planner: LatchGuard<'a, Planner<B>>) -> LatchGuard<'a, Planner<B>> {
         if let Ended::New(step, instead_of) = planner.end_step() {
             self.shards.show(&mut planner);
@@ -219,18 +219,26 @@ impl<B: Backend> Shared<B> {
             let arena = [most_bytes, script.height_bytes()].into_iter().find_map(|bytes| self.take_arena(bytes).ok());
             planner = self.shards.planner();
             if let Some(arena) = arena {
-                let rest = if planner.is_on() {
-                    planner.set_arena(arena)
-                } else {
-                    Rest { arenas: vec![arena], ties: Vec::new() }
-                };
-                drop(planner);
-                self.end_arenas(rest);
-                planner = self.shards.planner();
+                let rest = planner.set_arena(arena);
+                planner = self.end_arenas_and_return(planner, rest);
             }
         }
-        planner.serve();
-        planner
+        let rest = planner.serve();
+        self.end_arenas_and_return(planner, rest)
+    }
+
+    /// What leaves does so without the planner.
+    fn end_arenas_and_return<'a>(
+        &'a self,
+        planner: LatchGuard<'a, Planner<B>>,
+        rest: Rest<B>,
+    ) -> LatchGuard<'a, Planner<B>> {
+        if rest.is_empty() {
+            return planner;
+        }
+        drop(planner);
+        self.end_arenas(rest);
+        self.shards.planner()
     }
 
     /// A run of the pool for planned steps.
@@ -419,11 +427,10 @@ impl<B: Backend> Pool<B> {
                 planner.report = PlanReport::default();
                 planner.mode = Mode::Fixed(script);
                 planner.begin_step();
-                let rest = planner.set_arena(arena);
-                planner.serve();
+                let rest = [planner.set_arena(arena), planner.serve()];
                 shared.shards.show(&mut planner);
                 drop(planner);
-                shared.end_arenas(rest);
+                rest.into_iter().for_each(|rest| shared.end_arenas(rest));
                 shared.begin_planning();
                 return Ok(Planning { pool: self.clone() });
             }

@@ -76,6 +76,10 @@ impl<B: Backend> Rest<B> {
     pub(super) fn new() -> Self {
         Self { arenas: Vec::new(), ties: Vec::new() }
     }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.arenas.is_empty() && self.ties.is_empty()
+    }
 }
 
 pub(in crate::pool) struct Planner<B: Backend> {
@@ -210,9 +214,10 @@ impl<B: Backend> Planner<B> {
     /// The next allocation is not the next one of the script.
     #[cold]
     fn differs(&mut self, bytes: u64) -> Option<Found> {
+        let most_bytes = self.arena.as_ref().map_or(u64::MAX, |arena| arena.home.extent.bytes());
         let course = self.course.as_mut()?;
         if let (Mode::Auto(auto), Some(next)) = (&mut self.mode, course.followed())
-            && let Some(other) = auto.other(course.script(), next, bytes)
+            && let Some(other) = auto.other(course.script(), next, bytes, most_bytes)
         {
             course.switch(&other);
             return course.take_next(bytes);
@@ -362,17 +367,25 @@ impl<B: Backend> Planner<B> {
         Some((script, most_bytes))
     }
 
-    /// Places go out from now on, if there is an arena.
-    pub(super) fn serve(&mut self) {
-        self.serves = self.course.is_some();
+    /// Places go out from now on, if there is an arena. One that was kept because a block is in it, or that another thread
+    /// took for another step, may be too small: then the step does without.
+    pub(super) fn serve(&mut self) -> Rest<B> {
+        let Some(course) = &self.course else { return Rest::new() };
+        let is_too_small = self.arena.is_some() && self.arena_bytes() < course.script().height_bytes();
+        let rest = if is_too_small { self.leave_arena() } else { Rest::new() };
+        self.serves = true;
+        rest
     }
 
     pub(super) fn arena_bytes(&self) -> u64 {
         self.arena.as_ref().map_or(0, |arena| arena.home.extent.bytes())
     }
 
-    /// Takes an arena in the place of the one that was there.
+    /// Takes an arena in the place of the one that was there, unless that is as large: another thread was faster.
     pub(super) fn set_arena(&mut self, arena: PoolHome<B>) -> Rest<B> {
+        if !self.is_on() || arena.home.extent.bytes() <= self.arena_bytes() {
+            return Rest { arenas: vec![arena], ties: Vec::new() };
+        }
         let rest = self.leave_arena();
         self.arena = Some(arena);
         rest
@@ -435,6 +448,8 @@ impl<B: Backend> Planner<B> {
         if let Some(course) = &self.course {
             course.check();
             assert!(self.arena.is_some() || course.out() == 0, "blocks of an arena that is gone");
+            let is_high_enough = self.arena_bytes() >= course.script().height_bytes();
+            assert!(!self.serves || self.arena.is_none() || is_high_enough, "places past the end of the arena");
         }
     }
 }
