@@ -635,3 +635,47 @@ fn a_step_does_not_go_over_to_another_plan_that_its_arena_is_too_small_for() {
     drop((first, rest, planning));
     check_empty_single(&pool);
 }
+
+#[test]
+fn an_arena_that_becomes_idle_goes_to_who_waits() {
+    let pool = Pool::host(Config::new(MIB).slabs(SlabPolicy::Single)).unwrap();
+    let step = [Op::Alloc(300 * KIB), Op::Alloc(300 * KIB), Op::Free(0), Op::Free(1)];
+    let lifetimes = lifetimes(&step);
+    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let inside = pool.alloc(Request::bytes(300 * KIB)).unwrap();
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| pool.alloc(Request::bytes(800 * KIB).wait(support::LONG)).map(drop));
+        support::until(|| pool.stats().waiting == 1);
+        drop(inside);
+        waiter.join().unwrap().unwrap();
+    });
+    pool.mark_step();
+    run(&pool, &step);
+    assert_eq!(planning.report().steps_exact, 1);
+}
+
+/// A program whose arena is never idle: as one that waits for its bytes is due, no place goes out before he is served.
+#[test]
+fn steps_that_overlap_do_not_starve_who_waits() {
+    let pool = Pool::host(Config::new(MIB).slabs(SlabPolicy::Single)).unwrap();
+    let lifetimes = [Lifetime::new(0, 4, 100 * KIB), Lifetime::new(1, 5, 100 * KIB), Lifetime::new(2, 6, 100 * KIB)];
+    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let mut last = pool.alloc(Request::bytes(100 * KIB)).ok();
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| pool.alloc(Request::bytes(900 * KIB).wait(support::LONG)).map(drop));
+        support::until(|| pool.stats().waiting == 1);
+        let start = std::time::Instant::now();
+        while !waiter.is_finished() {
+            assert!(start.elapsed() < support::LONG / 2, "the arena is never his");
+            for _ in 0..3 {
+                let next = pool.alloc(Request::bytes(100 * KIB)).ok();
+                last = next;
+                let _small = pool.alloc(Request::bytes(64));
+            }
+            pool.mark_step();
+        }
+        waiter.join().unwrap().unwrap();
+    });
+    drop((last, planning));
+    check_empty_single(&pool);
+}

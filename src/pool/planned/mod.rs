@@ -48,6 +48,8 @@ pub(super) struct Signs {
     planner: AtomicU8,
     /// What is asked for is recorded. Changed with the pool's lock held.
     records: AtomicBool,
+    /// Somebody waits in line. Changed with the pool's lock held.
+    waits: AtomicBool,
 }
 
 /// Allocations are looked for in a script, or written down.
@@ -57,7 +59,7 @@ const LEARNS: u8 = 2;
 
 impl Signs {
     pub(super) fn new() -> Self {
-        Self { planner: AtomicU8::new(0), records: AtomicBool::new(false) }
+        Self { planner: AtomicU8::new(0), records: AtomicBool::new(false), waits: AtomicBool::new(false) }
     }
 
     #[inline]
@@ -73,6 +75,16 @@ impl Signs {
     #[inline]
     fn is_recording(&self) -> bool {
         self.records.load(Ordering::Relaxed)
+    }
+
+    /// Then the arena is kept from nobody: it goes home as soon as nothing in it is in use.
+    #[inline]
+    fn is_waited_for(&self) -> bool {
+        self.waits.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_waited_for(&self, waits: bool) {
+        self.waits.store(waits, Ordering::Relaxed);
     }
 
     pub(super) fn set_recording(&self, records: bool) {
@@ -93,7 +105,7 @@ impl<B: Backend> Shared<B> {
     /// An allocation while steps are planned.
     #[inline(never)]
     pub(super) fn alloc_in_step(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
-        if self.may_be_planned(request) {
+        if self.may_be_planned(request) && self.may_pass(request) {
             self.backend.check()?;
             let mut planner = self.shards.planner();
             if planner.is_due() {
@@ -130,6 +142,12 @@ impl<B: Backend> Shared<B> {
         bytes > 0 && align_bytes.is_power_of_two() && align_bytes <= self.limits.alignment_bytes
     }
 
+    /// Whether nobody in line is to be served before: what goes out of an arena is kept from them as any other memory.
+    #[inline]
+    fn may_pass(&self, request: &Request) -> bool {
+        !self.shards.signs.is_waited_for() || self.state().may_pass(request.priority)
+    }
+
     /// The plan has nothing for an allocation. From here on the step may be written down, and do without an arena.
     #[cold]
     fn do_without(&self, mut planner: LatchGuard<'_, Planner<B>>) {
@@ -162,7 +180,7 @@ impl<B: Backend> Shared<B> {
 
     /// A block at a planned place, if there is one for the request.
     fn alloc_planned(self: &Arc<Self>, request: &Request) -> Result<Option<Block<B>>> {
-        if !self.may_be_planned(request) {
+        if !self.may_be_planned(request) || !self.may_pass(request) {
             return Ok(None);
         }
         self.backend.check()?;
@@ -295,7 +313,7 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// Memory is short: an arena that nobody has a block of goes home.
+    /// Memory is short, or somebody waits for it: an arena that nobody has a block of goes home.
     pub(super) fn give_idle_arena(&self) {
         if self.shards.signs.is_on() {
             self.end_holds();
@@ -349,14 +367,25 @@ pub(super) fn give<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Hol
     if shards.signs.is_recording() {
         place.shared.state().record_free(&place.home);
     }
+    if shards.signs.is_waited_for() {
+        let shared = Arc::clone(&place.shared);
+        give_back(place, bytes, holds, is_dirty);
+        return shared.give_idle_arena();
+    }
+    give_back(place, bytes, holds, is_dirty);
+}
+
+#[inline]
+fn give_back<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Holds>, is_dirty: bool) {
     if holds.is_none() && !is_dirty {
-        let rest = shards.planner().give(place, bytes);
+        let rest = place.shared.shards.planner().give(place, bytes);
         if let Some(rest) = rest {
             end(rest);
         }
         return;
     }
     let shared = Arc::clone(&place.shared);
+    let shards = shared.shards;
     let held_bytes = place.home.extent.bytes();
     let tally = {
         let mut planner = shards.planner();
