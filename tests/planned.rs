@@ -679,3 +679,202 @@ fn steps_that_overlap_do_not_starve_who_waits() {
     drop((last, planning));
     check_empty_single(&pool);
 }
+
+#[test]
+fn a_hold_that_outlives_the_last_handle_keeps_nothing() {
+    for is_dropped_first in [false, true] {
+        let backend = Watched::new();
+        let pool = open(&backend, Config::new(MIB));
+        let step = [Op::Alloc(5000), Op::Alloc(100), Op::Free(0), Op::Free(1)];
+        let lifetimes = lifetimes(&step);
+        let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+        let block = pool.alloc(Request::bytes(5000)).unwrap();
+        let other = pool.alloc(Request::bytes(100)).unwrap();
+        let hold = block.hold();
+        if is_dropped_first {
+            drop((block, planning, pool));
+        } else {
+            drop((planning, pool, block));
+        }
+        assert!(backend.reserved() > 0);
+        // The last that the pool has anything to do with: what happens then is as with any other block.
+        drop(other);
+        assert_eq!(backend.reserved(), 0);
+        drop(hold);
+    }
+}
+
+/// What came back before the end, or after it, is told before anything else is counted.
+#[test]
+fn peaks_are_exact_when_planned_steps_end() {
+    let pool = Pool::host(Config::new(MIB)).unwrap();
+    let step = [Op::Alloc(50_000), Op::Alloc(40_000), Op::Free(0), Op::Free(1)];
+    let lifetimes = lifetimes(&step);
+    let plan = solve(&pool, &lifetimes);
+    for is_late in [false, true] {
+        pool.reset_peaks();
+        let planning = pool.planned(&lifetimes, &plan).unwrap();
+        let block = pool.alloc(Request::bytes(50_000)).unwrap();
+        assert_eq!(pool.stats().live_bytes, 50_000);
+        if is_late {
+            drop(planning);
+            drop(block);
+        } else {
+            drop(block);
+            drop(planning);
+        }
+        let other = pool.alloc(Request::bytes(30_000)).unwrap();
+        let stats = pool.stats();
+        assert_eq!((stats.live_peak_bytes, stats.used_peak_bytes), (50_000, 50_048), "{stats:?}");
+        drop(other);
+        // Of these steps alone.
+        let planning = pool.auto_plan().unwrap();
+        assert_eq!(planning.report(), PlanReport::default());
+    }
+}
+
+#[test]
+fn peaks_of_batches_and_futures_are_exact_too() {
+    let pool = Pool::host(Config::new(MIB)).unwrap();
+    let step = [Op::Alloc(50_000), Op::Free(0)];
+    let lifetimes = lifetimes(&step);
+    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let block = pool.alloc(Request::bytes(50_000)).unwrap();
+    assert_eq!(pool.stats().live_bytes, 50_000);
+    drop(block);
+    drop(pool.alloc_all(&[Request::bytes(20_000), Request::bytes(10_000)]).unwrap());
+    drop(aside(&pool, 30_000));
+    assert_eq!(pool.stats().live_peak_bytes, 50_000);
+    drop(planning);
+}
+
+/// The next step finds a place for both.
+#[test]
+fn a_block_that_lives_longer_than_planned_is_planned_anew() {
+    let pool = Pool::with_backend(Model::default(), &Config::new(MIB)).unwrap();
+    let planning = pool.auto_plan().unwrap();
+    pool.mark_step();
+    run(&pool, &[Op::Alloc(5000), Op::Free(0), Op::Alloc(5000), Op::Free(1)]);
+    let longer = [Op::Alloc(5000), Op::Alloc(5000), Op::Free(0), Op::Free(1)];
+    run(&pool, &longer);
+    assert_eq!(planning.report().allocations_blocked, 1);
+    for _ in 0..4 {
+        run(&pool, &longer);
+    }
+    let report = planning.report();
+    assert_eq!((report.plans, report.allocations_blocked, report.steps_exact), (1, 1, 4), "{report}");
+    assert_eq!(report.last_difference, None);
+}
+
+#[test]
+fn a_record_of_planned_steps_is_handed_on() {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+
+    struct Counts(Arc<AtomicU64>);
+    impl std::io::Write for Counts {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let pool = Pool::host(Config::new(MIB)).unwrap();
+    let step = [Op::Alloc(5000), Op::Free(0)];
+    let lifetimes = lifetimes(&step);
+    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let written = Arc::new(AtomicU64::new(0));
+    let recording = pool.record_to(Counts(Arc::clone(&written))).unwrap();
+    for _ in 0..20_000 {
+        run(&pool, &step);
+    }
+    assert_eq!(planning.report().steps_exact, 20_000);
+    assert!(written.load(Ordering::Relaxed) > 200_000, "events only come together");
+    recording.finish().unwrap();
+}
+
+#[test]
+fn a_plan_does_not_lift_the_limits_of_a_backend() {
+    let mut backend = Watched::new();
+    backend.limits.block = tensorpool::Limit { bytes: 4000, name: "block limit of the test" };
+    let pool = open(&backend, Config::new(MIB));
+    let lifetimes = [Lifetime::new(0, 2, 4000), Lifetime::new(1, 2, 4001)];
+    let plan = solve(&pool, &lifetimes);
+    assert_eq!(pool.planned(&lifetimes, &plan).unwrap_err().kind(), ErrorKind::TooLarge);
+    assert_eq!(pool.stats().reserved_bytes, 0);
+    let plan = solve(&pool, &lifetimes[..1]);
+    assert!(pool.planned(&lifetimes[..1], &plan).is_ok());
+}
+
+/// A batch holds no place in the arena while it waits: two of them would wait for each other.
+#[test]
+fn a_batch_that_the_arena_is_in_the_way_of_does_without() {
+    let pool = Pool::host(Config::new(MIB).slabs(SlabPolicy::Single)).unwrap();
+    let step = [Op::Alloc(300 * KIB), Op::Alloc(300 * KIB), Op::Free(0), Op::Free(1)];
+    let lifetimes = lifetimes(&step);
+    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    for wait in [None, Some(support::LONG)] {
+        let requests = [300 * KIB, 500 * KIB].map(|bytes| match wait {
+            Some(wait) => Request::bytes(bytes).wait(wait),
+            None => Request::bytes(bytes),
+        });
+        let blocks = pool.alloc_all(&requests).unwrap();
+        apart(&blocks.iter().collect::<Vec<_>>());
+        drop(blocks);
+        pool.mark_step();
+    }
+    run(&pool, &step);
+    assert_eq!((planning.report().steps_exact, pool.stats().failures), (1, 0));
+}
+
+#[test]
+fn a_pool_that_is_closed_plans_no_steps() {
+    let pool = Pool::host(Config::new(MIB)).unwrap();
+    pool.clone().close();
+    assert_eq!(pool.auto_plan().unwrap_err().kind(), ErrorKind::Closed);
+    pool.mark_step();
+}
+
+/// What a step left behind is no part of the steps of the next plan.
+#[test]
+fn planned_steps_begin_anew() {
+    let pool = Pool::host(Config::new(MIB)).unwrap();
+    let planning = pool.auto_plan().unwrap();
+    pool.mark_step();
+    run(&pool, &[Op::Alloc(5000), Op::Free(0)]);
+    drop(pool.alloc(Request::bytes(7000)).unwrap());
+    assert_eq!(planning.report().allocations_different, 1);
+    drop(planning);
+    let planning = pool.auto_plan().unwrap();
+    drop(pool.alloc(Request::bytes(7000)).unwrap());
+    assert_eq!(planning.report(), PlanReport::default());
+}
+
+/// A block comes back, its hold is over already: another thread may look after it at once.
+#[test]
+fn holds_may_end_while_a_block_comes_back() {
+    let pool = Pool::host(Config::new(MIB)).unwrap();
+    let lifetimes = [Lifetime::new(0, 1, 5000)];
+    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let looks = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                pool.mark_step();
+            }
+        });
+        for _ in 0..rounds(20_000) {
+            let block = pool.alloc(Request::bytes(5000)).unwrap();
+            drop(block.hold());
+            drop(block);
+        }
+        is_over.store(true, Ordering::Relaxed);
+        looks.join().unwrap();
+    });
+    drop(planning);
+    check_empty(&pool);
+}
