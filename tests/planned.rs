@@ -583,3 +583,318 @@ fn other_requests_are_served_beside_the_plan() {
     let text = planning.report().to_string();
     assert!(text.contains("1 allocations at planned places") && text.contains("900 bytes"), "{text}");
 }
+
+/// Whatever happens to the arena, no place reaches past its end: all that is held has bytes of its own.
+fn apart<B: Backend>(blocks: &[&Block<B>]) {
+    let mut places: Vec<_> = blocks.iter().map(|block| (block.slab(), block.offset(), block.bytes_held())).collect();
+    places.sort_unstable();
+    for pair in places.windows(2) {
+        assert!(pair[0].0 != pair[1].0 || pair[0].1 + pair[0].2 <= pair[1].1, "two have the same bytes: {places:?}");
+    }
+}
+
+/// Bytes that no step has anything to do with: futures are not looked for in a plan.
+fn aside<B: Backend>(pool: &Pool<B>, bytes: u64) -> Block<B> {
+    pollster::block_on(pool.alloc_async(Request::bytes(bytes))).unwrap()
+}
+
+fn check_empty_single<B: Backend>(pool: &Pool<B>) {
+    pool.trim();
+    pool.check();
+    let stats = pool.stats();
+    assert_eq!((stats.blocks, stats.live_bytes, stats.retired_bytes, stats.cached_bytes), (0, 0, 0, 0), "{stats:?}");
+}
+
+#[test]
+fn an_arena_that_is_in_use_and_too_small_for_the_next_step_is_not_used_for_it() {
+    let pool = Pool::host(Config::new(MIB).slabs(SlabPolicy::Single)).unwrap();
+    let planning = pool.auto_plan().unwrap();
+    pool.mark_step();
+    run(&pool, &[Op::Alloc(100 * KIB), Op::Free(0)]);
+    let straggler = pool.alloc(Request::bytes(100 * KIB)).unwrap();
+    drop([300, 120].map(|kib| pool.alloc(Request::bytes(kib * KIB)).unwrap()));
+    assert_eq!(planning.report().arena_bytes, 100 * KIB);
+    // Now the taller step is known, and there is no room for its arena.
+    let rest = aside(&pool, 520 * KIB);
+    pool.mark_step();
+    // The first is the pool's, for it outlived its step; the last has a place past the end of this arena.
+    let blocks: Vec<_> = [100, 300, 120].into_iter().flat_map(|kib| pool.alloc(Request::bytes(kib * KIB))).collect();
+    apart(&blocks.iter().chain([&rest, &straggler]).collect::<Vec<_>>());
+    drop(blocks);
+    pool.check();
+    drop((rest, straggler));
+    pool.mark_step();
+    drop(planning);
+    check_empty_single(&pool);
+}
+
+#[test]
+fn a_step_does_not_go_over_to_another_plan_that_its_arena_is_too_small_for() {
+    let pool = Pool::host(Config::new(MIB).slabs(SlabPolicy::Single)).unwrap();
+    let planning = pool.auto_plan().unwrap();
+    let shape = |kib: u64| [Op::Alloc(10 * KIB), Op::Alloc(kib * KIB), Op::Free(0), Op::Free(1)];
+    pool.mark_step();
+    for kib in [100, 400, 100, 400] {
+        run(&pool, &shape(kib));
+    }
+    assert_eq!(planning.report().plans, 2);
+    // The lower one is expected, and there is room for no more.
+    let rest = aside(&pool, 700 * KIB);
+    pool.mark_step();
+    run(&pool, &shape(100));
+    if planning.report().arena_bytes >= 410 * KIB || planning.report().arena_bytes == 0 {
+        run(&pool, &shape(100));
+    }
+    let small = planning.report().arena_bytes;
+    assert!(small > 0 && small < 400 * KIB, "{small}");
+    let first = pool.alloc(Request::bytes(10 * KIB)).unwrap();
+    if let Ok(second) = pool.alloc(Request::bytes(400 * KIB)) {
+        apart(&[&rest, &first, &second]);
+    }
+    pool.check();
+    drop((first, rest, planning));
+    check_empty_single(&pool);
+}
+
+#[test]
+fn an_arena_that_becomes_idle_goes_to_who_waits() {
+    let pool = Pool::host(Config::new(MIB).slabs(SlabPolicy::Single)).unwrap();
+    let step = [Op::Alloc(300 * KIB), Op::Alloc(300 * KIB), Op::Free(0), Op::Free(1)];
+    let lifetimes = lifetimes(&step);
+    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let inside = pool.alloc(Request::bytes(300 * KIB)).unwrap();
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| pool.alloc(Request::bytes(800 * KIB).wait(support::LONG)).map(drop));
+        support::until(|| pool.stats().waiting == 1);
+        drop(inside);
+        waiter.join().unwrap().unwrap();
+    });
+    pool.mark_step();
+    run(&pool, &step);
+    assert_eq!(planning.report().steps_exact, 1);
+}
+
+/// A program whose arena is never idle: as one that waits for its bytes is due, no place goes out before he is served.
+#[test]
+fn steps_that_overlap_do_not_starve_who_waits() {
+    let pool = Pool::host(Config::new(MIB).slabs(SlabPolicy::Single)).unwrap();
+    let lifetimes = [Lifetime::new(0, 4, 100 * KIB), Lifetime::new(1, 5, 100 * KIB), Lifetime::new(2, 6, 100 * KIB)];
+    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let mut last = pool.alloc(Request::bytes(100 * KIB)).ok();
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| pool.alloc(Request::bytes(900 * KIB).wait(support::LONG)).map(drop));
+        support::until(|| pool.stats().waiting == 1);
+        let start = std::time::Instant::now();
+        while !waiter.is_finished() {
+            assert!(start.elapsed() < support::LONG / 2, "the arena is never his");
+            for _ in 0..3 {
+                let next = pool.alloc(Request::bytes(100 * KIB)).ok();
+                last = next;
+                let _small = pool.alloc(Request::bytes(64));
+            }
+            pool.mark_step();
+        }
+        waiter.join().unwrap().unwrap();
+    });
+    drop((last, planning));
+    check_empty_single(&pool);
+}
+
+#[test]
+fn a_hold_that_outlives_the_last_handle_keeps_nothing() {
+    for is_dropped_first in [false, true] {
+        let backend = Watched::new();
+        let pool = open(&backend, Config::new(MIB));
+        let step = [Op::Alloc(5000), Op::Alloc(100), Op::Free(0), Op::Free(1)];
+        let lifetimes = lifetimes(&step);
+        let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+        let block = pool.alloc(Request::bytes(5000)).unwrap();
+        let other = pool.alloc(Request::bytes(100)).unwrap();
+        let hold = block.hold();
+        if is_dropped_first {
+            drop((block, planning, pool));
+        } else {
+            drop((planning, pool, block));
+        }
+        assert!(backend.reserved() > 0);
+        // The last that the pool has anything to do with: what happens then is as with any other block.
+        drop(other);
+        assert_eq!(backend.reserved(), 0);
+        drop(hold);
+    }
+}
+
+/// What came back before the end, or after it, is told before anything else is counted.
+#[test]
+fn peaks_are_exact_when_planned_steps_end() {
+    let pool = Pool::host(Config::new(MIB)).unwrap();
+    let step = [Op::Alloc(50_000), Op::Alloc(40_000), Op::Free(0), Op::Free(1)];
+    let lifetimes = lifetimes(&step);
+    let plan = solve(&pool, &lifetimes);
+    for is_late in [false, true] {
+        pool.reset_peaks();
+        let planning = pool.planned(&lifetimes, &plan).unwrap();
+        let block = pool.alloc(Request::bytes(50_000)).unwrap();
+        assert_eq!(pool.stats().live_bytes, 50_000);
+        if is_late {
+            drop(planning);
+            drop(block);
+        } else {
+            drop(block);
+            drop(planning);
+        }
+        let other = pool.alloc(Request::bytes(30_000)).unwrap();
+        let stats = pool.stats();
+        assert_eq!((stats.live_peak_bytes, stats.used_peak_bytes), (50_000, 50_048), "{stats:?}");
+        drop(other);
+        // Of these steps alone.
+        let planning = pool.auto_plan().unwrap();
+        assert_eq!(planning.report(), PlanReport::default());
+    }
+}
+
+#[test]
+fn peaks_of_batches_and_futures_are_exact_too() {
+    let pool = Pool::host(Config::new(MIB)).unwrap();
+    let step = [Op::Alloc(50_000), Op::Free(0)];
+    let lifetimes = lifetimes(&step);
+    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let block = pool.alloc(Request::bytes(50_000)).unwrap();
+    assert_eq!(pool.stats().live_bytes, 50_000);
+    drop(block);
+    drop(pool.alloc_all(&[Request::bytes(20_000), Request::bytes(10_000)]).unwrap());
+    drop(aside(&pool, 30_000));
+    assert_eq!(pool.stats().live_peak_bytes, 50_000);
+    drop(planning);
+}
+
+/// The next step finds a place for both.
+#[test]
+fn a_block_that_lives_longer_than_planned_is_planned_anew() {
+    let pool = Pool::with_backend(Model::default(), &Config::new(MIB)).unwrap();
+    let planning = pool.auto_plan().unwrap();
+    pool.mark_step();
+    run(&pool, &[Op::Alloc(5000), Op::Free(0), Op::Alloc(5000), Op::Free(1)]);
+    let longer = [Op::Alloc(5000), Op::Alloc(5000), Op::Free(0), Op::Free(1)];
+    run(&pool, &longer);
+    assert_eq!(planning.report().allocations_blocked, 1);
+    for _ in 0..4 {
+        run(&pool, &longer);
+    }
+    let report = planning.report();
+    assert_eq!((report.plans, report.allocations_blocked, report.steps_exact), (1, 1, 4), "{report}");
+    assert_eq!(report.last_difference, None);
+}
+
+#[test]
+fn a_record_of_planned_steps_is_handed_on() {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+
+    struct Counts(Arc<AtomicU64>);
+    impl std::io::Write for Counts {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let pool = Pool::host(Config::new(MIB)).unwrap();
+    let step = [Op::Alloc(5000), Op::Free(0)];
+    let lifetimes = lifetimes(&step);
+    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let written = Arc::new(AtomicU64::new(0));
+    let recording = pool.record_to(Counts(Arc::clone(&written))).unwrap();
+    for _ in 0..20_000 {
+        run(&pool, &step);
+    }
+    assert_eq!(planning.report().steps_exact, 20_000);
+    assert!(written.load(Ordering::Relaxed) > 200_000, "events only come together");
+    recording.finish().unwrap();
+}
+
+#[test]
+fn a_plan_does_not_lift_the_limits_of_a_backend() {
+    let mut backend = Watched::new();
+    backend.limits.block = tensorpool::Limit { bytes: 4000, name: "block limit of the test" };
+    let pool = open(&backend, Config::new(MIB));
+    let lifetimes = [Lifetime::new(0, 2, 4000), Lifetime::new(1, 2, 4001)];
+    let plan = solve(&pool, &lifetimes);
+    assert_eq!(pool.planned(&lifetimes, &plan).unwrap_err().kind(), ErrorKind::TooLarge);
+    assert_eq!(pool.stats().reserved_bytes, 0);
+    let plan = solve(&pool, &lifetimes[..1]);
+    assert!(pool.planned(&lifetimes[..1], &plan).is_ok());
+}
+
+/// A batch holds no place in the arena while it waits: two of them would wait for each other.
+#[test]
+fn a_batch_that_the_arena_is_in_the_way_of_does_without() {
+    let pool = Pool::host(Config::new(MIB).slabs(SlabPolicy::Single)).unwrap();
+    let step = [Op::Alloc(300 * KIB), Op::Alloc(300 * KIB), Op::Free(0), Op::Free(1)];
+    let lifetimes = lifetimes(&step);
+    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    for wait in [None, Some(support::LONG)] {
+        let requests = [300 * KIB, 500 * KIB].map(|bytes| match wait {
+            Some(wait) => Request::bytes(bytes).wait(wait),
+            None => Request::bytes(bytes),
+        });
+        let blocks = pool.alloc_all(&requests).unwrap();
+        apart(&blocks.iter().collect::<Vec<_>>());
+        drop(blocks);
+        pool.mark_step();
+    }
+    run(&pool, &step);
+    assert_eq!((planning.report().steps_exact, pool.stats().failures), (1, 0));
+}
+
+#[test]
+fn a_pool_that_is_closed_plans_no_steps() {
+    let pool = Pool::host(Config::new(MIB)).unwrap();
+    pool.clone().close();
+    assert_eq!(pool.auto_plan().unwrap_err().kind(), ErrorKind::Closed);
+    pool.mark_step();
+}
+
+/// What a step left behind is no part of the steps of the next plan.
+#[test]
+fn planned_steps_begin_anew() {
+    let pool = Pool::host(Config::new(MIB)).unwrap();
+    let planning = pool.auto_plan().unwrap();
+    pool.mark_step();
+    run(&pool, &[Op::Alloc(5000), Op::Free(0)]);
+    drop(pool.alloc(Request::bytes(7000)).unwrap());
+    assert_eq!(planning.report().allocations_different, 1);
+    drop(planning);
+    let planning = pool.auto_plan().unwrap();
+    drop(pool.alloc(Request::bytes(7000)).unwrap());
+    assert_eq!(planning.report(), PlanReport::default());
+}
+
+/// A block comes back, its hold is over already: another thread may look after it at once.
+#[test]
+fn holds_may_end_while_a_block_comes_back() {
+    let pool = Pool::host(Config::new(MIB)).unwrap();
+    let lifetimes = [Lifetime::new(0, 1, 5000)];
+    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let looks = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                pool.mark_step();
+            }
+        });
+        for _ in 0..rounds(20_000) {
+            let block = pool.alloc(Request::bytes(5000)).unwrap();
+            drop(block.hold());
+            drop(block);
+        }
+        is_over.store(true, Ordering::Relaxed);
+        looks.join().unwrap();
+    });
+    drop(planning);
+    check_empty(&pool);
+}

@@ -172,7 +172,7 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Refuses what can never be served.
-    fn check_batch(&self, requests: &[Request]) -> Result<()> {
+    pub(super) fn check_batch(&self, requests: &[Request]) -> Result<()> {
         requests.iter().try_for_each(|request| self.check_request(request))?;
         let mut state = self.state();
         state.check_open()?;
@@ -195,6 +195,9 @@ impl<B: Backend> Shared<B> {
     pub(super) fn attempt(&self, requests: &[Request], may_block: bool) -> Result<Attempt<B::Slab>> {
         let may = |step| requests.iter().all(|request| request.may(step));
         let tally = self.shards.tally();
+        if self.shards.signs.is_on() {
+            self.fold_planned();
+        }
         {
             let mut state = self.state();
             state.fold(tally);

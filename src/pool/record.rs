@@ -121,7 +121,7 @@ impl<B: Backend> Pool<B> {
             *current = Some(sink);
             shared.state().set_record(Some(Record::default()));
         }
-        shared.empty_shards();
+        shared.empty_lists();
         Ok(())
     }
 

@@ -145,7 +145,9 @@ impl<B: Backend> Shards<B> {
             // Nobody is left to be told.
             self.tally_of(index);
         }
-        self.planner().tally();
+        // An arena may still be there, and what others have holds on.
+        let planner = std::mem::replace(&mut *self.planner(), Planner::new());
+        drop(planner);
         // Loom's locks live no longer than one run of a model.
         if !cfg!(loom) {
             let mut unused = UNUSED.lock().unwrap_or_else(PoisonError::into_inner);

@@ -208,6 +208,7 @@ impl<B: Backend> Shared<B> {
             return;
         }
         self.settle_completed();
+        self.give_idle_arena();
         let waiting = {
             let mut state = self.state();
             let seats = state.serve();

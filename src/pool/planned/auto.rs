@@ -208,11 +208,19 @@ impl Auto {
         }
     }
 
-    /// Another shape that begins with the same allocations as this script, so many, and goes on with one of `bytes`.
-    pub(super) fn other(&mut self, script: &Arc<Script>, count: usize, bytes: u64) -> Option<Arc<Script>> {
+    /// Another shape that begins with the same allocations as this script, so many, and goes on with one of `bytes`. It is
+    /// not higher than the arena.
+    pub(super) fn other(
+        &mut self,
+        script: &Arc<Script>,
+        count: usize,
+        bytes: u64,
+        most_bytes: u64,
+    ) -> Option<Arc<Script>> {
         let fits = |shape: &&Shape| {
             shape.script.entries()[..shape.script.len()].get(count).is_some_and(|entry| entry.bytes == bytes)
                 && !Arc::ptr_eq(&shape.script, script)
+                && shape.script.height_bytes() <= most_bytes
                 && shape.script.begins_as(script, count)
         };
         let (id, script) = self.shapes.iter().find(fits).map(|shape| (shape.id, Arc::clone(&shape.script)))?;

@@ -198,6 +198,11 @@ impl Course {
         &self.script
     }
 
+    /// How many of the script's allocations the step has come to.
+    pub(super) fn allocations(&self) -> usize {
+        self.next
+    }
+
     /// Allocations of the step so far, if it has followed the script.
     pub(super) fn followed(&self) -> Option<usize> {
         self.is_exact.then_some(self.next)

@@ -29,12 +29,12 @@ use std::time::Duration;
 
 use self::auto::{Auto, Ended};
 pub(super) use self::learn::At;
-use self::planner::{Held, Mode, Rest, Ties};
+use self::planner::{Held, Mode, Rest};
 pub(super) use self::planner::{Planner, at};
 pub use self::report::{Difference, PlanReport};
 use self::script::Script;
 use super::shards::{PoolHome, Shards, Tally};
-use super::state::Holds;
+use super::state::{Holds, Home};
 use super::{Block, Pool, Request, Shared, SlabPolicy, Step};
 use crate::backend::{Backend, Span};
 use crate::error::{Error, ErrorKind, Result};
@@ -48,6 +48,8 @@ pub(super) struct Signs {
     planner: AtomicU8,
     /// What is asked for is recorded. Changed with the pool's lock held.
     records: AtomicBool,
+    /// Somebody waits in line. Changed with the pool's lock held.
+    waits: AtomicBool,
 }
 
 /// Allocations are looked for in a script, or written down.
@@ -57,7 +59,7 @@ const LEARNS: u8 = 2;
 
 impl Signs {
     pub(super) fn new() -> Self {
-        Self { planner: AtomicU8::new(0), records: AtomicBool::new(false) }
+        Self { planner: AtomicU8::new(0), records: AtomicBool::new(false), waits: AtomicBool::new(false) }
     }
 
     #[inline]
@@ -73,6 +75,16 @@ impl Signs {
     #[inline]
     fn is_recording(&self) -> bool {
         self.records.load(Ordering::Relaxed)
+    }
+
+    /// Then the arena is kept from nobody: it goes home as soon as nothing in it is in use.
+    #[inline]
+    fn is_waited_for(&self) -> bool {
+        self.waits.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_waited_for(&self, waits: bool) {
+        self.waits.store(waits, Ordering::Relaxed);
     }
 
     pub(super) fn set_recording(&self, records: bool) {
@@ -93,7 +105,7 @@ impl<B: Backend> Shared<B> {
     /// An allocation while steps are planned.
     #[inline(never)]
     pub(super) fn alloc_in_step(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
-        if self.may_be_planned(request) {
+        if self.may_be_planned(request) && self.may_pass(request) {
             self.backend.check()?;
             let mut planner = self.shards.planner();
             if planner.is_due() {
@@ -119,7 +131,14 @@ impl<B: Backend> Shared<B> {
     #[inline(never)]
     fn planned_with_care(&self, place: PoolHome<B>, request: &Request) -> Result<Block<B>> {
         if self.shards.signs.is_recording() {
-            self.state().record_alloc(&place.home, request);
+            let has_much_recorded = {
+                let mut state = self.state();
+                state.record_alloc(&place.home, request);
+                state.has_much_recorded()
+            };
+            if has_much_recorded {
+                self.hand_on_record();
+            }
         }
         Block::planned(place, request).filled(request)
     }
@@ -128,6 +147,12 @@ impl<B: Backend> Shared<B> {
     fn may_be_planned(&self, request: &Request) -> bool {
         let Request { bytes, align_bytes, .. } = *request;
         bytes > 0 && align_bytes.is_power_of_two() && align_bytes <= self.limits.alignment_bytes
+    }
+
+    /// Whether nobody in line is to be served before: what goes out of an arena is kept from them as any other memory.
+    #[inline]
+    fn may_pass(&self, request: &Request) -> bool {
+        !self.shards.signs.is_waited_for() || self.state().may_pass(request.priority)
     }
 
     /// The plan has nothing for an allocation. From here on the step may be written down, and do without an arena.
@@ -154,15 +179,37 @@ impl<B: Backend> Shared<B> {
             .filter(|(_, block)| block.is_none())
             .map(|(request, _)| request.clone())
             .collect();
-        let rest = if rest.is_empty() { Vec::new() } else { others(&rest)? };
+        let rest = match rest.len() {
+            0 => Vec::new(),
+            count if count == requests.len() => others(&rest)?,
+            _ => match self.rest_of_batch(&rest)? {
+                Some(blocks) => blocks,
+                None => {
+                    // Who waits, or fails, holds no place that keeps the arena from anybody.
+                    drop(planned);
+                    let blocks = others(requests)?;
+                    blocks.iter().for_each(|block| self.write_down(block));
+                    return Ok(blocks);
+                }
+            },
+        };
         rest.iter().for_each(|block| self.write_down(block));
         let mut rest = rest.into_iter();
         Ok(planned.into_iter().filter_map(|block| block.or_else(|| rest.next())).collect())
     }
 
+    /// The blocks of a batch that have no places, as far as there is room for all of them now.
+    fn rest_of_batch(self: &Arc<Self>, requests: &[Request]) -> Result<Option<Vec<Block<B>>>> {
+        self.check_batch(requests)?;
+        match self.attempt(requests, requests.iter().all(|request| request.wait.is_none()))? {
+            Ok(homes) => self.blocks(homes, requests).map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+
     /// A block at a planned place, if there is one for the request.
     fn alloc_planned(self: &Arc<Self>, request: &Request) -> Result<Option<Block<B>>> {
-        if !self.may_be_planned(request) {
+        if !self.may_be_planned(request) || !self.may_pass(request) {
             return Ok(None);
         }
         self.backend.check()?;
@@ -197,8 +244,8 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// A step ends and another begins. Plans and reserves without the planner; nobody else comes here meanwhile, and all
-    /// others are served by the pool.
+    /// A step ends and another begins. Plans and reserves without the planner: others are served by the pool meanwhile, may
+    /// begin a step of their own, or end planned steps.
     fn next_step<'a>(self: &'a Arc<Self>, mut planner: LatchGuard<'a, Planner<B>>) -> LatchGuard<'a, Planner<B>> {
         if let Ended::New(step, instead_of) = planner.end_step() {
             self.shards.show(&mut planner);
@@ -219,28 +266,37 @@ impl<B: Backend> Shared<B> {
             let arena = [most_bytes, script.height_bytes()].into_iter().find_map(|bytes| self.take_arena(bytes).ok());
             planner = self.shards.planner();
             if let Some(arena) = arena {
-                let rest = if planner.is_on() {
-                    planner.set_arena(arena)
-                } else {
-                    Rest { arenas: vec![arena], ties: Vec::new() }
-                };
-                drop(planner);
-                self.end_arenas(rest);
-                planner = self.shards.planner();
+                let rest = planner.set_arena(arena);
+                planner = self.end_arenas_and_return(planner, rest);
             }
         }
-        planner.serve();
-        planner
+        let rest = planner.serve();
+        self.end_arenas_and_return(planner, rest)
+    }
+
+    /// What leaves does so without the planner.
+    fn end_arenas_and_return<'a>(
+        &'a self,
+        planner: LatchGuard<'a, Planner<B>>,
+        rest: Rest<B>,
+    ) -> LatchGuard<'a, Planner<B>> {
+        if rest.is_empty() {
+            return planner;
+        }
+        drop(planner);
+        self.end_arenas(rest);
+        self.shards.planner()
     }
 
     /// A run of the pool for planned steps.
-    fn take_arena(self: &Arc<Self>, bytes: u64) -> Result<PoolHome<B>> {
+    fn take_arena(&self, bytes: u64) -> Result<Home<B::Slab>> {
         let least_bytes = self.slab_bytes_least(bytes).unwrap_or(u64::MAX);
         if least_bytes > self.limits.slab.bytes {
             return Err(self.too_large(bytes, least_bytes, self.limits.slab));
         }
         self.backend.check()?;
-        let request = Request::bytes(bytes).label("arena of planned steps").for_the_pool();
+        // What is in a free list is some caller's size, and would be counted as a block.
+        let request = Request::bytes(bytes).label("arena of planned steps").without(Step::Larger).for_the_pool();
         {
             let state = self.state();
             state.check_open()?;
@@ -259,20 +315,22 @@ impl<B: Backend> Shared<B> {
                 self.attempt(std::slice::from_ref(&request), true)??
             }
         };
-        let home = homes.into_iter().next().expect("a home for the request");
-        Ok(PoolHome { shared: Arc::clone(self), home })
+        Ok(homes.into_iter().next().expect("a home for the request"))
     }
 
     /// What a planner has done with goes home.
     fn end_arenas(&self, rest: Rest<B>) {
-        let Rest { arenas, ties } = rest;
-        drop(ties);
+        let Rest { arenas, pools } = rest;
+        drop(pools);
         if arenas.is_empty() {
             return;
         }
+        // Of the blocks that are back in them.
+        let tally = self.shards.tally_planned();
         let seats = {
             let mut state = self.state();
-            for PoolHome { home, .. } in arenas {
+            state.fold(tally);
+            for home in arenas {
                 state.fold(Tally { cached_bytes: -(home.extent.bytes() as i64), ..Tally::default() });
                 state.put_back([home]);
             }
@@ -287,7 +345,7 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// Memory is short: an arena that nobody has a block of goes home.
+    /// Memory is short, or somebody waits for it: an arena that nobody has a block of goes home.
     pub(super) fn give_idle_arena(&self) {
         if self.shards.signs.is_on() {
             self.end_holds();
@@ -304,14 +362,9 @@ impl<B: Backend> Shared<B> {
             self.shards.show(&mut planner);
             rest
         };
+        self.fold_planned();
         self.end_arenas(rest);
         self.state().direct_if_need_be();
-    }
-
-    /// Steps are planned from now on: idle memory belongs in the spaces, where an arena is taken.
-    fn begin_planning(&self) {
-        self.state().direct_if_need_be();
-        self.empty_lists();
     }
 
     /// Blocks of the arena without an owner go home, as far as nobody uses them any more.
@@ -321,7 +374,7 @@ impl<B: Backend> Shared<B> {
             if planner.holds_any() { planner.take_over() } else { return }
         };
         for held in over {
-            let home = &held.place.home;
+            let home = &held.home;
             let held_bytes = home.extent.bytes();
             let mut span = Span::new(home.slab.serial, home.extent.offset(), held_bytes);
             if held.is_dirty && !self.backend.zero_if_free(&home.slab.memory, &mut span, held_bytes).unwrap_or(false) {
@@ -329,7 +382,7 @@ impl<B: Backend> Shared<B> {
                 continue;
             }
             self.state().unretire_listed(held_bytes);
-            let rest = self.shards.planner().end_hold(held.place);
+            let rest = self.shards.planner().end_hold(held.home);
             self.end_arenas(rest);
         }
     }
@@ -341,8 +394,20 @@ pub(super) fn give<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Hol
     if shards.signs.is_recording() {
         place.shared.state().record_free(&place.home);
     }
+    if shards.signs.is_waited_for() || !shards.signs.is_on() {
+        let shared = Arc::clone(&place.shared);
+        give_back(place, bytes, holds, is_dirty);
+        // Nobody else asks for it any more.
+        shared.fold_planned();
+        return shared.give_idle_arena();
+    }
+    give_back(place, bytes, holds, is_dirty);
+}
+
+#[inline]
+fn give_back<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Holds>, is_dirty: bool) {
     if holds.is_none() && !is_dirty {
-        let rest = shards.planner().give(place, bytes);
+        let rest = place.shared.shards.planner().give(place, bytes);
         if let Some(rest) = rest {
             end(rest);
         }
@@ -350,20 +415,20 @@ pub(super) fn give<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Hol
     }
     let shared = Arc::clone(&place.shared);
     let held_bytes = place.home.extent.bytes();
+    // Before anybody sees that the hold is over, and says so.
+    let mut state = shared.state();
     let tally = {
-        let mut planner = shards.planner();
-        planner.hold(Held { place, holds, is_dirty });
+        let mut planner = shared.shards.planner();
+        planner.hold(Held { home: place.home, holds, is_dirty });
         planner.tally()
     };
-    let mut state = shared.state();
     state.fold(tally);
     state.retire_listed(bytes, held_bytes);
 }
 
 #[cold]
 fn end<B: Backend>(rest: Rest<B>) {
-    let shared = rest.ties.first().map(Ties::shared).or(rest.arenas.first().map(|arena| &arena.shared)).map(Arc::clone);
-    if let Some(shared) = shared {
+    if let Some(shared) = rest.pools.first().map(Arc::clone) {
         shared.end_arenas(rest);
     }
 }
@@ -405,27 +470,29 @@ impl<B: Backend> Pool<B> {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if the plan is none for these lifetimes, or not aligned, or if the pool's steps are planned
-    /// already; [`ErrorKind::TooLarge`] if it is higher than a slab can be; as [`alloc`](Pool::alloc) if the pool has no run
+    /// already; [`ErrorKind::TooLarge`] if it is higher than a slab can be, or has a block larger than the backend's; as [`alloc`](Pool::alloc) if the pool has no run
     /// for it. Then nothing has changed.
     pub fn planned(&self, lifetimes: &[Lifetime], plan: &Plan) -> Result<Planning<B>> {
         let shared = self.shared();
         let script = Arc::new(Script::new(lifetimes, plan, shared.limits.alignment_bytes)?);
+        let (largest_bytes, limit) = (script.largest_bytes(), shared.limits.block);
+        if largest_bytes > limit.bytes {
+            return Err(shared.too_large(largest_bytes, largest_bytes, limit));
+        }
         let arena = shared.take_arena(script.height_bytes())?;
         let rest = {
             let mut planner = shared.shards.planner();
             if planner.is_on() {
-                Rest { arenas: vec![arena], ties: Vec::new() }
+                Rest { arenas: vec![arena], pools: Vec::new() }
             } else {
                 planner.report = PlanReport::default();
                 planner.mode = Mode::Fixed(script);
                 planner.begin_step();
-                let rest = planner.set_arena(arena);
-                planner.serve();
+                let rest = [planner.set_arena(arena), planner.serve()];
                 shared.shards.show(&mut planner);
                 drop(planner);
-                shared.end_arenas(rest);
-                shared.begin_planning();
-                return Ok(Planning { pool: self.clone() });
+                rest.into_iter().for_each(|rest| shared.end_arenas(rest));
+                return self.begin_planning();
             }
         };
         shared.end_arenas(rest);
@@ -464,7 +531,7 @@ impl<B: Backend> Pool<B> {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the pool's steps are planned already.
+    /// [`ErrorKind::Invalid`] if the pool's steps are planned already; [`ErrorKind::Closed`].
     pub fn auto_plan(&self) -> Result<Planning<B>> {
         let shared = self.shared();
         let mut planner = shared.shards.planner();
@@ -475,8 +542,19 @@ impl<B: Backend> Pool<B> {
         planner.mode = Mode::Auto(Auto::new());
         shared.shards.show(&mut planner);
         drop(planner);
-        shared.begin_planning();
-        Ok(Planning { pool: self.clone() })
+        self.begin_planning()
+    }
+
+    /// Steps are planned from now on: idle memory belongs in the spaces, where an arena is taken. Not if the pool was closed
+    /// meanwhile.
+    fn begin_planning(&self) -> Result<Planning<B>> {
+        let planning = Planning { pool: self.clone() };
+        let state = self.shared().state();
+        state.direct_if_need_be();
+        let is_open = state.check_open();
+        drop(state);
+        self.shared().empty_lists();
+        is_open.map(|()| planning)
     }
 
     /// Says that a step of the program begins, to [planned steps](Pool::auto_plan) and to a record of the pool's allocations

@@ -26,13 +26,13 @@ pub(super) enum Mode {
 
 /// An arena that no step uses any more, until the last block in it is back.
 struct Leaving<B: Backend> {
-    arena: PoolHome<B>,
+    arena: Home<B::Slab>,
     out: usize,
 }
 
 /// A block of the arena without an owner, whose memory others may still use, or shall not see as it is.
 pub(in crate::pool) struct Held<B: Backend> {
-    pub(in crate::pool) place: PoolHome<B>,
+    pub(in crate::pool) home: Home<B::Slab>,
     pub(in crate::pool) holds: Option<Holds>,
     pub(in crate::pool) is_dirty: bool,
 }
@@ -54,27 +54,23 @@ impl<B: Backend> Ties<B> {
     pub(super) fn with(self, extent: Extent) -> PoolHome<B> {
         PoolHome { shared: self.shared, home: Home { slab: self.slab, extent } }
     }
-
-    #[inline(always)]
-    fn of(place: PoolHome<B>) -> Self {
-        Self { shared: place.shared, slab: place.home.slab }
-    }
-
-    pub(super) fn shared(&self) -> &Arc<Shared<B>> {
-        &self.shared
-    }
 }
 
-/// What is to be dropped, and given home, once the planner is not locked: both may end the pool.
+/// What is to be given home, and dropped, once the planner is not locked: that may end the pool. A slab is always the
+/// arena's too; so whoever gives the arena home has the last of it, and may give the slab back.
 #[must_use]
 pub(super) struct Rest<B: Backend> {
-    pub(super) arenas: Vec<PoolHome<B>>,
-    pub(super) ties: Vec<Ties<B>>,
+    pub(super) arenas: Vec<Home<B::Slab>>,
+    pub(super) pools: Vec<Arc<Shared<B>>>,
 }
 
 impl<B: Backend> Rest<B> {
     pub(super) fn new() -> Self {
-        Self { arenas: Vec::new(), ties: Vec::new() }
+        Self { arenas: Vec::new(), pools: Vec::new() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.arenas.is_empty() && self.pools.is_empty()
     }
 }
 
@@ -85,9 +81,10 @@ pub(in crate::pool) struct Planner<B: Backend> {
     serves: bool,
     /// They do not for the rest of this step, which is not what was expected.
     is_abandoned: bool,
-    /// A run of the pool. Its bytes count as cached where no block has them.
-    arena: Option<PoolHome<B>>,
-    /// Of blocks that came back.
+    /// A run of the pool. Its bytes count as cached where no block has them. It does not keep its pool alive, nor does what
+    /// is held.
+    arena: Option<Home<B::Slab>>,
+    /// Of blocks that came back. None when there is no arena.
     ties: Vec<Ties<B>>,
     leaving: Vec<Leaving<B>>,
     held: Vec<Held<B>>,
@@ -161,10 +158,10 @@ impl<B: Backend> Planner<B> {
             return None;
         };
         let (offset, held_bytes) = course.place(index);
-        let extent = arena.home.extent.part(offset, held_bytes, index);
+        let extent = arena.extent.part(offset, held_bytes, index);
         self.tally.alloc(bytes, held_bytes);
         if let Mode::Auto(Auto { learner: Some(learner), .. }) = &mut self.mode {
-            learner.alloc(bytes, (arena.home.slab.serial, extent.offset()));
+            learner.alloc(bytes, (arena.slab.serial, extent.offset()));
         }
         Some(extent)
     }
@@ -176,7 +173,9 @@ impl<B: Backend> Planner<B> {
             Found::Blocked => {
                 self.blocked += 1;
                 self.report.allocations_blocked += 1;
-                self.learn_from_here();
+                // This one is the pool's to write down.
+                let begun = self.course.as_ref().map_or(0, Course::allocations);
+                self.learn_from_here(begun.saturating_sub(1));
                 None
             }
             Found::Kept | Found::Different => None,
@@ -204,21 +203,22 @@ impl<B: Backend> Planner<B> {
     #[cold]
     fn tie(&mut self, shared: &Arc<Shared<B>>) {
         let arena = self.arena.as_ref().expect("a place that goes out is in an arena");
-        self.ties.push(Ties { shared: Arc::clone(shared), slab: Arc::clone(&arena.home.slab) });
+        self.ties.push(Ties { shared: Arc::clone(shared), slab: Arc::clone(&arena.slab) });
     }
 
     /// The next allocation is not the next one of the script.
     #[cold]
     fn differs(&mut self, bytes: u64) -> Option<Found> {
+        let most_bytes = self.arena.as_ref().map_or(u64::MAX, |arena| arena.extent.bytes());
         let course = self.course.as_mut()?;
         if let (Mode::Auto(auto), Some(next)) = (&mut self.mode, course.followed())
-            && let Some(other) = auto.other(course.script(), next, bytes)
+            && let Some(other) = auto.other(course.script(), next, bytes, most_bytes)
         {
             course.switch(&other);
             return course.take_next(bytes);
         }
-        let expected_bytes = course.expected_bytes();
-        self.learn_from_here();
+        let (expected_bytes, begun) = (course.expected_bytes(), course.allocations());
+        self.learn_from_here(begun);
         let course = self.course.as_mut()?;
         let found = course.search(bytes);
         self.different += 1;
@@ -251,17 +251,17 @@ impl<B: Backend> Planner<B> {
         self.rest.take()
     }
 
-    /// The step is not as planned: it is written down from its beginning, as far as that is known.
+    /// The step is not as planned: it is written down from its beginning, its first allocations as far as they are known.
     #[cold]
-    fn learn_from_here(&mut self) {
+    fn learn_from_here(&mut self, begun: usize) {
         let (Mode::Auto(auto), Some(course)) = (&mut self.mode, &self.course) else { return };
         if auto.learner.is_some() {
             return;
         }
         let mut learner = Learner::new();
-        let arena = self.arena.as_ref().map(|arena| at(&arena.home));
+        let arena = self.arena.as_ref().map(|arena| at(arena));
         let mut live = course.live().peekable();
-        for (index, (bytes, freed_at)) in course.begun().enumerate() {
+        for (index, (bytes, freed_at)) in course.begun().take(begun).enumerate() {
             let offset = live.next_if(|(live, _)| *live == index).map(|(_, offset)| offset);
             let at = Option::zip(arena, offset).map(|((slab, start), offset)| (slab, start + offset));
             learner.resume(bytes, freed_at, at);
@@ -273,34 +273,38 @@ impl<B: Backend> Planner<B> {
     #[inline]
     pub(super) fn give(&mut self, place: PoolHome<B>, bytes: u64) -> Option<Rest<B>> {
         self.tally.free(bytes, place.home.extent.bytes());
-        self.put_back(place)
+        self.put_back(place.home, Some(place.shared))
     }
 
     #[inline]
-    fn put_back(&mut self, place: PoolHome<B>) -> Option<Rest<B>> {
+    fn put_back(&mut self, home: Home<B::Slab>, shared: Option<Arc<Shared<B>>>) -> Option<Rest<B>> {
         if let Mode::Auto(Auto { learner: Some(learner), .. }) = &mut self.mode {
-            learner.free(at(&place.home));
+            learner.free(at(&home));
         }
-        let Some(offset) = self.arena.as_ref().and_then(|arena| offset_in(arena, &place)) else {
-            return Some(self.put_back_late(place));
+        let Some(offset) = self.arena.as_ref().and_then(|arena| offset_in(arena, &home)) else {
+            return Some(self.put_back_late(home, shared));
         };
         let course = self.course.as_mut().expect("an arena is there for a script");
-        course.give(place.home.extent.index(), offset);
-        self.ties.push(Ties::of(place));
+        course.give(home.extent.index(), offset);
+        if let Some(shared) = shared {
+            self.ties.push(Ties { shared, slab: home.slab });
+        }
         if self.is_abandoned && course.out() == 0 { Some(self.leave_arena()) } else { None }
     }
 
     /// Into an arena that is no longer used.
     #[cold]
-    fn put_back_late(&mut self, place: PoolHome<B>) -> Rest<B> {
+    fn put_back_late(&mut self, home: Home<B::Slab>, shared: Option<Arc<Shared<B>>>) -> Rest<B> {
         let mut rest = Rest::new();
-        if let Some(index) = self.leaving.iter().position(|leaving| offset_in(&leaving.arena, &place).is_some()) {
+        rest.pools.extend(shared);
+        if let Some(index) = self.leaving.iter().position(|leaving| offset_in(&leaving.arena, &home).is_some()) {
+            // Before another thread may give the arena home.
+            drop(home.slab);
             self.leaving[index].out -= 1;
             if self.leaving[index].out == 0 {
                 rest.arenas.push(self.leaving.swap_remove(index).arena);
             }
         }
-        rest.ties.push(Ties::of(place));
         rest
     }
 
@@ -319,8 +323,8 @@ impl<B: Backend> Planner<B> {
     }
 
     /// Nobody uses it any more, and it is as it should be.
-    pub(super) fn end_hold(&mut self, place: PoolHome<B>) -> Rest<B> {
-        self.put_back(place).unwrap_or_else(Rest::new)
+    pub(super) fn end_hold(&mut self, home: Home<B::Slab>) -> Rest<B> {
+        self.put_back(home, None).unwrap_or_else(Rest::new)
     }
 
     /// A step ends; what was written down of it.
@@ -373,17 +377,25 @@ impl<B: Backend> Planner<B> {
         Some((script, most_bytes))
     }
 
-    /// Places go out from now on, if there is an arena.
-    pub(super) fn serve(&mut self) {
-        self.serves = self.course.is_some();
+    /// Places go out from now on, if there is an arena. One that was kept because a block is in it, or that another thread
+    /// took for another step, may be too small: then the step does without.
+    pub(super) fn serve(&mut self) -> Rest<B> {
+        let Some(course) = &self.course else { return Rest::new() };
+        let is_too_small = self.arena.is_some() && self.arena_bytes() < course.script().height_bytes();
+        let rest = if is_too_small { self.leave_arena() } else { Rest::new() };
+        self.serves = true;
+        rest
     }
 
     pub(super) fn arena_bytes(&self) -> u64 {
-        self.arena.as_ref().map_or(0, |arena| arena.home.extent.bytes())
+        self.arena.as_ref().map_or(0, |arena| arena.extent.bytes())
     }
 
-    /// Takes an arena in the place of the one that was there.
-    pub(super) fn set_arena(&mut self, arena: PoolHome<B>) -> Rest<B> {
+    /// Takes an arena in the place of the one that was there, unless that is as large: another thread was faster.
+    pub(super) fn set_arena(&mut self, arena: Home<B::Slab>) -> Rest<B> {
+        if !self.is_on() || arena.extent.bytes() <= self.arena_bytes() {
+            return Rest { arenas: vec![arena], pools: Vec::new() };
+        }
         let rest = self.leave_arena();
         self.arena = Some(arena);
         rest
@@ -392,7 +404,7 @@ impl<B: Backend> Planner<B> {
     /// The arena is not used any more. It goes home when everything in it is back.
     pub(super) fn leave_arena(&mut self) -> Rest<B> {
         let mut rest = Rest::new();
-        rest.ties = std::mem::take(&mut self.ties);
+        rest.pools = self.ties.drain(..).map(|ties| ties.shared).collect();
         let Some(arena) = self.arena.take() else { return rest };
         let out = self.course.as_ref().map_or(0, Course::out);
         if out == 0 {
@@ -412,7 +424,8 @@ impl<B: Backend> Planner<B> {
     /// No more planned steps.
     pub(super) fn end(&mut self) -> Rest<B> {
         let rest = self.leave_arena();
-        (self.mode, self.course, self.serves) = (Mode::Off, None, false);
+        (self.mode, self.course, self.serves, self.is_abandoned) = (Mode::Off, None, false, false);
+        (self.different, self.blocked, self.without_room) = (0, 0, 0);
         rest
     }
 
@@ -446,6 +459,8 @@ impl<B: Backend> Planner<B> {
         if let Some(course) = &self.course {
             course.check();
             assert!(self.arena.is_some() || course.out() == 0, "blocks of an arena that is gone");
+            let is_high_enough = self.arena_bytes() >= course.script().height_bytes();
+            assert!(!self.serves || self.arena.is_none() || is_high_enough, "places past the end of the arena");
         }
     }
 }
@@ -456,8 +471,7 @@ pub(in crate::pool) fn at<S>(home: &Home<S>) -> At {
 }
 
 /// Where a place is in an arena, if it is.
-fn offset_in<B: Backend>(arena: &PoolHome<B>, place: &PoolHome<B>) -> Option<u64> {
-    let (whole, part) = (&arena.home, &place.home);
+fn offset_in<S>(whole: &Home<S>, part: &Home<S>) -> Option<u64> {
     let offset = part.extent.offset().checked_sub(whole.extent.offset())?;
     (Arc::ptr_eq(&whole.slab, &part.slab) && offset < whole.extent.bytes()).then_some(offset)
 }

@@ -138,6 +138,11 @@ impl Script {
         &self.predecessors[start as usize..end as usize]
     }
 
+    /// Bytes of the largest allocation.
+    pub(super) fn largest_bytes(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.bytes).max().unwrap_or(0)
+    }
+
     /// Bytes of the arena that it needs.
     pub(super) fn height_bytes(&self) -> u64 {
         self.height_bytes

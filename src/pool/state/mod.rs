@@ -155,6 +155,7 @@ impl<S> State<S> {
             || self.policy == SlabPolicy::PerBlock
             || !self.line.is_empty();
         self.direct.store(is_direct, Ordering::Relaxed);
+        self.signs.set_waited_for(!self.line.is_empty());
     }
 
     /// Refuses requests to a pool that is closed.
@@ -245,6 +246,16 @@ impl<S> State<S> {
     /// Whether nothing but the reserve is left.
     fn is_reserve_left_alone(&self) -> bool {
         self.reserve_bytes > 0 && self.books.left_bytes() <= self.reserve_bytes
+    }
+
+    /// Whether a request that the pool's slabs have nothing to do with may be served before those in line. Then it passes
+    /// them, as any other.
+    pub(super) fn may_pass(&mut self, priority: Priority) -> bool {
+        let may_pass = self.may_be_served(priority);
+        if may_pass {
+            self.passed();
+        }
+        may_pass
     }
 
     /// A request that was not in line has been served.
