@@ -341,7 +341,8 @@ impl<B: Backend> Planner<B> {
             report.steps_without_room += u64::from(self.without_room > 0);
             if !is_exact {
                 report.allocations_skipped += course.unmet();
-                self.learn_from_here();
+                let begun = course.allocations();
+                self.learn_from_here(begun);
             } else if let Mode::Auto(auto) = &mut self.mode {
                 auto.followed();
             }
