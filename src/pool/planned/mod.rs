@@ -539,7 +539,7 @@ impl<B: Backend> Pool<B> {
             return Err(is_planned_already());
         }
         planner.report = PlanReport::default();
-        planner.mode = Mode::Auto(Auto::new());
+        planner.mode = Mode::Auto(Box::new(Auto::new()));
         shared.shards.show(&mut planner);
         drop(planner);
         self.begin_planning()

@@ -21,7 +21,7 @@ pub(super) enum Mode {
     Off,
     /// All are the same.
     Fixed(Arc<Script>),
-    Auto(Auto),
+    Auto(Box<Auto>),
 }
 
 /// An arena that no step uses any more, until the last block in it is back.
@@ -160,7 +160,9 @@ impl<B: Backend> Planner<B> {
         let (offset, held_bytes) = course.place(index);
         let extent = arena.extent.part(offset, held_bytes, index);
         self.tally.alloc(bytes, held_bytes);
-        if let Mode::Auto(Auto { learner: Some(learner), .. }) = &mut self.mode {
+        if let Mode::Auto(auto) = &mut self.mode
+            && let Some(learner) = &mut auto.learner
+        {
             learner.alloc(bytes, (arena.slab.serial, extent.offset()));
         }
         Some(extent)
@@ -259,7 +261,7 @@ impl<B: Backend> Planner<B> {
             return;
         }
         let mut learner = Learner::new();
-        let arena = self.arena.as_ref().map(|arena| at(arena));
+        let arena = self.arena.as_ref().map(at);
         let mut live = course.live().peekable();
         for (index, (bytes, freed_at)) in course.begun().take(begun).enumerate() {
             let offset = live.next_if(|(live, _)| *live == index).map(|(_, offset)| offset);
@@ -278,7 +280,9 @@ impl<B: Backend> Planner<B> {
 
     #[inline]
     fn put_back(&mut self, home: Home<B::Slab>, shared: Option<Arc<Shared<B>>>) -> Option<Rest<B>> {
-        if let Mode::Auto(Auto { learner: Some(learner), .. }) = &mut self.mode {
+        if let Mode::Auto(auto) = &mut self.mode
+            && let Some(learner) = &mut auto.learner
+        {
             learner.free(at(&home));
         }
         let Some(offset) = self.arena.as_ref().and_then(|arena| offset_in(arena, &home)) else {
