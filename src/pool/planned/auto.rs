@@ -15,9 +15,8 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hasher};
 
 use super::learn::{Learned, Learner, lifetimes};
-use super::script::Script;
 use crate::error::Result;
-use crate::plan::{self, Options};
+use crate::plan::{self, Options, Script};
 use crate::sync::Arc;
 
 /// Shapes of steps that are remembered at once.

@@ -11,18 +11,16 @@
 //! The arena is a run of the pool like any other; what of it no block has counts as cached. It goes home when memory is
 //! short and nothing in it is in use, and is taken again when the next step begins.
 //!
-//! Files, lowest first: `script` (what a step asks for, and where it goes), `course` (how far one step has come, and what
-//! may go out), `learn` (a step that is written down), `auto` (which script next), `report`, `planner` (the arena).
+//! The script and the course are the plan's (`crate::plan`). Files, lowest first: `learn` (a step that is written down),
+//! `auto` (which script next), `report`, `planner` (the arena).
 //!
 //! The planner's latch is the innermost lock: nothing else is locked, nor anything dropped that could end the pool, while it
 //! is held.
 
 mod auto;
-mod course;
 mod learn;
 mod planner;
 mod report;
-mod script;
 
 use std::fmt;
 use std::time::Duration;
@@ -32,13 +30,12 @@ pub(super) use self::learn::At;
 use self::planner::{Held, Mode, Rest};
 pub(super) use self::planner::{Planner, at};
 pub use self::report::{Difference, PlanReport};
-use self::script::Script;
 use super::shards::{PoolHome, Shards, Tally};
 use super::state::{Holds, Home};
 use super::{Block, Pool, Request, Shared, SlabPolicy, Step};
 use crate::backend::{Backend, Span};
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::{Lifetime, Plan};
+use crate::plan::{Lifetime, Plan, Script};
 use crate::sync::{Arc, AtomicBool, AtomicU8, LatchGuard, Ordering};
 use crate::units::round_down;
 

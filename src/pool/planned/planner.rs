@@ -1,11 +1,10 @@
 //! What serves a pool's planned steps: the arena, what follows the script, and what has come of it.
 
 use super::auto::{Auto, Ended};
-use super::course::{Course, Found};
 use super::learn::{At, Learner};
 use super::report::{Difference, PlanReport};
-use super::script::Script;
 use crate::backend::Backend;
+use crate::plan::{Course, Found, Script};
 use crate::pool::Shared;
 use crate::pool::shards::{PoolHome, Tally};
 use crate::pool::state::{Holds, Home, Slab};
@@ -188,7 +187,7 @@ impl<B: Backend> Planner<B> {
     #[cold]
     fn do_without(&mut self, index: u32) {
         if let Some(course) = &mut self.course {
-            course.give(index, course.place(index).0);
+            course.put_back(index, course.place(index).0);
         }
         self.without_room += 1;
     }
@@ -289,7 +288,7 @@ impl<B: Backend> Planner<B> {
             return Some(self.put_back_late(home, shared));
         };
         let course = self.course.as_mut().expect("an arena is there for a script");
-        course.give(home.extent.index(), offset);
+        course.put_back(home.extent.index(), offset);
         if let Some(shared) = shared {
             self.ties.push(Ties { shared, slab: home.slab });
         }

@@ -2,6 +2,9 @@
 //! programs hold; the lock, the counters and the labels are in the time. And its bookkeeping alone, which is what most
 //! of the others are: one arena, no lock, no handle that frees.
 
+use std::sync::Arc;
+
+use tensorpool::plan::{Course, Place, Script};
 use tensorpool::space::{Extent, Space};
 use tensorpool::{Block, Config, Limit, Limits, Model, Placement, Planning, Pool, Request, SlabPolicy};
 
@@ -51,6 +54,29 @@ fn open_planned(workload: &Workload, budget_bytes: u64) -> Option<Planning<Model
     pool.planned(lifetimes, plan).ok()
 }
 
+/// The same without memory, lock, counters or a handle that frees.
+impl Peer for Course {
+    type Handle = Place;
+
+    fn alloc(&mut self, bytes: u64) -> Option<Place> {
+        self.take(bytes).ok()
+    }
+
+    fn free(&mut self, handle: Place) {
+        self.give(handle);
+    }
+
+    fn begin(&mut self) {
+        self.begin_again();
+    }
+}
+
+fn open_course(workload: &Workload, budget_bytes: u64) -> Option<Course> {
+    let (lifetimes, plan) = workload.plan();
+    let script = Script::new(lifetimes, plan, UNIT_BYTES).ok()?;
+    (script.height_bytes() <= budget_bytes).then(|| Course::new(Arc::new(script)))
+}
+
 impl Peer for Space {
     type Handle = Extent;
 
@@ -75,5 +101,6 @@ pub fn contestants() -> Vec<Box<dyn Contestant>> {
         arena("tensorpool, exact, the space alone", |_, budget_bytes| {
             Some(Space::new(budget_bytes, UNIT_BYTES, Placement::Exact))
         }),
+        arena("tensorpool, planned, the course alone", open_course),
     ]
 }

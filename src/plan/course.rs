@@ -31,12 +31,43 @@ fn is_done(state: u32) -> bool {
     state < LIVE
 }
 
+/// A place in the arena, until it is given back with [`Course::give`]. A plain token: copies are not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    offset: u64,
+    bytes: u64,
+    entry: u32,
+}
+
+impl Place {
+    /// Where it begins in the arena, in bytes.
+    pub fn offset(self) -> u64 {
+        self.offset
+    }
+
+    /// Its bytes: those asked for, rounded up to the script's alignment.
+    pub fn bytes(self) -> u64 {
+        self.bytes
+    }
+}
+
+/// Why an allocation has no place now: whoever asked gets memory from elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unplanned {
+    /// The plan has it, without a place: it lives longer than the step.
+    Kept,
+    /// There is a place for it, and something that is not back yet has a part of it.
+    Blocked,
+    /// The plan does not have it there: of another size, or one more.
+    Different,
+}
+
 /// What the script has for an allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(crate) enum Found {
     /// The place of this entry.
     Place(u32),
-    /// The pool is to serve it: it lives longer than the step.
+    /// Others are to serve it: it lives longer than the step.
     Kept,
     /// There is a place for it, and something that is not back yet has a part of it.
     Blocked,
@@ -44,8 +75,31 @@ pub(super) enum Found {
     Different,
 }
 
+/// A step against its script: plain bookkeeping, without memory, for one thread. (`Pool::planned` has the memory to it.)
+///
+/// ```
+/// use std::sync::Arc;
+/// use tensorpool::plan::{self, Course, Lifetime, Options, Script, Unplanned};
+///
+/// let step = [Lifetime::new(0, 2, 4096), Lifetime::new(1, 4, 1000), Lifetime::new(3, 4, 4096)];
+/// let plan = plan::solve(&step, &Options::new().align(256))?;
+/// let mut course = Course::new(Arc::new(Script::new(&step, &plan, 256)?));
+/// for _ in 0..3 {
+///     let first = course.take(4096).unwrap();
+///     let second = course.take(1000).unwrap();
+///     assert_eq!(second.bytes(), 1024);
+///     assert_eq!(course.take(5), Err(Unplanned::Different));
+///     course.give(first);
+///     let third = course.take(4096).unwrap();
+///     assert_eq!(third.offset(), first.offset());
+///     course.give(second);
+///     course.give(third);
+///     course.begin_again();
+/// }
+/// # Ok::<(), tensorpool::Error>(())
+/// ```
 #[derive(Debug)]
-pub(super) struct Course {
+pub struct Course {
     script: Arc<Script>,
     states: Vec<u32>,
     /// The entry that is expected next.
@@ -61,13 +115,19 @@ pub(super) struct Course {
 }
 
 impl Course {
-    pub(super) fn new(script: Arc<Script>) -> Self {
+    /// The first step begins.
+    pub fn new(script: Arc<Script>) -> Self {
         let states = vec![UNTOUCHED; script.len()];
         Self { script, states, next: 0, live: 0, stragglers: Vec::new(), is_exact: true, met: 0 }
     }
 
-    /// The next step begins, by the same script or another one.
-    pub(super) fn begin(&mut self, script: &Arc<Script>) {
+    /// The next step begins, by the same script.
+    pub fn begin_again(&mut self) {
+        self.begin(&Arc::clone(&self.script));
+    }
+
+    /// The next step begins, by the same script or another one. What is out stays out.
+    pub fn begin(&mut self, script: &Arc<Script>) {
         self.leave_behind();
         self.states.clear();
         self.states.resize(script.len(), UNTOUCHED);
@@ -76,7 +136,7 @@ impl Course {
     }
 
     /// Goes on by another script whose allocations so far were the same. None of them goes out again.
-    pub(super) fn switch(&mut self, script: &Arc<Script>) {
+    pub(crate) fn switch(&mut self, script: &Arc<Script>) {
         let (next, met) = (self.next, self.met);
         self.begin(script);
         self.states[..next].fill(PASSED);
@@ -92,9 +152,40 @@ impl Course {
         }
     }
 
+    /// The place of an allocation of so many bytes: that of the script's next entry, or of one up to 16 away whose size it
+    /// is, if everything that had a part of it is back.
+    ///
+    /// # Errors
+    /// There is none, and why. The step goes on.
+    #[inline]
+    pub fn take(&mut self, bytes: u64) -> std::result::Result<Place, Unplanned> {
+        if bytes == 0 {
+            return Err(Unplanned::Different);
+        }
+        let found = match self.take_next(bytes) {
+            Some(found) => found,
+            None => self.search(bytes),
+        };
+        match found {
+            Found::Place(entry) => {
+                let (offset, bytes) = self.place(entry);
+                Ok(Place { offset, bytes, entry })
+            }
+            Found::Kept => Err(Unplanned::Kept),
+            Found::Blocked => Err(Unplanned::Blocked),
+            Found::Different => Err(Unplanned::Different),
+        }
+    }
+
+    /// A place is given back. False if it is not out.
+    #[inline]
+    pub fn give(&mut self, place: Place) -> bool {
+        self.put_back(place.entry, place.offset)
+    }
+
     /// A block of so many bytes is asked for. `None` if the next entry is of another size, or there is none.
     #[inline]
-    pub(super) fn take_next(&mut self, bytes: u64) -> Option<Found> {
+    pub(crate) fn take_next(&mut self, bytes: u64) -> Option<Found> {
         let index = self.next;
         // Behind the last entry there is one of no bytes, which nobody asks for.
         let entry = &self.script.entries()[index];
@@ -128,7 +219,7 @@ impl Course {
 
     /// Looks for an allocation that is not the next one, near by: first ahead, then behind.
     #[cold]
-    pub(super) fn search(&mut self, bytes: u64) -> Found {
+    pub(crate) fn search(&mut self, bytes: u64) -> Found {
         self.is_exact = false;
         let (entries, end) = (self.script.entries(), self.script.len());
         let is_it = |index: &usize| {
@@ -170,83 +261,90 @@ impl Course {
         true
     }
 
-    /// A block is back: the place at this offset, which went out as this entry in this step or an earlier one.
+    /// A block is back: the place at this offset, which went out as this entry in this step or an earlier one. False if it
+    /// is not out.
     #[inline]
-    pub(super) fn give(&mut self, index: u32, offset: u64) {
+    pub(crate) fn put_back(&mut self, index: u32, offset: u64) -> bool {
         if !self.stragglers.is_empty()
             && let Some(straggler) = self.stragglers.iter().position(|range| range.0 == offset)
         {
             self.stragglers.swap_remove(straggler);
-            return;
+            return true;
         }
-        self.states[index as usize] = self.next as u32;
-        self.live -= 1;
+        match self.states.get_mut(index as usize) {
+            Some(state) if *state == LIVE && self.script.entries()[index as usize].offset == offset => {
+                *state = self.next as u32;
+                self.live -= 1;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Where a place that went out is.
-    pub(super) fn place(&self, index: u32) -> (u64, u64) {
+    pub(crate) fn place(&self, index: u32) -> (u64, u64) {
         let entry = &self.script.entries()[index as usize];
         (entry.offset, entry.held_bytes)
     }
 
-    /// Blocks that are out, those of earlier steps among them.
-    pub(super) fn out(&self) -> usize {
+    /// How many places are out, those of earlier steps among them.
+    pub fn out(&self) -> usize {
         self.live + self.stragglers.len()
     }
 
-    pub(super) fn script(&self) -> &Arc<Script> {
+    pub(crate) fn script(&self) -> &Arc<Script> {
         &self.script
     }
 
     /// How many of the script's allocations the step has come to.
-    pub(super) fn allocations(&self) -> usize {
+    pub(crate) fn allocations(&self) -> usize {
         self.next
     }
 
     /// Allocations of the step so far, if it has followed the script.
-    pub(super) fn followed(&self) -> Option<usize> {
+    pub(crate) fn followed(&self) -> Option<usize> {
         self.is_exact.then_some(self.next)
     }
 
     /// Whether all of the script was asked for, and nothing else.
-    pub(super) fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.is_exact && self.next == self.script.len()
     }
 
     /// Entries that were asked for.
-    pub(super) fn met(&self) -> u64 {
+    pub(crate) fn met(&self) -> u64 {
         self.met as u64
     }
 
     /// Those that nobody has asked for.
-    pub(super) fn unmet(&self) -> u64 {
+    pub(crate) fn unmet(&self) -> u64 {
         (self.script.len() - self.met) as u64
     }
 
     /// What the next allocation should be.
-    pub(super) fn expected_bytes(&self) -> Option<u64> {
+    pub(crate) fn expected_bytes(&self) -> Option<u64> {
         self.script.entries()[..self.script.len()].get(self.next).map(|entry| entry.bytes)
     }
 
     /// Of the first allocations: their bytes, and how many had been made when they were freed. `None` for what is live, or
     /// the pool's.
-    pub(super) fn begun(&self) -> impl Iterator<Item = (u64, Option<u32>)> {
+    pub(crate) fn begun(&self) -> impl Iterator<Item = (u64, Option<u32>)> {
         let begun = self.script.entries().iter().zip(&self.states).take(self.next);
         begun.map(|(entry, state)| (entry.bytes, (*state < PASSED).then_some(*state)))
     }
 
     /// Those of them that are live, and where.
-    pub(super) fn live(&self) -> impl Iterator<Item = (usize, u64)> {
+    pub(crate) fn live(&self) -> impl Iterator<Item = (usize, u64)> {
         let live = self.states.iter().enumerate().filter(|(_, state)| **state == LIVE);
         live.map(|(index, _)| (index, self.script.entries()[index].offset))
     }
 
-    pub(super) fn metadata_bytes(&self) -> u64 {
+    pub(crate) fn metadata_bytes(&self) -> u64 {
         (self.states.capacity() * size_of::<u32>() + self.stragglers.capacity() * size_of::<(u64, u64)>()) as u64
     }
 
     /// Panics if blocks that are out overlap: a defect of this crate.
-    pub(super) fn check(&self) {
+    pub(crate) fn check(&self) {
         let entries = self.script.entries().iter().zip(&self.states);
         let live = entries.filter(|(_, state)| **state == LIVE).map(|(entry, _)| entry.range());
         let mut out: Vec<(u64, u64)> = live.chain(self.stragglers.iter().copied()).collect();

@@ -1,37 +1,38 @@
-//! A script: what a step allocates, in order, and where in the arena each block goes.
+//! A script: what a step allocates, in order, and where in an arena each block goes.
 //!
 //! A plan promises that blocks whose places overlap are never live together *as long as the program frees what it freed when
-//! it was recorded*. A pool does not take a program's word for that: before a place goes out again, every block that had a
-//! part of it must be back. An entry lists its direct *predecessors* for that: whoever had any of its bytes last before it.
+//! it was recorded*. Whoever hands out memory cannot take that for granted: before a place goes out again, every block that
+//! had a part of it must be back. An entry lists its direct *predecessors* for that: whoever had any of its bytes last before it.
 //! There are few of them (fewer than three an entry on average: seen from above, stacked rectangles are a planar graph),
 //! and those before them were looked at when they went out themselves; [`Course`](super::course::Course) says how.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
+use super::{Lifetime, Options, Plan};
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::{Lifetime, Options, Plan};
-use crate::units::round_up;
+use crate::units::{exact, round_up, thousands};
 
 /// Entries are counted in 32 bits, of which the highest numbers mean something else.
 const ENTRIES_MAX: usize = 1 << 31;
 
 /// One allocation of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// Bytes asked for, never 0.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
     /// Bytes of its place, and where that is in the arena; none if the pool is to serve it.
-    pub(super) held_bytes: u64,
-    pub(super) offset: u64,
+    pub(crate) held_bytes: u64,
+    pub(crate) offset: u64,
     /// Where its predecessors begin. They end where those of the next entry begin.
     before: u32,
     /// How many allocations the step has made when the block is freed, as it was planned.
-    pub(super) freed_at: u32,
+    pub(crate) freed_at: u32,
 }
 
 impl Entry {
     /// Whether it has a place in the arena.
-    pub(super) fn is_placed(&self) -> bool {
+    pub(crate) fn is_placed(&self) -> bool {
         self.held_bytes > 0
     }
 
@@ -39,18 +40,18 @@ impl Entry {
         self.offset + self.held_bytes
     }
 
-    pub(super) fn overlaps(&self, other: &(u64, u64)) -> bool {
+    pub(crate) fn overlaps(&self, other: &(u64, u64)) -> bool {
         self.offset < other.1 && other.0 < self.end()
     }
 
-    pub(super) fn range(&self) -> (u64, u64) {
+    pub(crate) fn range(&self) -> (u64, u64) {
         (self.offset, self.end())
     }
 }
 
-/// What a step allocates, in order. At least one entry has a place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Script {
+/// What a step allocates, in order, and where in an arena each block goes. [`Course`](super::Course) follows it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Script {
     /// And one more at the end, whose predecessors would begin where the last one's end.
     entries: Vec<Entry>,
     predecessors: Vec<u32>,
@@ -58,13 +59,13 @@ pub(super) struct Script {
 }
 
 impl Script {
-    /// The allocations of a plan in the order of their times. Those of no bytes are left out: they take nothing, and nobody
+    /// The allocations of a plan in the order of their beginnings. Those of no bytes are left out: they take nothing, and nobody
     /// asks for them here.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the plan is none for these lifetimes, or not aligned for the pool; [`ErrorKind::TooLarge`]
-    /// for more than 2^31 of them.
-    pub(super) fn new(lifetimes: &[Lifetime], plan: &Plan, align_bytes: u64) -> Result<Self> {
+    /// [`ErrorKind::Invalid`] if the plan is none for these lifetimes, or not aligned to `align_bytes`, or has no block;
+    /// [`ErrorKind::TooLarge`] for more than 2^31 of them.
+    pub fn new(lifetimes: &[Lifetime], plan: &Plan, align_bytes: u64) -> Result<Self> {
         plan.check_places(lifetimes, &Options::new().align(align_bytes))?;
         let mut order: Vec<usize> = (0..lifetimes.len()).filter(|index| lifetimes[*index].bytes > 0).collect();
         if order.len() > ENTRIES_MAX {
@@ -121,46 +122,53 @@ impl Script {
     }
 
     /// How many allocations it has.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len() - 1
     }
 
     /// The entries, and one of no bytes behind them.
     #[inline]
-    pub(super) fn entries(&self) -> &[Entry] {
+    pub(crate) fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
     /// Who had bytes of this entry's place last before it.
     #[inline]
-    pub(super) fn predecessors(&self, index: usize) -> &[u32] {
+    pub(crate) fn predecessors(&self, index: usize) -> &[u32] {
         let (start, end) = (self.entries[index].before, self.entries[index + 1].before);
         &self.predecessors[start as usize..end as usize]
     }
 
     /// Bytes of the largest allocation.
-    pub(super) fn largest_bytes(&self) -> u64 {
+    pub(crate) fn largest_bytes(&self) -> u64 {
         self.entries.iter().map(|entry| entry.bytes).max().unwrap_or(0)
     }
 
     /// Bytes of the arena that it needs.
-    pub(super) fn height_bytes(&self) -> u64 {
+    pub fn height_bytes(&self) -> u64 {
         self.height_bytes
     }
 
     /// Whether the first allocations of both are of the same sizes, so many of them.
-    pub(super) fn begins_as(&self, other: &Self, count: usize) -> bool {
+    pub(crate) fn begins_as(&self, other: &Self, count: usize) -> bool {
         let sizes = |script: &Self| script.entries[..count.min(script.len())].iter().map(|entry| entry.bytes).collect();
         let (own, others): (Vec<u64>, Vec<u64>) = (sizes(self), sizes(other));
         own.len() == count && own == others
     }
 
     /// Whether its allocations are of these sizes.
-    pub(super) fn is_of(&self, sizes: impl ExactSizeIterator<Item = u64>) -> bool {
+    pub(crate) fn is_of(&self, sizes: impl ExactSizeIterator<Item = u64>) -> bool {
         self.len() == sizes.len() && self.entries.iter().zip(sizes).all(|(entry, bytes)| entry.bytes == bytes)
     }
 
-    pub(super) fn metadata_bytes(&self) -> u64 {
+    pub(crate) fn metadata_bytes(&self) -> u64 {
         (self.entries.capacity() * size_of::<Entry>() + self.predecessors.capacity() * size_of::<u32>()) as u64
+    }
+}
+
+impl fmt::Debug for Script {
+    /// Without the entries, which may be many.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Script({} allocations in {})", thousands(self.len() as u64), exact(self.height_bytes))
     }
 }
