@@ -171,6 +171,8 @@ impl<B: Backend> Shared<B> {
         requests: &[Request],
         others: impl FnOnce(&[Request]) -> Result<Vec<Block<B>>>,
     ) -> Result<Vec<Block<B>>> {
+        // What can never be served takes no places, and its error is of the whole batch.
+        self.check_batch(requests)?;
         let planned: Vec<Option<Block<B>>> =
             requests.iter().map(|request| self.alloc_planned(request)).collect::<Result<_>>()?;
         let rest: Vec<Request> = requests
@@ -186,7 +188,9 @@ impl<B: Backend> Shared<B> {
                 Some(blocks) => blocks,
                 None => {
                     // Who waits, or fails, holds no place that keeps the arena from anybody.
+                    let count = planned.iter().flatten().count() as u64;
                     drop(planned);
+                    self.revoke_planned(count);
                     let blocks = others(requests)?;
                     blocks.iter().for_each(|block| self.write_down(block));
                     return Ok(blocks);
@@ -198,9 +202,18 @@ impl<B: Backend> Shared<B> {
         Ok(planned.into_iter().filter_map(|block| block.or_else(|| rest.next())).collect())
     }
 
+    /// So many planned blocks were taken back before anybody saw them: only the peaks remember.
+    fn revoke_planned(&self, count: u64) {
+        self.fold_planned();
+        let revoke = |counter: &mut u64| *counter = counter.saturating_sub(count);
+        revoke(&mut self.shards.planner().report.allocations_planned);
+        let mut state = self.state();
+        revoke(&mut state.totals().allocations);
+        revoke(&mut state.totals().allocations_planned);
+    }
+
     /// The blocks of a batch that have no places, as far as there is room for all of them now.
     fn rest_of_batch(self: &Arc<Self>, requests: &[Request]) -> Result<Option<Vec<Block<B>>>> {
-        self.check_batch(requests)?;
         match self.attempt(requests, requests.iter().all(|request| request.wait.is_none()))? {
             Ok(homes) => self.blocks(homes, requests).map(Some),
             Err(_) => Ok(None),
