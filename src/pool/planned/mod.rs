@@ -23,6 +23,8 @@ mod learn;
 mod planner;
 mod report;
 mod script;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 use std::fmt;
 use std::time::Duration;
