@@ -409,12 +409,11 @@ pub(super) fn give<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Hol
     if shards.signs.is_recording() {
         place.shared.state().record_free(&place.home);
     }
-    if shards.signs.is_waited_for() || !shards.signs.is_on() {
+    if !shards.signs.is_on() {
         let shared = Arc::clone(&place.shared);
         give_back(place, bytes, holds, is_dirty);
         // Nobody else asks for it any more.
-        shared.fold_planned();
-        return shared.give_idle_arena();
+        return shared.fold_planned();
     }
     give_back(place, bytes, holds, is_dirty);
 }
@@ -422,7 +421,13 @@ pub(super) fn give<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Hol
 #[inline]
 fn give_back<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Holds>, is_dirty: bool) {
     if holds.is_none() && !is_dirty {
-        let rest = place.shared.shards.planner().give(place, bytes);
+        let shards = place.shared.shards;
+        let rest = {
+            let mut planner = shards.planner();
+            // Who joined the line before has looked at the arena, or looks at it after this.
+            let is_wanted = shards.signs.is_waited_for();
+            planner.give(place, bytes, is_wanted)
+        };
         if let Some(rest) = rest {
             end(rest);
         }
