@@ -259,7 +259,7 @@ impl<B: Backend> Planner<B> {
             return;
         }
         let mut learner = Learner::new();
-        let arena = self.arena.as_ref().map(|arena| at(arena));
+        let arena = self.arena.as_ref().map(at);
         let mut live = course.live().peekable();
         for (index, (bytes, freed_at)) in course.begun().take(begun).enumerate() {
             let offset = live.next_if(|(live, _)| *live == index).map(|(_, offset)| offset);
