@@ -441,7 +441,9 @@ fn batches_are_planned_too() {
     assert_eq!((report.allocations_planned, report.allocations_different), (9, 3), "{report}");
     // All or none.
     let before = pool.stats();
-    assert!(pool.alloc_all(&[5000, 3000, 2 * MIB].map(Request::bytes)).unwrap_err().is_over_budget());
+    let error = pool.alloc_all(&[5000, 3000, 2 * MIB].map(Request::bytes)).unwrap_err();
+    assert!(error.is_over_budget(), "{error}");
+    assert_eq!(error.shortage().unwrap().asked_bytes, 8000 + 2 * MIB);
     assert_eq!(pool.stats().blocks, before.blocks);
     assert_eq!(pool.stats().used_bytes, before.used_bytes);
 }

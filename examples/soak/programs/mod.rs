@@ -14,6 +14,7 @@
 pub mod choices;
 pub mod disturbed;
 pub mod pattern;
+mod planned;
 pub mod pool;
 mod pool_events;
 mod pool_judge;

@@ -6,6 +6,7 @@ use tensorpool::{Backend, Block, ErrorKind, Hold, Host, Limit, Limits, Model, Po
 
 use super::disturbed::{Disturbed, Failure, Ground, Trouble};
 use super::pattern::Content;
+use super::planned::{Begin, Steps};
 use super::pool_model::{Books, Place};
 use super::pool_requests::{Ask, Setup};
 use super::trail::Trail;
@@ -18,25 +19,58 @@ const EVENTS_A_CHECK: u64 = 256;
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
     Alloc(Ask),
-    Batch { first: Ask, count: usize },
-    Async { ask: Ask, is_dropped: bool },
+    Batch {
+        first: Ask,
+        count: usize,
+    },
+    Async {
+        ask: Ask,
+        is_dropped: bool,
+    },
     Free(usize),
-    FreeMany { from: usize, count: usize },
+    FreeMany {
+        from: usize,
+        count: usize,
+    },
     Hold(usize),
     EndHold(usize),
-    Write { index: usize, is_whole: bool },
-    Fill { index: usize, pattern: [u8; 4], len: usize },
-    Copy { from: usize, to: usize },
+    Write {
+        index: usize,
+        is_whole: bool,
+    },
+    Fill {
+        index: usize,
+        pattern: [u8; 4],
+        len: usize,
+    },
+    Copy {
+        from: usize,
+        to: usize,
+    },
     Verify(usize),
     Trim,
-    Fail { creations: u64, how: Failure, transfers: u64 },
+    Fail {
+        creations: u64,
+        how: Failure,
+        transfers: u64,
+    },
     Late(u64),
     Look,
+    /// Planned steps begin.
+    Begin(Begin),
+    /// And end.
+    End,
+    /// The program says that a step begins.
+    Mark,
+    /// Repeats what it did in its last step, with so many deviations in a hundred events.
+    Repeat {
+        deviations: u64,
+    },
 }
 
-const KINDS: usize = 15;
+const KINDS: usize = 19;
 /// What the weights of a phase are multiplied with, so that common events are common.
-const COMMON: [u32; KINDS] = [60, 4, 1, 50, 1, 4, 5, 6, 3, 4, 4, 1, 2, 1, 1];
+const COMMON: [u32; KINDS] = [60, 4, 1, 50, 1, 4, 5, 6, 3, 4, 4, 1, 2, 1, 1, 1, 1, 3, 4];
 
 pub struct Held<B: Backend> {
     pub block: Block<B>,
@@ -62,6 +96,7 @@ pub struct Program<B: Ground> {
     /// The number of the last pattern.
     pub patterns: u64,
     pub trail: Trail<Event>,
+    pub steps: Steps<B>,
 }
 
 /// Runs a program of so many events, or as many as there are choices for, on the host, the model or a backend that fails.
@@ -119,7 +154,18 @@ impl<B: Ground> Program<B> {
             }
         };
         let (limits, books, trail) = (pool.limits(), Books::default(), Trail::new(heading));
-        Some(Self { pool, limits, trouble, setup, books, held: Vec::new(), retired: Vec::new(), patterns: 0, trail })
+        Some(Self {
+            pool,
+            limits,
+            trouble,
+            setup,
+            books,
+            held: Vec::new(),
+            retired: Vec::new(),
+            patterns: 0,
+            trail,
+            steps: Steps::default(),
+        })
     }
 
     /// Some events with the same weights and sizes.
@@ -154,6 +200,10 @@ impl<B: Ground> Program<B> {
             },
             13 => Event::Late(choices.pick(&[0, 1, 7])),
             14 => Event::Look,
+            15 => Event::Begin(choices.pick(&[Begin::Auto, Begin::Auto, Begin::LastStep])),
+            16 => Event::End,
+            17 => Event::Mark,
+            18 => Event::Repeat { deviations: choices.pick(&[0, 0, 0, 2, 10, 40]) },
             _ if most == 0 => return None,
             _ => self.choose_block(choices, kind),
         })
@@ -213,6 +263,10 @@ impl<B: Ground> Program<B> {
                 }
             }
             Event::Look => self.look(),
+            Event::Begin(how) => self.begin_steps(how),
+            Event::End => self.end_steps(),
+            Event::Mark => self.mark_step(),
+            Event::Repeat { deviations } => self.repeat_step(deviations, choices),
         }
         self.compare();
     }
@@ -236,14 +290,17 @@ impl<B: Ground> Program<B> {
     /// The pool ends in one of four ways; nothing is left of it.
     fn end(mut self, choices: &mut impl Choices) -> Done {
         self.calm_down();
+        if choices.chance(1, 2) {
+            self.end_steps();
+        }
         match choices.below(4) {
             0 => self.end_empty(),
             1 => self.end_closed(),
             2 => self.end_without_handle(),
             _ => self.end_lost(),
         }
-        let Self { pool, held, retired, trouble, trail, setup, .. } = self;
-        drop((held, retired, pool));
+        let Self { pool, held, retired, trouble, trail, setup, steps, .. } = self;
+        drop((held, retired, steps, pool));
         let mut done = Done { operations: trail.events(), faults: 0 };
         if let Some(trouble) = trouble {
             done.faults = trouble.faults();

@@ -19,6 +19,7 @@ const WHOLE_BYTES_MOST: u64 = 16 << 10;
 
 impl<B: Ground> Program<B> {
     pub fn alloc(&mut self, ask: Ask) {
+        self.steps.alloc(ask);
         let request = ask.request(&self.setup);
         self.attempt(&[ask], true, |pool| Ok(vec![pool.alloc(request)?]));
     }
@@ -54,8 +55,14 @@ impl<B: Ground> Program<B> {
     /// Whatever comes of a call is looked at: the blocks, the error, or the panic that the program wanted.
     fn attempt(&mut self, asks: &[Ask], may_block: bool, call: impl FnOnce(&Pool<B>) -> Result<Vec<Block<B>>>) {
         let attempt = Attempt::new(self, asks, may_block);
-        match catch_unwind(AssertUnwindSafe(|| call(&self.pool))) {
+        let planned = self.pool.stats().allocations_planned;
+        let result = catch_unwind(AssertUnwindSafe(|| call(&self.pool)));
+        self.steps.is_planned = self.pool.stats().allocations_planned > planned;
+        match result {
             Ok(Ok(blocks)) => {
+                if self.has_planned_batch(asks) {
+                    self.books.peaks_may_be_more();
+                }
                 // Fewer only if a future was given up.
                 for (block, ask) in blocks.into_iter().zip(asks) {
                     self.receive(block, ask);
@@ -83,7 +90,7 @@ impl<B: Ground> Program<B> {
         assert_eq!((block.bytes(), block.label()), (ask.bytes, self.setup.labels[ask.label].as_str()));
         assert!(ask.align_bytes.is_power_of_two() && ask.align_bytes <= self.limits.alignment_bytes, "{ask:?}");
         self.books.add(&block, ask.label, self.limits.alignment_bytes);
-        if ask.priority != Priority::High && ask.bytes > 0 {
+        if ask.priority != Priority::High && ask.bytes > 0 && !self.steps.is_planned {
             let left_bytes = self.setup.open_bytes() - self.books.used_bytes - self.books.retired_bytes;
             assert!(left_bytes >= self.setup.reserve_bytes, "{left_bytes} are left, with a reserve: {ask:?}");
         }
@@ -96,6 +103,7 @@ impl<B: Ground> Program<B> {
             let is_whole = ask.bytes <= WHOLE_BYTES_MOST && self.patterns.is_multiple_of(8);
             content = self.write_pattern(&mut block, is_whole);
         }
+        self.steps.served(place_of(&block));
         self.held.push(Held { block, content, label: ask.label, holds: Vec::new() });
     }
 
@@ -158,6 +166,7 @@ impl<B: Ground> Program<B> {
         let Held { block, label, holds, .. } = self.held.swap_remove(index);
         self.books.remove(&block, label, !holds.is_empty());
         let place = place_of(&block);
+        self.steps.freed(place);
         drop(block);
         // Blocks of zero bytes take no place.
         self.retired.extend(place.filter(|_| !holds.is_empty()).map(|place| Retired { place, holds }));

@@ -1,6 +1,7 @@
 //! The solver against what cannot be wrong: enumeration on tiny instances, arrays of bytes, and sets of live buffers.
 
 mod builder;
+mod course;
 mod csv;
 mod edges;
 mod lemmas;

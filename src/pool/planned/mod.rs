@@ -168,6 +168,8 @@ impl<B: Backend> Shared<B> {
         requests: &[Request],
         others: impl FnOnce(&[Request]) -> Result<Vec<Block<B>>>,
     ) -> Result<Vec<Block<B>>> {
+        // What can never be served takes no places, and its error is of the whole batch.
+        self.check_batch(requests)?;
         let planned: Vec<Option<Block<B>>> =
             requests.iter().map(|request| self.alloc_planned(request)).collect::<Result<_>>()?;
         let rest: Vec<Request> = requests
@@ -183,7 +185,9 @@ impl<B: Backend> Shared<B> {
                 Some(blocks) => blocks,
                 None => {
                     // Who waits, or fails, holds no place that keeps the arena from anybody.
+                    let count = planned.iter().flatten().count() as u64;
                     drop(planned);
+                    self.revoke_planned(count);
                     let blocks = others(requests)?;
                     blocks.iter().for_each(|block| self.write_down(block));
                     return Ok(blocks);
@@ -195,9 +199,18 @@ impl<B: Backend> Shared<B> {
         Ok(planned.into_iter().filter_map(|block| block.or_else(|| rest.next())).collect())
     }
 
+    /// So many planned blocks were taken back before anybody saw them: only the peaks remember.
+    fn revoke_planned(&self, count: u64) {
+        self.fold_planned();
+        let revoke = |counter: &mut u64| *counter = counter.saturating_sub(count);
+        revoke(&mut self.shards.planner().report.allocations_planned);
+        let mut state = self.state();
+        revoke(&mut state.totals().allocations);
+        revoke(&mut state.totals().allocations_planned);
+    }
+
     /// The blocks of a batch that have no places, as far as there is room for all of them now.
     fn rest_of_batch(self: &Arc<Self>, requests: &[Request]) -> Result<Option<Vec<Block<B>>>> {
-        self.check_batch(requests)?;
         match self.attempt(requests, requests.iter().all(|request| request.wait.is_none()))? {
             Ok(homes) => self.blocks(homes, requests).map(Some),
             Err(_) => Ok(None),
@@ -391,12 +404,11 @@ pub(super) fn give<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Hol
     if shards.signs.is_recording() {
         place.shared.state().record_free(&place.home);
     }
-    if shards.signs.is_waited_for() || !shards.signs.is_on() {
+    if !shards.signs.is_on() {
         let shared = Arc::clone(&place.shared);
         give_back(place, bytes, holds, is_dirty);
         // Nobody else asks for it any more.
-        shared.fold_planned();
-        return shared.give_idle_arena();
+        return shared.fold_planned();
     }
     give_back(place, bytes, holds, is_dirty);
 }
@@ -404,7 +416,13 @@ pub(super) fn give<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Hol
 #[inline]
 fn give_back<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Holds>, is_dirty: bool) {
     if holds.is_none() && !is_dirty {
-        let rest = place.shared.shards.planner().give(place, bytes);
+        let shards = place.shared.shards;
+        let rest = {
+            let mut planner = shards.planner();
+            // Who joined the line before has looked at the arena, or looks at it after this.
+            let is_wanted = shards.signs.is_waited_for();
+            planner.give(place, bytes, is_wanted)
+        };
         if let Some(rest) = rest {
             end(rest);
         }

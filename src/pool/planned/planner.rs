@@ -270,15 +270,15 @@ impl<B: Backend> Planner<B> {
         auto.learner = Some(learner);
     }
 
-    /// A place is back, and nobody uses it. What is to be dropped comes back.
+    /// A place is back, and nobody uses it; the arena goes home with the last of them if it `is_wanted`. What is to be dropped comes back.
     #[inline]
-    pub(super) fn give(&mut self, place: PoolHome<B>, bytes: u64) -> Option<Rest<B>> {
+    pub(super) fn give(&mut self, place: PoolHome<B>, bytes: u64, is_wanted: bool) -> Option<Rest<B>> {
         self.tally.free(bytes, place.home.extent.bytes());
-        self.put_back(place.home, Some(place.shared))
+        self.put_back(place.home, Some(place.shared), is_wanted)
     }
 
     #[inline]
-    fn put_back(&mut self, home: Home<B::Slab>, shared: Option<Arc<Shared<B>>>) -> Option<Rest<B>> {
+    fn put_back(&mut self, home: Home<B::Slab>, shared: Option<Arc<Shared<B>>>, is_wanted: bool) -> Option<Rest<B>> {
         if let Mode::Auto(auto) = &mut self.mode
             && let Some(learner) = &mut auto.learner
         {
@@ -292,7 +292,7 @@ impl<B: Backend> Planner<B> {
         if let Some(shared) = shared {
             self.ties.push(Ties { shared, slab: home.slab });
         }
-        if self.is_abandoned && course.out() == 0 { Some(self.leave_arena()) } else { None }
+        if (self.is_abandoned || is_wanted) && course.out() == 0 { Some(self.leave_arena()) } else { None }
     }
 
     /// Into an arena that is no longer used.
@@ -327,7 +327,7 @@ impl<B: Backend> Planner<B> {
 
     /// Nobody uses it any more, and it is as it should be.
     pub(super) fn end_hold(&mut self, home: Home<B::Slab>) -> Rest<B> {
-        self.put_back(home, None).unwrap_or_else(Rest::new)
+        self.put_back(home, None, false).unwrap_or_else(Rest::new)
     }
 
     /// A step ends; what was written down of it.
