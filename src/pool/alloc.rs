@@ -211,6 +211,7 @@ impl<B: Backend> Shared<B> {
             return Ok(Ok(vec![home]));
         }
         let (mut gave_back, mut has_grown) = (false, false);
+        let counted = requests.iter().filter(|request| !request.for_the_pool).count() as u64;
         loop {
             if may(Step::Gather) {
                 self.gather();
@@ -220,7 +221,7 @@ impl<B: Backend> Shared<B> {
                 let mut state = self.state();
                 let taken = state.take_all(requests);
                 if taken.is_ok() && may(Step::Gather) && !gave_back {
-                    state.totals().allocations_gathered += requests.len() as u64;
+                    state.totals().allocations_gathered += counted;
                 }
                 taken
             };
@@ -250,7 +251,7 @@ impl<B: Backend> Shared<B> {
             let short = match taken {
                 Ok(homes) => {
                     let mut state = self.state();
-                    let blocks = homes.len() as u64;
+                    let blocks = counted.min(homes.len() as u64);
                     if gave_back {
                         state.totals().allocations_given_back += blocks;
                     } else if has_grown {

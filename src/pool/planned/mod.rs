@@ -269,12 +269,13 @@ impl<B: Backend> Shared<B> {
         let wanted = planner.begin_step();
         self.shards.show(&mut planner);
         let Some((script, most_bytes)) = wanted else { return planner };
-        if planner.arena_bytes() < script.height_bytes() {
+        if planner.arena_bytes() < script.height_bytes() && planner.may_ask_for_an_arena() {
             let rest = planner.leave_idle_arena();
             drop(planner);
             self.end_arenas(rest);
             let arena = [most_bytes, script.height_bytes()].into_iter().find_map(|bytes| self.take_arena(bytes).ok());
             planner = self.shards.planner();
+            planner.asked_for_an_arena(arena.is_some());
             if let Some(arena) = arena {
                 let rest = planner.set_arena(arena);
                 planner = self.end_arenas_and_return(planner, rest);

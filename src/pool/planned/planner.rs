@@ -14,6 +14,9 @@ use crate::sync::{Arc, Ordering};
 /// Differences in one step after which a plan that is made anew anyway is no longer followed, if they are a quarter of all.
 const DIFFERENCES_MAX: u64 = 8;
 
+/// An arena that was refused is asked for again after at most so many steps.
+const PATIENCE_MAX: u32 = 32;
+
 /// Where steps come from.
 #[derive(Debug)]
 pub(super) enum Mode {
@@ -83,6 +86,8 @@ pub(in crate::pool) struct Planner<B: Backend> {
     /// A run of the pool. Its bytes count as cached where no block has them. It does not keep its pool alive, nor does what
     /// is held.
     arena: Option<Home<B::Slab>>,
+    /// Steps until an arena is asked for again, and how many they were after it was last refused.
+    patience: (u32, u32),
     /// Of blocks that came back. None when there is no arena.
     ties: Vec<Ties<B>>,
     leaving: Vec<Leaving<B>>,
@@ -105,6 +110,7 @@ impl<B: Backend> Planner<B> {
             serves: false,
             is_abandoned: false,
             arena: None,
+            patience: (0, 0),
             ties: Vec::new(),
             leaving: Vec::new(),
             held: Vec::new(),
@@ -391,6 +397,18 @@ impl<B: Backend> Planner<B> {
         rest
     }
 
+    /// To ask costs more than a step gains where there is no room: idle slabs go back to the device for it.
+    pub(super) fn may_ask_for_an_arena(&mut self) -> bool {
+        let may_ask = self.patience.0 == 0;
+        self.patience.0 = self.patience.0.saturating_sub(1);
+        may_ask
+    }
+
+    pub(super) fn asked_for_an_arena(&mut self, has_it: bool) {
+        let steps = if has_it { 0 } else { (2 * self.patience.1).clamp(1, PATIENCE_MAX) };
+        self.patience = (steps, steps);
+    }
+
     pub(super) fn arena_bytes(&self) -> u64 {
         self.arena.as_ref().map_or(0, |arena| arena.extent.bytes())
     }
@@ -430,6 +448,7 @@ impl<B: Backend> Planner<B> {
         let rest = self.leave_arena();
         (self.mode, self.course, self.serves, self.is_abandoned) = (Mode::Off, None, false, false);
         (self.different, self.blocked, self.without_room) = (0, 0, 0);
+        self.patience = (0, 0);
         rest
     }
 
