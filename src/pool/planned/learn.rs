@@ -11,7 +11,7 @@ use crate::plan::Lifetime;
 const LIVE: u32 = u32::MAX;
 
 /// Allocations that are written down at most; a program that never marks a step would fill the memory.
-const ALLOCATIONS_MAX: usize = 1 << 22;
+const ALLOCATIONS_MAX: usize = 1 << 20;
 
 /// Which slab, by its serial number, and where in it.
 pub(in crate::pool) type At = (u64, u64);
