@@ -261,7 +261,7 @@ impl RunTree {
 
     /// The start of the free run that ends right before `page`; `page` itself if the page before it is taken.
     #[inline]
-    fn run_start(&self, page: u32) -> u32 {
+    pub(super) fn run_start(&self, page: u32) -> u32 {
         if page == 0 {
             return 0;
         }
