@@ -7,6 +7,7 @@
 //! | open a pool | [`Pool::host`], `Pool::gpu`, `Pool::open_gpu`, [`Config`] |
 //! | raw memory | [`Pool::alloc`], [`Request`], [`Block`] |
 //! | tensors | [`Pool::zeros`], [`Pool::from_array`], [`Tensor`] |
+//! | room by moving blocks | [`Pool::compact`] |
 //! | where every byte is | [`Pool::stats`], [`Pool::holders`], [`Error::shortage`] |
 //! | what a recorded run needs | `trace` (feature): `Trace::read`, `replay`, `min_budget` |
 //! | offsets ahead of time | [`plan`] |
@@ -40,8 +41,8 @@ pub use half;
 #[cfg(feature = "gpu")]
 pub use open::GpuChoice;
 pub use open::{AnyBackend, AnySlab};
-pub use pool::{Allocation, Block, Budget, Config, Difference, Hold, PlanReport, Planning, Pool, Priority, Request};
-pub use pool::{SlabPolicy, Stats, Step};
+pub use pool::{Allocation, Block, Budget, Compaction, Config, Difference, Hold, Movable, PlanReport, Planning, Pool};
+pub use pool::{Priority, Request, SlabPolicy, Stats, Step};
 pub use space::Placement;
 #[cfg(feature = "gpu")]
 pub use tensor::Loan;

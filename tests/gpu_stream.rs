@@ -5,7 +5,7 @@ mod support;
 
 use ndarray::array;
 use support::gpu::{self, dispatch, double, doubling};
-use tensorpool::{Backend, Config, Error, ErrorKind, SlabPolicy};
+use tensorpool::{Backend, Config, Error, ErrorKind, Gpu, Movable, SlabPolicy};
 
 const KIB: u64 = 1 << 10;
 
@@ -57,6 +57,56 @@ fn a_recycled_block_is_not_overwritten_before_recorded_work_has_read_it() {
     device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
     let seen: Vec<f32> = bytemuck::cast_slice(&result.get_mapped_range(..).unwrap()).to_vec();
     assert_eq!(seen, second.into_raw_vec_and_offset().0, "the naive way reads the wrong value");
+}
+
+/// Work that is recorded before a tensor moves finds it where it was, work that is recorded later where it is.
+#[test]
+fn tensors_move_in_the_order_of_the_stream() {
+    let config = Config::new("1 MiB").slabs(SlabPolicy::Single).staging(64 * KIB);
+    let Some(pool) = gpu::pool("tensors_move_in_the_order_of_the_stream", config) else { return };
+    let device = pool.backend().device();
+    let pipeline = doubling(device);
+    let elements = |len: usize, first: f32| (0..len).map(|element| first + element as f32).collect::<Vec<f32>>();
+    let hole = pool.zeros::<f32>([8 << 10]).unwrap();
+    // Slides, over itself; goes whole; is lent and stays.
+    let mut large = pool.uninit::<f32>([(64 << 10) - 3]).unwrap();
+    let mut odd = pool.uninit::<u8>([5001]).unwrap();
+    let mut lent = pool.zeros::<f32>([1024]).unwrap();
+    let mut last = pool.uninit::<f32>([4 << 10]).unwrap();
+    let bytes: Vec<u8> = (0..5001).map(|at| at as u8).collect();
+    large.upload(&elements(large.elements(), 0.0)).unwrap();
+    odd.upload(&bytes).unwrap();
+    last.upload(&elements(4 << 10, 7.0)).unwrap();
+    double(&pool, &pipeline, &large).unwrap();
+    let loan = lent.lend().unwrap();
+    drop(hole);
+    let places = [large.block().offset(), odd.block().offset(), lent.block().offset(), last.block().offset()];
+
+    let within = pool.encode(|_| pool.compact([&mut large]).map(drop));
+    assert_eq!(within.unwrap_err().kind(), ErrorKind::Recording);
+    let tensors: [&mut dyn Movable<Gpu>; 4] = [&mut large, &mut odd, &mut lent, &mut last];
+    let done = pool.compact(tensors).unwrap();
+    double(&pool, &pipeline, &large).unwrap();
+    double(&pool, &pipeline, &last).unwrap();
+
+    assert_eq!(done.blocks_moved, 3, "{done}");
+    assert_eq!((large.block().offset(), lent.block().offset()), (0, places[2]));
+    assert!(odd.block().offset() < places[1] && last.block().offset() < places[2], "{odd:?} {last:?}");
+    // The places that were left go to others at once.
+    let other = ndarray::Array1::from_elem(1024, -1.0f32);
+    let others: Vec<_> = std::iter::from_fn(|| pool.from_array(&other).ok()).collect();
+    assert!(others.len() > 100);
+    let mut seen = vec![0.0; large.elements()];
+    large.download(&mut seen).unwrap();
+    assert!(seen.iter().zip(elements(seen.len(), 0.0)).all(|(seen, element)| *seen == 4.0 * element));
+    let mut seen = vec![0.0; last.elements()];
+    last.download(&mut seen).unwrap();
+    assert!(seen.iter().zip(elements(seen.len(), 7.0)).all(|(seen, element)| *seen == 2.0 * element));
+    let mut seen = vec![0; 5001];
+    odd.download(&mut seen).unwrap();
+    assert!(seen == bytes);
+    loan.cancel();
+    pool.check();
 }
 
 #[test]

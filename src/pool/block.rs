@@ -88,7 +88,7 @@ impl<B: Backend> Block<B> {
         Self { place, span: Span::new(0, 0, 0), label, holds: OnceLock::new() }
     }
 
-    fn shared(&self) -> &Arc<Shared<B>> {
+    pub(super) fn shared(&self) -> &Arc<Shared<B>> {
         match &self.place {
             Place::Home(PoolHome { shared, .. }) | Place::Planned(PoolHome { shared, .. }) | Place::Nowhere(shared) => {
                 shared
@@ -207,6 +207,14 @@ impl<B: Backend> Block<B> {
                 span.range(at, len).map(drop)
             }
         }
+    }
+
+    /// What a move changes, if the block can move: it is a run of pages and no part of an arena, and all holds on it are over.
+    pub(super) fn movable(&mut self) -> Option<(&mut Home<B::Slab>, &mut Span)> {
+        let Place::Home(PoolHome { home, .. }) = &mut self.place else { return None };
+        let is_held = self.holds.get().is_some_and(|holds| holds.load(Ordering::Acquire) > 0);
+        let is_own = (self.span.slab_serial(), self.span.offset()) == (home.slab.serial, home.extent.offset());
+        (is_own && !is_held && !home.extent.is_piece()).then_some((home, &mut self.span))
     }
 
     /// Which slab, and where in it. `None` for zero bytes.

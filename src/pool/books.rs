@@ -61,6 +61,11 @@ impl Books {
         self.listed_bytes += held_bytes as i64;
     }
 
+    /// And is somebody's again, or on its way home.
+    pub(super) fn unlist(&mut self, held_bytes: u64) {
+        self.listed_bytes -= held_bytes as i64;
+    }
+
     /// And is back.
     pub(super) fn put_back(&mut self, held_bytes: u64) {
         self.out_bytes -= held_bytes;

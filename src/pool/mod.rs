@@ -13,6 +13,7 @@
 mod alloc;
 mod block;
 mod books;
+mod compact;
 mod config;
 mod grow;
 mod labels;
@@ -30,6 +31,8 @@ mod wait;
 use std::fmt;
 
 pub use self::block::{Block, Hold};
+pub(crate) use self::compact::Lend;
+pub use self::compact::{Compaction, Movable};
 pub use self::config::{Budget, Config, Priority, Request, SlabPolicy, Step};
 use self::labels::{Label, Labels};
 pub use self::planned::{Difference, PlanReport, Planning};

@@ -48,6 +48,12 @@ impl Record {
         self.events.push(PoolEvent::Alloc { id, bytes: request.bytes, label: request.label.clone() });
     }
 
+    fn moved(&mut self, from: (Slot, u64), to: (Slot, u64)) {
+        if let Some(id) = self.ids.remove(&from) {
+            self.ids.insert(to, id);
+        }
+    }
+
     fn free<S>(&mut self, home: &Home<S>) {
         // Blocks from before the record are not in it.
         if let Some(id) = self.ids.remove(&home.place()) {
@@ -68,6 +74,13 @@ impl<S> State<S> {
     pub(super) fn record_free(&mut self, home: &Home<S>) {
         if let Some(record) = &mut self.record {
             record.free(home);
+        }
+    }
+
+    /// A block is somewhere else now. Nothing about that is recorded.
+    pub(super) fn record_move(&mut self, from: (Slot, u64), to: (Slot, u64)) {
+        if let Some(record) = &mut self.record {
+            record.moved(from, to);
         }
     }
 

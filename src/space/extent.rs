@@ -58,6 +58,13 @@ impl Extent {
         Extent { offset: self.offset + at, bytes, slot: index }
     }
 
+    /// This run moved down onto `below`, a run that ends where this one begins; and what that leaves at the high end. The same
+    /// pages are held, by two others.
+    pub(crate) fn slid_onto(self, below: Extent) -> (Extent, Extent) {
+        debug_assert!(!self.is_piece() && !below.is_piece() && below.offset + below.bytes == self.offset);
+        (Extent::run(below.offset, self.bytes), Extent::run(below.offset + self.bytes, below.bytes))
+    }
+
     /// The number of a part.
     #[inline]
     pub(crate) fn index(self) -> u32 {

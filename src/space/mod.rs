@@ -192,6 +192,28 @@ impl Space {
         self.tree.take_at(start, count).then(|| self.hold_run(start, count))
     }
 
+    /// Takes the lowest run for `bytes` bytes that ends at `below` or before: where a run that starts at `below` can move to. At a
+    /// multiple of its pages with [`Placement::PowerOfTwo`]; small requests take whole pages too.
+    pub(crate) fn alloc_below(&mut self, below: u64, bytes: u64) -> Option<Extent> {
+        debug_assert!(bytes > 0 && below <= self.bytes, "{bytes} bytes below {below}");
+        if bytes > below {
+            return None;
+        }
+        let count = self.pages_for(bytes);
+        let start = match self.placement {
+            Placement::Exact => self.tree.find(count),
+            Placement::PowerOfTwo => self.tree.find_aligned(count, count.next_power_of_two()),
+        }?;
+        let is_below = u64::from(start + count) << self.page_shift <= below;
+        (is_below && self.tree.take_at(start, count)).then(|| self.hold_run(start, count))
+    }
+
+    /// The bytes of the free run that ends where the page at `offset` begins.
+    pub(crate) fn free_bytes_below(&self, offset: u64) -> u64 {
+        let page = (offset >> self.page_shift) as u32;
+        u64::from(page - self.tree.run_start(page)) << self.page_shift
+    }
+
     /// Gives an extent back. A piece waits in its class, a run is free at once; a page goes home with its last used piece.
     ///
     /// # Panics

@@ -20,7 +20,7 @@ pub use self::gpu::Loan;
 pub use self::shape::{IntoShape, RANK_MAX, Shape};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
-use crate::pool::{Block, Pool, Request};
+use crate::pool::{Block, Lend, Movable, Pool, Request};
 
 /// A dense array of `T` in a pool's memory, in row-major order. Its bytes go home when it is dropped.
 ///
@@ -251,6 +251,12 @@ impl<T: Pod, B: Backend> Tensor<T, B> {
         }
         let message = format!("{elements} elements for a tensor of shape {} with {}", self.shape, self.elements());
         Err(Error::new(ErrorKind::Shape, message))
+    }
+}
+
+impl<T, B: Backend> Movable<B> for Tensor<T, B> {
+    fn lend(&mut self, _: Lend) -> &mut Block<B> {
+        &mut self.block
     }
 }
 

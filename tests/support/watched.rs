@@ -34,6 +34,11 @@ pub struct Seen {
     /// These calls fail while not 0: transfers, `complete`, `check`, `open_staging`.
     pub fail_transfers: AtomicU64,
     pub fail_complete: AtomicU64,
+    /// Calls of `copy`. From `fail_copies_from` on, counted from 1, up to and with `fail_copies_to`, they fail and spoil what they
+    /// were to write; 0 is never.
+    pub copies: AtomicU64,
+    pub fail_copies_from: AtomicU64,
+    pub fail_copies_to: AtomicU64,
     pub fail_check: AtomicU64,
     pub fail_staging: AtomicU64,
 }
@@ -69,6 +74,13 @@ impl Watched {
     pub fn fail_calls(&self, calls: std::ops::RangeInclusive<u64>) {
         self.seen.fail_from.store(*calls.start(), Ordering::Relaxed);
         self.seen.fail_to.store(*calls.end(), Ordering::Relaxed);
+    }
+
+    /// The copies of these numbers fail, counted from the next one, which is 1.
+    pub fn fail_copies(&self, calls: std::ops::RangeInclusive<u64>) {
+        self.seen.copies.store(0, Ordering::Relaxed);
+        self.seen.fail_copies_from.store(*calls.start(), Ordering::Relaxed);
+        self.seen.fail_copies_to.store(*calls.end(), Ordering::Relaxed);
     }
 
     pub fn reserved(&self) -> u64 {
@@ -144,6 +156,15 @@ impl Backend for Watched {
 
     fn copy(&self, from: Place<'_, WatchedSlab>, to: PlaceMut<'_, WatchedSlab>, len: u64) -> Result<()> {
         self.seen.failing(&self.seen.fail_transfers)?;
+        let (source, target) = (from.span.range(from.at, len)?, to.span.range(to.at, len)?);
+        let is_one_slab = from.span.slab_serial() == to.span.slab_serial();
+        assert!(!is_one_slab || source.end <= target.start || target.end <= source.start, "{source:?} to {target:?}");
+        let call = self.seen.copies.fetch_add(1, Ordering::SeqCst) + 1;
+        let (first, last) = (&self.seen.fail_copies_from, &self.seen.fail_copies_to);
+        if (first.load(Ordering::Relaxed)..=last.load(Ordering::Relaxed)).contains(&call) {
+            Host.fill(&to.slab.slab, to.span, len, &[0xee])?;
+            return Err(Error::new(ErrorKind::Device, format!("copy {call} fails, as the test wants")));
+        }
         let from = Place { slab: &from.slab.slab, span: from.span, at: from.at };
         Host.copy(from, PlaceMut { slab: &to.slab.slab, span: to.span, at: to.at }, len)
     }

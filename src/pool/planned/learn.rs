@@ -65,6 +65,13 @@ impl Learner {
         }
     }
 
+    /// As [`free`](Self::free), for a block that is somewhere else now.
+    pub(super) fn moved(&mut self, from: At, to: At) {
+        if let Some(index) = self.live.remove(&from) {
+            self.live.insert(to, index);
+        }
+    }
+
     pub(super) fn mark(&mut self) {
         self.marks.push(self.allocations.len() as u32);
     }

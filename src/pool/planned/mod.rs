@@ -254,6 +254,15 @@ impl<B: Backend> Shared<B> {
         }
     }
 
+    /// A block of the pool has moved, and the place that it left is not yet free.
+    pub(super) fn write_down_move(&self, from: At, to: At) {
+        if self.shards.signs.is_learning()
+            && let Some(learner) = self.shards.planner().learner()
+        {
+            learner.moved(from, to);
+        }
+    }
+
     /// A step ends and another begins. Plans and reserves without the planner: others are served by the pool meanwhile, may
     /// begin a step of their own, or end planned steps.
     fn next_step<'a>(self: &'a Arc<Self>, mut planner: LatchGuard<'a, Planner<B>>) -> LatchGuard<'a, Planner<B>> {

@@ -3,6 +3,7 @@
 //! Everything here is bookkeeping. Nothing calls the backend: slabs are created and dropped by [`super::grow`],
 //! outside the lock.
 
+mod moves;
 mod retire;
 mod serve;
 
@@ -405,6 +406,10 @@ impl<S> State<S> {
 
     fn release(&mut self, slot: Slot, extent: Extent) {
         self.space_mut(slot).release(extent);
+        self.settle_slot(slot);
+    }
+
+    fn settle_slot(&mut self, slot: Slot) {
         let index = self.order.iter().position(|other| *other == slot).expect("an occupied slot is in the order");
         self.settle(index);
     }

@@ -19,6 +19,11 @@ pub(in crate::pool) struct Retired<S> {
 }
 
 impl<S> Retired<S> {
+    /// A place that is to be zeroed before it goes home.
+    pub(super) fn dirty(home: Home<S>) -> Self {
+        Self { home, holds: None, is_dirty: true }
+    }
+
     fn is_over(&self) -> bool {
         self.holds.as_ref().is_none_or(|holds| holds.load(Ordering::Acquire) == 0)
     }

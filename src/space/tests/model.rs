@@ -97,6 +97,20 @@ impl Model {
         self.take_pages((offset / self.page_bytes) as usize, bytes.div_ceil(self.page_bytes) as usize)
     }
 
+    pub(super) fn alloc_below(&mut self, below: u64, bytes: u64) -> Option<(u64, u64)> {
+        let pages = bytes.div_ceil(self.page_bytes);
+        let align = if self.power_of_two { pages.next_power_of_two() } else { 1 };
+        let ends = |start: &u64| (start + pages) * self.page_bytes <= below;
+        let mut starts = (0..self.free_pages.len() as u64).step_by(align as usize).take_while(ends);
+        let start = starts.find(|&start| self.are_free(start as usize, pages as usize))?;
+        self.take_pages(start as usize, pages as usize)
+    }
+
+    pub(super) fn free_bytes_below(&self, offset: u64) -> u64 {
+        let pages = self.free_pages[..(offset / self.page_bytes) as usize].iter().rev();
+        pages.take_while(|&&free| free).count() as u64 * self.page_bytes
+    }
+
     fn take_run(&mut self, pages: u64, align: u64, bytes: u64) -> Option<(u64, u64)> {
         let starts = (0..self.free_pages.len()).step_by(align as usize);
         let start = starts.into_iter().find(|&start| self.are_free(start, pages as usize))?;

@@ -83,6 +83,14 @@ fn run_program(random: &mut impl RngExt, shape: (u64, u64, u64), placement: Plac
                 held.extend(extent);
             }
             14 => assert_eq!(model.gather(), space.gather()),
+            15 if !draining => {
+                let below = random.random_range(0..=bytes / page_bytes) * page_bytes;
+                assert_eq!(model.free_bytes_below(below), space.free_bytes_below(below), "free below {below}");
+                let extent = space.alloc_below(below, size);
+                assert_eq!(model.alloc_below(below, size), extent.map(plain), "{size} bytes below {below}");
+                held.extend(extent);
+            }
+            16 if !held.is_empty() => slide(random, &mut model, &mut space, &mut held),
             _ if !held.is_empty() => {
                 let extent = held.swap_remove(random.random_range(0..held.len()));
                 model.release(extent.offset(), extent.bytes());
@@ -99,6 +107,25 @@ fn run_program(random: &mut impl RngExt, shape: (u64, u64, u64), placement: Plac
     space.check();
     assert!(space.is_empty() && space.cut_pages() == 0);
     assert_eq!(space.free_runs().collect::<Vec<_>>(), vec![0..bytes]);
+}
+
+/// A held run moves down onto the free pages below it, as far as they go or a part of the way.
+fn slide(random: &mut impl RngExt, model: &mut Model, space: &mut Space, held: &mut [Extent]) {
+    let index = random.random_range(0..held.len());
+    let run = held[index];
+    let pages = space.free_bytes_below(run.offset() & !(space.page_bytes() - 1)) / space.page_bytes();
+    if run.is_piece() || pages == 0 || !run.bytes().is_multiple_of(space.page_bytes()) {
+        return;
+    }
+    let hole_bytes = random.random_range(1..=pages) * space.page_bytes();
+    let below = space.alloc_at(run.offset() - hole_bytes, hole_bytes).expect("the pages are free");
+    let (moved, left) = run.slid_onto(below);
+    assert_eq!((moved.offset(), moved.bytes()), (below.offset(), run.bytes()));
+    assert_eq!((left.offset() + left.bytes(), left.bytes()), (run.offset() + run.bytes(), hole_bytes));
+    space.release(left);
+    model.release(run.offset(), run.bytes());
+    assert_eq!(model.alloc_at(moved.offset(), moved.bytes()), Some(plain(moved)));
+    held[index] = moved;
 }
 
 #[test]

@@ -1,0 +1,50 @@
+//! Blocks that move toward the low end of their slab: where to, and what that does to the books.
+
+use super::{Home, Placement, Retired, State};
+use crate::space::Extent;
+use crate::sync::Arc;
+
+/// A block slides if the free run below it is at least this part of it: it is copied in as many pieces.
+const PIECES_MAX: u64 = 16;
+
+impl<S> State<S> {
+    /// Takes a place that the run of a block can move to: the lowest below it that has room for it, or the free pages directly
+    /// below it, if they are enough to slide into. Nobody's for now, it counts as cached.
+    ///
+    /// A run that ends in the partial last page of its slab stays. Elsewhere it would hold more bytes; and it parts nothing.
+    pub(in crate::pool) fn reserve_below(&mut self, home: &Home<S>) -> Option<Home<S>> {
+        let (slot, run, may_slide) = (home.slab.slot, home.extent, self.placement == Placement::Exact);
+        let space = self.space_mut(slot);
+        if !run.bytes().is_multiple_of(space.page_bytes()) {
+            return None;
+        }
+        let extent = space.alloc_below(run.offset(), run.bytes()).or_else(|| {
+            let free_bytes = space.free_bytes_below(run.offset());
+            let is_enough = free_bytes > 0 && free_bytes >= run.bytes().div_ceil(PIECES_MAX);
+            if may_slide && is_enough { space.alloc_at(run.offset() - free_bytes, free_bytes) } else { None }
+        })?;
+        self.settle_slot(slot);
+        self.books.take_listed(extent.bytes());
+        Some(Home { slab: Arc::clone(&home.slab), extent })
+    }
+
+    /// A reserved place, or what a block has left, is nobody's any more.
+    pub(in crate::pool) fn unreserve(&mut self, home: Home<S>, is_dirty: bool) {
+        let held_bytes = home.extent.bytes();
+        self.books.unlist(held_bytes);
+        if is_dirty {
+            self.books.retire(held_bytes);
+            self.retired.push(Retired::dirty(home));
+        } else {
+            self.put_back_one(home);
+        }
+    }
+
+    /// A block has moved to `to`, a reserved place or that and a part of its own. What is `left` goes home.
+    pub(in crate::pool) fn moved(&mut self, home: &mut Home<S>, to: Extent, left: Home<S>, is_dirty: bool) {
+        let from = home.place();
+        home.extent = to;
+        self.record_move(from, home.place());
+        self.unreserve(left, is_dirty);
+    }
+}
