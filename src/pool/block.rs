@@ -209,12 +209,12 @@ impl<B: Backend> Block<B> {
         }
     }
 
-    /// What a move changes, if the block can move: it is a run of pages and no part of an arena, and all holds on it are over.
+    /// What a move changes, if the block can move: it is no part of an arena, and all holds on it are over.
     pub(super) fn movable(&mut self) -> Option<(&mut Home<B::Slab>, &mut Span)> {
         let Place::Home(PoolHome { home, .. }) = &mut self.place else { return None };
         let is_held = self.holds.get().is_some_and(|holds| holds.load(Ordering::Acquire) > 0);
         let is_own = (self.span.slab_serial(), self.span.offset()) == (home.slab.serial, home.extent.offset());
-        (is_own && !is_held && !home.extent.is_piece()).then_some((home, &mut self.span))
+        (is_own && !is_held).then_some((home, &mut self.span))
     }
 
     /// Which slab, and where in it. `None` for zero bytes.

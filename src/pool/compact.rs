@@ -5,8 +5,9 @@
 //! ```
 //!
 //! A block goes to the lowest hole below it that has room. Where there is none it may slide into a smaller one directly below
-//! it, in pieces of the hole's size, lowest first: where a piece goes to, nothing is that has not moved already. No copy is made
-//! with the pool's lock held, and each is between two spans that do not meet.
+//! it, part by part of the hole's size, lowest first: where a part goes to, nothing is that has not moved already. A small block
+//! goes up instead, out of a cut page that stands between runs and into one at the high end. No copy is made with the pool's lock
+//! held, and each is between two spans that do not meet.
 
 use std::fmt;
 
@@ -17,6 +18,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::space::Extent;
 use crate::sync::Arc;
 use crate::units::{ByteSize, exact};
+
+/// Most rounds are over when nothing moves any more.
+const ROUNDS_MAX: usize = 8;
 
 /// What [`Pool::compact`] may move: blocks and tensors. Nothing else can implement it.
 pub trait Movable<B: Backend> {
@@ -39,7 +43,7 @@ impl<B: Backend> Movable<B> for Block<B> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Compaction {
-    /// Blocks that are somewhere else now.
+    /// Moves of blocks. One may move more than once.
     pub blocks_moved: u64,
     /// Their bytes: what was copied.
     pub bytes_moved: u64,
@@ -61,7 +65,7 @@ impl fmt::Display for Compaction {
 }
 
 impl<B: Backend> Pool<B> {
-    /// Moves blocks toward the low end of their slabs, so that free runs come together: for a request that failed as
+    /// Moves blocks to the ends of their slabs, large ones to the low end, so that free runs come together: for a request that failed as
     /// [fragmented](Error::is_fragmented). It moves what it is lent, with the contents, and nothing else; whoever has a block has
     /// it as before, at another [`offset`](Block::offset).
     ///
@@ -87,10 +91,10 @@ impl<B: Backend> Pool<B> {
     /// A `Vec` of tensors of one type is lent as it is: `pool.compact(&mut weights)`.
     ///
     /// Idle memory goes home first, as before a new slab. Then each block goes to the lowest hole below it that has room, or
-    /// slides down into the free pages directly below it, if they are at least 1/16 of it. Other slabs are no place for it. What
-    /// stays where it is, lent or not: blocks of less than a page, blocks in the arena of planned steps, a block that ends in the
-    /// partial last page of its slab, and those whose [holds](Block::hold) are not over. With
-    /// [`Placement::PowerOfTwo`](crate::Placement::PowerOfTwo) nothing slides. On a GPU the copies are recorded in the stream,
+    /// slides down into the free pages directly below it, if they are at least 1/16 of it; and blocks of less than a page go to
+    /// the highest page that takes them; and again, as long as anything moves. Other slabs are no place for it. What stays where
+    /// it is, lent or not: blocks in the arena of planned steps, a block that ends in the partial last page of its slab, and those
+    /// whose [holds](Block::hold) are not over. With [`Placement::PowerOfTwo`](crate::Placement::PowerOfTwo) nothing slides. On a GPU the copies are recorded in the stream,
     /// and nothing waits for them; but bind groups that were made before still say where the tensors were.
     ///
     /// Nothing is reserved. What is used and live, labels and peaks stay as they are.
@@ -117,13 +121,26 @@ impl<B: Backend> Pool<B> {
         shared.gather();
         lent.sort_unstable_by_key(|(home, _)| home.place());
         let mut done = Compaction::default();
-        let moved: Result<()> = lent.into_iter().try_for_each(|(home, span)| {
-            if shared.move_down(home, span)? {
-                done.blocks_moved += 1;
-                done.bytes_moved += span.bytes();
+        // Runs go down, then pieces up, out of the pages that stand between runs; which lets others move.
+        let mut moved: Result<()> = Ok(());
+        for _ in 0..ROUNDS_MAX {
+            let before = done.blocks_moved;
+            for pieces in [false, true] {
+                let mut moving = lent.iter_mut().filter(|(home, _)| home.extent.is_piece() == pieces);
+                moved = moved.and_then(|()| {
+                    moving.try_for_each(|(home, span)| {
+                        if shared.move_one(home, span)? {
+                            done.blocks_moved += 1;
+                            done.bytes_moved += span.bytes();
+                        }
+                        Ok(())
+                    })
+                });
             }
-            Ok(())
-        });
+            if moved.is_err() || done.blocks_moved == before {
+                break;
+            }
+        }
         shared.serve();
         moved?;
         done.largest_free_run_bytes = shared.state().stats().largest_free_run_bytes;
@@ -133,8 +150,10 @@ impl<B: Backend> Pool<B> {
 
 impl<B: Backend> Shared<B> {
     /// Whether there was a place to go to.
-    fn move_down(&self, home: &mut Home<B::Slab>, span: &mut Span) -> Result<bool> {
-        let Some(place) = self.state().reserve_below(home) else { return Ok(false) };
+    fn move_one(&self, home: &mut Home<B::Slab>, span: &mut Span) -> Result<bool> {
+        let place =
+            if home.extent.is_piece() { self.state().reserve_above(home) } else { self.state().reserve_below(home) };
+        let Some(place) = place else { return Ok(false) };
         let (run, hole) = (home.extent, place.extent);
         let mut target = Target {
             shared: self,
@@ -144,7 +163,7 @@ impl<B: Backend> Shared<B> {
             lent: nowhere(),
             lent_at: at(&nowhere()),
         };
-        let (to, left) = if hole.bytes() < run.bytes() {
+        let (to, left) = if hole.bytes() < run.bytes() && !run.is_piece() {
             target.slide(span)?;
             run.slid_onto(hole)
         } else {

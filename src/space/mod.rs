@@ -208,6 +208,21 @@ impl Space {
         (is_below && self.tree.take_at(start, count)).then(|| self.hold_run(start, count))
     }
 
+    /// Takes a piece as large as this one in a higher page: an idle one, or of the highest free page.
+    pub(crate) fn alloc_piece_above(&mut self, piece: Extent) -> Option<Extent> {
+        let class = self.class_of(piece.bytes())?;
+        let page = (piece.offset() >> self.page_shift) as u32;
+        let found = self.pieces.take_idle_above(class, page).or_else(|| {
+            let to_cut = self.take_page_to_cut()?;
+            if to_cut > page {
+                return Some(self.pieces.cut(to_cut, class));
+            }
+            self.tree.release(to_cut, 1);
+            None
+        })?;
+        Some(self.hold_piece(found, class))
+    }
+
     /// The bytes of the free run that ends where the page at `offset` begins.
     pub(crate) fn free_bytes_below(&self, offset: u64) -> u64 {
         let page = (offset >> self.page_shift) as u32;

@@ -64,6 +64,14 @@ impl Pieces {
         Some(self.take_in(slot, class))
     }
 
+    /// Takes an idle piece of exactly this class in the highest page above this one that has any.
+    pub(super) fn take_idle_above(&mut self, class: u32, page: u32) -> Option<Piece> {
+        let has_one = |slot: &u32| self.slots[*slot as usize].used > 0 && self.sets.contains(class, *slot);
+        let above = (0..self.slot_count()).filter(has_one).filter(|slot| self.slots[*slot as usize].page > page);
+        let highest = above.max_by_key(|slot| self.slots[*slot as usize].page)?;
+        Some(self.take_in(highest, class))
+    }
+
     /// Takes a piece of this class out of the smallest larger idle piece.
     pub(super) fn take_larger(&mut self, class: u32) -> Option<Piece> {
         let larger = self.sets.inhabited() & ((1 << self.classes) - 1) & (u64::MAX << (class + 1));

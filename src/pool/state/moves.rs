@@ -28,6 +28,16 @@ impl<S> State<S> {
         Some(Home { slab: Arc::clone(&home.slab), extent })
     }
 
+    /// Takes a place that the piece of a block can move to: in a page above its own, so that cut pages come together at the high
+    /// end. The same for it.
+    pub(in crate::pool) fn reserve_above(&mut self, home: &Home<S>) -> Option<Home<S>> {
+        let slot = home.slab.slot;
+        let extent = self.space_mut(slot).alloc_piece_above(home.extent)?;
+        self.settle_slot(slot);
+        self.books.take_listed(extent.bytes());
+        Some(Home { slab: Arc::clone(&home.slab), extent })
+    }
+
     /// A reserved place, or what a block has left, is nobody's any more.
     pub(in crate::pool) fn unreserve(&mut self, home: Home<S>, is_dirty: bool) {
         let held_bytes = home.extent.bytes();
