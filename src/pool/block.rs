@@ -39,7 +39,11 @@ enum Place<B: Backend> {
 impl<B: Backend> Block<B> {
     #[inline(always)]
     pub(super) fn new(place: PoolHome<B>, request: &Request) -> Result<Self> {
-        Self::unfilled(place, request).filled(request)
+        let mut block = Self::unfilled(place, request);
+        if request.zeroed {
+            block.prepare(request)?;
+        }
+        Ok(block)
     }
 
     /// A block in the arena of planned steps, not yet [filled](Self::filled).
@@ -237,38 +241,11 @@ impl<B: Backend> Block<B> {
 impl<B: Backend> Drop for Block<B> {
     #[inline]
     fn drop(&mut self) {
-        let (mut place, is_planned) = match std::mem::replace(&mut self.place, Place::Gone) {
-            Place::Home(place) => (place, false),
-            Place::Planned(place) => (place, true),
-            Place::Nowhere(_) | Place::Gone => return,
-        };
-        let Home { slab, extent } = &place.home;
-        if (self.span.slab_serial(), self.span.offset()) != (slab.serial, extent.offset()) {
-            return self.lose(&place);
+        match std::mem::replace(&mut self.place, Place::Gone) {
+            Place::Home(place) => self.give_home(place),
+            Place::Planned(place) => self.give_planned(place),
+            Place::Nowhere(_) | Place::Gone => {}
         }
-        if let Some(label) = &self.label {
-            label.remove(extent.bytes());
-        }
-        let is_held = self.holds.get().is_some();
-        let is_dirty = place.shared.zero_on_free && (is_held || !place.shared.zero(&place.home));
-        if is_planned {
-            return planned::give(place, self.span.bytes(), self.holds.take(), is_dirty);
-        }
-        if place.shared.shards.signs.is_learning() {
-            place.shared.write_down_free(planned::at(&place.home));
-        }
-        if extent.is_piece()
-            && !is_held
-            && !is_dirty
-            && let Some(class) = place.shared.classes.of(extent.bytes())
-        {
-            let shards = place.shared.shards;
-            match shards.give(class, place, self.span.bytes(), spill) {
-                Ok(()) => return,
-                Err(refused) => place = refused,
-            }
-        }
-        self.give_to_space(place, is_dirty);
     }
 }
 
@@ -280,6 +257,47 @@ fn spill<B: Backend>(places: Vec<PoolHome<B>>, tally: Tally) {
 }
 
 impl<B: Backend> Block<B> {
+    #[inline(always)]
+    fn give_home(&mut self, mut place: PoolHome<B>) {
+        let Some(is_dirty) = self.leave(&place) else { return };
+        if place.shared.shards.signs.is_learning() {
+            place.shared.write_down_free(planned::at(&place.home));
+        }
+        if place.home.extent.is_piece()
+            && !is_dirty
+            && self.holds.get().is_none()
+            && let Some(class) = place.shared.classes.of(place.home.extent.bytes())
+        {
+            let shards = place.shared.shards;
+            match shards.give(class, place, self.span.bytes(), spill) {
+                Ok(()) => return,
+                Err(refused) => place = refused,
+            }
+        }
+        self.give_to_space(place, is_dirty);
+    }
+
+    #[inline]
+    fn give_planned(&mut self, place: PoolHome<B>) {
+        if let Some(is_dirty) = self.leave(&place) {
+            planned::give(place, self.span.bytes(), self.holds.take(), is_dirty);
+        }
+    }
+
+    /// The owner has gone. Whether the place is still to be zeroed; `None` if it must not be used again.
+    #[inline(always)]
+    fn leave(&self, place: &PoolHome<B>) -> Option<bool> {
+        let Home { slab, extent } = &place.home;
+        if (self.span.slab_serial(), self.span.offset()) != (slab.serial, extent.offset()) {
+            self.lose(place);
+            return None;
+        }
+        if let Some(label) = &self.label {
+            label.remove(extent.bytes());
+        }
+        Some(place.shared.zero_on_free && (self.holds.get().is_some() || !place.shared.zero(&place.home)))
+    }
+
     /// Straight home, past the free lists.
     #[cold]
     fn give_to_space(&mut self, place: PoolHome<B>, is_dirty: bool) {

@@ -188,7 +188,7 @@ impl<B: Backend> Shards<B> {
 
     /// A block from this thread's list. Where that is empty, `fill` is called with the shard locked, as `spill` is in
     /// [`give`](Self::give): it finds the block elsewhere, and up to [`REFILL`] others that the list is to have.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(
         &self,
         class: usize,
@@ -223,7 +223,7 @@ impl<B: Backend> Shards<B> {
 
     /// Takes a block of `bytes` asked into this thread's list. `Err` if the pool is direct. Where the list is full, its
     /// older half is handed to `spill`, with the shard locked: at no moment is idle memory where nobody finds it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn give(
         &self,
         class: usize,
@@ -272,7 +272,7 @@ impl<B: Backend> Shards<B> {
     }
 
     /// The lists of this thread's shard, or of the one it moves on to.
-    #[inline]
+    #[inline(always)]
     fn own(&self) -> LatchGuard<'_, Lists<B>> {
         let home = home();
         let index = home & (self.shards.len() - 1);

@@ -119,6 +119,12 @@ impl<B: Backend> Shared<B> {
             }
             self.do_without(planner);
         }
+        self.alloc_beside(request)
+    }
+
+    /// What is not planned.
+    #[inline(never)]
+    fn alloc_beside(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
         let block = self.alloc_in_pool(request)?;
         self.write_down(&block);
         Ok(block)
