@@ -193,7 +193,7 @@ impl Trace {
         lifetimes
     }
 
-    /// The same as one step: for a plan of the whole trace, which a [replay](replay) would begin anew with every step.
+    /// The same as one step: for a plan of the whole trace, which a [replay] would begin anew with every step.
     #[must_use]
     pub fn without_steps(&self) -> Self {
         let mut whole = self.clone();
