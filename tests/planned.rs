@@ -269,6 +269,34 @@ fn shapes_that_take_turns_are_all_followed_once_they_are_known() {
     assert_eq!(last.steps_exact - after.steps_exact, 8, "{last}");
 }
 
+/// Its beginning was that of another shape, and the next part that of a third.
+#[test]
+fn a_shape_that_is_found_after_another_is_planned_from_its_beginning() {
+    let pool = Pool::with_backend(Model::default(), &Config::new(MIB)).unwrap();
+    let planning = pool.auto_plan().unwrap();
+    pool.mark_step();
+    let step = |rest: &[u64]| {
+        let mut ops: Vec<Op> = [1000, 2000].iter().chain(rest).map(|bytes| Op::Alloc(*bytes)).collect();
+        // The first is back early.
+        ops.insert(3, Op::Free(0));
+        ops.extend((1..2 + rest.len()).map(Op::Free));
+        ops
+    };
+    run(&pool, &step(&[300, 400]));
+    run(&pool, &step(&[500, 600, 700]));
+    (0..2).for_each(|_| run(&pool, &step(&[300, 400])));
+    // The first script is followed, then the second, and it is neither.
+    run(&pool, &step(&[500, 600, 800]));
+    let before = planning.report();
+    assert_eq!(before.plans, 3);
+    for _ in 0..3 {
+        run(&pool, &step(&[500, 600, 800]));
+    }
+    let after = planning.report();
+    assert_eq!(after.allocations_planned - before.allocations_planned, 3 * 5, "{after}");
+    assert_eq!(after.steps_exact - before.steps_exact, 3, "{after}");
+}
+
 #[test]
 fn steps_that_are_never_alike_are_not_planned_for_ever() {
     let pool = Pool::with_backend(Model::default(), &Config::new(64 * MIB)).unwrap();
@@ -465,6 +493,11 @@ fn what_cannot_be_planned_is_refused_and_nothing_changes() {
     let unaligned = plan::solve(&lifetimes, &Options::new().align(8)).unwrap();
     refused(&lifetimes, &unaligned, ErrorKind::Invalid);
     refused(&[], &plan::solve(&[], &Options::new()).unwrap(), ErrorKind::Invalid);
+    let mut high = plan.clone();
+    high.offsets[0] = u64::MAX - 63;
+    refused(&lifetimes, &high, ErrorKind::TooLarge);
+    assert_eq!(plan::Script::new(&lifetimes, &plan, 0).unwrap_err().kind(), ErrorKind::Alignment);
+    assert_eq!(plan.check(&lifetimes, &Options::new().align(0)).unwrap_err().kind(), ErrorKind::Alignment);
     let large = [Lifetime::new(0, 2, MIB), Lifetime::new(1, 2, 5000)];
     refused(&large, &solve(&pool, &large), ErrorKind::OverBudget);
 

@@ -34,6 +34,7 @@ impl Plan {
     /// As [`check`](Self::check), of the places alone: a plan may keep to more than is asked here, a larger alignment say.
     /// Returns the height and the load.
     pub(crate) fn check_places(&self, lifetimes: &[Lifetime], options: &Options) -> Result<(u128, u128)> {
+        options.validate()?;
         if self.offsets.len() != lifetimes.len() {
             return Err(fault(format!("{} offsets for {} lifetimes", self.offsets.len(), lifetimes.len())));
         }

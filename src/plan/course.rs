@@ -106,8 +106,10 @@ pub struct Course {
     next: usize,
     /// Entries that are live, in this step.
     live: usize,
-    /// Ranges of the arena that blocks of earlier steps have.
+    /// Ranges of the arena that blocks of earlier steps have, or of this one from before a [switch](Self::switch).
     stragglers: Vec<(u64, u64)>,
+    /// Those of this step: which entries they are of, and where they are.
+    carried: Vec<(usize, u64)>,
     /// Every allocation so far was the next entry of the script.
     is_exact: bool,
     /// Entries that were asked for.
@@ -118,7 +120,7 @@ impl Course {
     /// The first step begins.
     pub fn new(script: Arc<Script>) -> Self {
         let states = vec![UNTOUCHED; script.len()];
-        Self { script, states, next: 0, live: 0, stragglers: Vec::new(), is_exact: true, met: 0 }
+        Self { script, states, next: 0, live: 0, stragglers: Vec::new(), carried: Vec::new(), is_exact: true, met: 0 }
     }
 
     /// The next step begins, by the same script.
@@ -132,15 +134,29 @@ impl Course {
         self.states.clear();
         self.states.resize(script.len(), UNTOUCHED);
         self.script = Arc::clone(script);
+        self.carried.clear();
         (self.next, self.is_exact, self.met) = (0, true, 0);
     }
 
     /// Goes on by another script whose allocations so far were the same. None of them goes out again.
     pub(crate) fn switch(&mut self, script: &Arc<Script>) {
-        let (next, met) = (self.next, self.met);
+        let (next, met, carried) = (self.next, self.met, self.live().collect());
+        let begun = self.states[..next].to_vec();
         self.begin(script);
-        self.states[..next].fill(PASSED);
-        (self.next, self.met) = (next, met);
+        // What is back stays so, with when. What is not is told when it is.
+        for (state, before) in self.states.iter_mut().zip(begun) {
+            *state = before.min(PASSED);
+        }
+        (self.next, self.met, self.carried) = (next, met, carried);
+    }
+
+    /// A block from before a switch is back.
+    #[cold]
+    fn end_carried(&mut self, offset: u64) {
+        if let Some(at) = self.carried.iter().position(|(_, other)| *other == offset) {
+            let (index, _) = self.carried.remove(at);
+            self.states[index] = self.next as u32;
+        }
     }
 
     /// What is live becomes a straggler.
@@ -269,6 +285,7 @@ impl Course {
             && let Some(straggler) = self.stragglers.iter().position(|range| range.0 == offset)
         {
             self.stragglers.swap_remove(straggler);
+            self.end_carried(offset);
             return true;
         }
         match self.states.get_mut(index as usize) {
@@ -279,6 +296,13 @@ impl Course {
             }
             _ => false,
         }
+    }
+
+    /// A place that just went out does not: whoever asked is served elsewhere, and nobody tells when that is back.
+    #[cold]
+    pub(crate) fn take_back(&mut self, index: u32) {
+        self.states[index as usize] = PASSED;
+        self.live -= 1;
     }
 
     /// Where a place that went out is.
@@ -336,7 +360,8 @@ impl Course {
     /// Those of them that are live, and where.
     pub(crate) fn live(&self) -> impl Iterator<Item = (usize, u64)> {
         let live = self.states.iter().enumerate().filter(|(_, state)| **state == LIVE);
-        live.map(|(index, _)| (index, self.script.entries()[index].offset))
+        let live = live.map(|(index, _)| (index, self.script.entries()[index].offset));
+        self.carried.iter().copied().chain(live)
     }
 
     pub(crate) fn metadata_bytes(&self) -> u64 {

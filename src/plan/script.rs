@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::{Lifetime, Options, Plan};
+use super::{BYTES_MAX, Lifetime, Options, Plan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::{exact, round_up, thousands};
 
@@ -65,9 +65,14 @@ impl Script {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if the plan is none for these lifetimes, or not aligned to `align_bytes`, or has no block;
-    /// [`ErrorKind::TooLarge`] for more than 2^31 of them.
+    /// [`ErrorKind::Alignment`] if that is no power of two; [`ErrorKind::TooLarge`] for more than 2^31 of them, or a plan higher
+    /// than 2^62 bytes.
     pub fn new(lifetimes: &[Lifetime], plan: &Plan, align_bytes: u64) -> Result<Self> {
-        plan.check_places(lifetimes, &Options::new().align(align_bytes))?;
+        let (height_bytes, _) = plan.check_places(lifetimes, &Options::new().align(align_bytes))?;
+        if height_bytes > u128::from(BYTES_MAX) {
+            let message = format!("a plan of {height_bytes} bytes: it has at most 2^62");
+            return Err(Error::new(ErrorKind::TooLarge, message));
+        }
         let mut order: Vec<usize> = (0..lifetimes.len()).filter(|index| lifetimes[*index].bytes > 0).collect();
         if order.len() > ENTRIES_MAX {
             let message = format!("{} allocations in a planned step: it has at most 2^31", order.len());
@@ -102,6 +107,7 @@ impl Script {
             }
             let first =
                 last.range(..=start).next_back().filter(|(_, (end, _))| *end > start).map_or(start, |(at, _)| *at);
+            let mut owners = Vec::new();
             let met: Vec<(u64, (u64, u32))> = last.range(first..end).map(|(at, part)| (*at, *part)).collect();
             for (at, (until, owner)) in met {
                 last.remove(&at);
@@ -111,10 +117,11 @@ impl Script {
                 if until > end {
                     last.insert(end, (until, owner));
                 }
-                if !self.predecessors[self.entries[index].before as usize..].contains(&owner) {
-                    self.predecessors.push(owner);
-                }
+                owners.push(owner);
             }
+            owners.sort_unstable();
+            owners.dedup();
+            self.predecessors.append(&mut owners);
             last.insert(start, (end, index as u32));
             self.height_bytes = self.height_bytes.max(end);
         }

@@ -1,4 +1,4 @@
-//! Compaction: blocks that their owners lend move toward the low end of their slabs, so that free runs come together.
+//! Compaction: blocks that their owners lend move to the ends of their slabs, so that free runs come together.
 //!
 //! ```text
 //!   lent block ──► reserve a place below (lock) ──► copy (stream) ──► the block is there, its old place goes home (lock)
@@ -19,7 +19,7 @@ use crate::space::Extent;
 use crate::sync::Arc;
 use crate::units::{ByteSize, exact};
 
-/// Most rounds are over when nothing moves any more.
+/// Rounds are over when nothing moves any more, or after so many: what could still move stays.
 const ROUNDS_MAX: usize = 8;
 
 /// What [`Pool::compact`] may move: blocks and tensors. Nothing else can implement it.
@@ -91,11 +91,15 @@ impl<B: Backend> Pool<B> {
     /// A `Vec` of tensors of one type is lent as it is: `pool.compact(&mut weights)`.
     ///
     /// Idle memory goes home first, as before a new slab. Then each block goes to the lowest hole below it that has room, or
-    /// slides down into the free pages directly below it, if they are at least 1/16 of it; and blocks of less than a page go to
-    /// the highest page that takes them; and again, as long as anything moves. Other slabs are no place for it. What stays where
-    /// it is, lent or not: blocks in the arena of planned steps, a block that ends in the partial last page of its slab, and those
-    /// whose [holds](Block::hold) are not over. With [`Placement::PowerOfTwo`](crate::Placement::PowerOfTwo) nothing slides. On a GPU the copies are recorded in the stream,
-    /// and nothing waits for them; but bind groups that were made before still say where the tensors were.
+    /// slides down into the free pages directly below it, if they are at least 1/16 of it; blocks of less than a page go up, to an
+    /// idle piece of a higher page or to the highest free one; and again, up to eight times, as long as anything moves. Other slabs
+    /// are no place for it. What stays where it is, lent or not: blocks in the arena of planned steps, a block that ends in the
+    /// partial last page of its slab, and those whose [holds](Block::hold) are not over. With
+    /// [`Placement::PowerOfTwo`](crate::Placement::PowerOfTwo) nothing slides. On a GPU the copies are recorded in the stream, and
+    /// nothing waits for them; but bind groups that were made before still say where the tensors were.
+    ///
+    /// Lend all there is: where a part is lent, a block may move next to one that cannot, and the longest free run may be shorter
+    /// than before. It takes time that grows with the lent blocks times the cut pages.
     ///
     /// Nothing is reserved. What is used and live, labels and peaks stay as they are.
     ///

@@ -187,13 +187,14 @@ impl<B: Backend> Shared<B> {
         let rest = match rest.len() {
             0 => Vec::new(),
             count if count == requests.len() => others(&rest)?,
-            _ => match self.rest_of_batch(&rest)? {
-                Some(blocks) => blocks,
-                None => {
+            _ => match self.rest_of_batch(&rest) {
+                Ok(Some(blocks)) => blocks,
+                none_or_error => {
                     // Who waits, or fails, holds no place that keeps the arena from anybody.
                     let count = planned.iter().flatten().count() as u64;
                     drop(planned);
                     self.revoke_planned(count);
+                    none_or_error?;
                     let blocks = others(requests)?;
                     blocks.iter().for_each(|block| self.write_down(block));
                     return Ok(blocks);
@@ -501,8 +502,8 @@ impl<B: Backend> Pool<B> {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if the plan is none for these lifetimes, or not aligned, or if the pool's steps are planned
-    /// already; [`ErrorKind::TooLarge`] if it is higher than a slab can be, or has a block larger than the backend's; as [`alloc`](Pool::alloc) if the pool has no run
-    /// for it. Then nothing has changed.
+    /// already; [`ErrorKind::TooLarge`] if it is higher than a slab can be, or has a block larger than the backend's; as
+    /// [`alloc`](Pool::alloc) if the pool has no run for it. Then nothing has changed, but that idle memory may have gone home.
     pub fn planned(&self, lifetimes: &[Lifetime], plan: &Plan) -> Result<Planning<B>> {
         let shared = self.shared();
         let script = Arc::new(Script::new(lifetimes, plan, shared.limits.alignment_bytes)?);

@@ -193,7 +193,7 @@ impl<B: Backend> Planner<B> {
     #[cold]
     fn do_without(&mut self, index: u32) {
         if let Some(course) = &mut self.course {
-            course.put_back(index, course.place(index).0);
+            course.take_back(index);
         }
         self.without_room += 1;
     }

@@ -1,4 +1,4 @@
-//! Blocks that move toward the low end of their slab: where to, and what that does to the books.
+//! Blocks that move to the ends of their slab: where to, and what that does to the books.
 
 use super::{Home, Placement, Retired, State};
 use crate::space::Extent;
