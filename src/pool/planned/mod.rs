@@ -111,6 +111,7 @@ impl<B: Backend> Shared<B> {
             if let Some(extent) = planner.take(request.bytes) {
                 let ties = planner.ties(self);
                 drop(planner);
+                self.pass();
                 if request.zeroed || !request.label.is_empty() || self.shards.signs.is_recording() {
                     return self.planned_with_care(ties.with(extent), request);
                 }
@@ -155,7 +156,15 @@ impl<B: Backend> Shared<B> {
     /// Whether nobody in line is to be served before: what goes out of an arena is kept from them as any other memory.
     #[inline]
     fn may_pass(&self, request: &Request) -> bool {
-        !self.shards.signs.is_waited_for() || self.state().may_pass(request.priority)
+        !self.shards.signs.is_waited_for() || self.state().may_be_served(request.priority)
+    }
+
+    /// A place goes out: those in line are passed, as by any other request.
+    #[inline]
+    fn pass(&self) {
+        if self.shards.signs.is_waited_for() {
+            self.state().passed();
+        }
     }
 
     /// The plan has nothing for an allocation. From here on the step may be written down, and do without an arena.
@@ -240,6 +249,7 @@ impl<B: Backend> Shared<B> {
         };
         let ties = planner.ties(self);
         drop(planner);
+        self.pass();
         self.planned_with_care(ties.with(extent), request).map(Some)
     }
 

@@ -237,7 +237,7 @@ impl<S> State<S> {
 
     /// Whether somebody of this priority may be served before who is due: nobody is, or those who are could not have what is
     /// left.
-    fn may_be_served(&self, priority: Priority) -> bool {
+    pub(super) fn may_be_served(&self, priority: Priority) -> bool {
         match self.line.due_priority() {
             None => true,
             Some(due) => due < Priority::High && priority == Priority::High && self.is_reserve_left_alone(),
@@ -249,18 +249,8 @@ impl<S> State<S> {
         self.reserve_bytes > 0 && self.books.left_bytes() <= self.reserve_bytes
     }
 
-    /// Whether a request that the pool's slabs have nothing to do with may be served before those in line. Then it passes
-    /// them, as any other.
-    pub(super) fn may_pass(&mut self, priority: Priority) -> bool {
-        let may_pass = self.may_be_served(priority);
-        if may_pass {
-            self.passed();
-        }
-        may_pass
-    }
-
     /// A request that was not in line has been served.
-    fn passed(&mut self) {
+    pub(super) fn passed(&mut self) {
         if self.line.may_be_passed() {
             self.line.passed();
         }
