@@ -249,6 +249,6 @@ impl<B: Backend> Shared<B> {
 }
 
 /// All that a home holds, where no block has a span of it.
-fn span_of<S>(home: &Home<S>) -> Span {
+pub(super) fn span_of<S>(home: &Home<S>) -> Span {
     Span::new(home.slab.serial, home.extent.offset(), home.extent.bytes())
 }

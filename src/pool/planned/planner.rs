@@ -276,7 +276,8 @@ impl<B: Backend> Planner<B> {
         auto.learner = Some(learner);
     }
 
-    /// A place is back, and nobody uses it; the arena goes home with the last of them if it `is_wanted`. What is to be dropped comes back.
+    /// A place is back, and nobody uses it; the arena goes home with the last of them if it `is_wanted`. What is to be dropped
+    /// comes back.
     #[inline]
     pub(super) fn give(&mut self, place: PoolHome<B>, bytes: u64, is_wanted: bool) -> Option<Rest<B>> {
         self.tally.free(bytes, place.home.extent.bytes());

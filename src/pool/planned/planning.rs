@@ -1,0 +1,201 @@
+//! The doors: how planned steps begin, and what a program sees of them.
+
+use std::fmt;
+
+use super::auto::Auto;
+use super::planner::{Mode, Rest};
+use super::report::PlanReport;
+use crate::backend::Backend;
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::{Lifetime, Plan, Script};
+use crate::pool::Pool;
+use crate::sync::Arc;
+
+impl<B: Backend> Pool<B> {
+    /// Serves steps at the offsets of a plan, until the [`Planning`] is dropped: the first step begins now, the next ones
+    /// with [`mark_step`](Pool::mark_step).
+    ///
+    /// The lifetimes, in the order of their beginnings, are what a step allocates, and the plan says where: it is of
+    /// [`plan::solve`](crate::plan::solve), with the alignment of the pool's [limits](Pool::limits). One run of the pool as
+    /// high as the plan is taken for it. A block goes out at its planned place when it is the next that the plan has (or
+    /// one near by) and everything that had a part of the place is back; any other allocation is served as without a plan,
+    /// and [counted](PlanReport). So no program gets memory that it has already, whatever it does.
+    ///
+    /// Blocks that live longer than their step keep their place from the next step. Requests that wait
+    /// ([`alloc_async`](Pool::alloc_async)) are not looked for in the plan.
+    ///
+    /// ```
+    /// use tensorpool::plan::{self, Lifetime, Options};
+    /// use tensorpool::{Config, Pool, Request};
+    ///
+    /// let pool = Pool::host(Config::new("64 KiB"))?;
+    /// // Three buffers, of which the first is gone before the last one comes.
+    /// let step = [Lifetime::new(0, 2, 4000), Lifetime::new(1, 4, 2000), Lifetime::new(3, 4, 4000)];
+    /// let plan = plan::solve(&step, &Options::new().align(pool.limits().alignment_bytes))?;
+    /// let planning = pool.planned(&step, &plan)?;
+    /// for _ in 0..10 {
+    ///     let first = pool.alloc(Request::bytes(4000))?;
+    ///     let second = pool.alloc(Request::bytes(2000))?;
+    ///     drop(first);
+    ///     let third = pool.alloc(Request::bytes(4000))?;
+    ///     drop((second, third));
+    ///     pool.mark_step();
+    /// }
+    /// assert_eq!(planning.report().steps_exact, 10);
+    /// assert_eq!(planning.report().arena_bytes, 6 << 10); // 4,032 and 2,048 bytes, in whole pages
+    /// # Ok::<(), tensorpool::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the plan is none for these lifetimes, or not aligned, or if the pool's steps are planned
+    /// already; [`ErrorKind::TooLarge`] if it is higher than a slab can be, or has a block larger than the backend's; as
+    /// [`alloc`](Pool::alloc) if the pool has no run for it. Then nothing has changed, but that idle memory may have gone home.
+    pub fn planned(&self, lifetimes: &[Lifetime], plan: &Plan) -> Result<Planning<B>> {
+        let shared = self.shared();
+        let script = Arc::new(Script::new(lifetimes, plan, shared.limits.alignment_bytes)?);
+        let (largest_bytes, limit) = (script.largest_bytes(), shared.limits.block);
+        if largest_bytes > limit.bytes {
+            return Err(shared.too_large(largest_bytes, largest_bytes, limit));
+        }
+        let arena = shared.take_arena(script.height_bytes())?;
+        let rest = {
+            let mut planner = shared.shards.planner();
+            if planner.is_on() {
+                Rest { arenas: vec![arena], pools: Vec::new() }
+            } else {
+                planner.report = PlanReport::default();
+                planner.mode = Mode::Fixed(script);
+                planner.begin_step();
+                let rest = [planner.set_arena(arena), planner.serve()];
+                shared.shards.show(&mut planner);
+                drop(planner);
+                rest.into_iter().for_each(|rest| shared.end_arenas(rest));
+                return self.begin_planning();
+            }
+        };
+        shared.end_arenas(rest);
+        Err(is_planned_already())
+    }
+
+    /// Plans steps that repeat, until the [`Planning`] is dropped. A program says where its steps begin with
+    /// [`mark_step`](Pool::mark_step); everything else goes by itself:
+    ///
+    /// - The first step is written down: every allocation, and when it was freed. (The first two, if blocks of the first are
+    ///   still held: then a step is counted from where the least goes on into the next one, for instance when the last
+    ///   gradients have been freed.)
+    /// - It is planned (`plan`), in the call in which it ends: milliseconds for thousands of allocations. The next ones are
+    ///   served at the planned offsets, in one run of the pool.
+    /// - A step of another shape is noticed by its first allocation that differs, served by the pool, written down, and
+    ///   planned when it ends. The last 16 shapes are remembered, and which follows which. After eight plans in a row that
+    ///   no step has followed, a shape is planned when it is met a second time.
+    ///
+    /// What goes out is the same memory in another place: results do not change. Blocks that live longer than a step are the
+    /// pool's as before.
+    ///
+    /// ```
+    /// use tensorpool::{Config, Pool};
+    ///
+    /// let pool = Pool::host(Config::new("1 MiB"))?;
+    /// let planning = pool.auto_plan()?;
+    /// for _ in 0..10 {
+    ///     pool.mark_step();
+    ///     let x = pool.zeros::<f32>([64, 100])?;
+    ///     let y = pool.zeros::<f32>([64, 50])?;
+    ///     drop(x);
+    ///     let z = pool.zeros::<f32>([64, 20])?;
+    /// }
+    /// pool.mark_step();
+    /// assert_eq!(planning.report().steps_exact, 9); // all but the first
+    /// println!("{}", planning.report());
+    /// # Ok::<(), tensorpool::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the pool's steps are planned already; [`ErrorKind::Closed`].
+    pub fn auto_plan(&self) -> Result<Planning<B>> {
+        let shared = self.shared();
+        let mut planner = shared.shards.planner();
+        if planner.is_on() {
+            return Err(is_planned_already());
+        }
+        planner.report = PlanReport::default();
+        planner.mode = Mode::Auto(Box::new(Auto::new()));
+        shared.shards.show(&mut planner);
+        drop(planner);
+        self.begin_planning()
+    }
+
+    /// Steps are planned from now on: idle memory belongs in the spaces, where an arena is taken. Not if the pool was closed
+    /// meanwhile.
+    fn begin_planning(&self) -> Result<Planning<B>> {
+        let planning = Planning { pool: self.clone() };
+        let state = self.shared().state();
+        state.direct_if_need_be();
+        let is_open = state.check_open();
+        drop(state);
+        self.shared().empty_lists();
+        is_open.map(|()| planning)
+    }
+
+    /// Says that a step of the program begins, to [planned steps](Pool::auto_plan) and to a record of the pool's allocations
+    /// (`Pool::record_to`, feature `trace`). Does nothing while there is neither.
+    pub fn mark_step(&self) {
+        let shared = self.shared();
+        shared.record_step();
+        if !shared.shards.signs.is_on() {
+            return;
+        }
+        shared.end_holds();
+        let mut planner = shared.shards.planner();
+        let is_due = match &mut planner.mode {
+            Mode::Off => false,
+            Mode::Fixed(_) => true,
+            Mode::Auto(auto) => {
+                auto.mark();
+                let (is_due, is_recorded) = (auto.is_due(), !auto.has_cut());
+                planner.report.steps += u64::from(is_recorded);
+                planner.report.steps_recorded += u64::from(is_recorded);
+                is_due
+            }
+        };
+        if is_due {
+            drop(shared.next_step(planner));
+        }
+    }
+}
+
+fn is_planned_already() -> Error {
+    Error::new(ErrorKind::Invalid, "the pool's steps are planned already: there is a Planning that was not dropped")
+}
+
+/// While there is one, a pool serves planned steps: see [`Pool::planned`] and [`Pool::auto_plan`]. When it is dropped the
+/// arena goes home, as soon as the last block in it is back.
+#[must_use = "planned steps end when it is dropped"]
+pub struct Planning<B: Backend> {
+    pool: Pool<B>,
+}
+
+impl<B: Backend> Planning<B> {
+    /// What has come of it so far. A step that has not ended yet counts with what it has allocated.
+    pub fn report(&self) -> PlanReport {
+        self.pool.shared().shards.planner().report()
+    }
+}
+
+impl<B: Backend> AsRef<Pool<B>> for Planning<B> {
+    fn as_ref(&self) -> &Pool<B> {
+        &self.pool
+    }
+}
+
+impl<B: Backend> Drop for Planning<B> {
+    fn drop(&mut self) {
+        self.pool.shared().end_planning();
+    }
+}
+
+impl<B: Backend> fmt::Debug for Planning<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Planning").field(&self.report()).finish()
+    }
+}
