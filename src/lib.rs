@@ -42,7 +42,7 @@ pub use half;
 pub use open::GpuChoice;
 pub use open::{AnyBackend, AnySlab};
 pub use pool::{Allocation, Block, Budget, Compaction, Config, Difference, Hold, Movable, PlanReport, Planning, Pool};
-pub use pool::{Priority, Request, SlabPolicy, Stats, Step};
+pub use pool::{Fallback, Priority, Request, SlabPolicy, Stats};
 pub use space::Placement;
 #[cfg(feature = "gpu")]
 pub use tensor::Loan;

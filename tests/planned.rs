@@ -10,7 +10,7 @@ use support::rounds;
 use support::watched::{Watched, check, open};
 use tensorpool::plan::{self, Lifetime, LifetimesBuilder, Options, Plan};
 use tensorpool::{
-    Backend, Block, Config, ErrorKind, Host, Model, PlanReport, Pool, Priority, Request, SlabPolicy, Step,
+    Backend, Block, Config, ErrorKind, Fallback, Host, Model, PlanReport, Pool, Priority, Request, SlabPolicy,
 };
 
 const KIB: u64 = 1 << 10;
@@ -606,7 +606,7 @@ fn other_requests_are_served_beside_the_plan() {
     let step = [Op::Alloc(5000), Op::Free(0)];
     let lifetimes = lifetimes(&step);
     let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
-    let urgent = pool.alloc(Request::bytes(900).priority(Priority::High).without(Step::Grow)).unwrap();
+    let urgent = pool.alloc(Request::bytes(900).priority(Priority::High).without(Fallback::Grow)).unwrap();
     let aligned = pool.alloc(Request::bytes(5000).align(64)).unwrap();
     assert_eq!(pool.alloc(Request::bytes(5000).align(128)).unwrap_err().kind(), ErrorKind::Alignment);
     assert_eq!(pool.alloc(Request::bytes(0)).unwrap().bytes(), 0);

@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use support::rounds;
 use support::watched::Watched;
-use tensorpool::{Block, Config, Host, Limit, Limits, Model, Pool, Priority, Request, SlabPolicy, Step};
+use tensorpool::{Block, Config, Fallback, Host, Limit, Limits, Model, Pool, Priority, Request, SlabPolicy};
 
 const KIB: u64 = 1024;
 
@@ -150,7 +150,7 @@ fn what_lies_in_another_list_goes_home_when_it_is_needed() {
     });
     assert_eq!(pool.stats().used_bytes, 0);
     assert_eq!(pool.alloc(Request::bytes(64 * KIB)).unwrap().bytes(), 64 * KIB);
-    let request = Request::bytes(64 * KIB).without(Step::Gather).without(Step::Grow);
+    let request = Request::bytes(64 * KIB).without(Fallback::Reclaim).without(Fallback::Grow);
     drop(pool.alloc(Request::bytes(300)).unwrap());
     let error = pool.alloc(request).unwrap_err();
     assert!(error.is_fragmented(), "{error}");
@@ -166,8 +166,8 @@ fn a_larger_block_is_handed_out_within_the_bound() {
     let place = piece.offset();
     drop(piece);
     // A piece of 64 is asked for, and nothing but the list's 128 bytes is left.
-    let request = |bytes| Request::bytes(bytes).without(Step::Gather).without(Step::Grow);
-    assert!(pool.alloc(request(64).without(Step::Larger)).unwrap_err().is_no_room());
+    let request = |bytes| Request::bytes(bytes).without(Fallback::Reclaim).without(Fallback::Grow);
+    assert!(pool.alloc(request(64).without(Fallback::Oversized)).unwrap_err().is_no_room());
     assert!(pool.alloc(request(63)).unwrap_err().is_no_room(), "65 bytes of waste are more than 63 asked");
     assert!(pool.alloc(request(64).waste(63)).unwrap_err().is_no_room());
     let larger = pool.alloc(request(64)).unwrap();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use support::watched::Watched;
 use support::{LONG, until};
-use tensorpool::{Config, ErrorKind, Host, Model, Placement, Pool, Priority, Request, SlabPolicy, Step};
+use tensorpool::{Config, ErrorKind, Fallback, Host, Model, Placement, Pool, Priority, Request, SlabPolicy};
 
 fn pool(budget_bytes: u64) -> Pool<Host> {
     Pool::host(Config::new(budget_bytes).slabs(SlabPolicy::Single)).unwrap()
@@ -288,12 +288,12 @@ fn a_reserve_over_the_budget_is_an_error() {
 #[test]
 fn steps_can_be_switched_off() {
     let pool = Pool::host(Config::new(64 << 10)).unwrap();
-    assert!(pool.alloc(Request::bytes(1 << 10).without(Step::Grow)).unwrap_err().is_no_room());
+    assert!(pool.alloc(Request::bytes(1 << 10).without(Fallback::Grow)).unwrap_err().is_no_room());
     let first = pool.alloc(Request::bytes(8 << 10)).unwrap();
     assert_eq!((pool.stats().slabs, pool.stats().allocations_grown), (1, 1));
     drop(first);
     let request = Request::bytes(60 << 10);
-    assert!(pool.alloc(request.clone().without(Step::GiveBack)).unwrap_err().is_no_room());
+    assert!(pool.alloc(request.clone().without(Fallback::ReturnEmpty)).unwrap_err().is_no_room());
     let large = pool.alloc(request).unwrap();
     assert_eq!(pool.stats().allocations_given_back, 1);
     drop(large);

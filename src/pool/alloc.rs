@@ -2,12 +2,14 @@
 //!
 //! 0. while steps are planned: the place that the plan has for it ([`super::planned`]);
 //! 1. small: this CPU's free list of the class ([`super::shards`]);
-//! 2. an idle piece of the class, else a place in a slab, fullest slab first, lowest address first; else a larger block from
-//!    this CPU's lists that does not waste too much;
-//! 3. what is idle goes home (all CPUs' lists, retired blocks whose work is done, idle pieces merge), and 2 again;
-//! 4. a new slab, if the budget allows one;
-//! 5. empty slabs go back to the device, and 4 again;
-//! 6. wait in line, if the request says so ([`super::wait`]), or fail, with the numbers.
+//! 2. an idle piece of the class, else a place in a slab, fullest slab first, lowest address first;
+//! 3. the [fallbacks](Fallback) that the request allows, in order:
+//!    - `Oversized`: a larger block from this CPU's lists that does not waste too much;
+//!    - `Reclaim`: what is idle goes home (all CPUs' lists, retired blocks whose work is done, idle pieces merge), and
+//!      2 again;
+//!    - `Grow`: a new slab, if the budget allows one;
+//!    - `ReturnEmpty`: empty slabs go back to the device, and `Grow` again;
+//! 4. wait in line, if the request says so ([`super::wait`]), or fail, with the numbers.
 //!
 //! No lock is held while the device is waited for, and none but `growth` while a slab is created: a thread that records
 //! work for the device may allocate, and the device's callbacks may free.
@@ -17,7 +19,7 @@ use std::time::Duration;
 use super::grow::Grown;
 use super::shards::{PoolHome, Tally};
 use super::state::{Home, Short};
-use super::{Block, Request, Shared, Step};
+use super::{Block, Fallback, Request, Shared};
 use crate::backend::{Backend, Limit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, lock};
@@ -153,7 +155,8 @@ impl<B: Backend> Shared<B> {
         Error::new(ErrorKind::TooLarge, message)
     }
 
-    /// All steps but the first and waiting. Who would wait in line does not wait for the device either: that has no deadline.
+    /// Tries all of it but the free list and waiting. Who would wait in line does not wait for the device either: that
+    /// has no deadline.
     pub(super) fn try_obtain(&self, requests: &[Request], is_async: bool) -> Result<Vec<Home<B::Slab>>, NotNow> {
         self.check_batch(requests).map_err(|error| (error, None))?;
         // They take nothing, so they pass nobody, and nobody is before them.
@@ -193,9 +196,9 @@ impl<B: Backend> Shared<B> {
         Ok(())
     }
 
-    /// Steps 2 to 5. The outer error is for good.
+    /// Tries what is idle, then the fallbacks. The outer error is for good.
     pub(super) fn attempt(&self, requests: &[Request], may_block: bool) -> Result<Attempt<B::Slab>> {
-        let may = |step| requests.iter().all(|request| request.may(step));
+        let may = |fallback| requests.iter().all(|request| request.may(fallback));
         let tally = self.shards.tally();
         if self.shards.signs.is_on() {
             self.fold_planned();
@@ -215,14 +218,14 @@ impl<B: Backend> Shared<B> {
         let (mut gave_back, mut has_grown) = (false, false);
         let counted = requests.iter().filter(|request| !request.for_the_pool).count() as u64;
         loop {
-            if may(Step::Gather) {
+            if may(Fallback::Reclaim) {
                 self.gather();
             }
             let growth = lock(&self.growth);
             let mut taken = {
                 let mut state = self.state();
                 let taken = state.take_all(requests);
-                if taken.is_ok() && may(Step::Gather) && !gave_back {
+                if taken.is_ok() && may(Fallback::Reclaim) && !gave_back {
                     state.totals().allocations_gathered += counted;
                 }
                 taken
@@ -231,7 +234,7 @@ impl<B: Backend> Shared<B> {
             // Each needs one slab of its own at most. What is still refused then is refused for the reserve's sake.
             let mut slabs_left = requests.len();
             while let Err(Short::Of(index)) = taken
-                && may(Step::Grow)
+                && may(Fallback::Grow)
                 && slabs_left > 0
             {
                 slabs_left -= 1;
@@ -265,7 +268,11 @@ impl<B: Backend> Shared<B> {
                 Err(Short::Turn) => return Ok(Err(self.no_room(&self.state(), requests))),
                 Err(Short::Of(index)) => &requests[index],
             };
-            if !gave_back && may(Step::Grow) && may(Step::GiveBack) && self.give_back_empty(short, may_block)? {
+            if !gave_back
+                && may(Fallback::Grow)
+                && may(Fallback::ReturnEmpty)
+                && self.give_back_empty(short, may_block)?
+            {
                 gave_back = true;
                 continue;
             }
@@ -276,16 +283,16 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// The last of step 2.
+    /// Tries [`Fallback::Oversized`].
     fn take_larger(&self, request: &Request) -> Option<Home<B::Slab>> {
-        let class = self.classes.of(request.bytes).filter(|_| request.may(Step::Larger))?;
+        let class = self.classes.of(request.bytes).filter(|_| request.may(Fallback::Oversized))?;
         let most_bytes = request.bytes.saturating_add(request.waste_bytes());
         let place = self.shards.take_larger(class, request.bytes, most_bytes)?;
         self.state().totals().allocations_larger += 1;
         Some(place.home)
     }
 
-    /// Step 3, and what else is idle: all goes home, and who is in line is served.
+    /// `Fallback::Reclaim`, and what else is idle: all goes home, and who is in line is served.
     pub(super) fn gather(&self) {
         self.settle_completed();
         self.empty_shards();

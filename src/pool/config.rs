@@ -219,15 +219,15 @@ pub enum Priority {
 /// [says otherwise](Request::without).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Step {
+pub enum Fallback {
     /// Hand out a larger block that is idle, whole, within the request's bound of [waste](Request::waste).
-    Larger,
+    Oversized,
     /// Take home what is idle, so that it can be carved anew.
-    Gather,
+    Reclaim,
     /// Reserve another slab.
     Grow,
     /// Give empty slabs back to the device, waiting until it is done with them, and grow with their bytes.
-    GiveBack,
+    ReturnEmpty,
 }
 
 /// What a caller asks of a pool.
@@ -321,13 +321,13 @@ impl Request {
 
     /// The pool must not do this for the request: it waits or fails instead.
     #[must_use]
-    pub fn without(mut self, step: Step) -> Self {
-        self.without[step as usize] = true;
+    pub fn without(mut self, fallback: Fallback) -> Self {
+        self.without[fallback as usize] = true;
         self
     }
 
-    /// How many bytes more than asked for a [larger](Step::Larger) block may have. As many as were asked for unless said
-    /// otherwise.
+    /// How many bytes more than asked for a [larger](Fallback::Oversized) block may have. As many as were asked for
+    /// unless said otherwise.
     #[must_use]
     pub fn waste(mut self, most_bytes: u64) -> Self {
         self.waste_bytes = Some(most_bytes);
@@ -338,8 +338,8 @@ impl Request {
         self.waste_bytes.unwrap_or(self.bytes)
     }
 
-    pub(super) fn may(&self, step: Step) -> bool {
-        !self.without[step as usize]
+    pub(super) fn may(&self, fallback: Fallback) -> bool {
+        !self.without[fallback as usize]
     }
 }
 

@@ -1,11 +1,11 @@
-//! Steps 4 and 5 of an allocation: slabs come, and go.
+//! Two fallbacks of an allocation: slabs come ([`Fallback::Grow`]), and go ([`Fallback::ReturnEmpty`]).
 //!
 //! Bytes are booked before a slab is created, and stay reserved until its memory is dropped: at no moment is more reserved
 //! than the budget.
 
 use super::state::{Home, Slab, StateOf};
 use super::wait::{Seat, wake};
-use super::{Request, Shared, SlabPolicy, Step};
+use super::{Fallback, Request, Shared, SlabPolicy};
 use crate::backend::{Backend, Point, Span};
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::Placement;
@@ -48,8 +48,9 @@ impl<B: Backend> Drop for Burial<'_, B> {
 }
 
 impl<B: Backend> Shared<B> {
-    /// Step 4: a slab of the next size in the series or of the request, whichever is larger; halved as long as the
-    /// device refuses it and the request still fits. `exactly` of the request, where others of its batch need the rest.
+    /// `Fallback::Grow`: a slab of the next size in the series or of the request, whichever is larger; halved as long
+    /// as the device refuses it and the request still fits. `exactly` of the request, where others of its batch need
+    /// the rest.
     pub(super) fn grow(&self, request: &Request, exactly: bool) -> Grown<'_, B> {
         let bytes = request.bytes;
         let Some(least_bytes) = self.slab_bytes_least(bytes) else { return Grown::NoBudget };
@@ -122,8 +123,8 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// Steps 4 and 5 for one who waits in line and who may be served: a new slab serves the line in turn. Nothing here waits
-    /// for the device: whoever has its stream may be waiting for this thread.
+    /// `Fallback::Grow` and `Fallback::ReturnEmpty` for one who waits in line and who may be served: a new slab serves
+    /// the line in turn. Nothing here waits for the device: whoever has its stream may be waiting for this thread.
     pub(super) fn reserve_for(&self, seat: &Seat<B::Slab>) {
         let is_batch = seat.requests().len() > 1;
         // As in `attempt`.
@@ -131,7 +132,7 @@ impl<B: Backend> Shared<B> {
         loop {
             let growth = lock(&self.growth);
             let Some(short) = self.state().short_of(seat) else { return };
-            if short.may(Step::Grow)
+            if short.may(Fallback::Grow)
                 && slabs_left > 0
                 && let Grown::Slab(mut state) = self.grow(short, gave_back && is_batch)
             {
@@ -142,7 +143,7 @@ impl<B: Backend> Shared<B> {
                 continue;
             }
             drop(growth);
-            if gave_back || !short.may(Step::Grow) || !short.may(Step::GiveBack) {
+            if gave_back || !short.may(Fallback::Grow) || !short.may(Fallback::ReturnEmpty) {
                 return;
             }
             match self.give_back_empty(short, false) {
@@ -152,8 +153,8 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// Step 5. Whether another attempt is worth while. Unless it `may_block`, the device is not waited for: slabs that it
-    /// still uses leave when it is done, and who looks then finds their bytes.
+    /// `Fallback::ReturnEmpty`. Whether another attempt is worth while. Unless it `may_block`, the device is not waited
+    /// for: slabs that it still uses leave when it is done, and who looks then finds their bytes.
     pub(super) fn give_back_empty(&self, request: &Request, may_block: bool) -> Result<bool> {
         let point = {
             let mut state = self.state();

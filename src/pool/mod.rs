@@ -33,7 +33,7 @@ use std::fmt;
 pub use self::block::{Block, Hold};
 pub(crate) use self::compact::Lend;
 pub use self::compact::{Compaction, Movable};
-pub use self::config::{Budget, Config, Priority, Request, SlabPolicy, Step};
+pub use self::config::{Budget, Config, Fallback, Priority, Request, SlabPolicy};
 use self::labels::{Label, Labels};
 pub use self::planned::{Difference, PlanReport, Planning};
 #[cfg_attr(not(feature = "trace"), allow(unused_imports, reason = "only traces are made of records"))]

@@ -26,7 +26,7 @@ impl<B: Backend> Shared<B> {
         Error::new(ErrorKind::OutOfMemory, message).with_source(error)
     }
 
-    /// The error of the last step. Which of the two it is, is judged by what is left now.
+    /// The error after the last fallback. Which of the two it is, is judged by what is left now.
     pub(super) fn no_room(&self, state: &StateOf<B>, requests: &[Request]) -> Error {
         let reserve_bytes = state.reserve_bytes(least_priority(requests));
         let fits = self.needed_bytes(requests) <= state.stats().available_bytes().saturating_sub(reserve_bytes);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use tensorpool::{Config, Placement, Priority, Request, SlabPolicy, Step};
+use tensorpool::{Config, Fallback, Placement, Priority, Request, SlabPolicy};
 
 use super::Choices;
 
@@ -89,10 +89,10 @@ pub struct Ask {
     pub zeroed: bool,
     pub priority: Priority,
     pub wait: Option<Duration>,
-    pub without: [bool; STEPS.len()],
+    pub without: [bool; FALLBACKS.len()],
 }
 
-const STEPS: [Step; 4] = [Step::Larger, Step::Gather, Step::Grow, Step::GiveBack];
+const FALLBACKS: [Fallback; 4] = [Fallback::Oversized, Fallback::Reclaim, Fallback::Grow, Fallback::ReturnEmpty];
 
 impl Ask {
     /// Sizes are of four kinds, by these weights: anything, small ones, whole pages and those at an edge.
@@ -133,8 +133,8 @@ impl Ask {
         if let Some(wait) = self.wait {
             request = request.wait(wait);
         }
-        let without = STEPS.into_iter().zip(self.without).filter(|(_, without)| *without);
-        without.fold(request, |request, (step, _)| request.without(step))
+        let without = FALLBACKS.into_iter().zip(self.without).filter(|(_, without)| *without);
+        without.fold(request, |request, (fallback, _)| request.without(fallback))
     }
 
     pub fn may_do_all(&self) -> bool {

@@ -37,7 +37,7 @@ pub(super) use self::signs::Signs;
 use super::grow::span_of;
 use super::shards::{PoolHome, Shards, Tally};
 use super::state::{Holds, Home};
-use super::{Block, Request, Shared, SlabPolicy, Step};
+use super::{Block, Fallback, Request, Shared, SlabPolicy};
 use crate::backend::Backend;
 use crate::error::{ErrorKind, Result};
 use crate::sync::{Arc, LatchGuard};
@@ -286,7 +286,7 @@ impl<B: Backend> Shared<B> {
         }
         self.backend.check()?;
         // What is in a free list is some caller's size, and would be counted as a block.
-        let request = Request::bytes(bytes).label("arena of planned steps").without(Step::Larger).for_the_pool();
+        let request = Request::bytes(bytes).label("arena of planned steps").without(Fallback::Oversized).for_the_pool();
         {
             let state = self.state();
             state.check_open()?;
@@ -297,7 +297,7 @@ impl<B: Backend> Shared<B> {
             }
         }
         // From what is reserved already, if that will do; else what is idle makes room for it first.
-        let modest = request.clone().without(Step::Grow);
+        let modest = request.clone().without(Fallback::Grow);
         let homes = match self.attempt(std::slice::from_ref(&modest), true)? {
             Ok(homes) => homes,
             Err(_) => {

@@ -212,8 +212,8 @@ impl<S> State<S> {
         self.books.fold(tally);
     }
 
-    /// Steps 1 and 2 for a request that is not in line: an idle piece of the class, else a place in a slab, fullest slab
-    /// first. `None` also if others are before it.
+    /// Serves a request that is not in line, before any fallback: an idle piece of the class, else a place in a slab,
+    /// fullest slab first. `None` also if others are before it.
     pub(super) fn take(&mut self, request: &Request) -> Option<Home<S>> {
         if !self.may_be_served(request.priority) {
             return None;
