@@ -6,7 +6,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tensorpool::plan::{self, Lifetime, Options};
 use tensorpool::trace::{Event, Trace};
-use tensorpool::{Block, Config, Model, Pool, Request, SlabPolicy};
+use tensorpool::{Block, Config, Pool, Request, SlabPolicy, Virtual};
 
 /// What a step does: allocate so many bytes, or free the block of this number.
 #[derive(Clone, Copy)]
@@ -50,7 +50,7 @@ fn free(event: &Event) -> Option<u32> {
     }
 }
 
-fn run(pool: &Pool<Model>, ops: &[Op], blocks: &mut Vec<Option<Block<Model>>>) {
+fn run(pool: &Pool<Virtual>, ops: &[Op], blocks: &mut Vec<Option<Block<Virtual>>>) {
     pool.mark_step();
     blocks.clear();
     for op in ops {
@@ -67,8 +67,8 @@ fn steps(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("a step of {name}"));
         group.throughput(Throughput::Elements(ops.len() as u64));
         let open = || {
-            Pool::with_backend(Model::default(), &Config::new("8 GiB").slabs(SlabPolicy::Single))
-                .expect("a model has any memory")
+            Pool::with_backend(Virtual::default(), &Config::new("8 GiB").slabs(SlabPolicy::Single))
+                .expect("a virtual backend has any memory")
         };
         let mut blocks = Vec::new();
         let pool = open();

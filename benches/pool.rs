@@ -7,12 +7,12 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tensorpool::{Config, Model, Placement, Pool, Request, SlabPolicy};
+use tensorpool::{Config, Placement, Pool, Request, SlabPolicy, Virtual};
 
 /// A pool that carves without memory: what is measured is the bookkeeping alone.
-fn open(budget: &str, placement: Placement) -> Pool<Model> {
+fn open(budget: &str, placement: Placement) -> Pool<Virtual> {
     let config = Config::new(budget).slabs(SlabPolicy::Single).placement(placement);
-    Pool::with_backend(Model::default(), &config).expect("a model has any memory")
+    Pool::with_backend(Virtual::default(), &config).expect("a virtual backend has any memory")
 }
 
 fn one_block(criterion: &mut Criterion) {

@@ -34,7 +34,7 @@ pub mod trace;
 
 #[cfg(feature = "gpu")]
 pub use backend::Gpu;
-pub use backend::{Backend, Host, HostMemory, Limit, Limits, Model};
+pub use backend::{Backend, Host, HostMemory, Limit, Limits, Virtual};
 pub use error::{Error, ErrorKind, Holder, Result, Shortage};
 #[cfg(feature = "half")]
 pub use half;

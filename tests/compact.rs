@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use support::watched::{Watched, check, open};
 use support::{LONG, rounds, say, until};
 use tensorpool::trace::{Event, Trace};
-use tensorpool::{Block, Compaction, Config, ErrorKind, Hold, Model, Movable, Placement, Pool, Request, SlabPolicy};
+use tensorpool::{Block, Compaction, Config, ErrorKind, Hold, Movable, Placement, Pool, Request, SlabPolicy, Virtual};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -403,8 +403,8 @@ struct Replayed {
 }
 
 fn replay(trace: &Trace, budget_bytes: u64, compacts: bool) -> Replayed {
-    let pool = Pool::with_backend(Model::default(), &Config::new(budget_bytes).slabs(SlabPolicy::Single)).unwrap();
-    let mut blocks: Vec<Option<Block<Model>>> = Vec::new();
+    let pool = Pool::with_backend(Virtual::default(), &Config::new(budget_bytes).slabs(SlabPolicy::Single)).unwrap();
+    let mut blocks: Vec<Option<Block<Virtual>>> = Vec::new();
     let mut replayed = Replayed::default();
     for event in trace.events() {
         match *event {

@@ -10,7 +10,7 @@ use support::rounds;
 use support::watched::{Watched, check, open};
 use tensorpool::plan::{self, Lifetime, LifetimesBuilder, Options, Plan};
 use tensorpool::{
-    Backend, Block, Config, ErrorKind, Fallback, Host, Model, PlanReport, Pool, Priority, Request, SlabPolicy,
+    Backend, Block, Config, ErrorKind, Fallback, Host, PlanReport, Pool, Priority, Request, SlabPolicy, Virtual,
 };
 
 const KIB: u64 = 1 << 10;
@@ -150,7 +150,7 @@ fn programs_that_keep_to_the_plan_are_served_by_it_alone() {
         let allocations = rng.random_range(1..200);
         let step = random_step(&mut rng, allocations, 100_000);
         let lifetimes = lifetimes(&step);
-        let pool = Pool::with_backend(Model::default(), &Config::new(64 * MIB)).unwrap();
+        let pool = Pool::with_backend(Virtual::default(), &Config::new(64 * MIB)).unwrap();
         let plan = solve(&pool, &lifetimes);
         let planning = pool.planned(&lifetimes, &plan).unwrap();
         let allocated = pool.stats().allocations;
@@ -228,7 +228,7 @@ fn programs_that_do_not_are_never_served_wrongly() {
 fn steps_that_return_are_planned_by_themselves() {
     for seed in 0..rounds(40) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let pool = Pool::with_backend(Model::default(), &Config::new(64 * MIB)).unwrap();
+        let pool = Pool::with_backend(Virtual::default(), &Config::new(64 * MIB)).unwrap();
         let planning = pool.auto_plan().unwrap();
         let allocations = rng.random_range(1..100);
         let step = random_step(&mut rng, allocations, 100_000);
@@ -249,7 +249,7 @@ fn steps_that_return_are_planned_by_themselves() {
 fn shapes_that_take_turns_are_all_followed_once_they_are_known() {
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     let shapes: Vec<Vec<Op>> = (0..3).map(|_| random_step(&mut rng, 40, 10_000)).collect();
-    let pool = Pool::with_backend(Model::default(), &Config::new(64 * MIB)).unwrap();
+    let pool = Pool::with_backend(Virtual::default(), &Config::new(64 * MIB)).unwrap();
     let planning = pool.auto_plan().unwrap();
     pool.mark_step();
     let turns = |times: usize| (0..times).for_each(|_| shapes.iter().for_each(|shape| run(&pool, shape)));
@@ -272,7 +272,7 @@ fn shapes_that_take_turns_are_all_followed_once_they_are_known() {
 /// Its beginning was that of another shape, and the next part that of a third.
 #[test]
 fn a_shape_that_is_found_after_another_is_planned_from_its_beginning() {
-    let pool = Pool::with_backend(Model::default(), &Config::new(MIB)).unwrap();
+    let pool = Pool::with_backend(Virtual::default(), &Config::new(MIB)).unwrap();
     let planning = pool.auto_plan().unwrap();
     pool.mark_step();
     let step = |rest: &[u64]| {
@@ -299,7 +299,7 @@ fn a_shape_that_is_found_after_another_is_planned_from_its_beginning() {
 
 #[test]
 fn steps_that_are_never_alike_are_not_planned_for_ever() {
-    let pool = Pool::with_backend(Model::default(), &Config::new(64 * MIB)).unwrap();
+    let pool = Pool::with_backend(Virtual::default(), &Config::new(64 * MIB)).unwrap();
     let planning = pool.auto_plan().unwrap();
     pool.mark_step();
     let step = |number: u64| [Op::Alloc(1000 + 64 * number), Op::Alloc(5000), Op::Free(0), Op::Free(1)];
@@ -320,10 +320,10 @@ fn steps_that_are_never_alike_are_not_planned_for_ever() {
 /// Gradients that are freed in the next step, after its input has come: as PyTorch's training loops do.
 #[test]
 fn what_goes_on_into_the_next_step_moves_the_cut() {
-    let pool = Pool::with_backend(Model::default(), &Config::new(MIB)).unwrap();
+    let pool = Pool::with_backend(Virtual::default(), &Config::new(MIB)).unwrap();
     let planning = pool.auto_plan().unwrap();
     let alloc = |kib: u64| pool.alloc(Request::bytes(kib * KIB)).unwrap();
-    let mut gradients: Vec<Block<Model>> = Vec::new();
+    let mut gradients: Vec<Block<Virtual>> = Vec::new();
     let mut state = None;
     for number in 0..10 {
         pool.mark_step();
@@ -351,7 +351,7 @@ fn what_goes_on_into_the_next_step_moves_the_cut() {
 
 #[test]
 fn an_arena_goes_home_when_memory_is_short_and_nobody_has_a_block_of_it() {
-    let pool = Pool::with_backend(Model::default(), &Config::new(MIB).slabs(SlabPolicy::Single)).unwrap();
+    let pool = Pool::with_backend(Virtual::default(), &Config::new(MIB).slabs(SlabPolicy::Single)).unwrap();
     let step = [Op::Alloc(300 * KIB), Op::Alloc(300 * KIB), Op::Free(0), Op::Free(1)];
     let lifetimes = lifetimes(&step);
     let plan = solve(&pool, &lifetimes);
@@ -806,7 +806,7 @@ fn peaks_of_batches_and_futures_are_exact_too() {
 /// The next step finds a place for both.
 #[test]
 fn a_block_that_lives_longer_than_planned_is_planned_anew() {
-    let pool = Pool::with_backend(Model::default(), &Config::new(MIB)).unwrap();
+    let pool = Pool::with_backend(Virtual::default(), &Config::new(MIB)).unwrap();
     let planning = pool.auto_plan().unwrap();
     pool.mark_step();
     run(&pool, &[Op::Alloc(5000), Op::Free(0), Op::Alloc(5000), Op::Free(1)]);

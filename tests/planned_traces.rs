@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use support::say;
 use tensorpool::plan::{self, Options};
 use tensorpool::trace::{Event, Trace, TraceBuilder, min_budget};
-use tensorpool::{Block, Config, Model, Pool, Request, SlabPolicy};
+use tensorpool::{Block, Config, Pool, Request, SlabPolicy, Virtual};
 
 /// Those whose steps are all alike come first.
 const NAMES: [&str; 14] = [
@@ -32,8 +32,8 @@ fn bundled(name: &str) -> Trace {
     Trace::read(format!("{}/traces/{name}.trace.gz", env!("CARGO_MANIFEST_DIR"))).unwrap().remove(0)
 }
 
-fn open(budget_bytes: u64) -> tensorpool::Result<Pool<Model>> {
-    Pool::with_backend(Model::default(), &Config::new(budget_bytes).slabs(SlabPolicy::Single))
+fn open(budget_bytes: u64) -> tensorpool::Result<Pool<Virtual>> {
+    Pool::with_backend(Virtual::default(), &Config::new(budget_bytes).slabs(SlabPolicy::Single))
 }
 
 fn geometric_mean(ratios: &[f64]) -> f64 {
@@ -115,7 +115,7 @@ fn peaks(trace: &Trace, from_step: u64) -> (u64, u64) {
     let live_bytes = trace.live_peak_bytes();
     let pool = open(if live_bytes > 100 << 20 { live_bytes / 8 * 9 } else { 2 * live_bytes }).unwrap();
     let planning = pool.auto_plan().unwrap();
-    let mut blocks: Vec<Option<Block<Model>>> = Vec::new();
+    let mut blocks: Vec<Option<Block<Virtual>>> = Vec::new();
     let (mut steps, mut live_bytes, mut peaks) = (0, 0, (0, 0));
     for event in trace.events() {
         match *event {

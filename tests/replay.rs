@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use tensorpool::trace::{Progress, Trace, TraceBuilder, min_budget, replay, replay_while};
-use tensorpool::{Config, Host, Model, Placement, Pool, SlabPolicy};
+use tensorpool::{Config, Host, Placement, Pool, SlabPolicy, Virtual};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -40,8 +40,8 @@ fn bundled(name: &str) -> Trace {
     Trace::read(file(name)).unwrap().remove(0)
 }
 
-fn model(budget: u64, placement: Placement, slabs: SlabPolicy) -> tensorpool::Result<Pool<Model>> {
-    Pool::with_backend(Model::default(), &Config::new(budget).placement(placement).slabs(slabs))
+fn model(budget: u64, placement: Placement, slabs: SlabPolicy) -> tensorpool::Result<Pool<Virtual>> {
+    Pool::with_backend(Virtual::default(), &Config::new(budget).placement(placement).slabs(slabs))
 }
 
 /// 4 MiB that stay, 1 MiB that goes, 1 MiB again, and 3 MiB.
@@ -134,7 +134,7 @@ fn the_smallest_budget_works_and_one_page_less_does_not() {
     let limited = |budget| {
         let mut limits = tensorpool::Backend::limits(&Host);
         limits.block.bytes = MIB;
-        Pool::with_backend(Model::new(limits), &Config::new(budget))
+        Pool::with_backend(Virtual::new(limits), &Config::new(budget))
     };
     let error = min_budget(&tiny(), limited, |_| ControlFlow::Continue(())).unwrap_err().to_string();
     assert!(error.contains("no budget up to") && error.contains("tiny"), "{error}");

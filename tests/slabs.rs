@@ -5,7 +5,7 @@ mod support;
 use std::sync::atomic::Ordering;
 
 use support::watched::{Watched, check, open, untouched};
-use tensorpool::{Config, ErrorKind, Limit, Limits, Model, Placement, Pool, Request, SlabPolicy};
+use tensorpool::{Config, ErrorKind, Limit, Limits, Placement, Pool, Request, SlabPolicy, Virtual};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -206,7 +206,7 @@ fn odd_limits_are_errors_and_no_panics() {
         slab: limit(slab),
         block: limit(u64::MAX),
     };
-    let open = |limits, config: Config| Pool::with_backend(Model::new(limits), &config);
+    let open = |limits, config: Config| Pool::with_backend(Virtual::new(limits), &config);
     // More than one slab can have, as no real device does.
     let pool = open(limits(64, 1, u64::MAX), Config::new(u64::MAX)).unwrap();
     assert!(pool.alloc(Request::bytes(1)).is_ok());

@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use support::rounds;
 use support::watched::Watched;
-use tensorpool::{Block, Config, Fallback, Host, Limit, Limits, Model, Pool, Priority, Request, SlabPolicy};
+use tensorpool::{Block, Config, Fallback, Host, Limit, Limits, Pool, Priority, Request, SlabPolicy, Virtual};
 
 const KIB: u64 = 1024;
 
@@ -123,7 +123,7 @@ fn a_list_holds_no_block_over_its_bound() {
     let limits =
         |block| Limits { alignment_bytes: 4096, granule_bytes: 4096, slab: limit(1 << 40), block: limit(block) };
     let open = |block| {
-        Pool::with_backend(Model::new(limits(block)), &Config::new(8u64 << 30).slabs(SlabPolicy::Single)).unwrap()
+        Pool::with_backend(Virtual::new(limits(block)), &Config::new(8u64 << 30).slabs(SlabPolicy::Single)).unwrap()
     };
     let pool = open(1 << 40);
     for (bytes, listed) in [(4096, true), (64 << 10, true), (65 << 10, false), (128 << 10, false), (1 << 20, false)] {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use support::watched::Watched;
 use support::{LONG, until};
-use tensorpool::{Config, ErrorKind, Fallback, Host, Model, Placement, Pool, Priority, Request, SlabPolicy};
+use tensorpool::{Config, ErrorKind, Fallback, Host, Placement, Pool, Priority, Request, SlabPolicy, Virtual};
 
 fn pool(budget_bytes: u64) -> Pool<Host> {
     Pool::host(Config::new(budget_bytes).slabs(SlabPolicy::Single)).unwrap()
@@ -362,7 +362,7 @@ fn a_lost_device_lets_its_waiters_go() {
 fn a_batch_that_the_reserve_refuses_does_not_grow_without_end() {
     const MIB: u64 = 1 << 20;
     let config = Config::new(64 * MIB).reserve(54 * MIB).slabs(SlabPolicy::PerBlock);
-    let pool = Pool::with_backend(Model::default(), &config).unwrap();
+    let pool = Pool::with_backend(Virtual::default(), &config).unwrap();
     let _held = pool.alloc(Request::bytes(2 * MIB)).unwrap();
     let batch = [Request::bytes(8 * MIB).priority(Priority::High), Request::bytes(1)];
     assert!(pool.alloc_all(&batch).unwrap_err().is_no_room());

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tensorpool::trace::Trace;
-use tensorpool::{Backend, Host, Model};
+use tensorpool::{Backend, Host, Virtual};
 
 use crate::args::{Args, BackendName};
 use crate::failure::Failure;
@@ -50,7 +50,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         progress::stop_if_told()?;
     }
     match args.backend {
-        BackendName::Model => replay_all(args, &traces, || Ok(Model::default())),
+        BackendName::Model => replay_all(args, &traces, || Ok(Virtual::default())),
         BackendName::Host => replay_all(args, &traces, || Ok(Host)),
         BackendName::Gpu => gpu(args, &traces),
     }

@@ -1,4 +1,4 @@
-//! Where slabs come from: the [`Backend`] trait, and the backends [`Host`], `Gpu` and [`Model`].
+//! Where slabs come from: the [`Backend`] trait, and the backends [`Host`], `Gpu` and [`Virtual`].
 //!
 //! A backend gives out whole slabs and moves bytes in and out of them. It knows nothing of blocks: the pool carves a slab
 //! and shows the backend only [`Span`]s, byte ranges that no two blocks share. Work may be *recorded* and carried out
@@ -20,12 +20,12 @@ use crate::units::exact;
 pub mod gpu;
 #[allow(unsafe_code, reason = "the one place; see there")]
 mod host;
-mod model;
+mod virtual_memory;
 
 #[cfg(feature = "gpu")]
 pub use gpu::Gpu;
 pub use host::{Host, HostSlab};
-pub use model::{Model, ModelSlab};
+pub use virtual_memory::{Virtual, VirtualSlab};
 
 /// A place in the order of a backend's work: everything recorded before the call that returned it.
 ///

@@ -6,7 +6,7 @@
 use super::{
     accuracy, adam, adam_moments, bias, matmul, momentum, relu, relu_backward, sgd, softmax_cross_entropy, sum_rows,
 };
-use crate::backend::{Backend, Model};
+use crate::backend::{Backend, Virtual};
 use crate::error::Result;
 use crate::pool::Block;
 
@@ -109,7 +109,7 @@ pub trait Kernels: Backend + Sized {
     /// What it keeps between operations: compiled shaders, for example.
     type Engine: Default + Send;
 
-    /// Whether anything is computed: not on [`Model`], which only counts.
+    /// Whether anything is computed: not on [`Virtual`], which only counts.
     const COMPUTES: bool = true;
 
     /// Whether an operation's parameters must be in the pool's memory, as a shader's must.
@@ -137,7 +137,7 @@ pub trait Kernels: Backend + Sized {
     }
 }
 
-impl Kernels for Model {
+impl Kernels for Virtual {
     type Engine = ();
 
     const COMPUTES: bool = false;

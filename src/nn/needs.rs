@@ -5,7 +5,7 @@ use std::fmt;
 use super::kernels::Kernels;
 use super::mlp::Settings;
 use super::trainer::{StepKind, Trainer};
-use crate::backend::Model;
+use crate::backend::Virtual;
 use crate::error::Result;
 use crate::pool::{Config, Pool, SlabPolicy, Stats};
 use crate::units::ByteSize;
@@ -87,7 +87,8 @@ const AMPLE_BYTES: u64 = 1 << 45;
 /// Steps of a trial: in the second the optimizer's state and the pool's free runs are those of every later one.
 const TRIAL_STEPS: usize = 2;
 
-/// What training needs on `backend`: runs the step on a [`Model`] of it, which takes no memory and no time to speak of.
+/// What training needs on `backend`: runs the step on a [`Virtual`] one like it, which takes no memory and no time to
+/// speak of.
 ///
 /// ```
 /// use tensorpool::Host;
@@ -154,7 +155,7 @@ impl<B: Kernels> Trial<'_, B> {
             Allocator::Pool if budget_bytes == AMPLE_BYTES => SlabPolicy::Growing,
             allocator => allocator.slabs(),
         });
-        let pool = Pool::with_backend(Model::of(self.backend, budget_bytes), &config)?;
+        let pool = Pool::with_backend(Virtual::of(self.backend, budget_bytes), &config)?;
         let params_in_memory = self.backend.params_in_memory();
         let trainer = Trainer::with_params(&pool, self.settings.clone(), self.kind, params_in_memory)?;
         let mut trainer = self.allocator.keep(trainer)?;

@@ -366,11 +366,11 @@ impl Drop for Hold {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Config, Model, Pool, Request};
+    use crate::{Config, Pool, Request, Virtual};
 
     #[test]
     fn blocks_whose_spans_were_swapped_are_not_used_again() {
-        let pool = Pool::with_backend(Model::default(), &Config::new(4096)).unwrap();
+        let pool = Pool::with_backend(Virtual::default(), &Config::new(4096)).unwrap();
         let mut a = pool.alloc(Request::bytes(64)).unwrap();
         let mut b = pool.alloc(Request::bytes(64)).unwrap();
         let c = pool.alloc(Request::bytes(64)).unwrap();

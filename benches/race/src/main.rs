@@ -65,7 +65,7 @@ enum Command {
     },
     /// Exactly COUNT pairs of one case, for a tool that counts instructions; a wrong name lists them all.
     Instructions {
-        /// Such as pool-model/64/at-once-1.
+        /// Such as pool-virtual/64/at-once-1.
         name: String,
         count: u64,
     },

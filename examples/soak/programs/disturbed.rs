@@ -1,10 +1,10 @@
-//! Backends for programs on a pool: the host, a model without memory, and one that fails, panics and is late as told.
+//! Backends for programs on a pool: the host, a virtual one, and one that fails, panics and is late as told.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use tensorpool::backend::{HostSlab, Place, PlaceMut, Span};
-use tensorpool::{Backend, Error, ErrorKind, Host, Limit, Limits, Model, Result};
+use tensorpool::{Backend, Error, ErrorKind, Host, Limit, Limits, Result, Virtual};
 
 /// A backend that a program runs on.
 pub trait Ground: Backend {
@@ -21,7 +21,7 @@ impl Ground for Host {
     const KEEPS_BYTES: bool = true;
 }
 
-impl Ground for Model {
+impl Ground for Virtual {
     const KEEPS_BYTES: bool = false;
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tensorpool::{Backend, Block, ErrorKind, Hold, Host, Limit, Limits, Model, Pool, Request};
+use tensorpool::{Backend, Block, ErrorKind, Hold, Host, Limit, Limits, Pool, Request, Virtual};
 
 use super::disturbed::{Disturbed, Failure, Ground, Trouble};
 use super::pattern::Content;
@@ -99,7 +99,8 @@ pub struct Program<B: Ground> {
     pub steps: Steps<B>,
 }
 
-/// Runs a program of so many events, or as many as there are choices for, on the host, the model or a backend that fails.
+/// Runs a program of so many events, or as many as there are choices for, on the host, a virtual backend or one that
+/// fails.
 pub fn run(choices: &mut impl Choices, events: u64) -> Done {
     match choices.below(8) {
         0..=2 => {
@@ -119,10 +120,10 @@ pub fn run(choices: &mut impl Choices, events: u64) -> Done {
 }
 
 /// Units grow with the budget: what takes gigabytes is not asked for in pieces of 64 bytes.
-fn model_for(budget_bytes: u64) -> Model {
+fn model_for(budget_bytes: u64) -> Virtual {
     let any = Limit { bytes: u64::MAX, name: "2^64" };
     let alignment_bytes = (budget_bytes >> 30).next_power_of_two().clamp(64, 1 << 24);
-    Model::new(Limits { alignment_bytes, granule_bytes: 1, slab: any, block: any })
+    Virtual::new(Limits { alignment_bytes, granule_bytes: 1, slab: any, block: any })
 }
 
 fn run_on<B: Ground>(backend: B, setup: Setup, choices: &mut impl Choices, events: u64) -> Done {

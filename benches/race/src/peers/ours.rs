@@ -1,4 +1,4 @@
-//! This crate: a pool on `Model`, which carves without memory, aligned as a GPU is. A block is the RAII handle that
+//! This crate: a pool on `Virtual`, which carves without memory, aligned as a GPU is. A block is the RAII handle that
 //! programs hold; the lock, the counters and the labels are in the time. And its bookkeeping alone, which is what most
 //! of the others are: one arena, no lock, no handle that frees.
 
@@ -6,40 +6,40 @@ use std::sync::Arc;
 
 use tensorpool::plan::{Course, Place, Script};
 use tensorpool::space::{Extent, Space};
-use tensorpool::{Block, Config, Limit, Limits, Model, Placement, Planning, Pool, Request, SlabPolicy};
+use tensorpool::{Block, Config, Limit, Limits, Placement, Planning, Pool, Request, SlabPolicy, Virtual};
 
 use super::{Peer, arena};
 use crate::contest::{Contestant, UNIT_BYTES};
 use crate::workload::Workload;
 
-fn open_pool(budget_bytes: u64, placement: Placement, slabs: SlabPolicy) -> Option<Pool<Model>> {
+fn open_pool(budget_bytes: u64, placement: Placement, slabs: SlabPolicy) -> Option<Pool<Virtual>> {
     let any = Limit { bytes: u64::MAX, name: "2^64" };
     let limits = Limits { alignment_bytes: UNIT_BYTES, granule_bytes: 4, slab: any, block: any };
     let config = Config::new(budget_bytes).placement(placement).slabs(slabs);
-    Pool::with_backend(Model::new(limits), &config).ok()
+    Pool::with_backend(Virtual::new(limits), &config).ok()
 }
 
-impl Peer for Pool<Model> {
-    type Handle = Block<Model>;
+impl Peer for Pool<Virtual> {
+    type Handle = Block<Virtual>;
 
-    fn alloc(&mut self, bytes: u64) -> Option<Block<Model>> {
+    fn alloc(&mut self, bytes: u64) -> Option<Block<Virtual>> {
         Pool::alloc(self, Request::bytes(bytes)).ok()
     }
 
-    fn free(&mut self, handle: Block<Model>) {
+    fn free(&mut self, handle: Block<Virtual>) {
         drop(handle);
     }
 }
 
 /// The whole workload is known ahead, and so is where every block goes.
-impl Peer for Planning<Model> {
-    type Handle = Block<Model>;
+impl Peer for Planning<Virtual> {
+    type Handle = Block<Virtual>;
 
-    fn alloc(&mut self, bytes: u64) -> Option<Block<Model>> {
+    fn alloc(&mut self, bytes: u64) -> Option<Block<Virtual>> {
         self.as_ref().alloc(Request::bytes(bytes)).ok()
     }
 
-    fn free(&mut self, handle: Block<Model>) {
+    fn free(&mut self, handle: Block<Virtual>) {
         drop(handle);
     }
 
@@ -48,7 +48,7 @@ impl Peer for Planning<Model> {
     }
 }
 
-fn open_planned(workload: &Workload, budget_bytes: u64) -> Option<Planning<Model>> {
+fn open_planned(workload: &Workload, budget_bytes: u64) -> Option<Planning<Virtual>> {
     let pool = open_pool(budget_bytes, Placement::Exact, SlabPolicy::Single)?;
     let (lifetimes, plan) = workload.plan();
     pool.planned(lifetimes, plan).ok()

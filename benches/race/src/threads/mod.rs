@@ -9,13 +9,13 @@ mod shared;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tensorpool::{Host, Model, Pool};
+use tensorpool::{Host, Pool, Virtual};
 
 use self::case::{Bytes, Case, CaseOf, Pattern, THREADS_MAX, Work, compute_ns};
 use self::shared::{Nothing, OffsetBare, OffsetGuarded, Shared};
 use crate::sample::median;
 
-const ALLOCATORS: [&str; 4] = ["pool-model", "pool-host", "offset-guard", "offset-bare"];
+const ALLOCATORS: [&str; 4] = ["pool-virtual", "pool-host", "offset-guard", "offset-bare"];
 const NOTHING: &str = "nothing";
 /// Numbers of live blocks between which the cost should not change.
 const LIVE: [usize; 5] = [16, 100, 1_000, 10_000, 100_000];
@@ -119,7 +119,7 @@ fn flat_works(live: usize) -> [Work; 3] {
 
 fn open(allocator: &'static str, work: Work, threads: usize) -> Box<dyn Case> {
     match allocator {
-        "pool-model" => Box::new(CaseOf::<Pool<Model>>::new(allocator, work, threads)),
+        "pool-virtual" => Box::new(CaseOf::<Pool<Virtual>>::new(allocator, work, threads)),
         "pool-host" => Box::new(CaseOf::<Pool<Host>>::new(allocator, work, threads)),
         "offset-guard" => Box::new(CaseOf::<OffsetGuarded>::new(allocator, work, threads)),
         "offset-bare" => Box::new(CaseOf::<OffsetBare>::new(allocator, work, threads)),
@@ -213,7 +213,7 @@ fn flat(effort: &Effort) -> Vec<Value> {
 }
 
 fn pipes(effort: &Effort) -> Vec<Value> {
-    let (model, host) = (<Pool<Model>>::open(), <Pool<Host>>::open());
+    let (model, host) = (<Pool<Virtual>>::open(), <Pool<Host>>::open());
     let (guarded, bare) = (OffsetGuarded::open(), OffsetBare::open());
     let mut samples: [Vec<f64>; 5] = Default::default();
     for _ in 0..effort.rounds {

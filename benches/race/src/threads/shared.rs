@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use offset_allocator::{Allocation, Allocator};
-use tensorpool::{Backend, Block, Config, Host, Model, Pool, Request, SlabPolicy};
+use tensorpool::{Backend, Block, Config, Host, Pool, Request, SlabPolicy, Virtual};
 
 /// What all of them carve: no memory of it is ever touched.
 const ARENA_BYTES: u64 = 2 << 30;
@@ -28,14 +28,14 @@ pub trait Shared: Send + Sync + 'static {
     }
 }
 
-impl Shared for Pool<Model> {
-    type Handle = Block<Model>;
+impl Shared for Pool<Virtual> {
+    type Handle = Block<Virtual>;
 
     fn open() -> Self {
-        open_pool(Model::default())
+        open_pool(Virtual::default())
     }
 
-    fn alloc(&self, bytes: u64) -> Block<Model> {
+    fn alloc(&self, bytes: u64) -> Block<Virtual> {
         Pool::alloc(self, Request::bytes(bytes)).expect("room for all")
     }
 }

@@ -8,28 +8,29 @@ use crate::error::Result;
 
 /// Slabs of any size with nothing behind them: writes go nowhere, reads give zeros.
 #[derive(Clone, Copy, Debug)]
-pub struct Model {
+pub struct Virtual {
     limits: Limits,
     staging_bytes: u64,
 }
 
-/// A slab of [`Model`]: nothing.
+/// A slab of [`Virtual`]: nothing.
 #[derive(Debug)]
-pub struct ModelSlab(());
+pub struct VirtualSlab(());
 
-impl Model {
-    /// A model of a backend with these limits.
+impl Virtual {
+    /// Makes a virtual backend with these limits.
     pub fn new(limits: Limits) -> Self {
         Self { limits, staging_bytes: 0 }
     }
 
-    /// A model of another backend, as a pool with `budget_bytes` would use it: the same limits, the same staging.
+    /// Makes one that stands for another backend, as a pool with `budget_bytes` would use it: the same limits, the same
+    /// staging.
     pub fn of(backend: &impl Backend, budget_bytes: u64) -> Self {
         Self { limits: backend.limits(), staging_bytes: backend.staging_bytes_default(budget_bytes) }
     }
 }
 
-impl Default for Model {
+impl Default for Virtual {
     /// Slabs and blocks of any size, aligned like those of the host.
     fn default() -> Self {
         let any = Limit { bytes: u64::MAX, name: "2^64" };
@@ -37,37 +38,37 @@ impl Default for Model {
     }
 }
 
-impl Backend for Model {
-    type Slab = ModelSlab;
+impl Backend for Virtual {
+    type Slab = VirtualSlab;
 
     fn name(&self) -> &str {
-        "model"
+        "virtual"
     }
 
     fn limits(&self) -> Limits {
         self.limits
     }
 
-    fn create_slab(&self, bytes: u64) -> Result<ModelSlab> {
+    fn create_slab(&self, bytes: u64) -> Result<VirtualSlab> {
         super::check_slab_bytes(bytes, &self.limits)?;
-        Ok(ModelSlab(()))
+        Ok(VirtualSlab(()))
     }
 
-    fn upload(&self, _: &ModelSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
+    fn upload(&self, _: &VirtualSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
         span.range(at, bytes.len() as u64).map(drop)
     }
 
-    fn download(&self, _: &ModelSlab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
+    fn download(&self, _: &VirtualSlab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
         span.range(at, bytes.len() as u64)?;
         bytes.fill(0);
         Ok(())
     }
 
-    fn fill(&self, _: &ModelSlab, span: &mut Span, len: u64, _: &[u8]) -> Result<()> {
+    fn fill(&self, _: &VirtualSlab, span: &mut Span, len: u64, _: &[u8]) -> Result<()> {
         span.range(0, len).map(drop)
     }
 
-    fn copy(&self, from: Place<'_, ModelSlab>, to: PlaceMut<'_, ModelSlab>, len: u64) -> Result<()> {
+    fn copy(&self, from: Place<'_, VirtualSlab>, to: PlaceMut<'_, VirtualSlab>, len: u64) -> Result<()> {
         from.span.range(from.at, len)?;
         to.span.range(to.at, len).map(drop)
     }
