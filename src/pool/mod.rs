@@ -41,7 +41,7 @@ pub(crate) use self::record::PoolEvent;
 use self::shards::{Classes, Shards};
 use self::state::{Opening, State, StateOf};
 pub use self::stats::Stats;
-pub use self::wait::Allocation;
+pub use self::wait::AllocFuture;
 use crate::backend::{Backend, Limit, Limits};
 use crate::error::{Error, ErrorKind, Holder, Result};
 use crate::space::{Placement, SLAB_BYTES_MAX};

@@ -301,19 +301,19 @@ impl Driver {
 ///
 /// Needs no runtime. Dropping it gives up the place in line, and leaves no trace.
 #[must_use = "futures do nothing unless polled"]
-pub struct Allocation<B: Backend> {
+pub struct AllocFuture<B: Backend> {
     shared: Arc<Shared<B>>,
     requests: Vec<Request>,
     place: Option<Place<B>>,
 }
 
-impl<B: Backend> Allocation<B> {
+impl<B: Backend> AllocFuture<B> {
     fn new(shared: &Arc<Shared<B>>, requests: &[Request]) -> Self {
         Self { shared: Arc::clone(shared), requests: requests.to_vec(), place: None }
     }
 }
 
-impl<B: Backend> Future for Allocation<B> {
+impl<B: Backend> Future for AllocFuture<B> {
     type Output = Result<Vec<Block<B>>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -342,8 +342,8 @@ impl<B: Backend> Future for Allocation<B> {
     }
 }
 
-/// One block from an [`Allocation`] of one request.
-struct Single<B: Backend>(Allocation<B>);
+/// One block from an [`AllocFuture`] of one request.
+struct Single<B: Backend>(AllocFuture<B>);
 
 impl<B: Backend> Future for Single<B> {
     type Output = Result<Block<B>>;
@@ -364,7 +364,7 @@ impl<B: Backend> Pool<B> {
     /// As [`alloc`](Pool::alloc), when the future is polled; [`ErrorKind::Device`] if the backend panics in that thread, for
     /// everybody in line.
     pub fn alloc_async(&self, request: Request) -> impl Future<Output = Result<Block<B>>> + Send + use<B> {
-        Single(Allocation::new(self.shared(), &[request]))
+        Single(AllocFuture::new(self.shared(), &[request]))
     }
 
     /// All blocks of the batch, in the order of the requests, or none: so two who need two blocks each cannot block each
@@ -386,7 +386,7 @@ impl<B: Backend> Pool<B> {
     }
 
     /// As [`alloc_all`](Pool::alloc_all), without blocking the thread; see [`alloc_async`](Pool::alloc_async).
-    pub fn alloc_all_async(&self, requests: &[Request]) -> Allocation<B> {
-        Allocation::new(self.shared(), requests)
+    pub fn alloc_all_async(&self, requests: &[Request]) -> AllocFuture<B> {
+        AllocFuture::new(self.shared(), requests)
     }
 }
