@@ -2,7 +2,7 @@
 
 #[cfg(feature = "gpu")]
 use crate::backend::Gpu;
-use crate::backend::{Backend, Host, HostSlab, Limits, Place, PlaceMut, Point, Span};
+use crate::backend::{Backend, CopyDst, CopySrc, Host, HostSlab, Limits, Point, Span};
 use crate::error::Result;
 #[cfg(feature = "gpu")]
 use crate::error::{Error, ErrorKind};
@@ -233,16 +233,16 @@ impl Backend for AnyBackend {
         each_slab!(self, slab, |backend, memory| backend.zero_if_free(memory, span, len))
     }
 
-    fn copy(&self, from: Place<'_, AnySlab>, to: PlaceMut<'_, AnySlab>, len: u64) -> Result<()> {
+    fn copy(&self, from: CopySrc<'_, AnySlab>, to: CopyDst<'_, AnySlab>, len: u64) -> Result<()> {
         match (self, from.slab, to.slab) {
             (Self::Host(host), AnySlab::Host(source), AnySlab::Host(target)) => {
-                let from = Place { slab: source, span: from.span, at: from.at };
-                host.copy(from, PlaceMut { slab: target, span: to.span, at: to.at }, len)
+                let from = CopySrc { slab: source, span: from.span, at: from.at };
+                host.copy(from, CopyDst { slab: target, span: to.span, at: to.at }, len)
             }
             #[cfg(feature = "gpu")]
             (Self::Gpu(gpu), AnySlab::Gpu(source), AnySlab::Gpu(target)) => {
-                let from = Place { slab: source, span: from.span, at: from.at };
-                gpu.copy(from, PlaceMut { slab: target, span: to.span, at: to.at }, len)
+                let from = CopySrc { slab: source, span: from.span, at: from.at };
+                gpu.copy(from, CopyDst { slab: target, span: to.span, at: to.at }, len)
             }
             #[cfg(feature = "gpu")]
             _ => Err(foreign_slab()),

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{MmapMut, MmapRaw};
 
-use super::{Backend, HostMemory, Limit, Limits, Place, PlaceMut, Span, check_slab_bytes};
+use super::{Backend, CopyDst, CopySrc, HostMemory, Limit, Limits, Span, check_slab_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::exact;
 
@@ -128,7 +128,7 @@ impl Backend for Host {
         Ok(())
     }
 
-    fn copy(&self, from: Place<'_, HostSlab>, to: PlaceMut<'_, HostSlab>, len: u64) -> Result<()> {
+    fn copy(&self, from: CopySrc<'_, HostSlab>, to: CopyDst<'_, HostSlab>, len: u64) -> Result<()> {
         from.span.range(from.at, len)?;
         to.span.range(to.at, len)?;
         let source = &from.slab.slice(from.span)?[from.at as usize..][..len as usize];

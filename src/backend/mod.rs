@@ -120,7 +120,7 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`ErrorKind::Shape`] if either reaches past its end; whatever the device reports.
-    fn copy(&self, from: Place<'_, Self::Slab>, to: PlaceMut<'_, Self::Slab>, len: u64) -> Result<()>;
+    fn copy(&self, from: CopySrc<'_, Self::Slab>, to: CopyDst<'_, Self::Slab>, len: u64) -> Result<()>;
 
     /// Whether the device is still there; asked before every allocation, so it should cost next to nothing.
     ///
@@ -242,7 +242,7 @@ impl Span {
 
 /// Where a copy reads: `at` bytes into a span of a slab.
 #[derive(Debug)]
-pub struct Place<'a, S> {
+pub struct CopySrc<'a, S> {
     /// The slab.
     pub slab: &'a S,
     /// The range of it.
@@ -253,7 +253,7 @@ pub struct Place<'a, S> {
 
 /// Where a copy writes.
 #[derive(Debug)]
-pub struct PlaceMut<'a, S> {
+pub struct CopyDst<'a, S> {
     /// The slab.
     pub slab: &'a S,
     /// The range of it.

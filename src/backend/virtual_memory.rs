@@ -3,7 +3,7 @@
 //! A program that runs on it makes exactly the allocations it would make elsewhere, in no time and in no memory, so that
 //! its needs are known before a byte is reserved. The training step computes its budgets this way.
 
-use super::{Backend, Limit, Limits, Place, PlaceMut, Span};
+use super::{Backend, CopyDst, CopySrc, Limit, Limits, Span};
 use crate::error::Result;
 
 /// Slabs of any size with nothing behind them: writes go nowhere, reads give zeros.
@@ -68,7 +68,7 @@ impl Backend for Virtual {
         span.range(0, len).map(drop)
     }
 
-    fn copy(&self, from: Place<'_, VirtualSlab>, to: PlaceMut<'_, VirtualSlab>, len: u64) -> Result<()> {
+    fn copy(&self, from: CopySrc<'_, VirtualSlab>, to: CopyDst<'_, VirtualSlab>, len: u64) -> Result<()> {
         from.span.range(from.at, len)?;
         to.span.range(to.at, len).map(drop)
     }

@@ -7,7 +7,7 @@ use super::shards::{PoolHome, Tally};
 use super::state::{Holds, Home};
 use super::wait::wake;
 use super::{Front, Pool, Request, Shared, SlabPolicy, planned};
-use crate::backend::{self, Backend, PlaceMut, Span};
+use crate::backend::{self, Backend, CopyDst, Span};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, OnceLock, Ordering};
 
@@ -202,8 +202,8 @@ impl<B: Backend> Block<B> {
         }
         match (from.home(), self.parts()) {
             (Some(source), (Some((backend, home)), span)) => backend.copy(
-                backend::Place { slab: &source.slab.memory, span: &from.span, at: from_at },
-                PlaceMut { slab: &home.slab.memory, span, at },
+                backend::CopySrc { slab: &source.slab.memory, span: &from.span, at: from_at },
+                CopyDst { slab: &home.slab.memory, span, at },
                 len,
             ),
             (_, (_, span)) => {

@@ -13,7 +13,7 @@ use std::fmt;
 
 use super::state::{Home, Slab};
 use super::{Block, Pool, Shared, planned};
-use crate::backend::{Backend, Place, PlaceMut, Span};
+use crate::backend::{Backend, CopyDst, CopySrc, Span};
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::Extent;
 use crate::sync::Arc;
@@ -254,8 +254,8 @@ impl<B: Backend> Target<'_, B> {
         self.lent_at = at(&to);
         self.lent = to;
         let memory = &self.slab.memory;
-        let source = Place { slab: memory, span: from, at: 0 };
-        let target = PlaceMut { slab: memory, span: &mut self.lent, at: 0 };
+        let source = CopySrc { slab: memory, span: from, at: 0 };
+        let target = CopyDst { slab: memory, span: &mut self.lent, at: 0 };
         let copied = self.shared.backend.copy(source, target, from.bytes());
         if self.is_swapped() { Err(self.swapped()) } else { copied }
     }
@@ -296,7 +296,7 @@ fn contents_lost(bytes: u64, moved_bytes: u64, error: Error) -> Error {
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use crate::backend::{HostSlab, Limits, Place, PlaceMut, Span};
+    use crate::backend::{CopyDst, CopySrc, HostSlab, Limits, Span};
     use crate::{Backend, Block, Config, ErrorKind, Host, Pool, Request, Result, SlabPolicy};
 
     /// Keeps the span that it is lent for the copy of this number, counted from 1, and gives back another; or panics.
@@ -333,7 +333,7 @@ mod tests {
             Host.fill(slab, span, len, pattern)
         }
 
-        fn copy(&self, from: Place<'_, HostSlab>, to: PlaceMut<'_, HostSlab>, len: u64) -> Result<()> {
+        fn copy(&self, from: CopySrc<'_, HostSlab>, to: CopyDst<'_, HostSlab>, len: u64) -> Result<()> {
             let is_it = self.copies.fetch_add(1, Ordering::Relaxed) + 1 == self.at;
             assert!(!(is_it && self.panics), "as the test wants");
             if is_it {

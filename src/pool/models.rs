@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use loom::thread;
 
-use crate::backend::{Backend, Limit, Limits, Place, PlaceMut, Span};
+use crate::backend::{Backend, CopyDst, CopySrc, Limit, Limits, Span};
 use crate::error::{ErrorKind, Result};
 use crate::plan::{self, Lifetime, Options};
 use crate::pool::{Config, Planning, Pool, Request, SlabPolicy};
@@ -56,7 +56,7 @@ impl Backend for Counted {
         Ok(())
     }
 
-    fn copy(&self, _: Place<'_, CountedSlab>, _: PlaceMut<'_, CountedSlab>, _: u64) -> Result<()> {
+    fn copy(&self, _: CopySrc<'_, CountedSlab>, _: CopyDst<'_, CountedSlab>, _: u64) -> Result<()> {
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tensorpool::backend::{HostSlab, Place, PlaceMut, Span};
+use tensorpool::backend::{CopyDst, CopySrc, HostSlab, Span};
 use tensorpool::{Backend, Config, Error, ErrorKind, Host, HostMemory, Limit, Limits, Pool, Result, Stats};
 
 /// What the backend saw.
@@ -154,7 +154,7 @@ impl Backend for Watched {
         Host.fill(&slab.slab, span, len, pattern)
     }
 
-    fn copy(&self, from: Place<'_, WatchedSlab>, to: PlaceMut<'_, WatchedSlab>, len: u64) -> Result<()> {
+    fn copy(&self, from: CopySrc<'_, WatchedSlab>, to: CopyDst<'_, WatchedSlab>, len: u64) -> Result<()> {
         self.seen.failing(&self.seen.fail_transfers)?;
         let (source, target) = (from.span.range(from.at, len)?, to.span.range(to.at, len)?);
         let is_one_slab = from.span.slab_serial() == to.span.slab_serial();
@@ -165,8 +165,8 @@ impl Backend for Watched {
             Host.fill(&to.slab.slab, to.span, len, &[0xee])?;
             return Err(Error::new(ErrorKind::Device, format!("copy {call} fails, as the test wants")));
         }
-        let from = Place { slab: &from.slab.slab, span: from.span, at: from.at };
-        Host.copy(from, PlaceMut { slab: &to.slab.slab, span: to.span, at: to.at }, len)
+        let from = CopySrc { slab: &from.slab.slab, span: from.span, at: from.at };
+        Host.copy(from, CopyDst { slab: &to.slab.slab, span: to.span, at: to.at }, len)
     }
 
     fn check(&self) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use tensorpool::backend::{HostSlab, Place, PlaceMut, Span};
+use tensorpool::backend::{CopyDst, CopySrc, HostSlab, Span};
 use tensorpool::{Backend, Error, ErrorKind, Host, Limit, Limits, Result, Virtual};
 
 /// A backend that a program runs on.
@@ -217,10 +217,10 @@ impl Backend for Disturbed {
         Host.fill(&slab.slab, span, len, pattern)
     }
 
-    fn copy(&self, from: Place<'_, DisturbedSlab>, to: PlaceMut<'_, DisturbedSlab>, len: u64) -> Result<()> {
+    fn copy(&self, from: CopySrc<'_, DisturbedSlab>, to: CopyDst<'_, DisturbedSlab>, len: u64) -> Result<()> {
         self.trouble.transfer()?;
-        let from = Place { slab: &from.slab.slab, span: from.span, at: from.at };
-        Host.copy(from, PlaceMut { slab: &to.slab.slab, span: to.span, at: to.at }, len)
+        let from = CopySrc { slab: &from.slab.slab, span: from.span, at: from.at };
+        Host.copy(from, CopyDst { slab: &to.slab.slab, span: to.span, at: to.at }, len)
     }
 
     fn check(&self) -> Result<()> {

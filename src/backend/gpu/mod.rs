@@ -19,7 +19,7 @@ use std::thread::ThreadId;
 use self::copy::CopyKernel;
 pub(crate) use self::scope::scoped;
 use self::stream::Stream;
-use super::{Backend, Limit, Limits, Place, PlaceMut, Point, Span, check_slab_bytes};
+use super::{Backend, CopyDst, CopySrc, Limit, Limits, Point, Span, check_slab_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering, lock};
 use crate::units::{exact, round_up};
@@ -283,7 +283,7 @@ impl Backend for Gpu {
         }
     }
 
-    fn copy(&self, from: Place<'_, wgpu::Buffer>, to: PlaceMut<'_, wgpu::Buffer>, len: u64) -> Result<()> {
+    fn copy(&self, from: CopySrc<'_, wgpu::Buffer>, to: CopyDst<'_, wgpu::Buffer>, len: u64) -> Result<()> {
         let target = self.words(to.span, to.at, len)?;
         if len == 0 || !from.at.is_multiple_of(WORD_BYTES) {
             return self.words(from.span, from.at, len).map(drop);
