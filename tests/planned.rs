@@ -285,7 +285,7 @@ fn a_shape_that_is_found_after_another_is_planned_from_its_beginning() {
     run(&pool, &step(&[300, 400]));
     run(&pool, &step(&[500, 600, 700]));
     (0..2).for_each(|_| run(&pool, &step(&[300, 400])));
-    // The first script is followed, then the second, and it is neither.
+    // The first schedule is followed, then the second, and it is neither.
     run(&pool, &step(&[500, 600, 800]));
     let before = planning.report();
     assert_eq!(before.plans, 3);
@@ -496,7 +496,7 @@ fn what_cannot_be_planned_is_refused_and_nothing_changes() {
     let mut high = plan.clone();
     high.offsets[0] = u64::MAX - 63;
     refused(&lifetimes, &high, ErrorKind::TooLarge);
-    assert_eq!(plan::Script::new(&lifetimes, &plan, 0).unwrap_err().kind(), ErrorKind::Alignment);
+    assert_eq!(plan::Schedule::new(&lifetimes, &plan, 0).unwrap_err().kind(), ErrorKind::Alignment);
     assert_eq!(plan.check(&lifetimes, &Options::new().align(0)).unwrap_err().kind(), ErrorKind::Alignment);
     let large = [Lifetime::new(0, 2, MIB), Lifetime::new(1, 2, 5000)];
     refused(&large, &solve(&pool, &large), ErrorKind::OverBudget);

@@ -28,13 +28,13 @@
 //! Files, lowest first: `slabs` and `problem` (the input, compressed); `effort`; `order` and `fit` (placing one after
 //! another); `reduce` (the lemmas); `conflicts` and `search`, `eject` (at a fixed height); `hot` and `pipeline` (which
 //! of them when); `options`, `lifetimes`, `csv` (the interface); and `check`, which shares no code with all that and
-//! looks at every plan before it is returned. `script` and `course` are for following a plan: what goes out where, and
-//! whether everything that had a part of the place is back.
+//! looks at every plan before it is returned. `schedule` and `cursor` are for following a plan: what goes out where,
+//! and whether everything that had a part of the place is back.
 
 mod check;
 mod conflicts;
-mod course;
 mod csv;
+mod cursor;
 mod effort;
 mod eject;
 mod fit;
@@ -45,7 +45,7 @@ mod order;
 mod pipeline;
 mod problem;
 mod reduce;
-mod script;
+mod schedule;
 mod search;
 mod slabs;
 
@@ -55,12 +55,12 @@ mod tests;
 use std::fmt;
 use std::time::Instant;
 
-pub(crate) use course::Found;
-pub use course::{Course, Place, Unplanned};
 pub use csv::{read_csv, write_csv};
+pub(crate) use cursor::Found;
+pub use cursor::{Cursor, Place, Unplanned};
 pub use lifetimes::{Lifetimes, LifetimesBuilder};
 pub use options::Options;
-pub use script::Script;
+pub use schedule::Schedule;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{AtomicBool, Ordering};

@@ -1,8 +1,8 @@
 //! The solver against what cannot be wrong: enumeration on tiny instances, arrays of bytes, and sets of live buffers.
 
 mod builder;
-mod course;
 mod csv;
+mod cursor;
 mod edges;
 mod lemmas;
 mod parts;

@@ -4,7 +4,7 @@
 //!   mark        mark        mark            mark
 //!    |  step 1   |  step 2   |   step 3      |
 //!    |...........|...........|..|............|..|
-//!     written down: two steps   ^ the cut: planned; from here on the script is followed
+//!     written down: two steps   ^ the cut: planned; from here on the schedule is followed
 //!     (one, if all of it is back)
 //! ```
 //!
@@ -16,7 +16,7 @@ use std::hash::{DefaultHasher, Hasher};
 
 use super::learn::{Learned, Learner, lifetimes};
 use crate::error::Result;
-use crate::plan::{self, Options, Script};
+use crate::plan::{self, Options, Schedule};
 use crate::sync::Arc;
 
 /// Shapes of steps that are remembered at once.
@@ -36,7 +36,7 @@ const PLAN_STEPS_MAX: u64 = 500_000;
 pub(super) struct Shape {
     id: u64,
     step: Vec<Learned>,
-    pub(super) script: Arc<Script>,
+    pub(super) schedule: Arc<Schedule>,
     /// Which shape came after it last time.
     next: Option<u64>,
     used: u64,
@@ -120,7 +120,8 @@ impl Auto {
         self.has_begun = true;
         let Some(learner) = self.learner.take().filter(|learner| !learner.is_full()) else { return Ended::Known };
         let mut step = learner.whole();
-        let Some(known) = self.shapes.iter().find(|shape| shape.script.is_of(step.iter().map(|learned| learned.bytes)))
+        let Some(known) =
+            self.shapes.iter().find(|shape| shape.schedule.is_of(step.iter().map(|learned| learned.bytes)))
         else {
             return if self.is_worth_a_plan(&step) { Ended::New(step, None) } else { Ended::Known };
         };
@@ -156,9 +157,9 @@ impl Auto {
     }
 
     /// A step that was planned. What is there so that it is followed when it returns.
-    pub(super) fn learned(&mut self, step: Vec<Learned>, instead_of: Option<u64>, script: Script) {
+    pub(super) fn learned(&mut self, step: Vec<Learned>, instead_of: Option<u64>, schedule: Schedule) {
         if let Some(shape) = self.shapes.iter_mut().find(|shape| Some(shape.id) == instead_of) {
-            (shape.step, shape.script) = (step, Arc::new(script));
+            (shape.step, shape.schedule) = (step, Arc::new(schedule));
             return;
         }
         if self.shapes.len() >= SHAPES_MAX
@@ -169,13 +170,13 @@ impl Auto {
         self.wasted += 1;
         let id = self.next_id;
         self.next_id += 1;
-        self.shapes.push(Shape { id, step, script: Arc::new(script), next: None, used: self.clock });
+        self.shapes.push(Shape { id, step, schedule: Arc::new(schedule), next: None, used: self.clock });
         self.current = Some(id);
     }
 
-    /// The script that the next step is expected to follow: of whichever shape came after this one last time, or else the
-    /// same again. `None` as long as none is known; then the step is written down.
-    pub(super) fn begin_step(&mut self) -> Option<Arc<Script>> {
+    /// The schedule that the next step is expected to follow: of whichever shape came after this one last time, or else
+    /// the same again. `None` as long as none is known; then the step is written down.
+    pub(super) fn begin_step(&mut self) -> Option<Arc<Schedule>> {
         self.clock += 1;
         let ended = self.current;
         if let Some(shape) = self.shapes.iter_mut().find(|shape| self.last.is_some_and(|last| shape.id == last)) {
@@ -183,11 +184,11 @@ impl Auto {
         }
         self.last = ended;
         let next = self.shape(ended).and_then(|shape| shape.next);
-        let shape = self.shape(next).or_else(|| self.shape(ended)).map(|shape| (shape.id, Arc::clone(&shape.script)));
+        let shape = self.shape(next).or_else(|| self.shape(ended)).map(|shape| (shape.id, Arc::clone(&shape.schedule)));
         match shape {
-            Some((id, script)) => {
+            Some((id, schedule)) => {
                 self.follow(id);
-                Some(script)
+                Some(schedule)
             }
             None => {
                 self.learner = Some(Learner::new());
@@ -207,29 +208,29 @@ impl Auto {
         }
     }
 
-    /// Another shape that begins with the same allocations as this script, so many, and goes on with one of `bytes`. It is
-    /// not higher than the arena.
+    /// Another shape that begins with the same allocations as this schedule, so many, and goes on with one of `bytes`.
+    /// It is not higher than the arena.
     pub(super) fn other(
         &mut self,
-        script: &Arc<Script>,
+        schedule: &Arc<Schedule>,
         count: usize,
         bytes: u64,
         most_bytes: u64,
-    ) -> Option<Arc<Script>> {
+    ) -> Option<Arc<Schedule>> {
         let fits = |shape: &&Shape| {
-            shape.script.entries()[..shape.script.len()].get(count).is_some_and(|entry| entry.bytes == bytes)
-                && !Arc::ptr_eq(&shape.script, script)
-                && shape.script.height_bytes() <= most_bytes
-                && shape.script.begins_as(script, count)
+            shape.schedule.entries()[..shape.schedule.len()].get(count).is_some_and(|entry| entry.bytes == bytes)
+                && !Arc::ptr_eq(&shape.schedule, schedule)
+                && shape.schedule.height_bytes() <= most_bytes
+                && shape.schedule.begins_as(schedule, count)
         };
-        let (id, script) = self.shapes.iter().find(fits).map(|shape| (shape.id, Arc::clone(&shape.script)))?;
+        let (id, schedule) = self.shapes.iter().find(fits).map(|shape| (shape.id, Arc::clone(&shape.schedule)))?;
         self.follow(id);
-        Some(script)
+        Some(schedule)
     }
 
-    /// A step has ended after so many allocations of a script: whether that is a shape of its own.
-    pub(super) fn ends_after(&mut self, script: &Script, count: usize) -> bool {
-        let fits = |shape: &&Shape| shape.script.len() == count && shape.script.begins_as(script, count);
+    /// A step has ended after so many allocations of a schedule: whether that is a shape of its own.
+    pub(super) fn ends_after(&mut self, schedule: &Schedule, count: usize) -> bool {
+        let fits = |shape: &&Shape| shape.schedule.len() == count && shape.schedule.begins_as(schedule, count);
         match self.shapes.iter().find(fits).map(|shape| shape.id) {
             Some(id) => {
                 self.follow(id);
@@ -241,7 +242,7 @@ impl Auto {
 
     /// What an arena for every shape has.
     pub(super) fn height_bytes(&self) -> u64 {
-        self.shapes.iter().map(|shape| shape.script.height_bytes()).max().unwrap_or(0)
+        self.shapes.iter().map(|shape| shape.schedule.height_bytes()).max().unwrap_or(0)
     }
 
     pub(super) fn shapes(&self) -> usize {
@@ -250,7 +251,7 @@ impl Auto {
 
     pub(super) fn metadata_bytes(&self) -> u64 {
         let of_shape = |shape: &Shape| {
-            shape.script.metadata_bytes() + (shape.step.capacity() * size_of::<Learned>() + size_of::<Shape>()) as u64
+            shape.schedule.metadata_bytes() + (shape.step.capacity() * size_of::<Learned>() + size_of::<Shape>()) as u64
         };
         let learner = self.learner.as_ref().map_or(0, Learner::metadata_bytes);
         self.shapes.iter().map(of_shape).sum::<u64>() + learner
@@ -261,8 +262,8 @@ impl Auto {
 ///
 /// # Errors
 /// Nothing of it is to be planned, or the plan would exceed 2^62 bytes.
-pub(super) fn plan(step: &[Learned], align_bytes: u64) -> Result<Script> {
+pub(super) fn plan(step: &[Learned], align_bytes: u64) -> Result<Schedule> {
     let lifetimes = lifetimes(step);
     let plan = plan::solve(&lifetimes, &Options::new().align(align_bytes).steps(PLAN_STEPS_MAX))?;
-    Script::new(&lifetimes, &plan, align_bytes)
+    Schedule::new(&lifetimes, &plan, align_bytes)
 }

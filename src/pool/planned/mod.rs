@@ -3,17 +3,17 @@
 //! ```text
 //!   Pool::planned, Pool::auto_plan ──► Planning, while there is one:
 //!
-//!   alloc ──► Planner ──► Course: the script's next entry? its predecessors back? ──► a place of the arena
+//!   alloc ──► Planner ──► Cursor: the schedule's next entry? its predecessors back? ──► a place of the arena
 //!                │           └─ no: the pool serves it, and it is counted
-//!                └─ Auto: what a step asks for is written down (Learner), planned (crate::plan), followed (Script)
+//!                └─ Auto: what a step asks for is written down (Learner), planned (crate::plan), followed (Schedule)
 //! ```
 //!
 //! The arena is a run of the pool like any other; what of it no block has counts as cached. It goes home when memory is
 //! short and nothing in it is in use, and is taken again when the next step begins.
 //!
-//! The script and the course are the plan's (`crate::plan`). Files, lowest first: `learn` (a step that is written down),
-//! `auto` (which script next), `report`, `planner` (the arena), `signs`; here what an allocation and a free do, and how an arena
-//! comes and goes; and `planning`, the public side.
+//! The schedule and the cursor are the plan's (`crate::plan`). Files, lowest first: `learn` (a step that is written
+//! down), `auto` (which schedule next), `report`, `planner` (the arena), `signs`; here what an allocation and a free
+//! do, and how an arena comes and goes; and `planning`, the public side.
 //!
 //! The planner's latch is the innermost lock: nothing else is locked, nor anything dropped that could end the pool, while it
 //! is held.
@@ -239,20 +239,20 @@ impl<B: Backend> Shared<B> {
         if let Ended::New(step, instead_of) = planner.end_step() {
             self.shards.show(&mut planner);
             drop(planner);
-            let script = auto::plan(&step, self.limits.alignment_bytes);
+            let schedule = auto::plan(&step, self.limits.alignment_bytes);
             planner = self.shards.planner();
-            if let (Mode::Auto(auto), Ok(script)) = (&mut planner.mode, script) {
-                auto.learned(step, instead_of, script);
+            if let (Mode::Auto(auto), Ok(schedule)) = (&mut planner.mode, schedule) {
+                auto.learned(step, instead_of, schedule);
             }
         }
         let wanted = planner.begin_step();
         self.shards.show(&mut planner);
-        let Some((script, most_bytes)) = wanted else { return planner };
-        if planner.arena_bytes() < script.height_bytes() && planner.may_ask_for_an_arena() {
+        let Some((schedule, most_bytes)) = wanted else { return planner };
+        if planner.arena_bytes() < schedule.height_bytes() && planner.may_ask_for_an_arena() {
             let rest = planner.leave_idle_arena();
             drop(planner);
             self.end_arenas(rest);
-            let arena = [most_bytes, script.height_bytes()].into_iter().find_map(|bytes| self.take_arena(bytes).ok());
+            let arena = [most_bytes, schedule.height_bytes()].into_iter().find_map(|bytes| self.take_arena(bytes).ok());
             planner = self.shards.planner();
             planner.asked_for_an_arena(arena.is_some());
             if let Some(arena) = arena {

@@ -1,10 +1,10 @@
-//! What serves a pool's planned steps: the arena, what follows the script, and what has come of it.
+//! What serves a pool's planned steps: the arena, what follows the schedule, and what has come of it.
 
 use super::auto::{Auto, Ended};
 use super::learn::{At, Learner};
 use super::report::{Difference, PlanReport};
 use crate::backend::Backend;
-use crate::plan::{Course, Found, Script};
+use crate::plan::{Cursor, Found, Schedule};
 use crate::pool::Shared;
 use crate::pool::shards::{PoolHome, Tally};
 use crate::pool::state::{Holds, Home, Slab};
@@ -22,7 +22,7 @@ const PATIENCE_MAX: u32 = 32;
 pub(super) enum Mode {
     Off,
     /// All are the same.
-    Fixed(Arc<Script>),
+    Fixed(Arc<Schedule>),
     Auto(Box<Auto>),
 }
 
@@ -78,7 +78,7 @@ impl<B: Backend> Rest<B> {
 
 pub(in crate::pool) struct Planner<B: Backend> {
     pub(super) mode: Mode,
-    course: Option<Course>,
+    cursor: Option<Cursor>,
     /// Places of the arena go out.
     serves: bool,
     /// They do not for the rest of this step, which is not what was expected.
@@ -106,7 +106,7 @@ impl<B: Backend> Planner<B> {
     pub(in crate::pool) fn new() -> Self {
         Self {
             mode: Mode::Off,
-            course: None,
+            cursor: None,
             serves: false,
             is_abandoned: false,
             arena: None,
@@ -142,14 +142,14 @@ impl<B: Backend> Planner<B> {
         }
     }
 
-    /// A place for so many bytes, if the script has one, to be made of some [`ties`](Self::ties).
+    /// A place for so many bytes, if the schedule has one, to be made of some [`ties`](Self::ties).
     #[inline(always)]
     pub(super) fn take(&mut self, bytes: u64) -> Option<Extent> {
         if let Mode::Auto(auto) = &mut self.mode {
             auto.count();
         }
-        let index = match &mut self.course {
-            Some(course) if self.serves => match course.take_next(bytes) {
+        let index = match &mut self.cursor {
+            Some(cursor) if self.serves => match cursor.take_next(bytes) {
                 Some(Found::Place(index)) => index,
                 found => self.take_other(found, bytes)?,
             },
@@ -158,11 +158,11 @@ impl<B: Backend> Planner<B> {
                 return None;
             }
         };
-        let (Some(arena), Some(course)) = (&self.arena, &self.course) else {
+        let (Some(arena), Some(cursor)) = (&self.arena, &self.cursor) else {
             self.do_without(index);
             return None;
         };
-        let (offset, held_bytes) = course.place(index);
+        let (offset, held_bytes) = cursor.place(index);
         let extent = arena.extent.part(offset, held_bytes, index);
         self.tally.alloc(bytes, held_bytes);
         if let Mode::Auto(auto) = &mut self.mode
@@ -181,7 +181,7 @@ impl<B: Backend> Planner<B> {
                 self.blocked += 1;
                 self.report.allocations_blocked += 1;
                 // This one is the pool's to write down.
-                let begun = self.course.as_ref().map_or(0, Course::allocations);
+                let begun = self.cursor.as_ref().map_or(0, Cursor::allocations);
                 self.learn_from_here(begun.saturating_sub(1));
                 None
             }
@@ -192,8 +192,8 @@ impl<B: Backend> Planner<B> {
     /// There is no arena.
     #[cold]
     fn do_without(&mut self, index: u32) {
-        if let Some(course) = &mut self.course {
-            course.take_back(index);
+        if let Some(cursor) = &mut self.cursor {
+            cursor.take_back(index);
         }
         self.without_room += 1;
     }
@@ -213,23 +213,23 @@ impl<B: Backend> Planner<B> {
         self.ties.push(Ties { shared: Arc::clone(shared), slab: Arc::clone(&arena.slab) });
     }
 
-    /// The next allocation is not the next one of the script.
+    /// The next allocation is not the next one of the schedule.
     #[cold]
     fn differs(&mut self, bytes: u64) -> Option<Found> {
         let most_bytes = self.arena.as_ref().map_or(u64::MAX, |arena| arena.extent.bytes());
-        let course = self.course.as_mut()?;
-        if let (Mode::Auto(auto), Some(next)) = (&mut self.mode, course.followed())
-            && let Some(other) = auto.other(course.script(), next, bytes, most_bytes)
+        let cursor = self.cursor.as_mut()?;
+        if let (Mode::Auto(auto), Some(next)) = (&mut self.mode, cursor.followed())
+            && let Some(other) = auto.other(cursor.schedule(), next, bytes, most_bytes)
         {
-            course.switch(&other);
-            return course.take_next(bytes);
+            cursor.switch(&other);
+            return cursor.take_next(bytes);
         }
-        let (expected_bytes, begun) = (course.expected_bytes(), course.allocations());
+        let (expected_bytes, begun) = (cursor.expected_bytes(), cursor.allocations());
         self.learn_from_here(begun);
-        let course = self.course.as_mut()?;
-        let found = course.search(bytes);
+        let cursor = self.cursor.as_mut()?;
+        let found = cursor.search(bytes);
         self.different += 1;
-        let met = course.met();
+        let met = cursor.met();
         self.report.last_difference =
             Some(Difference { step: self.report.steps, allocation: met + self.different - 1, bytes, expected_bytes });
         match found {
@@ -238,7 +238,7 @@ impl<B: Backend> Planner<B> {
         }
         if matches!(self.mode, Mode::Auto(_)) {
             // Most often a step of another shape differs from the first, and its memory is better used without an arena.
-            let is_idle = course.out() == 0;
+            let is_idle = cursor.out() == 0;
             let is_other = self.different > DIFFERENCES_MAX && self.different * 4 > met;
             if is_other || (is_idle && found == Found::Different) {
                 self.abandon();
@@ -261,14 +261,14 @@ impl<B: Backend> Planner<B> {
     /// The step is not as planned: it is written down from its beginning, its first allocations as far as they are known.
     #[cold]
     fn learn_from_here(&mut self, begun: usize) {
-        let (Mode::Auto(auto), Some(course)) = (&mut self.mode, &self.course) else { return };
+        let (Mode::Auto(auto), Some(cursor)) = (&mut self.mode, &self.cursor) else { return };
         if auto.learner.is_some() {
             return;
         }
         let mut learner = Learner::new();
         let arena = self.arena.as_ref().map(at);
-        let mut live = course.live().peekable();
-        for (index, (bytes, freed_at)) in course.begun().take(begun).enumerate() {
+        let mut live = cursor.live().peekable();
+        for (index, (bytes, freed_at)) in cursor.begun().take(begun).enumerate() {
             let offset = live.next_if(|(live, _)| *live == index).map(|(_, offset)| offset);
             let at = Option::zip(arena, offset).map(|((slab, start), offset)| (slab, start + offset));
             learner.resume(bytes, freed_at, at);
@@ -294,12 +294,12 @@ impl<B: Backend> Planner<B> {
         let Some(offset) = self.arena.as_ref().and_then(|arena| offset_in(arena, &home)) else {
             return Some(self.put_back_late(home, shared));
         };
-        let course = self.course.as_mut().expect("an arena is there for a script");
-        course.put_back(home.extent.index(), offset);
+        let cursor = self.cursor.as_mut().expect("an arena is there for a schedule");
+        cursor.put_back(home.extent.index(), offset);
         if let Some(shared) = shared {
             self.ties.push(Ties { shared, slab: home.slab });
         }
-        if (self.is_abandoned || is_wanted) && course.out() == 0 { Some(self.leave_arena()) } else { None }
+        if (self.is_abandoned || is_wanted) && cursor.out() == 0 { Some(self.leave_arena()) } else { None }
     }
 
     /// Into an arena that is no longer used.
@@ -339,19 +339,19 @@ impl<B: Backend> Planner<B> {
 
     /// A step ends; what was written down of it.
     pub(super) fn end_step(&mut self) -> Ended {
-        let followed = self.course.as_ref().filter(|_| self.serves || self.is_abandoned);
-        if let Some(course) = followed {
-            let ends_as_another = match (&mut self.mode, course.followed()) {
-                (Mode::Auto(auto), Some(next)) if self.serves => auto.ends_after(course.script(), next),
+        let followed = self.cursor.as_ref().filter(|_| self.serves || self.is_abandoned);
+        if let Some(cursor) = followed {
+            let ends_as_another = match (&mut self.mode, cursor.followed()) {
+                (Mode::Auto(auto), Some(next)) if self.serves => auto.ends_after(cursor.schedule(), next),
                 _ => false,
             };
             let report = &mut self.report;
-            let is_exact = course.is_complete() || ends_as_another;
+            let is_exact = cursor.is_complete() || ends_as_another;
             report.steps_exact += u64::from(is_exact && self.serves && self.without_room == 0);
             report.steps_without_room += u64::from(self.without_room > 0);
             if !is_exact {
-                report.allocations_skipped += course.unmet();
-                let begun = course.allocations();
+                report.allocations_skipped += cursor.unmet();
+                let begun = cursor.allocations();
                 self.learn_from_here(begun);
             } else if let Mode::Auto(auto) = &mut self.mode {
                 auto.followed();
@@ -365,34 +365,34 @@ impl<B: Backend> Planner<B> {
         }
     }
 
-    /// The script of the next step, which begins now; and how large an arena is wanted.
-    pub(super) fn begin_step(&mut self) -> Option<(Arc<Script>, u64)> {
+    /// The schedule of the next step, which begins now; and how large an arena is wanted.
+    pub(super) fn begin_step(&mut self) -> Option<(Arc<Schedule>, u64)> {
         self.report.steps += 1;
         (self.serves, self.is_abandoned) = (false, false);
-        let (script, most_bytes) = match &mut self.mode {
+        let (schedule, most_bytes) = match &mut self.mode {
             Mode::Off => return None,
-            Mode::Fixed(script) => (Arc::clone(script), script.height_bytes()),
+            Mode::Fixed(schedule) => (Arc::clone(schedule), schedule.height_bytes()),
             Mode::Auto(auto) => {
-                let Some(script) = auto.begin_step() else {
+                let Some(schedule) = auto.begin_step() else {
                     self.report.steps_recorded += 1;
                     return None;
                 };
-                (script, auto.height_bytes())
+                (schedule, auto.height_bytes())
             }
         };
-        match &mut self.course {
-            Some(course) => course.begin(&script),
-            None => self.course = Some(Course::new(Arc::clone(&script))),
+        match &mut self.cursor {
+            Some(cursor) => cursor.begin(&schedule),
+            None => self.cursor = Some(Cursor::new(Arc::clone(&schedule))),
         }
-        self.report.height_bytes = script.height_bytes();
-        Some((script, most_bytes))
+        self.report.height_bytes = schedule.height_bytes();
+        Some((schedule, most_bytes))
     }
 
     /// Places go out from now on, if there is an arena. One that was kept because a block is in it, or that another thread
     /// took for another step, may be too small: then the step does without.
     pub(super) fn serve(&mut self) -> Rest<B> {
-        let Some(course) = &self.course else { return Rest::new() };
-        let is_too_small = self.arena.is_some() && self.arena_bytes() < course.script().height_bytes();
+        let Some(cursor) = &self.cursor else { return Rest::new() };
+        let is_too_small = self.arena.is_some() && self.arena_bytes() < cursor.schedule().height_bytes();
         let rest = if is_too_small { self.leave_arena() } else { Rest::new() };
         self.serves = true;
         rest
@@ -429,25 +429,25 @@ impl<B: Backend> Planner<B> {
         let mut rest = Rest::new();
         rest.pools = self.ties.drain(..).map(|ties| ties.shared).collect();
         let Some(arena) = self.arena.take() else { return rest };
-        let out = self.course.as_ref().map_or(0, Course::out);
+        let out = self.cursor.as_ref().map_or(0, Cursor::out);
         if out == 0 {
             rest.arenas.push(arena);
         } else {
             self.leaving.push(Leaving { arena, out });
-            self.course = self.course.take().map(|course| Course::new(Arc::clone(course.script())));
+            self.cursor = self.cursor.take().map(|cursor| Cursor::new(Arc::clone(cursor.schedule())));
         }
         rest
     }
 
     /// Takes the arena out if nothing in it is in use.
     pub(super) fn leave_idle_arena(&mut self) -> Rest<B> {
-        if self.course.as_ref().is_none_or(|course| course.out() == 0) { self.leave_arena() } else { Rest::new() }
+        if self.cursor.as_ref().is_none_or(|cursor| cursor.out() == 0) { self.leave_arena() } else { Rest::new() }
     }
 
     /// No more planned steps.
     pub(super) fn end(&mut self) -> Rest<B> {
         let rest = self.leave_arena();
-        (self.mode, self.course, self.serves, self.is_abandoned) = (Mode::Off, None, false, false);
+        (self.mode, self.cursor, self.serves, self.is_abandoned) = (Mode::Off, None, false, false);
         (self.different, self.blocked, self.without_room) = (0, 0, 0);
         self.patience = (0, 0);
         rest
@@ -472,18 +472,18 @@ impl<B: Backend> Planner<B> {
     pub(in crate::pool) fn metadata_bytes(&self) -> u64 {
         let mode = match &self.mode {
             Mode::Off => 0,
-            Mode::Fixed(script) => script.metadata_bytes(),
+            Mode::Fixed(schedule) => schedule.metadata_bytes(),
             Mode::Auto(auto) => auto.metadata_bytes(),
         };
         let places = self.ties.capacity() * size_of::<Ties<B>>() + self.held.capacity() * size_of::<Held<B>>();
-        mode + self.course.as_ref().map_or(0, Course::metadata_bytes) + places as u64
+        mode + self.cursor.as_ref().map_or(0, Cursor::metadata_bytes) + places as u64
     }
 
     pub(in crate::pool) fn check(&self) {
-        if let Some(course) = &self.course {
-            course.check();
-            assert!(self.arena.is_some() || course.out() == 0, "blocks of an arena that is gone");
-            let is_high_enough = self.arena_bytes() >= course.script().height_bytes();
+        if let Some(cursor) = &self.cursor {
+            cursor.check();
+            assert!(self.arena.is_some() || cursor.out() == 0, "blocks of an arena that is gone");
+            let is_high_enough = self.arena_bytes() >= cursor.schedule().height_bytes();
             assert!(!self.serves || self.arena.is_none() || is_high_enough, "places past the end of the arena");
         }
     }

@@ -7,7 +7,7 @@ use super::planner::{Mode, Rest};
 use super::report::PlanReport;
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::{Lifetime, Plan, Script};
+use crate::plan::{Lifetime, Plan, Schedule};
 use crate::pool::Pool;
 use crate::sync::Arc;
 
@@ -52,19 +52,19 @@ impl<B: Backend> Pool<B> {
     /// [`alloc`](Pool::alloc) if the pool has no run for it. Then nothing has changed, but that idle memory may have gone home.
     pub fn planned(&self, lifetimes: &[Lifetime], plan: &Plan) -> Result<Planning<B>> {
         let shared = self.shared();
-        let script = Arc::new(Script::new(lifetimes, plan, shared.limits.alignment_bytes)?);
-        let (largest_bytes, limit) = (script.largest_bytes(), shared.limits.block);
+        let schedule = Arc::new(Schedule::new(lifetimes, plan, shared.limits.alignment_bytes)?);
+        let (largest_bytes, limit) = (schedule.largest_bytes(), shared.limits.block);
         if largest_bytes > limit.bytes {
             return Err(shared.too_large(largest_bytes, largest_bytes, limit));
         }
-        let arena = shared.take_arena(script.height_bytes())?;
+        let arena = shared.take_arena(schedule.height_bytes())?;
         let rest = {
             let mut planner = shared.shards.planner();
             if planner.is_on() {
                 Rest { arenas: vec![arena], pools: Vec::new() }
             } else {
                 planner.report = PlanReport::default();
-                planner.mode = Mode::Fixed(script);
+                planner.mode = Mode::Fixed(schedule);
                 planner.begin_step();
                 let rest = [planner.set_arena(arena), planner.serve()];
                 shared.shards.show(&mut planner);

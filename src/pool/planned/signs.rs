@@ -12,7 +12,7 @@ pub(in crate::pool) struct Signs {
     waits: AtomicBool,
 }
 
-/// Allocations are looked for in a script, or written down.
+/// Allocations are looked for in a schedule, or written down.
 const ON: u8 = 1;
 /// Blocks of the pool that are freed are written down.
 const LEARNS: u8 = 2;

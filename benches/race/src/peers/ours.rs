@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use tensorpool::plan::{Course, Place, Script};
+use tensorpool::plan::{Cursor, Place, Schedule};
 use tensorpool::space::{Extent, Space};
 use tensorpool::{Block, Config, Limit, Limits, Placement, Planning, Pool, Request, SlabPolicy, Virtual};
 
@@ -55,15 +55,15 @@ fn open_planned(workload: &Workload, budget_bytes: u64) -> Option<Planning<Virtu
 }
 
 /// The same without memory, lock, counters or a handle that frees.
-impl Peer for Course {
+impl Peer for Cursor {
     type Handle = Place;
 
     fn alloc(&mut self, bytes: u64) -> Option<Place> {
-        self.take(bytes).ok()
+        Cursor::alloc(self, bytes).ok()
     }
 
     fn free(&mut self, handle: Place) {
-        self.give(handle);
+        Cursor::free(self, handle);
     }
 
     fn begin(&mut self) {
@@ -71,10 +71,10 @@ impl Peer for Course {
     }
 }
 
-fn open_course(workload: &Workload, budget_bytes: u64) -> Option<Course> {
+fn open_cursor(workload: &Workload, budget_bytes: u64) -> Option<Cursor> {
     let (lifetimes, plan) = workload.plan();
-    let script = Script::new(lifetimes, plan, UNIT_BYTES).ok()?;
-    (script.height_bytes() <= budget_bytes).then(|| Course::new(Arc::new(script)))
+    let schedule = Schedule::new(lifetimes, plan, UNIT_BYTES).ok()?;
+    (schedule.height_bytes() <= budget_bytes).then(|| Cursor::new(Arc::new(schedule)))
 }
 
 impl Peer for Space {
@@ -101,6 +101,6 @@ pub fn contestants() -> Vec<Box<dyn Contestant>> {
         arena("tensorpool, exact, the space alone", |_, budget_bytes| {
             Some(Space::new(budget_bytes, UNIT_BYTES, Placement::Exact))
         }),
-        arena("tensorpool, planned, the course alone", open_course),
+        arena("tensorpool, planned, the cursor alone", open_cursor),
     ]
 }

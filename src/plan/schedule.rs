@@ -1,11 +1,11 @@
-//! A script: what a step allocates, in order, and where in an arena each block goes.
+//! A schedule: what a step allocates, in order, and where in an arena each block goes.
 //!
 //! A plan promises that blocks whose places overlap are never live together *as long as the program frees what it freed when
 //! it was recorded*. Whoever hands out memory cannot take that for granted: before a place goes out again, every block that
 //! had a part of it must be back. An entry lists its direct *predecessors* for that: whoever had any of its bytes last before it.
 //! There are few of them (1.05 to 1.65 an entry on the recorded runs, and fewer than three on any: seen from above, stacked
 //! rectangles are a planar graph),
-//! and those before them were looked at when they went out themselves; [`Course`](super::course::Course) says how.
+//! and those before them were looked at when they went out themselves; [`Cursor`](super::cursor::Cursor) says how.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -50,16 +50,16 @@ impl Entry {
     }
 }
 
-/// What a step allocates, in order, and where in an arena each block goes. [`Course`](super::Course) follows it.
+/// What a step allocates, in order, and where in an arena each block goes. [`Cursor`](super::Cursor) follows it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Script {
+pub struct Schedule {
     /// And one more at the end, whose predecessors would begin where the last one's end.
     entries: Vec<Entry>,
     predecessors: Vec<u32>,
     height_bytes: u64,
 }
 
-impl Script {
+impl Schedule {
     /// The allocations of a plan in the order of their beginnings. Those of no bytes are left out: they take nothing, and nobody
     /// asks for them here.
     ///
@@ -87,12 +87,13 @@ impl Script {
             let freed_at = starts.partition_point(|start| *start < upper) as u32;
             Entry { bytes, held_bytes, offset: plan.offsets[*index], before: 0, freed_at }
         };
-        let mut script = Self { entries: order.iter().map(entry).collect(), predecessors: Vec::new(), height_bytes: 0 };
-        script.link();
-        if script.height_bytes == 0 {
+        let mut schedule =
+            Self { entries: order.iter().map(entry).collect(), predecessors: Vec::new(), height_bytes: 0 };
+        schedule.link();
+        if schedule.height_bytes == 0 {
             return Err(Error::new(ErrorKind::Invalid, "a plan without a single block"));
         }
-        Ok(script)
+        Ok(schedule)
     }
 
     /// Finds everybody's predecessors, in a sweep over the step that remembers who had which bytes last.
@@ -159,7 +160,8 @@ impl Script {
 
     /// Whether the first allocations of both are of the same sizes, so many of them.
     pub(crate) fn begins_as(&self, other: &Self, count: usize) -> bool {
-        let sizes = |script: &Self| script.entries[..count.min(script.len())].iter().map(|entry| entry.bytes).collect();
+        let sizes =
+            |schedule: &Self| schedule.entries[..count.min(schedule.len())].iter().map(|entry| entry.bytes).collect();
         let (own, others): (Vec<u64>, Vec<u64>) = (sizes(self), sizes(other));
         own.len() == count && own == others
     }
@@ -174,9 +176,9 @@ impl Script {
     }
 }
 
-impl fmt::Debug for Script {
+impl fmt::Debug for Schedule {
     /// Without the entries, which may be many.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Script({} allocations in {})", thousands(self.len() as u64), exact(self.height_bytes))
+        write!(f, "Schedule({} allocations in {})", thousands(self.len() as u64), exact(self.height_bytes))
     }
 }

@@ -1,13 +1,13 @@
-//! A step against its script: what is asked for is found in it, and what goes out overlaps nothing that is out.
+//! A step against its schedule: what is asked for is found in it, and what goes out overlaps nothing that is out.
 //!
 //! Each entry goes through *untouched*, *live* and *done* once a step. A place goes out only when all its predecessors are
 //! done. One that was never asked for is done as soon as those before it are, and cannot go out any more. So whatever had a
-//! byte of the place earlier in the script is back, and whatever has it later is still to come: by induction over the script
-//! no two blocks that are out overlap, whatever the program does.
+//! byte of the place earlier in the schedule is back, and whatever has it later is still to come: by induction over the
+//! schedule no two blocks that are out overlap, whatever the program does.
 //!
 //! What is still live when the step ends is a *straggler*: until it is back, places that overlap it do not go out.
 
-use super::script::Script;
+use super::schedule::Schedule;
 use crate::sync::Arc;
 
 /// How far from where the step is an allocation is looked for, either way: what is met in another order, left out, or put
@@ -31,7 +31,7 @@ fn is_done(state: u32) -> bool {
     state < LIVE
 }
 
-/// A place in the arena, until it is given back with [`Course::give`]. A plain token: copies are not counted.
+/// A place in the arena, until it is given back with [`Cursor::free`]. A plain token: copies are not counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     offset: u64,
@@ -45,7 +45,7 @@ impl Place {
         self.offset
     }
 
-    /// Its bytes: those asked for, rounded up to the script's alignment.
+    /// Its bytes: those asked for, rounded up to the schedule's alignment.
     pub fn bytes(self) -> u64 {
         self.bytes
     }
@@ -62,7 +62,7 @@ pub enum Unplanned {
     Different,
 }
 
-/// What the script has for an allocation.
+/// What the schedule has for an allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     /// The place of this entry.
@@ -75,32 +75,33 @@ pub(crate) enum Found {
     Different,
 }
 
-/// A step against its script: plain bookkeeping, without memory, for one thread. (`Pool::planned` has the memory to it.)
+/// A step against its schedule: plain bookkeeping, without memory, for one thread. (`Pool::planned` has the memory to
+/// it.)
 ///
 /// ```
 /// use std::sync::Arc;
-/// use tensorpool::plan::{self, Course, Lifetime, Options, Script, Unplanned};
+/// use tensorpool::plan::{self, Cursor, Lifetime, Options, Schedule, Unplanned};
 ///
 /// let step = [Lifetime::new(0, 2, 4096), Lifetime::new(1, 4, 1000), Lifetime::new(3, 4, 4096)];
 /// let plan = plan::solve(&step, &Options::new().align(256))?;
-/// let mut course = Course::new(Arc::new(Script::new(&step, &plan, 256)?));
+/// let mut cursor = Cursor::new(Arc::new(Schedule::new(&step, &plan, 256)?));
 /// for _ in 0..3 {
-///     let first = course.take(4096).unwrap();
-///     let second = course.take(1000).unwrap();
+///     let first = cursor.alloc(4096).unwrap();
+///     let second = cursor.alloc(1000).unwrap();
 ///     assert_eq!(second.bytes(), 1024);
-///     assert_eq!(course.take(5), Err(Unplanned::Different));
-///     course.give(first);
-///     let third = course.take(4096).unwrap();
+///     assert_eq!(cursor.alloc(5), Err(Unplanned::Different));
+///     cursor.free(first);
+///     let third = cursor.alloc(4096).unwrap();
 ///     assert_eq!(third.offset(), first.offset());
-///     course.give(second);
-///     course.give(third);
-///     course.begin_again();
+///     cursor.free(second);
+///     cursor.free(third);
+///     cursor.begin_again();
 /// }
 /// # Ok::<(), tensorpool::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct Course {
-    script: Arc<Script>,
+pub struct Cursor {
+    schedule: Arc<Schedule>,
     states: Vec<u32>,
     /// The entry that is expected next.
     next: usize,
@@ -110,39 +111,39 @@ pub struct Course {
     stragglers: Vec<(u64, u64)>,
     /// Those of this step: which entries they are of, and where they are.
     carried: Vec<(usize, u64)>,
-    /// Every allocation so far was the next entry of the script.
+    /// Every allocation so far was the next entry of the schedule.
     is_exact: bool,
     /// Entries that were asked for.
     met: usize,
 }
 
-impl Course {
+impl Cursor {
     /// The first step begins.
-    pub fn new(script: Arc<Script>) -> Self {
-        let states = vec![UNTOUCHED; script.len()];
-        Self { script, states, next: 0, live: 0, stragglers: Vec::new(), carried: Vec::new(), is_exact: true, met: 0 }
+    pub fn new(schedule: Arc<Schedule>) -> Self {
+        let states = vec![UNTOUCHED; schedule.len()];
+        Self { schedule, states, next: 0, live: 0, stragglers: Vec::new(), carried: Vec::new(), is_exact: true, met: 0 }
     }
 
-    /// The next step begins, by the same script.
+    /// The next step begins, by the same schedule.
     pub fn begin_again(&mut self) {
-        self.begin(&Arc::clone(&self.script));
+        self.begin(&Arc::clone(&self.schedule));
     }
 
-    /// The next step begins, by the same script or another one. What is out stays out.
-    pub fn begin(&mut self, script: &Arc<Script>) {
+    /// The next step begins, by the same schedule or another one. What is out stays out.
+    pub fn begin(&mut self, schedule: &Arc<Schedule>) {
         self.leave_behind();
         self.states.clear();
-        self.states.resize(script.len(), UNTOUCHED);
-        self.script = Arc::clone(script);
+        self.states.resize(schedule.len(), UNTOUCHED);
+        self.schedule = Arc::clone(schedule);
         self.carried.clear();
         (self.next, self.is_exact, self.met) = (0, true, 0);
     }
 
-    /// Goes on by another script whose allocations so far were the same. None of them goes out again.
-    pub(crate) fn switch(&mut self, script: &Arc<Script>) {
+    /// Goes on by another schedule whose allocations so far were the same. None of them goes out again.
+    pub(crate) fn switch(&mut self, schedule: &Arc<Schedule>) {
         let (next, met, carried) = (self.next, self.met, self.live().collect());
         let begun = self.states[..next].to_vec();
-        self.begin(script);
+        self.begin(schedule);
         // What is back stays so, with when. What is not is told when it is.
         for (state, before) in self.states.iter_mut().zip(begun) {
             *state = before.min(PASSED);
@@ -162,19 +163,19 @@ impl Course {
     /// What is live becomes a straggler.
     fn leave_behind(&mut self) {
         if self.live > 0 {
-            let entries = self.script.entries().iter().zip(&self.states);
+            let entries = self.schedule.entries().iter().zip(&self.states);
             self.stragglers.extend(entries.filter(|(_, state)| **state == LIVE).map(|(entry, _)| entry.range()));
             self.live = 0;
         }
     }
 
-    /// The place of an allocation of so many bytes: that of the script's next entry, or of one up to 16 away whose size it
-    /// is, if everything that had a part of it is back.
+    /// The place of an allocation of so many bytes: that of the schedule's next entry, or of one up to 16 away whose
+    /// size it is, if everything that had a part of it is back.
     ///
     /// # Errors
     /// There is none, and why. The step goes on.
     #[inline]
-    pub fn take(&mut self, bytes: u64) -> std::result::Result<Place, Unplanned> {
+    pub fn alloc(&mut self, bytes: u64) -> std::result::Result<Place, Unplanned> {
         if bytes == 0 {
             return Err(Unplanned::Different);
         }
@@ -195,7 +196,7 @@ impl Course {
 
     /// A place is given back. False if it is not out.
     #[inline]
-    pub fn give(&mut self, place: Place) -> bool {
+    pub fn free(&mut self, place: Place) -> bool {
         self.put_back(place.entry, place.offset)
     }
 
@@ -204,7 +205,7 @@ impl Course {
     pub(crate) fn take_next(&mut self, bytes: u64) -> Option<Found> {
         let index = self.next;
         // Behind the last entry there is one of no bytes, which nobody asks for.
-        let entry = &self.script.entries()[index];
+        let entry = &self.schedule.entries()[index];
         if entry.bytes != bytes {
             return None;
         }
@@ -219,7 +220,7 @@ impl Course {
 
     #[inline]
     fn take_place(&mut self, index: usize) -> Found {
-        let before = self.script.predecessors(index);
+        let before = self.schedule.predecessors(index);
         if (self.stragglers.is_empty() && before.iter().all(|other| is_done(self.states[*other as usize])))
             || self.can_be_cleared(index)
         {
@@ -237,7 +238,7 @@ impl Course {
     #[cold]
     pub(crate) fn search(&mut self, bytes: u64) -> Found {
         self.is_exact = false;
-        let (entries, end) = (self.script.entries(), self.script.len());
+        let (entries, end) = (self.schedule.entries(), self.schedule.len());
         let is_it = |index: &usize| {
             entries[*index].bytes == bytes && entries[*index].is_placed() && self.states[*index] == UNTOUCHED
         };
@@ -252,7 +253,7 @@ impl Course {
     /// Whether everything that had a part of this place is back, or was never asked for and is passed now.
     #[cold]
     fn can_be_cleared(&mut self, index: usize) -> bool {
-        let entry = &self.script.entries()[index];
+        let entry = &self.schedule.entries()[index];
         if self.stragglers.len() > STRAGGLERS_MAX || self.stragglers.iter().any(|range| entry.overlaps(range)) {
             return false;
         }
@@ -260,7 +261,7 @@ impl Course {
         let mut looked_at = 0;
         let mut at = index as u32;
         loop {
-            for other in self.script.predecessors(at as usize) {
+            for other in self.schedule.predecessors(at as usize) {
                 let state = self.states[*other as usize];
                 if state > LIVE && !passed.contains(other) {
                     passed.push(*other);
@@ -289,7 +290,7 @@ impl Course {
             return true;
         }
         match self.states.get_mut(index as usize) {
-            Some(state) if *state == LIVE && self.script.entries()[index as usize].offset == offset => {
+            Some(state) if *state == LIVE && self.schedule.entries()[index as usize].offset == offset => {
                 *state = self.next as u32;
                 self.live -= 1;
                 true
@@ -307,7 +308,7 @@ impl Course {
 
     /// Where a place that went out is.
     pub(crate) fn place(&self, index: u32) -> (u64, u64) {
-        let entry = &self.script.entries()[index as usize];
+        let entry = &self.schedule.entries()[index as usize];
         (entry.offset, entry.held_bytes)
     }
 
@@ -316,23 +317,23 @@ impl Course {
         self.live + self.stragglers.len()
     }
 
-    pub(crate) fn script(&self) -> &Arc<Script> {
-        &self.script
+    pub(crate) fn schedule(&self) -> &Arc<Schedule> {
+        &self.schedule
     }
 
-    /// How many of the script's allocations the step has come to.
+    /// How many of the schedule's allocations the step has come to.
     pub(crate) fn allocations(&self) -> usize {
         self.next
     }
 
-    /// Allocations of the step so far, if it has followed the script.
+    /// Allocations of the step so far, if it has followed the schedule.
     pub(crate) fn followed(&self) -> Option<usize> {
         self.is_exact.then_some(self.next)
     }
 
-    /// Whether all of the script was asked for, and nothing else.
+    /// Whether all of the schedule was asked for, and nothing else.
     pub(crate) fn is_complete(&self) -> bool {
-        self.is_exact && self.next == self.script.len()
+        self.is_exact && self.next == self.schedule.len()
     }
 
     /// Entries that were asked for.
@@ -342,25 +343,25 @@ impl Course {
 
     /// Those that nobody has asked for.
     pub(crate) fn unmet(&self) -> u64 {
-        (self.script.len() - self.met) as u64
+        (self.schedule.len() - self.met) as u64
     }
 
     /// What the next allocation should be.
     pub(crate) fn expected_bytes(&self) -> Option<u64> {
-        self.script.entries()[..self.script.len()].get(self.next).map(|entry| entry.bytes)
+        self.schedule.entries()[..self.schedule.len()].get(self.next).map(|entry| entry.bytes)
     }
 
     /// Of the first allocations: their bytes, and how many had been made when they were freed. `None` for what is live, or
     /// the pool's.
     pub(crate) fn begun(&self) -> impl Iterator<Item = (u64, Option<u32>)> {
-        let begun = self.script.entries().iter().zip(&self.states).take(self.next);
+        let begun = self.schedule.entries().iter().zip(&self.states).take(self.next);
         begun.map(|(entry, state)| (entry.bytes, (*state < PASSED).then_some(*state)))
     }
 
     /// Those of them that are live, and where.
     pub(crate) fn live(&self) -> impl Iterator<Item = (usize, u64)> {
         let live = self.states.iter().enumerate().filter(|(_, state)| **state == LIVE);
-        let live = live.map(|(index, _)| (index, self.script.entries()[index].offset));
+        let live = live.map(|(index, _)| (index, self.schedule.entries()[index].offset));
         self.carried.iter().copied().chain(live)
     }
 
@@ -370,7 +371,7 @@ impl Course {
 
     /// Panics if blocks that are out overlap: a defect of this crate.
     pub(crate) fn check(&self) {
-        let entries = self.script.entries().iter().zip(&self.states);
+        let entries = self.schedule.entries().iter().zip(&self.states);
         let live = entries.filter(|(_, state)| **state == LIVE).map(|(entry, _)| entry.range());
         let mut out: Vec<(u64, u64)> = live.chain(self.stragglers.iter().copied()).collect();
         assert_eq!(out.len(), self.out());

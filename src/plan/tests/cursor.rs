@@ -1,16 +1,16 @@
-//! Scripts and courses alone: random plans, and programs that keep to none of them.
+//! Schedules and cursors alone: random plans, and programs that keep to none of them.
 
 use std::collections::HashMap;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::plan::{self, Course, Found, Lifetime, Options, Script};
+use crate::plan::{self, Cursor, Found, Lifetime, Options, Schedule};
 use crate::sync::Arc;
 
 const ALIGN: u64 = 64;
 
-fn random_script(rng: &mut ChaCha8Rng, entries: u64) -> Script {
+fn random_schedule(rng: &mut ChaCha8Rng, entries: u64) -> Schedule {
     let sizes: Vec<u64> = (0..rng.random_range(1..8)).map(|_| rng.random_range(1..2000)).collect();
     let longest = rng.random_range(1..40);
     let lifetimes: Vec<Lifetime> = (0..entries)
@@ -20,7 +20,7 @@ fn random_script(rng: &mut ChaCha8Rng, entries: u64) -> Script {
         })
         .collect();
     let plan = plan::solve(&lifetimes, &Options::new().align(ALIGN).steps(2_000)).unwrap();
-    Script::new(&lifetimes, &plan, ALIGN).unwrap()
+    Schedule::new(&lifetimes, &plan, ALIGN).unwrap()
 }
 
 fn meet(one: (u64, u64), other: (u64, u64)) -> bool {
@@ -28,8 +28,8 @@ fn meet(one: (u64, u64), other: (u64, u64)) -> bool {
 }
 
 /// Whoever had a byte of the place, and nobody between had that byte.
-fn predecessors(script: &Script, index: usize) -> Vec<u32> {
-    let range = |index: usize| script.entries()[index].range();
+fn predecessors(schedule: &Schedule, index: usize) -> Vec<u32> {
+    let range = |index: usize| schedule.entries()[index].range();
     let mut left = vec![range(index)];
     let mut found = Vec::new();
     for before in (0..index).rev() {
@@ -54,11 +54,11 @@ fn predecessors_are_those_who_had_the_bytes_last() {
     for seed in 0..60 {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let len = rng.random_range(1..200);
-        let script = random_script(&mut rng, len);
-        for index in (0..script.len()).filter(|index| script.entries()[*index].is_placed()) {
-            let mut listed = script.predecessors(index).to_vec();
+        let schedule = random_schedule(&mut rng, len);
+        for index in (0..schedule.len()).filter(|index| schedule.entries()[*index].is_placed()) {
+            let mut listed = schedule.predecessors(index).to_vec();
             listed.sort_unstable();
-            assert_eq!(listed, predecessors(&script, index), "seed {seed}, entry {index}");
+            assert_eq!(listed, predecessors(&schedule, index), "seed {seed}, entry {index}");
             (entries, count) = (entries + 1, count + listed.len());
         }
     }
@@ -66,37 +66,38 @@ fn predecessors_are_those_who_had_the_bytes_last() {
     assert!(count > entries, "{count} predecessors of {entries} entries: nothing is stacked");
 }
 
-/// A program that asks for what the scripts have, and for other things, in any order, and keeps blocks as long as it likes.
+/// A program that asks for what the schedules have, and for other things, in any order, and keeps blocks as long as it
+/// likes.
 #[test]
 fn what_is_out_never_overlaps() {
     let (mut places, mut blocked, mut moved, mut switched) = (0, 0, 0, 0);
     for seed in 0..300 {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let scripts: Vec<Arc<Script>> = (0..3)
+        let schedules: Vec<Arc<Schedule>> = (0..3)
             .map(|_| {
                 let len = rng.random_range(1..80);
-                Arc::new(random_script(&mut rng, len))
+                Arc::new(random_schedule(&mut rng, len))
             })
             .collect();
-        let mut course = Course::new(Arc::clone(&scripts[0]));
+        let mut cursor = Cursor::new(Arc::clone(&schedules[0]));
         // What is out: the entry it went out as, by where it begins; and where it ends.
         let mut out: HashMap<u64, (u32, u64)> = HashMap::new();
         let faithful = [0.5, 0.9, 0.99][rng.random_range(0..3)];
         for _ in 0..1000 {
-            let script = Arc::clone(course.script());
+            let schedule = Arc::clone(cursor.schedule());
             let choice = rng.random_range(0..100);
             if choice < 50 {
-                let next = course.allocations();
-                let index = if rng.random_bool(faithful) { next } else { rng.random_range(0..script.len()) };
-                let bytes = script.entries()[index.min(script.len() - 1)].bytes;
-                let found = course.take_next(bytes).unwrap_or_else(|| {
+                let next = cursor.allocations();
+                let index = if rng.random_bool(faithful) { next } else { rng.random_range(0..schedule.len()) };
+                let bytes = schedule.entries()[index.min(schedule.len() - 1)].bytes;
+                let found = cursor.take_next(bytes).unwrap_or_else(|| {
                     moved += 1;
-                    course.search(bytes)
+                    cursor.search(bytes)
                 });
                 match found {
                     Found::Place(index) => {
-                        let (offset, held_bytes) = course.place(index);
-                        assert!(held_bytes >= bytes && offset + held_bytes <= script.height_bytes());
+                        let (offset, held_bytes) = cursor.place(index);
+                        assert!(held_bytes >= bytes && offset + held_bytes <= schedule.height_bytes());
                         let range = (offset, offset + held_bytes);
                         let is_free = out.iter().all(|(start, (_, end))| !meet((*start, *end), range));
                         assert!(is_free, "seed {seed}: {range:?} is in use");
@@ -108,9 +109,9 @@ fn what_is_out_never_overlaps() {
                 }
             } else if choice < 96 {
                 // By the plan, or one that it likes.
-                let next = course.allocations() as u32;
-                let is_over = |index: u32| script.entries()[index as usize].freed_at <= next;
-                let planned = out.iter().find(|(_, (index, _))| (*index as usize) < script.len() && is_over(*index));
+                let next = cursor.allocations() as u32;
+                let is_over = |index: u32| schedule.entries()[index as usize].freed_at <= next;
+                let planned = out.iter().find(|(_, (index, _))| (*index as usize) < schedule.len() && is_over(*index));
                 let offset = match planned.map(|(offset, _)| *offset).filter(|_| rng.random_bool(faithful)) {
                     Some(offset) => Some(offset),
                     None if rng.random_bool(0.1) => out.keys().min().copied(),
@@ -118,19 +119,19 @@ fn what_is_out_never_overlaps() {
                 };
                 if let Some(offset) = offset {
                     let (index, _) = out.remove(&offset).unwrap();
-                    assert!(course.put_back(index, offset));
+                    assert!(cursor.put_back(index, offset));
                 }
-            } else if choice < 98 || course.allocations() < script.len() / 2 {
-                course.begin(&scripts[rng.random_range(0..scripts.len())]);
+            } else if choice < 98 || cursor.allocations() < schedule.len() / 2 {
+                cursor.begin(&schedules[rng.random_range(0..schedules.len())]);
             } else {
-                let other = &scripts[rng.random_range(0..scripts.len())];
-                if course.allocations() < other.len() {
-                    course.switch(other);
+                let other = &schedules[rng.random_range(0..schedules.len())];
+                if cursor.allocations() < other.len() {
+                    cursor.switch(other);
                     switched += 1;
                 }
             }
-            assert_eq!(course.out(), out.len(), "seed {seed}");
-            course.check();
+            assert_eq!(cursor.out(), out.len(), "seed {seed}");
+            cursor.check();
         }
     }
     let counts = (places, blocked, moved, switched);
