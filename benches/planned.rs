@@ -76,7 +76,7 @@ fn steps(criterion: &mut Criterion) {
         let pool = open();
         let options = Options::new().align(pool.limits().alignment_bytes);
         let plan = plan::solve(&lifetimes, &options).expect("it was recorded");
-        let planning = pool.planned(&lifetimes, &plan).expect("there is room");
+        let planning = pool.follow_plan(&lifetimes, &plan).expect("there is room");
         group.bench_function("planned", |bencher| bencher.iter(|| run(&pool, &ops, &mut blocks)));
         assert_eq!(planning.report().last_difference, None);
         drop(planning);

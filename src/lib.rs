@@ -41,7 +41,9 @@ pub use half;
 #[cfg(feature = "gpu")]
 pub use open::GpuChoice;
 pub use open::{AnyBackend, AnySlab};
-pub use pool::{AllocFuture, Block, Budget, Compaction, Config, Difference, Hold, Movable, PlanReport, Planning, Pool};
+pub use pool::{
+    AllocFuture, Block, Budget, Compaction, Config, Deviation, Hold, Movable, PlanReport, PlannedSteps, Pool,
+};
 pub use pool::{Fallback, Priority, Request, SlabPolicy, Stats};
 pub use space::Placement;
 #[cfg(feature = "gpu")]

@@ -152,7 +152,7 @@ fn programs_that_keep_to_the_plan_are_served_by_it_alone() {
         let lifetimes = lifetimes(&step);
         let pool = Pool::with_backend(Virtual::default(), &Config::new(64 * MIB)).unwrap();
         let plan = solve(&pool, &lifetimes);
-        let planning = pool.planned(&lifetimes, &plan).unwrap();
+        let planning = pool.follow_plan(&lifetimes, &plan).unwrap();
         let allocated = pool.stats().allocations;
         for _ in 0..5 {
             run(&pool, &step);
@@ -191,7 +191,8 @@ fn programs_that_do_not_are_never_served_wrongly() {
         let zeroes = rng.random_bool(0.2);
         let pool = open(&backend, Config::new(2 * MIB).slabs(policy).zero_on_free(zeroes));
         let plan = solve(&pool, &lifetimes);
-        let planning = if rng.random_bool(0.5) { pool.planned(&lifetimes, &plan) } else { pool.auto_plan() }.unwrap();
+        let planning =
+            if rng.random_bool(0.5) { pool.follow_plan(&lifetimes, &plan) } else { pool.auto_plan() }.unwrap();
         let mut kept = Vec::new();
         for number in 0..8 {
             let context = format!("seed {seed} step {number} {policy}");
@@ -355,7 +356,7 @@ fn an_arena_goes_home_when_memory_is_short_and_nobody_has_a_block_of_it() {
     let step = [Op::Alloc(300 * KIB), Op::Alloc(300 * KIB), Op::Free(0), Op::Free(1)];
     let lifetimes = lifetimes(&step);
     let plan = solve(&pool, &lifetimes);
-    let planning = pool.planned(&lifetimes, &plan).unwrap();
+    let planning = pool.follow_plan(&lifetimes, &plan).unwrap();
     run(&pool, &step);
     assert_eq!(pool.stats().cached_bytes, 600 * KIB);
     let large = pool.alloc(Request::bytes(800 * KIB)).unwrap();
@@ -386,7 +387,7 @@ fn held_blocks_keep_their_place() {
     let pool = Pool::host(Config::new(MIB)).unwrap();
     let step = [Op::Alloc(5000), Op::Free(0), Op::Alloc(5000), Op::Free(1)];
     let lifetimes = lifetimes(&step);
-    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let planning = pool.follow_plan(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
     let first = pool.alloc(Request::bytes(5000)).unwrap();
     let offset = first.offset();
     let hold = first.hold();
@@ -417,7 +418,7 @@ fn freed_blocks_are_zeroed_where_the_pool_says_so() {
     let pool = Pool::host(Config::new(MIB).zero_on_free(true)).unwrap();
     let step = [Op::Alloc(5000), Op::Free(0), Op::Alloc(5000), Op::Free(1)];
     let lifetimes = lifetimes(&step);
-    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let planning = pool.follow_plan(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
     let mut block = pool.alloc(Request::bytes(5000)).unwrap();
     block.as_bytes_mut().unwrap().fill(7);
     drop(block);
@@ -437,7 +438,7 @@ fn a_block_that_outlives_its_step_keeps_its_place() {
     let pool = Pool::host(Config::new(MIB)).unwrap();
     let step = [Op::Alloc(5000), Op::Alloc(3000), Op::Free(0), Op::Free(1)];
     let lifetimes = lifetimes(&step);
-    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let planning = pool.follow_plan(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
     let kept = pool.alloc(Request::bytes(5000)).unwrap();
     pool.mark_step();
     let next = pool.alloc(Request::bytes(5000)).unwrap();
@@ -456,7 +457,7 @@ fn batches_are_planned_too() {
     let pool = Pool::host(Config::new(MIB)).unwrap();
     let step = [Op::Alloc(5000), Op::Alloc(3000), Op::Alloc(70), Op::Free(0), Op::Free(1), Op::Free(2)];
     let lifetimes = lifetimes(&step);
-    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let planning = pool.follow_plan(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
     for _ in 0..3 {
         let sizes = [5000, 0, 3000, 123, 70];
         let blocks = pool.alloc_all(&sizes.map(Request::bytes)).unwrap();
@@ -483,7 +484,7 @@ fn what_cannot_be_planned_is_refused_and_nothing_changes() {
     let plan = solve(&pool, &lifetimes);
     let refused = |lifetimes: &[Lifetime], plan: &Plan, kind: ErrorKind| {
         let before = pool.stats();
-        let error = pool.planned(lifetimes, plan).unwrap_err();
+        let error = pool.follow_plan(lifetimes, plan).unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert_eq!(pool.stats().reserved_bytes, before.reserved_bytes, "{error}");
     };
@@ -501,8 +502,8 @@ fn what_cannot_be_planned_is_refused_and_nothing_changes() {
     let large = [Lifetime::new(0, 2, MIB), Lifetime::new(1, 2, 5000)];
     refused(&large, &solve(&pool, &large), ErrorKind::OverBudget);
 
-    let planning = pool.planned(&lifetimes, &plan).unwrap();
-    assert_eq!(pool.planned(&lifetimes, &plan).unwrap_err().kind(), ErrorKind::Invalid);
+    let planning = pool.follow_plan(&lifetimes, &plan).unwrap();
+    assert_eq!(pool.follow_plan(&lifetimes, &plan).unwrap_err().kind(), ErrorKind::Invalid);
     assert_eq!(pool.auto_plan().unwrap_err().kind(), ErrorKind::Invalid);
     pool.check();
     drop(planning);
@@ -511,7 +512,7 @@ fn what_cannot_be_planned_is_refused_and_nothing_changes() {
     let planning = pool.auto_plan().unwrap();
     other.close();
     assert_eq!(pool.alloc(Request::bytes(1)).unwrap_err().kind(), ErrorKind::Closed);
-    assert_eq!(pool.planned(&lifetimes, &plan).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(pool.follow_plan(&lifetimes, &plan).unwrap_err().kind(), ErrorKind::Closed);
     drop(planning);
 }
 
@@ -522,7 +523,7 @@ fn a_pool_may_go_before_its_planned_blocks() {
         let pool = open(&backend, Config::new(MIB));
         let step = [Op::Alloc(5000), Op::Free(0), Op::Alloc(100), Op::Free(1)];
         let lifetimes = lifetimes(&step);
-        let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+        let planning = pool.follow_plan(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
         let mut block = pool.alloc(Request::bytes(5000)).unwrap();
         drop(pool);
         drop(planning);
@@ -541,9 +542,9 @@ fn a_device_that_fails_leaves_the_plan_in_order() {
     let lifetimes = lifetimes(&step);
     let plan = solve(&pool, &lifetimes);
     backend.fail_calls(backend.calls() + 1..=backend.calls() + 100);
-    assert!(pool.planned(&lifetimes, &plan).unwrap_err().is_out_of_memory());
+    assert!(pool.follow_plan(&lifetimes, &plan).unwrap_err().is_out_of_memory());
     backend.fail_calls(0..=0);
-    let planning = pool.planned(&lifetimes, &plan).unwrap();
+    let planning = pool.follow_plan(&lifetimes, &plan).unwrap();
     backend.seen.fail_check.store(1, Ordering::SeqCst);
     assert_eq!(pool.alloc(Request::bytes(5000)).unwrap_err().kind(), ErrorKind::Device);
     backend.seen.fail_check.store(0, Ordering::SeqCst);
@@ -566,7 +567,7 @@ fn threads_share_a_planned_step() {
         let step = random_step(&mut rng, 100, 20_000);
         let lifetimes = lifetimes(&step);
         let plan = solve(&pool, &lifetimes);
-        let planning = if auto { pool.auto_plan() } else { pool.planned(&lifetimes, &plan) }.unwrap();
+        let planning = if auto { pool.auto_plan() } else { pool.follow_plan(&lifetimes, &plan) }.unwrap();
         std::thread::scope(|scope| {
             for thread in 0..4u8 {
                 let (pool, step) = (pool.clone(), &step);
@@ -605,7 +606,7 @@ fn other_requests_are_served_beside_the_plan() {
     let pool = Pool::host(Config::new(MIB).reserve(64 * KIB)).unwrap();
     let step = [Op::Alloc(5000), Op::Free(0)];
     let lifetimes = lifetimes(&step);
-    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let planning = pool.follow_plan(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
     let urgent = pool.alloc(Request::bytes(900).priority(Priority::High).without(Fallback::Grow)).unwrap();
     let aligned = pool.alloc(Request::bytes(5000).align(64)).unwrap();
     assert_eq!(pool.alloc(Request::bytes(5000).align(128)).unwrap_err().kind(), ErrorKind::Alignment);
@@ -696,7 +697,7 @@ fn an_arena_that_becomes_idle_goes_to_who_waits() {
     let pool = Pool::host(Config::new(MIB).slabs(SlabPolicy::Single)).unwrap();
     let step = [Op::Alloc(300 * KIB), Op::Alloc(300 * KIB), Op::Free(0), Op::Free(1)];
     let lifetimes = lifetimes(&step);
-    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let planning = pool.follow_plan(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
     let inside = pool.alloc(Request::bytes(300 * KIB)).unwrap();
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| pool.alloc(Request::bytes(800 * KIB).wait(support::LONG)).map(drop));
@@ -714,7 +715,7 @@ fn an_arena_that_becomes_idle_goes_to_who_waits() {
 fn steps_that_overlap_do_not_starve_who_waits() {
     let pool = Pool::host(Config::new(MIB).slabs(SlabPolicy::Single)).unwrap();
     let lifetimes = [Lifetime::new(0, 4, 100 * KIB), Lifetime::new(1, 5, 100 * KIB), Lifetime::new(2, 6, 100 * KIB)];
-    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let planning = pool.follow_plan(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
     let mut last = pool.alloc(Request::bytes(100 * KIB)).ok();
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| pool.alloc(Request::bytes(900 * KIB).wait(support::LONG)).map(drop));
@@ -742,7 +743,7 @@ fn a_hold_that_outlives_the_last_handle_keeps_nothing() {
         let pool = open(&backend, Config::new(MIB));
         let step = [Op::Alloc(5000), Op::Alloc(100), Op::Free(0), Op::Free(1)];
         let lifetimes = lifetimes(&step);
-        let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+        let planning = pool.follow_plan(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
         let block = pool.alloc(Request::bytes(5000)).unwrap();
         let other = pool.alloc(Request::bytes(100)).unwrap();
         let hold = block.hold();
@@ -768,7 +769,7 @@ fn peaks_are_exact_when_planned_steps_end() {
     let plan = solve(&pool, &lifetimes);
     for is_late in [false, true] {
         pool.reset_peaks();
-        let planning = pool.planned(&lifetimes, &plan).unwrap();
+        let planning = pool.follow_plan(&lifetimes, &plan).unwrap();
         let block = pool.alloc(Request::bytes(50_000)).unwrap();
         assert_eq!(pool.stats().live_bytes, 50_000);
         if is_late {
@@ -793,7 +794,7 @@ fn peaks_of_batches_and_futures_are_exact_too() {
     let pool = Pool::host(Config::new(MIB)).unwrap();
     let step = [Op::Alloc(50_000), Op::Free(0)];
     let lifetimes = lifetimes(&step);
-    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let planning = pool.follow_plan(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
     let block = pool.alloc(Request::bytes(50_000)).unwrap();
     assert_eq!(pool.stats().live_bytes, 50_000);
     drop(block);
@@ -841,7 +842,7 @@ fn a_record_of_planned_steps_is_handed_on() {
     let pool = Pool::host(Config::new(MIB)).unwrap();
     let step = [Op::Alloc(5000), Op::Free(0)];
     let lifetimes = lifetimes(&step);
-    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let planning = pool.follow_plan(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
     let written = Arc::new(AtomicU64::new(0));
     let recording = pool.record_to(Counts(Arc::clone(&written))).unwrap();
     for _ in 0..20_000 {
@@ -859,10 +860,10 @@ fn a_plan_does_not_lift_the_limits_of_a_backend() {
     let pool = open(&backend, Config::new(MIB));
     let lifetimes = [Lifetime::new(0, 2, 4000), Lifetime::new(1, 2, 4001)];
     let plan = solve(&pool, &lifetimes);
-    assert_eq!(pool.planned(&lifetimes, &plan).unwrap_err().kind(), ErrorKind::TooLarge);
+    assert_eq!(pool.follow_plan(&lifetimes, &plan).unwrap_err().kind(), ErrorKind::TooLarge);
     assert_eq!(pool.stats().reserved_bytes, 0);
     let plan = solve(&pool, &lifetimes[..1]);
-    assert!(pool.planned(&lifetimes[..1], &plan).is_ok());
+    assert!(pool.follow_plan(&lifetimes[..1], &plan).is_ok());
 }
 
 /// A batch holds no place in the arena while it waits: two of them would wait for each other.
@@ -871,7 +872,7 @@ fn a_batch_that_the_arena_is_in_the_way_of_does_without() {
     let pool = Pool::host(Config::new(MIB).slabs(SlabPolicy::Single)).unwrap();
     let step = [Op::Alloc(300 * KIB), Op::Alloc(300 * KIB), Op::Free(0), Op::Free(1)];
     let lifetimes = lifetimes(&step);
-    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let planning = pool.follow_plan(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
     for wait in [None, Some(support::LONG)] {
         let requests = [300 * KIB, 500 * KIB].map(|bytes| match wait {
             Some(wait) => Request::bytes(bytes).wait(wait),
@@ -914,7 +915,7 @@ fn planned_steps_begin_anew() {
 fn holds_may_end_while_a_block_comes_back() {
     let pool = Pool::host(Config::new(MIB)).unwrap();
     let lifetimes = [Lifetime::new(0, 1, 5000)];
-    let planning = pool.planned(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
+    let planning = pool.follow_plan(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
     let is_over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let looks = scope.spawn(|| {

@@ -48,7 +48,7 @@ fn a_run_that_is_known_ahead_needs_what_it_has_alive() {
             let trace = bundled(name).without_steps();
             let lifetimes = trace.lifetimes();
             let plan = plan::solve(&lifetimes, &Options::new().align(256)).unwrap();
-            let open = |budget_bytes| open(budget_bytes)?.planned(&lifetimes, &plan);
+            let open = |budget_bytes| open(budget_bytes)?.follow_plan(&lifetimes, &plan);
             let found = min_budget(&trace, open, |_| ControlFlow::Continue(())).unwrap().unwrap();
             assert!(found.bytes < plan.height + (4 << 10), "{name}: {} for {plan}", found.bytes);
             found.ratio()

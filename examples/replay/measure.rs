@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tensorpool::plan::{self, Lifetime, Options, Plan};
 use tensorpool::trace::{MinBudget, Replay, Trace, min_budget, replay_while};
-use tensorpool::{Backend, Config, PlanReport, Planning, Pool, SlabPolicy};
+use tensorpool::{Backend, Config, PlanReport, PlannedSteps, Pool, SlabPolicy};
 
 use crate::args::Args;
 use crate::failure::Failure;
@@ -27,7 +27,7 @@ const REPLAYS_MAX: usize = 25;
 /// A pool, and how it serves.
 enum Served<B: Backend> {
     Online(Pool<B>),
-    Planned(Planning<B>),
+    Planned(PlannedSteps<B>),
 }
 
 impl<B: Backend> AsRef<Pool<B>> for Served<B> {
@@ -71,7 +71,7 @@ pub fn measure<B: Backend>(
         let config = Config::new(budget_bytes).placement(args.placement.placement()).slabs(slabs).staging(0);
         let pool = Pool::with_backend(backend()?, &config)?;
         match &whole {
-            Some(Whole { lifetimes, plan }) => pool.planned(lifetimes, plan).map(Served::Planned),
+            Some(Whole { lifetimes, plan }) => pool.follow_plan(lifetimes, plan).map(Served::Planned),
             None if args.auto => pool.auto_plan().map(Served::Planned),
             None => Ok(Served::Online(pool)),
         }

@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use tensorpool::nn::Trainer;
-use tensorpool::{AnyBackend, ByteSize, PlanReport, Planning, Pool, Stats};
+use tensorpool::{AnyBackend, ByteSize, PlanReport, PlannedSteps, Pool, Stats};
 
 use crate::args::Args;
 use crate::data::{Data, Images};
@@ -43,7 +43,7 @@ pub struct Training<'a> {
     pub pool: &'a Pool<AnyBackend>,
     pub trainer: Trainer<AnyBackend>,
     pub output: Output,
-    planning: Option<Planning<AnyBackend>>,
+    planning: Option<PlannedSteps<AnyBackend>>,
     /// The pool's numbers when the first planned step began.
     before_plans: Option<Stats>,
     bar: ProgressBar,
@@ -63,7 +63,7 @@ impl<'a> Training<'a> {
         args: &'a Args,
         data: &'a Data,
         pool: &'a Pool<AnyBackend>,
-        planning: Option<Planning<AnyBackend>>,
+        planning: Option<PlannedSteps<AnyBackend>>,
         trainer: Trainer<AnyBackend>,
         output: Output,
     ) -> Self {
@@ -112,7 +112,7 @@ impl<'a> Training<'a> {
     /// A step begins. From the first planned one on the pool's peaks are those of planned steps.
     fn mark_step(&mut self) {
         self.pool.mark_step();
-        let report = self.planning.as_ref().map(Planning::report);
+        let report = self.planning.as_ref().map(PlannedSteps::report);
         if self.before_plans.is_none() && report.is_some_and(|report| report.plans > 0) {
             self.before_plans = Some(self.pool.stats());
             self.pool.reset_peaks();

@@ -75,8 +75,8 @@ pub(crate) enum Found {
     Different,
 }
 
-/// A step against its schedule: plain bookkeeping, without memory, for one thread. (`Pool::planned` has the memory to
-/// it.)
+/// A step against its schedule: plain bookkeeping, without memory, for one thread. (`Pool::follow_plan` has the memory
+/// to it.)
 ///
 /// ```
 /// use std::sync::Arc;

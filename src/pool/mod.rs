@@ -35,7 +35,7 @@ pub(crate) use self::compact::Lend;
 pub use self::compact::{Compaction, Movable};
 pub use self::config::{Budget, Config, Fallback, Priority, Request, SlabPolicy};
 use self::labels::{Label, Labels};
-pub use self::planned::{Difference, PlanReport, Planning};
+pub use self::planned::{Deviation, PlanReport, PlannedSteps};
 #[cfg_attr(not(feature = "trace"), allow(unused_imports, reason = "only traces are made of records"))]
 pub(crate) use self::record::PoolEvent;
 use self::shards::{Classes, Shards};

@@ -10,7 +10,7 @@ use loom::thread;
 use crate::backend::{Backend, CopyDst, CopySrc, Limit, Limits, Span};
 use crate::error::{ErrorKind, Result};
 use crate::plan::{self, Lifetime, Options};
-use crate::pool::{Config, Planning, Pool, Request, SlabPolicy};
+use crate::pool::{Config, PlannedSteps, Pool, Request, SlabPolicy};
 use crate::sync::{Arc, AtomicBool};
 
 const LONG: Duration = Duration::from_secs(1000);
@@ -223,10 +223,10 @@ fn the_last_handle_and_the_last_block_may_go_at_once() {
 }
 
 /// Two blocks of a unit that are live together.
-fn planned(pool: &Pool<Counted>) -> Planning<Counted> {
+fn planned(pool: &Pool<Counted>) -> PlannedSteps<Counted> {
     let lifetimes = [Lifetime::new(0, 2, UNIT), Lifetime::new(1, 3, UNIT)];
     let plan = plan::solve(&lifetimes, &Options::new().align(UNIT)).expect("two fit");
-    pool.planned(&lifetimes, &plan).expect("there is room")
+    pool.follow_plan(&lifetimes, &plan).expect("there is room")
 }
 
 /// One ends the step, the other all of them, each with a block of its own.

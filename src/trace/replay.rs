@@ -131,7 +131,8 @@ pub fn replay_while<B: Backend>(
 }
 
 /// Finds the smallest budget in which every allocation of the trace is served, by bisection: `open` makes a fresh pool
-/// of a budget, or one whose steps are [planned](crate::Planning). Budgets are tried in whole KiB from the trace's peak on; what is found is the same every time.
+/// of a budget, or one whose steps are [planned](crate::PlannedSteps). Budgets are tried in whole KiB from the trace's
+/// peak on; what is found is the same every time.
 ///
 /// More memory need not be better for a pool that places blocks: there may be a smaller budget that happens to work
 /// below one that does not.

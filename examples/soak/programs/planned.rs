@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::mem;
 
 use tensorpool::plan::{self, Lifetime, Options};
-use tensorpool::{Backend, Planning};
+use tensorpool::{Backend, PlannedSteps};
 
 use super::Choices;
 use super::disturbed::Ground;
@@ -36,7 +36,7 @@ enum Did {
 pub struct Steps<B: Backend> {
     /// Something of the last call is at a planned place. Of a reserve that was not touched when the arena was taken.
     pub is_planned: bool,
-    planning: Option<Planning<B>>,
+    planning: Option<PlannedSteps<B>>,
     now: Vec<Did>,
     last: Vec<Did>,
     allocations: usize,
@@ -118,7 +118,7 @@ impl<B: Ground> Program<B> {
                 let options = Options::new().align(self.limits.alignment_bytes).steps(2_000);
                 // No creation may panic here: what then comes of the call is not looked at.
                 let plan = plan::solve(&lifetimes, &options).ok().filter(|_| !self.may_panic());
-                plan.and_then(|plan| self.pool.planned(&lifetimes, &plan).ok())
+                plan.and_then(|plan| self.pool.follow_plan(&lifetimes, &plan).ok())
             }
         };
         if planning.is_some() {

@@ -1,7 +1,7 @@
 //! Planned steps: a step that repeats is served at offsets that were found ahead of time, in one run of the pool.
 //!
 //! ```text
-//!   Pool::planned, Pool::auto_plan ──► Planning, while there is one:
+//!   Pool::follow_plan, Pool::auto_plan ──► PlannedSteps, while there is one:
 //!
 //!   alloc ──► Planner ──► Cursor: the schedule's next entry? its predecessors back? ──► a place of the arena
 //!                │           └─ no: the pool serves it, and it is counted
@@ -13,7 +13,7 @@
 //!
 //! The schedule and the cursor are the plan's (`crate::plan`). Files, lowest first: `learn` (a step that is written
 //! down), `auto` (which schedule next), `report`, `planner` (the arena), `signs`; here what an allocation and a free
-//! do, and how an arena comes and goes; and `planning`, the public side.
+//! do, and how an arena comes and goes; and `steps`, the public side.
 //!
 //! The planner's latch is the innermost lock: nothing else is locked, nor anything dropped that could end the pool, while it
 //! is held.
@@ -21,9 +21,9 @@
 mod auto;
 mod learn;
 mod planner;
-mod planning;
 mod report;
 mod signs;
+mod steps;
 
 use std::time::Duration;
 
@@ -31,9 +31,9 @@ use self::auto::Ended;
 pub(super) use self::learn::At;
 use self::planner::{Held, Mode, Rest};
 pub(super) use self::planner::{Planner, at};
-pub use self::planning::Planning;
-pub use self::report::{Difference, PlanReport};
+pub use self::report::{Deviation, PlanReport};
 pub(super) use self::signs::Signs;
+pub use self::steps::PlannedSteps;
 use super::grow::span_of;
 use super::shards::{PoolHome, Shards, Tally};
 use super::state::{Holds, Home};

@@ -2,7 +2,7 @@
 
 use super::auto::{Auto, Ended};
 use super::learn::{At, Learner};
-use super::report::{Difference, PlanReport};
+use super::report::{Deviation, PlanReport};
 use crate::backend::Backend;
 use crate::plan::{Cursor, Found, Schedule};
 use crate::pool::Shared;
@@ -231,7 +231,7 @@ impl<B: Backend> Planner<B> {
         self.different += 1;
         let met = cursor.met();
         self.report.last_difference =
-            Some(Difference { step: self.report.steps, allocation: met + self.different - 1, bytes, expected_bytes });
+            Some(Deviation { step: self.report.steps, allocation: met + self.different - 1, bytes, expected_bytes });
         match found {
             Found::Different => self.report.allocations_different += 1,
             _ => self.report.allocations_moved += 1,

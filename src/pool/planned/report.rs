@@ -7,7 +7,7 @@ use crate::units::{ByteSize, exact, thousands};
 /// An allocation that was not the one that the plan has next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Difference {
+pub struct Deviation {
     /// In which step, from 1.
     pub step: u64,
     /// Which allocation of the step, from 0.
@@ -18,7 +18,7 @@ pub struct Difference {
     pub expected_bytes: Option<u64>,
 }
 
-impl fmt::Display for Difference {
+impl fmt::Display for Deviation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { step, allocation, bytes, expected_bytes } = self;
         write!(f, "allocation {allocation} of step {step} is of {} where the plan has ", exact(*bytes))?;
@@ -61,7 +61,7 @@ pub struct PlanReport {
     /// Those that were planned, and that nobody asked for.
     pub allocations_skipped: u64,
     /// The last that was not the one that the plan had next.
-    pub last_difference: Option<Difference>,
+    pub last_difference: Option<Deviation>,
 }
 
 impl fmt::Display for PlanReport {
@@ -87,7 +87,7 @@ impl fmt::Display for PlanReport {
             number(self.allocations_skipped)
         )?;
         match self.last_difference {
-            Some(difference) => write!(f, "\nlast difference: {difference}"),
+            Some(deviation) => write!(f, "\nlast deviation: {deviation}"),
             None => Ok(()),
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tensorpool::plan::{Cursor, Place, Schedule};
 use tensorpool::space::{Extent, Space};
-use tensorpool::{Block, Config, Limit, Limits, Placement, Planning, Pool, Request, SlabPolicy, Virtual};
+use tensorpool::{Block, Config, Limit, Limits, Placement, PlannedSteps, Pool, Request, SlabPolicy, Virtual};
 
 use super::{Peer, arena};
 use crate::contest::{Contestant, UNIT_BYTES};
@@ -32,7 +32,7 @@ impl Peer for Pool<Virtual> {
 }
 
 /// The whole workload is known ahead, and so is where every block goes.
-impl Peer for Planning<Virtual> {
+impl Peer for PlannedSteps<Virtual> {
     type Handle = Block<Virtual>;
 
     fn alloc(&mut self, bytes: u64) -> Option<Block<Virtual>> {
@@ -48,10 +48,10 @@ impl Peer for Planning<Virtual> {
     }
 }
 
-fn open_planned(workload: &Workload, budget_bytes: u64) -> Option<Planning<Virtual>> {
+fn open_planned(workload: &Workload, budget_bytes: u64) -> Option<PlannedSteps<Virtual>> {
     let pool = open_pool(budget_bytes, Placement::Exact, SlabPolicy::Single)?;
     let (lifetimes, plan) = workload.plan();
-    pool.planned(lifetimes, plan).ok()
+    pool.follow_plan(lifetimes, plan).ok()
 }
 
 /// The same without memory, lock, counters or a handle that frees.

@@ -12,8 +12,8 @@ use crate::pool::Pool;
 use crate::sync::Arc;
 
 impl<B: Backend> Pool<B> {
-    /// Serves steps at the offsets of a plan, until the [`Planning`] is dropped: the first step begins now, the next ones
-    /// with [`mark_step`](Pool::mark_step).
+    /// Serves steps at the offsets of a plan, until the [`PlannedSteps`] is dropped: the first step begins now, the
+    /// next ones with [`mark_step`](Pool::mark_step).
     ///
     /// The lifetimes, in the order of their beginnings, are what a step allocates, and the plan says where: it is of
     /// [`plan::solve`](crate::plan::solve), with the alignment of the pool's [limits](Pool::limits). One run of the pool as
@@ -32,7 +32,7 @@ impl<B: Backend> Pool<B> {
     /// // Three buffers, of which the first is gone before the last one comes.
     /// let step = [Lifetime::new(0, 2, 4000), Lifetime::new(1, 4, 2000), Lifetime::new(3, 4, 4000)];
     /// let plan = plan::solve(&step, &Options::new().align(pool.limits().alignment_bytes))?;
-    /// let planning = pool.planned(&step, &plan)?;
+    /// let planned = pool.follow_plan(&step, &plan)?;
     /// for _ in 0..10 {
     ///     let first = pool.alloc(Request::bytes(4000))?;
     ///     let second = pool.alloc(Request::bytes(2000))?;
@@ -41,8 +41,8 @@ impl<B: Backend> Pool<B> {
     ///     drop((second, third));
     ///     pool.mark_step();
     /// }
-    /// assert_eq!(planning.report().steps_exact, 10);
-    /// assert_eq!(planning.report().arena_bytes, 6 << 10); // 4,032 and 2,048 bytes, in whole pages
+    /// assert_eq!(planned.report().steps_exact, 10);
+    /// assert_eq!(planned.report().arena_bytes, 6 << 10); // 4,032 and 2,048 bytes, in whole pages
     /// # Ok::<(), tensorpool::Error>(())
     /// ```
     ///
@@ -50,7 +50,7 @@ impl<B: Backend> Pool<B> {
     /// [`ErrorKind::Invalid`] if the plan is none for these lifetimes, or not aligned, or if the pool's steps are planned
     /// already; [`ErrorKind::TooLarge`] if it is higher than a slab can be, or has a block larger than the backend's; as
     /// [`alloc`](Pool::alloc) if the pool has no run for it. Then nothing has changed, but that idle memory may have gone home.
-    pub fn planned(&self, lifetimes: &[Lifetime], plan: &Plan) -> Result<Planning<B>> {
+    pub fn follow_plan(&self, lifetimes: &[Lifetime], plan: &Plan) -> Result<PlannedSteps<B>> {
         let shared = self.shared();
         let schedule = Arc::new(Schedule::new(lifetimes, plan, shared.limits.alignment_bytes)?);
         let (largest_bytes, limit) = (schedule.largest_bytes(), shared.limits.block);
@@ -77,7 +77,7 @@ impl<B: Backend> Pool<B> {
         Err(is_planned_already())
     }
 
-    /// Plans steps that repeat, until the [`Planning`] is dropped. A program says where its steps begin with
+    /// Plans steps that repeat, until the [`PlannedSteps`] is dropped. A program says where its steps begin with
     /// [`mark_step`](Pool::mark_step); everything else goes by itself:
     ///
     /// - The first step is written down: every allocation, and when it was freed. (The first two, if blocks of the first are
@@ -96,7 +96,7 @@ impl<B: Backend> Pool<B> {
     /// use tensorpool::{Config, Pool};
     ///
     /// let pool = Pool::host(Config::new("1 MiB"))?;
-    /// let planning = pool.auto_plan()?;
+    /// let planned = pool.auto_plan()?;
     /// for _ in 0..10 {
     ///     pool.mark_step();
     ///     let x = pool.zeros::<f32>([64, 100])?;
@@ -105,14 +105,14 @@ impl<B: Backend> Pool<B> {
     ///     let z = pool.zeros::<f32>([64, 20])?;
     /// }
     /// pool.mark_step();
-    /// assert_eq!(planning.report().steps_exact, 9); // all but the first
-    /// println!("{}", planning.report());
+    /// assert_eq!(planned.report().steps_exact, 9); // all but the first
+    /// println!("{}", planned.report());
     /// # Ok::<(), tensorpool::Error>(())
     /// ```
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if the pool's steps are planned already; [`ErrorKind::Closed`].
-    pub fn auto_plan(&self) -> Result<Planning<B>> {
+    pub fn auto_plan(&self) -> Result<PlannedSteps<B>> {
         let shared = self.shared();
         let mut planner = shared.shards.planner();
         if planner.is_on() {
@@ -127,8 +127,8 @@ impl<B: Backend> Pool<B> {
 
     /// Steps are planned from now on: idle memory belongs in the spaces, where an arena is taken. Not if the pool was closed
     /// meanwhile.
-    fn begin_planning(&self) -> Result<Planning<B>> {
-        let planning = Planning { pool: self.clone() };
+    fn begin_planning(&self) -> Result<PlannedSteps<B>> {
+        let planning = PlannedSteps { pool: self.clone() };
         let state = self.shared().state();
         state.direct_if_need_be();
         let is_open = state.check_open();
@@ -165,37 +165,37 @@ impl<B: Backend> Pool<B> {
 }
 
 fn is_planned_already() -> Error {
-    Error::new(ErrorKind::Invalid, "the pool's steps are planned already: there is a Planning that was not dropped")
+    Error::new(ErrorKind::Invalid, "the pool's steps are planned already: there is a PlannedSteps that was not dropped")
 }
 
-/// While there is one, a pool serves planned steps: see [`Pool::planned`] and [`Pool::auto_plan`]. When it is dropped the
-/// arena goes home, as soon as the last block in it is back.
+/// While there is one, a pool serves planned steps: see [`Pool::follow_plan`] and [`Pool::auto_plan`]. When it is
+/// dropped the arena goes home, as soon as the last block in it is back.
 #[must_use = "planned steps end when it is dropped"]
-pub struct Planning<B: Backend> {
+pub struct PlannedSteps<B: Backend> {
     pool: Pool<B>,
 }
 
-impl<B: Backend> Planning<B> {
+impl<B: Backend> PlannedSteps<B> {
     /// What has come of it so far. A step that has not ended yet counts with what it has allocated.
     pub fn report(&self) -> PlanReport {
         self.pool.shared().shards.planner().report()
     }
 }
 
-impl<B: Backend> AsRef<Pool<B>> for Planning<B> {
+impl<B: Backend> AsRef<Pool<B>> for PlannedSteps<B> {
     fn as_ref(&self) -> &Pool<B> {
         &self.pool
     }
 }
 
-impl<B: Backend> Drop for Planning<B> {
+impl<B: Backend> Drop for PlannedSteps<B> {
     fn drop(&mut self) {
         self.pool.shared().end_planning();
     }
 }
 
-impl<B: Backend> fmt::Debug for Planning<B> {
+impl<B: Backend> fmt::Debug for PlannedSteps<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Planning").field(&self.report()).finish()
+        f.debug_tuple("PlannedSteps").field(&self.report()).finish()
     }
 }
