@@ -78,12 +78,12 @@ fn steps(criterion: &mut Criterion) {
         let plan = plan::solve(&lifetimes, &options).expect("it was recorded");
         let planning = pool.follow_plan(&lifetimes, &plan).expect("there is room");
         group.bench_function("planned", |bencher| bencher.iter(|| run(&pool, &ops, &mut blocks)));
-        assert_eq!(planning.report().last_difference, None);
+        assert_eq!(planning.report().last_deviation, None);
         drop(planning);
         let planning = pool.auto_plan().expect("it is not planned any more");
         run(&pool, &ops, &mut blocks);
         group.bench_function("planned by itself", |bencher| bencher.iter(|| run(&pool, &ops, &mut blocks)));
-        assert_eq!(planning.report().last_difference, None);
+        assert_eq!(planning.report().last_deviation, None);
         group.finish();
     }
 }

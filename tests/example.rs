@@ -259,7 +259,7 @@ fn planned_steps_train_the_same() {
     }
     let text = Run::host("--epochs 2 --hidden 64").succeeds().stdout;
     // All but the first, the one after which the first epoch is tested, and the last, which no other ends.
-    assert!(text.contains("124 steps: 121 exactly as planned, 1 written down, 0 without room; 2 plans"), "{text}");
+    assert!(text.contains("124 steps: 121 exactly as planned, 1 profiled, 0 without room; 2 plans"), "{text}");
     let naive = Run::host("--json --steps 1 --hidden 20 --allocator naive").succeeds();
     assert_eq!(naive.events()[0]["plan"], "off");
 }

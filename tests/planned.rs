@@ -161,7 +161,7 @@ fn programs_that_keep_to_the_plan_are_served_by_it_alone() {
         let planned = 5 * allocations as u64;
         assert_eq!((report.steps, report.steps_exact, report.allocations_planned), (6, 5, planned), "seed {seed}");
         assert_eq!(report.height_bytes, plan.height);
-        assert_eq!((report.allocations_different, report.allocations_blocked, report.last_difference), (0, 0, None));
+        assert_eq!((report.allocations_unplanned, report.allocations_blocked, report.last_deviation), (0, 0, None));
         let stats = pool.stats();
         assert_eq!((stats.allocations - allocated, stats.allocations_planned), (planned, planned));
         assert_eq!(stats.used_peak_bytes, plan.load, "seed {seed}");
@@ -202,9 +202,9 @@ fn programs_that_do_not_are_never_served_wrongly() {
         }
         let report = planning.report();
         counts.allocations_planned += report.allocations_planned;
-        counts.allocations_different += report.allocations_different;
+        counts.allocations_unplanned += report.allocations_unplanned;
         counts.allocations_blocked += report.allocations_blocked;
-        counts.allocations_moved += report.allocations_moved;
+        counts.allocations_reordered += report.allocations_reordered;
         counts.allocations_skipped += report.allocations_skipped;
         if rng.random_bool(0.5) {
             drop(planning);
@@ -220,8 +220,8 @@ fn programs_that_do_not_are_never_served_wrongly() {
         assert!(backend.seen.peak.load(Ordering::SeqCst) <= 2 * MIB);
     }
     // All of it happened.
-    assert!(counts.allocations_planned > 1000 && counts.allocations_different > 100, "{counts}");
-    assert!(counts.allocations_blocked > 100 && counts.allocations_moved > 100, "{counts}");
+    assert!(counts.allocations_planned > 1000 && counts.allocations_unplanned > 100, "{counts}");
+    assert!(counts.allocations_blocked > 100 && counts.allocations_reordered > 100, "{counts}");
     assert!(counts.allocations_skipped > 100, "{counts}");
 }
 
@@ -239,7 +239,7 @@ fn steps_that_return_are_planned_by_themselves() {
             run(&pool, &step);
         }
         let report = planning.report();
-        assert_eq!((report.steps, report.steps_recorded, report.steps_exact), (7, 1, 5), "seed {seed}: {report}");
+        assert_eq!((report.steps, report.steps_profiled, report.steps_exact), (7, 1, 5), "seed {seed}: {report}");
         assert_eq!(report.allocations_planned, 5 * allocations as u64, "seed {seed}");
         assert_eq!(pool.stats().allocations - before, 6 * allocations as u64);
         assert_eq!(report.height_bytes, solve(&pool, &lifetimes(&step)).height);
@@ -261,7 +261,7 @@ fn shapes_that_take_turns_are_all_followed_once_they_are_known() {
     let after = planning.report();
     assert_eq!(after.steps_exact - before.steps_exact, 30, "{after}");
     assert_eq!(after.allocations_planned - before.allocations_planned, 30 * 40);
-    assert_eq!(after.last_difference, before.last_difference);
+    assert_eq!(after.last_deviation, before.last_deviation);
     // In another order they are recognized by what they begin with.
     for index in [0, 0, 2, 1, 1, 0, 2, 2] {
         run(&pool, &shapes[index]);
@@ -342,7 +342,7 @@ fn what_goes_on_into_the_next_step_moves_the_cut() {
         drop(input);
     }
     let report = planning.report();
-    assert_eq!((report.steps_recorded, report.steps_exact), (2, 7), "{report}");
+    assert_eq!((report.steps_profiled, report.steps_exact), (2, 7), "{report}");
     // The input alone crosses the cut, and is the pool's.
     assert_eq!(report.height_bytes, 160 * KIB, "{report}");
     let stats = pool.stats();
@@ -467,7 +467,7 @@ fn batches_are_planned_too() {
         pool.mark_step();
     }
     let report = planning.report();
-    assert_eq!((report.allocations_planned, report.allocations_different), (9, 3), "{report}");
+    assert_eq!((report.allocations_planned, report.allocations_unplanned), (9, 3), "{report}");
     // All or none.
     let before = pool.stats();
     let error = pool.alloc_all(&[5000, 3000, 2 * MIB].map(Request::bytes)).unwrap_err();
@@ -819,7 +819,7 @@ fn a_block_that_lives_longer_than_planned_is_planned_anew() {
     }
     let report = planning.report();
     assert_eq!((report.plans, report.allocations_blocked, report.steps_exact), (1, 1, 4), "{report}");
-    assert_eq!(report.last_difference, None);
+    assert_eq!(report.last_deviation, None);
 }
 
 #[test]
@@ -903,7 +903,7 @@ fn planned_steps_begin_anew() {
     pool.mark_step();
     run(&pool, &[Op::Alloc(5000), Op::Free(0)]);
     drop(pool.alloc(Request::bytes(7000)).unwrap());
-    assert_eq!(planning.report().allocations_different, 1);
+    assert_eq!(planning.report().allocations_unplanned, 1);
     drop(planning);
     let planning = pool.auto_plan().unwrap();
     drop(pool.alloc(Request::bytes(7000)).unwrap());

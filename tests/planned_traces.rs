@@ -137,7 +137,7 @@ fn peaks(trace: &Trace, from_step: u64) -> (u64, u64) {
         }
     }
     let report = planning.report();
-    assert_eq!((report.allocations_different, report.allocations_blocked), (0, 0), "{}: {report}", trace.name());
+    assert_eq!((report.allocations_unplanned, report.allocations_blocked), (0, 0), "{}: {report}", trace.name());
     peaks
 }
 

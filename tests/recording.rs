@@ -129,7 +129,7 @@ fn threads_record_one_order() {
     // The lists are there again.
     drop(pool.alloc(Request::bytes(64)).unwrap());
     drop(pool.alloc(Request::bytes(64)).unwrap());
-    assert_eq!(pool.stats().allocations_listed, 1);
+    assert_eq!(pool.stats().allocations_from_lists, 1);
     pool.check();
 }
 

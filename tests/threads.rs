@@ -25,11 +25,11 @@ fn a_small_block_comes_again_from_the_list() {
     let place = first.offset();
     drop(first);
     let stats = pool.stats();
-    assert_eq!((stats.used_bytes, stats.cached_bytes, stats.allocations_listed), (0, KIB, 0));
+    assert_eq!((stats.used_bytes, stats.cached_bytes, stats.allocations_from_lists), (0, KIB, 0));
     let again = pool.alloc(Request::bytes(120).label("again")).unwrap();
     assert_eq!((again.offset(), again.bytes(), again.bytes_held(), again.label()), (place, 120, 128, "again"));
     let stats = pool.stats();
-    assert_eq!((stats.allocations, stats.allocations_listed, stats.live_bytes, stats.blocks), (2, 1, 120, 1));
+    assert_eq!((stats.allocations, stats.allocations_from_lists, stats.live_bytes, stats.blocks), (2, 1, 120, 1));
     pool.check();
 }
 
@@ -68,7 +68,7 @@ fn peaks_of_one_thread_are_exact() {
                 }
             }
         }
-        assert!(pool.stats().allocations_listed > 100, "seed {seed}: {:?}", pool.stats());
+        assert!(pool.stats().allocations_from_lists > 100, "seed {seed}: {:?}", pool.stats());
         pool.check();
     }
 }
@@ -85,12 +85,12 @@ fn an_empty_list_is_filled_with_what_is_idle() {
     assert_eq!(in_list, 16, "{before:?}");
     let again: Vec<_> = (0..16).map(|_| pool.alloc(Request::bytes(64)).unwrap()).collect();
     let (more, stats) = (pool.alloc(Request::bytes(64)).unwrap(), pool.stats());
-    let hits = stats.allocations_listed - before.allocations_listed;
+    let hits = stats.allocations_from_lists - before.allocations_from_lists;
     assert!((8..=16).contains(&hits), "a list holds half or more of its sixteen: {hits}");
     let next: Vec<_> = (0..7).map(|_| pool.alloc(Request::bytes(64)).unwrap()).collect();
     let stats = pool.stats();
     // Of twenty-four, one for each eight passes the lock at most.
-    let missed = 24 - (stats.allocations_listed - before.allocations_listed);
+    let missed = 24 - (stats.allocations_from_lists - before.allocations_from_lists);
     assert!((1..=3).contains(&missed), "{missed} missed: {stats:?}");
     assert_eq!(stats.used_bytes, 64 * (32 + 24));
     pool.check();
@@ -109,7 +109,7 @@ fn lists_are_bounded_and_flow_home() {
     assert_eq!((stats.used_bytes, stats.free_bytes + stats.cached_bytes), (0, 1024 * KIB));
     // Whoever needs what lies there gets it.
     let whole = pool.alloc(Request::bytes(1024 * KIB)).unwrap();
-    assert_eq!(pool.stats().allocations_gathered, 1);
+    assert_eq!(pool.stats().allocations_after_reclaim, 1);
     drop(whole);
     drop(pool.alloc(Request::bytes(64)).unwrap());
     assert_eq!(pool.trim(), 1024 * KIB);
@@ -127,10 +127,10 @@ fn a_list_holds_no_block_over_its_bound() {
     };
     let pool = open(1 << 40);
     for (bytes, listed) in [(4096, true), (64 << 10, true), (65 << 10, false), (128 << 10, false), (1 << 20, false)] {
-        let before = pool.stats().allocations_listed;
+        let before = pool.stats().allocations_from_lists;
         drop(pool.alloc(Request::bytes(bytes)).unwrap());
         drop(pool.alloc(Request::bytes(bytes)).unwrap());
-        assert_eq!(pool.stats().allocations_listed > before, listed, "{bytes}: {:?}", pool.stats());
+        assert_eq!(pool.stats().allocations_from_lists > before, listed, "{bytes}: {:?}", pool.stats());
     }
     // Nor does a list hand out a block over the device's limit because it is of the same class.
     let pool = open(5000);
@@ -175,7 +175,7 @@ fn a_larger_block_is_handed_out_within_the_bound() {
     drop(larger);
     let larger = pool.alloc(request(1).waste(127)).unwrap();
     assert_eq!(larger.bytes_held(), 128);
-    assert_eq!(pool.stats().allocations_larger, 2);
+    assert_eq!(pool.stats().allocations_oversized, 2);
     drop((larger, other));
     pool.check();
 }
@@ -196,7 +196,7 @@ fn pieces_larger_than_a_list_go_straight_home() {
         assert!(stats.cached_bytes <= 64 * KIB + 192 * KIB, "{stats:?}");
         pool.check();
     }
-    assert_eq!(pool.stats().allocations_listed, 1, "only the smaller ones have a list");
+    assert_eq!(pool.stats().allocations_from_lists, 1, "only the smaller ones have a list");
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn the_last_handle_empties_the_lists() {
     let pool = kept.pool();
     drop(pool.alloc(Request::bytes(100)).unwrap());
     drop(pool.alloc(Request::bytes(100)).unwrap());
-    assert!(pool.stats().allocations_listed > 0);
+    assert!(pool.stats().allocations_from_lists > 0);
     drop(pool);
     drop(kept);
     assert_eq!(backend.reserved(), 0);
@@ -314,7 +314,7 @@ fn a_pool_may_do_without_lists() {
         drop(pool.alloc(Request::bytes(64)).unwrap());
     }
     let stats = pool.stats();
-    assert_eq!((stats.allocations_listed, stats.cached_bytes, stats.largest_free_run_bytes), (0, 0, 64 * KIB));
+    assert_eq!((stats.allocations_from_lists, stats.cached_bytes, stats.largest_free_run_bytes), (0, 0, 64 * KIB));
     pool.check();
 }
 

@@ -295,7 +295,7 @@ fn steps_can_be_switched_off() {
     let request = Request::bytes(60 << 10);
     assert!(pool.alloc(request.clone().without(Fallback::ReturnEmpty)).unwrap_err().is_no_room());
     let large = pool.alloc(request).unwrap();
-    assert_eq!(pool.stats().allocations_given_back, 1);
+    assert_eq!(pool.stats().allocations_after_return, 1);
     drop(large);
     pool.trim();
     // Half a page is kept cut by its idle other half until it goes home.

@@ -226,7 +226,7 @@ impl<B: Backend> Shared<B> {
                 let mut state = self.state();
                 let taken = state.take_all(requests);
                 if taken.is_ok() && may(Fallback::Reclaim) && !gave_back {
-                    state.totals().allocations_gathered += counted;
+                    state.totals().allocations_after_reclaim += counted;
                 }
                 taken
             };
@@ -258,7 +258,7 @@ impl<B: Backend> Shared<B> {
                     let mut state = self.state();
                     let blocks = counted.min(homes.len() as u64);
                     if gave_back {
-                        state.totals().allocations_given_back += blocks;
+                        state.totals().allocations_after_return += blocks;
                     } else if has_grown {
                         state.totals().allocations_grown += blocks;
                     }
@@ -288,7 +288,7 @@ impl<B: Backend> Shared<B> {
         let class = self.classes.of(request.bytes).filter(|_| request.may(Fallback::Oversized))?;
         let most_bytes = request.bytes.saturating_add(request.waste_bytes());
         let place = self.shards.take_larger(class, request.bytes, most_bytes)?;
-        self.state().totals().allocations_larger += 1;
+        self.state().totals().allocations_oversized += 1;
         Some(place.home)
     }
 

@@ -38,7 +38,7 @@ impl Books {
         totals.used_peak_bytes = totals.used_peak_bytes.max(positive(used_most).min(self.out_bytes));
         totals.live_peak_bytes = totals.live_peak_bytes.max(positive(self.live_bytes + tally.live_bytes_most));
         totals.allocations += tally.allocations;
-        totals.allocations_listed += tally.allocations - tally.allocations_planned;
+        totals.allocations_from_lists += tally.allocations - tally.allocations_planned;
         totals.allocations_planned += tally.allocations_planned;
         self.live_bytes += tally.live_bytes;
         self.listed_bytes += tally.cached_bytes;

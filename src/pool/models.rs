@@ -204,7 +204,7 @@ fn a_handle_from_a_block_may_meet_the_last_handle() {
         thread.join().expect("no panic");
         drop(pool.alloc(Request::bytes(UNIT)).expect("there is room"));
         drop(pool.alloc(Request::bytes(UNIT)).expect("there is room"));
-        assert!(pool.stats().allocations_listed > 0, "a pool with a handle has lists");
+        assert!(pool.stats().allocations_from_lists > 0, "a pool with a handle has lists");
         pool.check();
     });
 }

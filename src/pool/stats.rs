@@ -50,17 +50,17 @@ pub struct Stats {
     /// Allocations that succeeded.
     pub allocations: u64,
     /// Those of them that came from a free list of a CPU.
-    pub allocations_listed: u64,
+    pub allocations_from_lists: u64,
     /// Those that planned steps served.
     pub allocations_planned: u64,
     /// Those that got a larger block, whole.
-    pub allocations_larger: u64,
+    pub allocations_oversized: u64,
     /// Those that found room only after idle memory had gone home.
-    pub allocations_gathered: u64,
+    pub allocations_after_reclaim: u64,
     /// Those that a new slab was reserved for.
     pub allocations_grown: u64,
     /// Those that empty slabs were given back for.
-    pub allocations_given_back: u64,
+    pub allocations_after_return: u64,
     /// Those that waited in line.
     pub allocations_waited: u64,
     /// Allocations that failed for want of room or memory.

@@ -154,7 +154,7 @@ impl<B: Backend> Planner<B> {
                 found => self.take_other(found, bytes)?,
             },
             _ => {
-                self.report.allocations_different += u64::from(self.is_abandoned);
+                self.report.allocations_unplanned += u64::from(self.is_abandoned);
                 return None;
             }
         };
@@ -230,11 +230,11 @@ impl<B: Backend> Planner<B> {
         let found = cursor.search(bytes);
         self.different += 1;
         let met = cursor.met();
-        self.report.last_difference =
+        self.report.last_deviation =
             Some(Deviation { step: self.report.steps, allocation: met + self.different - 1, bytes, expected_bytes });
         match found {
-            Found::Different => self.report.allocations_different += 1,
-            _ => self.report.allocations_moved += 1,
+            Found::Different => self.report.allocations_unplanned += 1,
+            _ => self.report.allocations_reordered += 1,
         }
         if matches!(self.mode, Mode::Auto(_)) {
             // Most often a step of another shape differs from the first, and its memory is better used without an arena.
@@ -374,7 +374,7 @@ impl<B: Backend> Planner<B> {
             Mode::Fixed(schedule) => (Arc::clone(schedule), schedule.height_bytes()),
             Mode::Auto(auto) => {
                 let Some(schedule) = auto.begin_step() else {
-                    self.report.steps_recorded += 1;
+                    self.report.steps_profiled += 1;
                     return None;
                 };
                 (schedule, auto.height_bytes())

@@ -40,8 +40,8 @@ pub struct PlanReport {
     pub steps: u64,
     /// Those that followed their plan to the letter, until they ended.
     pub steps_exact: u64,
-    /// Those for which there was no plan: they were written down.
-    pub steps_recorded: u64,
+    /// Those for which there was no plan: they were profiled, that is, written down.
+    pub steps_profiled: u64,
     /// Those that the pool had no room for an arena for, or took it back because memory was short.
     pub steps_without_room: u64,
     /// Plans that are kept, one for each shape of a step.
@@ -53,15 +53,15 @@ pub struct PlanReport {
     /// Allocations at the place that was planned for them.
     pub allocations_planned: u64,
     /// Those that came in another order than planned. They are planned ones too, unless they were blocked.
-    pub allocations_moved: u64,
+    pub allocations_reordered: u64,
     /// Those that no plan had: of another size, or one more.
-    pub allocations_different: u64,
+    pub allocations_unplanned: u64,
     /// Those whose place was still in use.
     pub allocations_blocked: u64,
     /// Those that were planned, and that nobody asked for.
     pub allocations_skipped: u64,
     /// The last that was not the one that the plan had next.
-    pub last_difference: Option<Deviation>,
+    pub last_deviation: Option<Deviation>,
 }
 
 impl fmt::Display for PlanReport {
@@ -69,24 +69,24 @@ impl fmt::Display for PlanReport {
         let number = |number: u64| thousands(number);
         writeln!(
             f,
-            "{} steps: {} exactly as planned, {} written down, {} without room; {} plans, an arena of {}",
+            "{} steps: {} exactly as planned, {} profiled, {} without room; {} plans, an arena of {}",
             number(self.steps),
             number(self.steps_exact),
-            number(self.steps_recorded),
+            number(self.steps_profiled),
             number(self.steps_without_room),
             number(self.plans),
             ByteSize(self.arena_bytes)
         )?;
         write!(
             f,
-            "{} allocations at planned places, {} in another order, {} different, {} blocked, {} never asked for",
+            "{} allocations at planned places, {} in another order, {} unplanned, {} blocked, {} never asked for",
             number(self.allocations_planned),
-            number(self.allocations_moved),
-            number(self.allocations_different),
+            number(self.allocations_reordered),
+            number(self.allocations_unplanned),
             number(self.allocations_blocked),
             number(self.allocations_skipped)
         )?;
-        match self.last_difference {
+        match self.last_deviation {
             Some(deviation) => write!(f, "\nlast deviation: {deviation}"),
             None => Ok(()),
         }

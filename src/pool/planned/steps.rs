@@ -154,7 +154,7 @@ impl<B: Backend> Pool<B> {
                 auto.mark();
                 let (is_due, is_recorded) = (auto.is_due(), !auto.has_cut());
                 planner.report.steps += u64::from(is_recorded);
-                planner.report.steps_recorded += u64::from(is_recorded);
+                planner.report.steps_profiled += u64::from(is_recorded);
                 is_due
             }
         };
