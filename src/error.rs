@@ -126,13 +126,13 @@ pub struct Shortage {
     /// The longest run of free pages in any slab.
     pub largest_free_run_bytes: u64,
     /// Bytes of the budget kept for requests of high priority, if this one was of another.
-    pub reserve_bytes: u64,
+    pub high_priority_reserve_bytes: u64,
     /// How long the request waited in line.
     pub waited: Duration,
     /// Requests that were waiting in line, this one not counted.
     pub waiting: u64,
     /// Whether one of them had waited so long that whatever was left was kept for it.
-    pub is_due: bool,
+    pub is_overdue: bool,
     /// The five labels that held most, largest first.
     pub holders: Vec<Holder>,
 }
@@ -161,12 +161,12 @@ impl Shortage {
             }
             _ => write!(f, ": the budget of {} is full", exact(self.budget_bytes))?,
         }
-        if self.reserve_bytes > 0 {
-            write!(f, ", of which {} are kept for high priority", exact(self.reserve_bytes))?;
+        if self.high_priority_reserve_bytes > 0 {
+            write!(f, ", of which {} are kept for high priority", exact(self.high_priority_reserve_bytes))?;
         }
         if self.waiting > 0 {
             write!(f, ", {} waiting in line", self.waiting)?;
-            if self.is_due {
+            if self.is_overdue {
                 f.write_str(", one of them first of all")?;
             }
         }

@@ -227,7 +227,7 @@ fn the_table_has_a_row_a_trace_and_the_means() {
     let snapshot = format!("{DATA}/snapshot4.pickle");
     let stdout = succeeds(&[&file("mlp_b128"), &snapshot, "--min-budget"]);
     let lines: Vec<&str> = stdout.lines().collect();
-    assert_eq!(lines[0], "backend model, placement exact, budget as much as needed, slabs of 1/64 of the peak");
+    assert_eq!(lines[0], "backend virtual, placement exact, budget as much as needed, slabs of 1/64 of the peak");
     let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
     let rows = lines[4..].iter().filter_map(|line| first(line)).collect::<Vec<_>>();
     assert_eq!(rows, ["mlp_b128", "snapshot4", "the", "it", "snapshot4", "the", "geometric"]);
@@ -270,7 +270,7 @@ fn every_backend_gives_the_same_numbers() {
         object["ns_per_op"] = Value::Null;
         object
     };
-    assert_eq!(of("model"), of("host"));
+    assert_eq!(of("virtual"), of("host"));
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(long)]
     pub auto: bool,
 
-    /// model, host or gpu: model carves without memory, so that traces of any size run anywhere
+    /// virtual, host or gpu: virtual carves without memory, so that traces of any size run anywhere
     #[arg(long, value_enum, default_value_t, hide_possible_values = true, value_name = "NAME")]
     pub backend: BackendName,
 
@@ -109,7 +109,7 @@ impl PlacementName {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum BackendName {
     #[default]
-    Model,
+    Virtual,
     Host,
     Gpu,
 }

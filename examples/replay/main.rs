@@ -50,7 +50,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         progress::stop_if_told()?;
     }
     match args.backend {
-        BackendName::Model => replay_all(args, &traces, || Ok(Virtual::default())),
+        BackendName::Virtual => replay_all(args, &traces, || Ok(Virtual::default())),
         BackendName::Host => replay_all(args, &traces, || Ok(Host)),
         BackendName::Gpu => gpu(args, &traces),
     }

@@ -67,10 +67,10 @@ impl<B: Backend> Shared<B> {
                 free_bytes: stats.free_bytes,
                 staging_bytes: stats.staging_bytes,
                 largest_free_run_bytes: stats.largest_free_run_bytes,
-                reserve_bytes: state.reserve_bytes(least_priority(requests)),
+                high_priority_reserve_bytes: state.reserve_bytes(least_priority(requests)),
                 waited,
                 waiting: stats.waiting,
-                is_due: state.is_due(),
+                is_overdue: state.is_due(),
                 holders,
             },
         )

@@ -62,7 +62,7 @@ impl<B: Ground> Program<B> {
     fn judge_numbers(&self, attempt: &Attempt<'_>, error: &Error) {
         let Some(shortage) = error.shortage() else { return };
         let available_bytes = self.setup.open_bytes() - shortage.used_bytes - shortage.retired_bytes;
-        let available_bytes = available_bytes.saturating_sub(shortage.reserve_bytes);
+        let available_bytes = available_bytes.saturating_sub(shortage.high_priority_reserve_bytes);
         let ours = (attempt.bytes(), self.books.live_bytes, self.books.used_bytes);
         assert_eq!(ours, (shortage.asked_bytes, shortage.live_bytes, shortage.used_bytes), "{error}");
         assert!(shortage.needed_bytes >= shortage.asked_bytes, "{error}");
