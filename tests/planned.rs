@@ -603,7 +603,7 @@ fn threads_share_a_planned_step() {
 
 #[test]
 fn other_requests_are_served_beside_the_plan() {
-    let pool = Pool::host(Config::new(MIB).reserve(64 * KIB)).unwrap();
+    let pool = Pool::host(Config::new(MIB).high_priority_reserve(64 * KIB)).unwrap();
     let step = [Op::Alloc(5000), Op::Free(0)];
     let lifetimes = lifetimes(&step);
     let planning = pool.follow_plan(&lifetimes, &solve(&pool, &lifetimes)).unwrap();

@@ -321,7 +321,7 @@ fn a_pool_may_do_without_lists() {
 /// A pool with a reserve has no lists: whoever is of low priority must not get what one of high priority has freed.
 #[test]
 fn a_reserve_is_not_given_away_by_a_list() {
-    let pool = Pool::host(Config::new(64 * KIB).reserve(16 * KIB).slabs(SlabPolicy::Single)).unwrap();
+    let pool = Pool::host(Config::new(64 * KIB).high_priority_reserve(16 * KIB).slabs(SlabPolicy::Single)).unwrap();
     let _rest = pool.alloc(Request::bytes(48 * KIB)).unwrap();
     drop(pool.alloc(Request::bytes(100).priority(Priority::High)).unwrap());
     assert!(pool.alloc(Request::bytes(100)).unwrap_err().is_no_room());

@@ -50,7 +50,7 @@ fn a_deadline_ends_the_wait_with_the_numbers() {
 
 #[test]
 fn what_can_never_be_served_never_waits() {
-    let pool = Pool::host(Config::new(64 << 10).reserve(16 << 10)).unwrap();
+    let pool = Pool::host(Config::new(64 << 10).high_priority_reserve(16 << 10)).unwrap();
     let start = Instant::now();
     for bytes in [48 * 1024 + 1, 64 << 10, 1 << 40, u64::MAX] {
         let error = pool.alloc(Request::bytes(bytes).wait(LONG)).unwrap_err();
@@ -62,7 +62,8 @@ fn what_can_never_be_served_never_waits() {
     assert!(pool.alloc(Request::bytes(64 << 10).priority(Priority::High)).is_ok());
     pool.check();
     // What counts is what they take, which a buddy system rounds up.
-    let pool = Pool::host(Config::new(100 << 10).reserve(30 << 10).placement(Placement::PowerOfTwo)).unwrap();
+    let pool =
+        Pool::host(Config::new(100 << 10).high_priority_reserve(30 << 10).placement(Placement::PowerOfTwo)).unwrap();
     let request = |bytes| Request::bytes(bytes).wait(LONG);
     assert!(pool.alloc_all(&[request(20 << 10), request(33 << 10)]).unwrap_err().is_over_budget());
     assert!(pool.alloc_all(&[request(30 << 10), request(32 << 10)]).is_ok());
@@ -225,7 +226,7 @@ fn a_batch_avoids_the_deadlock_of_single_requests() {
 #[test]
 fn the_reserve_is_for_high_priority_alone() {
     for slabs in [SlabPolicy::Growing, SlabPolicy::Single, SlabPolicy::PerBlock] {
-        let pool = Pool::host(Config::new(64 << 10).reserve(16 << 10).slabs(slabs)).unwrap();
+        let pool = Pool::host(Config::new(64 << 10).high_priority_reserve(16 << 10).slabs(slabs)).unwrap();
         let _most = pool.alloc(Request::bytes(47 << 10)).unwrap();
         let _last = pool.alloc(Request::bytes(1 << 10)).unwrap();
         let error = pool.alloc(Request::bytes(1).label("more")).unwrap_err();
@@ -238,7 +239,7 @@ fn the_reserve_is_for_high_priority_alone() {
 /// What only the reserve could serve is refused as full, and costs nobody the slabs that stand ready.
 #[test]
 fn a_request_that_may_not_use_the_reserve_leaves_its_slabs_alone() {
-    let pool = Pool::host(Config::new(64 << 10).reserve(16 << 10)).unwrap();
+    let pool = Pool::host(Config::new(64 << 10).high_priority_reserve(16 << 10)).unwrap();
     let _held = pool.alloc(Request::bytes(48 << 10)).unwrap();
     drop(pool.alloc(Request::bytes(16 << 10).priority(Priority::High)).unwrap());
     assert_eq!(pool.stats().slabs, 2);
@@ -253,7 +254,7 @@ fn a_request_that_may_not_use_the_reserve_leaves_its_slabs_alone() {
 /// Who is due for what he cannot have yet does not keep those of high priority from what he can never have.
 #[test]
 fn who_is_due_does_not_close_the_reserve() {
-    let pool = Pool::host(Config::new(64 << 10).reserve(16 << 10).slabs(SlabPolicy::Single)).unwrap();
+    let pool = Pool::host(Config::new(64 << 10).high_priority_reserve(16 << 10).slabs(SlabPolicy::Single)).unwrap();
     let rest = pool.alloc(Request::bytes(48 << 10)).unwrap();
     let high = || Request::bytes(1 << 10).priority(Priority::High);
     thread::scope(|scope| {
@@ -277,11 +278,15 @@ fn who_is_due_does_not_close_the_reserve() {
 
 #[test]
 fn a_reserve_over_the_budget_is_an_error() {
-    let error = Pool::host(Config::new(1000).reserve(1001)).unwrap_err();
+    let error = Pool::host(Config::new(1000).high_priority_reserve(1001)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(error.to_string().contains("a reserve of 1,001 bytes"), "{error}");
     assert!(
-        Pool::host(Config::new(1000).reserve(1000)).unwrap().alloc(Request::bytes(1)).unwrap_err().is_over_budget()
+        Pool::host(Config::new(1000).high_priority_reserve(1000))
+            .unwrap()
+            .alloc(Request::bytes(1))
+            .unwrap_err()
+            .is_over_budget()
     );
 }
 
@@ -361,7 +366,7 @@ fn a_lost_device_lets_its_waiters_go() {
 #[test]
 fn a_batch_that_the_reserve_refuses_does_not_grow_without_end() {
     const MIB: u64 = 1 << 20;
-    let config = Config::new(64 * MIB).reserve(54 * MIB).slabs(SlabPolicy::PerBlock);
+    let config = Config::new(64 * MIB).high_priority_reserve(54 * MIB).slabs(SlabPolicy::PerBlock);
     let pool = Pool::with_backend(Virtual::default(), &config).unwrap();
     let _held = pool.alloc(Request::bytes(2 * MIB)).unwrap();
     let batch = [Request::bytes(8 * MIB).priority(Priority::High), Request::bytes(1)];

@@ -141,7 +141,7 @@ impl Config {
 
     /// Bytes of the budget that only requests of [`Priority::High`] may use. None unless said otherwise.
     #[must_use]
-    pub fn reserve(mut self, bytes: u64) -> Self {
+    pub fn high_priority_reserve(mut self, bytes: u64) -> Self {
         self.reserve_bytes = bytes;
         self
     }
@@ -211,7 +211,7 @@ pub enum Priority {
     /// As most are.
     #[default]
     Normal,
-    /// Before all others; may use the pool's [reserve](Config::reserve).
+    /// Before all others; may use the pool's [reserve](Config::high_priority_reserve).
     High,
 }
 

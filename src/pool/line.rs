@@ -5,8 +5,8 @@
 //! - Waiters are served by priority, then by arrival. One that cannot be served does not stop those behind it.
 //! - Everything that is served after a waiter arrived, and arrived after it, *passes* it. A waiter that was passed
 //!   [`PASSES_MAX`] times is *due*: nobody passes it any more, whatever the priority, until it is served or leaves. Several
-//!   that are due go by arrival. So nobody starves. (What is left of a [reserve](super::Config::reserve) is no way past them:
-//!   it is not theirs. [`State`](super::state::State) sees to that.)
+//!   that are due go by arrival. So nobody starves. (What is left of a [reserve](super::Config::high_priority_reserve)
+//!   is no way past them: it is not theirs. [`State`](super::state::State) sees to that.)
 
 use std::time::Instant;
 

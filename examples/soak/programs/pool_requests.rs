@@ -48,7 +48,7 @@ impl Setup {
     pub fn config(&self) -> Config {
         Config::new(self.budget_bytes)
             .staging(self.staging_bytes)
-            .reserve(self.reserve_bytes)
+            .high_priority_reserve(self.reserve_bytes)
             .placement(self.placement)
             .slabs(self.policy)
     }

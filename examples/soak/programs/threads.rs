@@ -68,7 +68,7 @@ impl Table {
     fn open(choices: &mut impl Choices) -> Self {
         let budget_bytes = 4096 + choices.even_in_log(1 << 20);
         let config = Config::new(budget_bytes)
-            .reserve(if choices.chance(1, 4) { budget_bytes / 8 } else { 0 })
+            .high_priority_reserve(if choices.chance(1, 4) { budget_bytes / 8 } else { 0 })
             .slabs(choices.pick(&[SlabPolicy::Growing, SlabPolicy::Growing, SlabPolicy::Single, SlabPolicy::PerBlock]))
             .placement(choices.pick(&[Placement::Exact, Placement::Exact, Placement::PowerOfTwo]));
         let backend = Disturbed::new(64, 1, u64::MAX >> 1);
