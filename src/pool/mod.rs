@@ -311,6 +311,8 @@ impl<B: Backend> Pool<B> {
     ///
     /// # Panics
     /// If it does not add up, which is a defect of this crate.
+    // Public for this repository's own tests, examples and fuzzers. Hidden, as no program needs it and it may panic.
+    #[doc(hidden)]
     pub fn check(&self) {
         self.shared().fold_shards();
         self.shared().shards.planner().check();
