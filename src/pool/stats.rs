@@ -72,9 +72,11 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// What is left of the budget: neither used, nor waiting for the device, nor staging.
+    /// Computes what is left of the budget: neither used, nor waiting for the device, nor staging. It is 0 where the fields
+    /// were changed so that these are more than the budget.
     pub fn available_bytes(&self) -> u64 {
-        self.budget_bytes - self.staging_bytes - self.used_bytes - self.retired_bytes
+        let taken = [self.staging_bytes, self.used_bytes, self.retired_bytes];
+        taken.into_iter().fold(self.budget_bytes, u64::saturating_sub)
     }
 }
 
@@ -100,5 +102,29 @@ impl fmt::Display for Stats {
             thousands(self.allocations),
             thousands(self.failures)
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Stats;
+
+    /// The fields are public: any combination of them has an answer.
+    #[test]
+    fn available_bytes_are_right_for_extreme_fields() {
+        let values = [0, 1, 1000, u64::MAX / 2, u64::MAX - 1, u64::MAX];
+        for budget_bytes in values {
+            for staging_bytes in values {
+                for used_bytes in values {
+                    for retired_bytes in values {
+                        let stats =
+                            Stats { budget_bytes, staging_bytes, used_bytes, retired_bytes, ..Stats::default() };
+                        let taken = u128::from(staging_bytes) + u128::from(used_bytes) + u128::from(retired_bytes);
+                        let left = u128::from(budget_bytes).saturating_sub(taken);
+                        assert_eq!(u128::from(stats.available_bytes()), left, "{stats:?}");
+                    }
+                }
+            }
+        }
     }
 }
