@@ -35,7 +35,7 @@ pub mod trace;
 #[cfg(feature = "gpu")]
 pub use backend::Gpu;
 pub use backend::{Backend, Host, HostMemory, Limit, Limits, Virtual};
-pub use error::{Error, ErrorKind, Holder, Result, Shortage};
+pub use error::{Error, ErrorKind, Holder, Result, Returned, Shortage};
 #[cfg(feature = "half")]
 pub use half;
 #[cfg(feature = "gpu")]

@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use support::rounds;
 use support::watched::{Watched, check, open, untouched};
-use tensorpool::{Block, Config, ErrorKind, Host, Placement, Pool, Request, SlabPolicy};
+use tensorpool::{Block, Config, ErrorKind, Host, Placement, Pool, Request, SlabPolicy, Tensor};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -416,4 +416,32 @@ fn every_other_call_of_the_backend_may_fail_too() {
 
     seen.fail_staging.store(1, Ordering::SeqCst);
     assert_eq!(Pool::with_backend(backend.clone(), &Config::new("1 MiB")).unwrap_err().kind(), ErrorKind::Device);
+}
+
+#[test]
+fn a_tensor_that_cannot_be_reinterpreted_comes_back() {
+    let pool = Pool::host(Config::new(64 * KIB)).unwrap();
+    let narrow = |values: Tensor<f64, Host>| -> tensorpool::Result<Tensor<f32, Host>> { Ok(values.reinterpret()?) };
+    let boxed = |values: Tensor<f64, Host>| -> Result<Tensor<f32, Host>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(values.reinterpret()?)
+    };
+    let values = pool.zeros::<f64>([10, 3]).unwrap();
+    let used_bytes = pool.stats().used_bytes;
+    let returned = values.reinterpret::<f32>().unwrap_err();
+    assert_eq!(returned.to_string(), "f64 of 8 bytes cannot become f32 of 4 bytes");
+    assert_eq!((pool.stats().blocks, pool.stats().used_bytes), (1, used_bytes));
+    let (values, error) = returned.into_parts();
+    assert_eq!((values.elements(), error.kind()), (30, ErrorKind::Type));
+
+    // What `?` drops goes home.
+    assert_eq!(narrow(values).unwrap_err().kind(), ErrorKind::Type);
+    assert_eq!(pool.stats().blocks, 0);
+    let error = boxed(pool.zeros::<f64>([4]).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("f64 of 8 bytes"), "{error}");
+    assert_eq!(pool.stats().blocks, 1, "the box has the tensor");
+    drop(error);
+    assert_eq!(pool.stats().blocks, 0);
+
+    let bits = pool.zeros::<f64>([2, 2]).unwrap().reinterpret::<u64>().unwrap();
+    assert_eq!(bits.elements(), 4);
 }

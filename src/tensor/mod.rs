@@ -19,7 +19,7 @@ use ndarray::{ArrayBase, ArrayD, Data, Dimension, IxDyn};
 pub use self::gpu::Loan;
 pub use self::shape::{IntoShape, RANK_MAX, Shape};
 use crate::backend::Backend;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Returned};
 use crate::pool::{Block, Lend, Movable, Pool, Request};
 
 /// A dense array of `T` in a pool's memory, in row-major order. Its bytes go home when it is dropped.
@@ -232,15 +232,15 @@ impl<T: Pod, B: Backend> Tensor<T, B> {
         Ok(())
     }
 
-    /// The same bits as elements of another type of the same size.
+    /// Takes the same bits as elements of another type of the same size.
     ///
     /// # Errors
-    /// [`ErrorKind::Type`] with both types and sizes, beside the tensor, which comes back.
-    pub fn reinterpret<U: Pod>(self) -> Result<Tensor<U, B>, Box<(Self, Error)>> {
+    /// [`ErrorKind::Type`] with both types and sizes; the tensor comes back in it, unchanged ([`Returned::into_parts`]).
+    pub fn reinterpret<U: Pod>(self) -> Result<Tensor<U, B>, Returned<Self>> {
         if size_of::<T>() != size_of::<U>() {
             let (from, to) = (type_name::<T>(), type_name::<U>());
             let message = format!("{from} of {} bytes cannot become {to} of {} bytes", size_of::<T>(), size_of::<U>());
-            return Err(Box::new((self, Error::new(ErrorKind::Type, message))));
+            return Err(Returned::new(self, Error::new(ErrorKind::Type, message)));
         }
         Ok(Tensor { block: self.block, shape: self.shape, elements: PhantomData })
     }
