@@ -55,7 +55,7 @@ fn single_reserves_all_at_once_in_as_few_slabs_as_the_limits_allow() {
     // Given back and reserved again.
     assert_eq!(pool.trim(), 10 * MIB);
     let _block = pool.alloc(Request::bytes(MIB)).unwrap();
-    assert_eq!(pool.stats().reserved_bytes, 3 * MIB);
+    assert_eq!((pool.stats().slabs, pool.stats().reserved_bytes), (4, 10 * MIB));
 
     let backend = Watched::new().slab_limit(3 * MIB);
     backend.fail_calls(3..=3);

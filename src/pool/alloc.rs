@@ -86,9 +86,21 @@ impl<B: Backend> Shared<B> {
         }
         let home = match at_once {
             Some(home) => home,
-            None => self.obtain(request)?,
+            None => self.take_again(request).map_or_else(|| self.obtain(request), Ok)?,
         };
         Block::new(PoolHome { shared: Arc::clone(self), home }, request)
+    }
+
+    /// A place in the slabs that a pool which had given back everything has just reserved; from a list where the request
+    /// would have been looked for there.
+    #[cold]
+    fn take_again(self: &Arc<Self>, request: &Request) -> Option<Home<B::Slab>> {
+        if !self.reserve_again() {
+            return None;
+        }
+        let class = self.classes.of(request.bytes);
+        let listed = class.and_then(|class| self.shards.take(class, request.bytes, |tally| self.fill(request, tally)));
+        listed.map(|place| place.home).or_else(|| self.state().take(request))
     }
 
     #[cold]
@@ -209,6 +221,11 @@ impl<B: Backend> Shared<B> {
             if let Ok(homes) = state.take_all(requests) {
                 return Ok(Ok(homes));
             }
+        }
+        if self.reserve_again()
+            && let Ok(homes) = self.state().take_all(requests)
+        {
+            return Ok(Ok(homes));
         }
         if let [request] = requests
             && let Some(home) = self.take_larger(request)

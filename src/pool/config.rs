@@ -46,7 +46,8 @@ pub enum SlabPolicy {
     /// As needed: first 1/8 of the budget, then 1/4, then 1/2, or the request where that is larger.
     #[default]
     Growing,
-    /// The whole budget less staging, when the pool is opened, in as few slabs as the device allows.
+    /// The whole budget less staging, when the pool is opened, in as few slabs as the device allows. After
+    /// [`Pool::trim`](crate::Pool::trim) has given all of them back, the next request reserves it again.
     Single,
     /// One slab of exactly its size for every block, given back when the block is: what a program without a pool does.
     /// The budget holds all the same. For measuring what pooling saves.

@@ -14,7 +14,7 @@ use crate::units::{round_down, round_up};
 
 /// What an attempt to add a slab came to.
 pub(super) enum Grown<'a, B: Backend> {
-    /// There is a new slab, large enough for the request; with the lock held since it was added.
+    /// There is a new slab, large enough for the request; with the lock held since the last one was added.
     Slab(MutexGuard<'a, StateOf<B>>),
     /// The budget has no room for a slab of the size needed.
     NoBudget,
@@ -61,7 +61,8 @@ impl<B: Backend> Shared<B> {
                 return Grown::NoBudget;
             }
             let most_bytes = left_bytes.min(round_down(self.limits.slab.bytes, self.limits.granule_bytes));
-            let next_bytes = if exactly { 0 } else { self.slab_bytes_next(state.slab_count(), left_bytes) };
+            let is_least = exactly && self.policy != SlabPolicy::Single;
+            let next_bytes = if is_least { 0 } else { self.slab_bytes_next(state.slab_count(), left_bytes) };
             next_bytes.max(least_bytes).min(most_bytes)
         };
         loop {
@@ -69,6 +70,12 @@ impl<B: Backend> Shared<B> {
                 Ok(slab) => {
                     let mut state = self.state();
                     state.add_slab(slab);
+                    if self.policy == SlabPolicy::Single {
+                        drop(state);
+                        // What the device refuses now comes with a later request.
+                        let _ = self.reserve_rest();
+                        state = self.state();
+                    }
                     return Grown::Slab(state);
                 }
                 Err(error) if error.kind() == ErrorKind::OutOfMemory && slab_bytes > least_bytes => {
@@ -103,7 +110,8 @@ impl<B: Backend> Shared<B> {
         let bytes = match self.policy {
             SlabPolicy::PerBlock => 0,
             SlabPolicy::Fixed(bytes) => bytes,
-            SlabPolicy::Single => left_bytes,
+            // As the pool was opened, to the last granule.
+            SlabPolicy::Single => return left_bytes,
             SlabPolicy::Growing => self.budget_bytes >> 3usize.saturating_sub(slab_count).max(1),
         };
         round_down(bytes, self.limits.alignment_bytes)
@@ -112,6 +120,24 @@ impl<B: Backend> Shared<B> {
     /// Reserves the whole budget, for [`SlabPolicy::Single`].
     pub(super) fn reserve_all(&self) -> Result<()> {
         let _growth = lock(&self.growth);
+        self.reserve_rest()
+    }
+
+    /// Reserves the whole budget again, where a pool of [`SlabPolicy::Single`] has no slab: it answers as one that was just
+    /// opened, whatever a request may fall back on. Returns whether the pool has slabs now and had none before.
+    #[cold]
+    pub(super) fn reserve_again(&self) -> bool {
+        if self.policy != SlabPolicy::Single || self.state().slab_count() > 0 {
+            return false;
+        }
+        let _growth = lock(&self.growth);
+        // What the device refuses, `grow` asks for in smaller slabs.
+        let _ = self.reserve_rest();
+        self.state().slab_count() > 0
+    }
+
+    /// Reserves what is left of the budget, in slabs as large as the device allows. Called with `growth` locked.
+    fn reserve_rest(&self) -> Result<()> {
         loop {
             let left_bytes = self.state().left_bytes();
             let bytes = round_down(left_bytes.min(self.limits.slab.bytes), self.limits.granule_bytes);

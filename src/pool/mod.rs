@@ -237,6 +237,9 @@ impl<B: Backend> Pool<B> {
 
     /// Gives idle pieces home and empty slabs back to the backend, as far as the device is done with them; returns how
     /// many bytes are no longer reserved. Slabs that the device still uses leave when it is done, at a later call.
+    ///
+    /// A pool that has got every block back answers after this as one that was just opened: the same requests succeed, and
+    /// the others fail for the same reason.
     pub fn trim(&self) -> u64 {
         self.shared().trim()
     }

@@ -33,6 +33,11 @@ impl RunTree {
         }
         let longest = self.free_runs().map(|run| run.end - run.start).max().unwrap_or(0);
         assert_eq!(longest, self.longest(), "the longest run, searched and kept");
+        assert!(
+            self.free_pages() < self.pages() || self.largest() == 0,
+            "{} pages outlive the last run",
+            self.largest()
+        );
     }
 
     /// Prefix, longest run and suffix of the pages `low..high`.

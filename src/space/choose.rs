@@ -38,8 +38,7 @@ impl RunTree {
             return None;
         }
         debug_assert!(end <= self.pages() && self.pages() - end <= 1, "{end} of {} pages", self.pages());
-        let taken_before = if self.free_pages() == self.pages() { 0 } else { self.largest() };
-        let largest = taken_before.max(count);
+        let largest = self.largest().max(count);
         let (hole, is_high) = if count <= largest / SMALL {
             (self.hole_for_small(count, largest, end)?, true)
         } else {

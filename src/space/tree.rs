@@ -58,7 +58,7 @@ pub struct RunTree {
     pages: u16,
     free_pages: u16,
     longest: u16,
-    /// Of [`RunTree::take_sparing`] alone: the most it has taken at once since all pages were free.
+    /// The most pages that [`RunTree::take_sparing`] has taken at once since all pages were free. 0 while they are.
     largest: u16,
 }
 
@@ -166,6 +166,10 @@ impl RunTree {
             panic!("release of {count} pages at page {start}: page {page} is not taken");
         }
         self.join(Change { from: self.run_start(start), start, end, to: self.run_end(end) });
+        // A tree that is whole again places every later run as a new one does.
+        if self.free_pages == self.pages {
+            self.largest = 0;
+        }
     }
 
     /// The length of the longest free run, in pages.

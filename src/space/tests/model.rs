@@ -120,9 +120,6 @@ impl Model {
 
     /// A run of an exact space: the rule of `choose.rs`, told by what becomes of the slab.
     fn take_sparing(&mut self, pages: u64, bytes: u64) -> Option<(u64, u64)> {
-        if !self.free_pages.contains(&false) {
-            self.largest = 0;
-        }
         let largest = self.largest.max(pages) as usize;
         let count = pages as usize;
         let serves = |start: usize| self.are_free(start, count) && self.range(start, count).1 >= bytes;
@@ -171,6 +168,13 @@ impl Model {
     }
 
     pub(super) fn release(&mut self, offset: u64, bytes: u64) {
+        self.make_free(offset, bytes);
+        if !self.free_pages.contains(&false) {
+            self.largest = 0;
+        }
+    }
+
+    fn make_free(&mut self, offset: u64, bytes: u64) {
         if self.runs.remove(&(offset, bytes)) {
             let (start, pages) = (offset / self.page_bytes, bytes.div_ceil(self.page_bytes));
             self.free_pages[start as usize..(start + pages) as usize].fill(true);
