@@ -48,5 +48,5 @@ pub use pool::{Fallback, Priority, Request, SlabPolicy, Stats};
 pub use space::Placement;
 #[cfg(feature = "gpu")]
 pub use tensor::Loan;
-pub use tensor::{IntoShape, Labelled, RANK_MAX, Shape, Tensor};
+pub use tensor::{BlockMut, IntoShape, Labelled, RANK_MAX, Shape, Tensor};
 pub use units::{ByteSize, ParseByteSizeError};

@@ -9,6 +9,7 @@ use super::{
 use crate::backend::{Backend, Virtual};
 use crate::error::Result;
 use crate::pool::Block;
+use crate::tensor::BlockMut;
 
 /// One operation: its name and its parameters.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +83,7 @@ pub enum Operand<'a, B: Backend> {
     /// Read.
     Read(&'a Block<B>),
     /// Read and written.
-    Write(&'a mut Block<B>),
+    Write(BlockMut<'a, B>),
 }
 
 impl<B: Backend> Operand<'_, B> {

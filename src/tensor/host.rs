@@ -40,7 +40,11 @@ impl<T: Pod, B: HostMemory> Tensor<T, B> {
     /// # Errors
     /// [`ErrorKind::Type`] if `T` needs more alignment than the backend's blocks have.
     pub fn as_slice(&self) -> Result<&[T]> {
-        bytemuck::try_cast_slice(self.block().as_bytes()?).map_err(cast_failed::<T>)
+        match self.block().as_bytes()? {
+            // An empty slice of bytes need not be aligned for `T`.
+            [] => Ok(&[]),
+            bytes => bytemuck::try_cast_slice(bytes).map_err(cast_failed::<T>),
+        }
     }
 
     /// All elements, to write.
@@ -48,7 +52,10 @@ impl<T: Pod, B: HostMemory> Tensor<T, B> {
     /// # Errors
     /// As [`as_slice`](Tensor::as_slice).
     pub fn as_slice_mut(&mut self) -> Result<&mut [T]> {
-        bytemuck::try_cast_slice_mut(self.block_mut().as_bytes_mut()?).map_err(cast_failed::<T>)
+        match self.block.as_bytes_mut()? {
+            [] => Ok(&mut []),
+            bytes => bytemuck::try_cast_slice_mut(bytes).map_err(cast_failed::<T>),
+        }
     }
 
     /// An ndarray view of the tensor's own memory: `view::<Ix2>()` for a matrix, `view::<IxDyn>()` for any rank.

@@ -2,6 +2,7 @@
 //!
 //! What every backend can do is here; views of host memory are in [`host`], bindings of GPU memory in `gpu`.
 
+mod block_mut;
 #[cfg(feature = "gpu")]
 mod gpu;
 mod host;
@@ -15,6 +16,7 @@ use std::ops::Range;
 use bytemuck::Pod;
 use ndarray::{ArrayBase, ArrayD, Data, Dimension, IxDyn};
 
+pub use self::block_mut::BlockMut;
 #[cfg(feature = "gpu")]
 pub use self::gpu::Loan;
 pub use self::shape::{IntoShape, RANK_MAX, Shape};
@@ -35,7 +37,8 @@ impl<B: Backend> Pool<B> {
     /// A tensor of zeros (all bytes zero).
     ///
     /// # Errors
-    /// As [`Pool::alloc`], and [`ErrorKind::Shape`] for a shape of more than eight dimensions or 2^63 bytes.
+    /// As [`Pool::alloc`]; [`ErrorKind::Shape`] for a shape of more than eight dimensions or 2^63 bytes;
+    /// [`ErrorKind::Type`] for elements of zero bytes, such as `()`.
     pub fn zeros<T: Pod>(&self, shape: impl IntoShape) -> Result<Tensor<T, B>> {
         self.labelled("").zeros(shape)
     }
@@ -116,6 +119,10 @@ impl<B: Backend> Labelled<'_, B> {
     }
 
     fn alloc<T: Pod>(&self, shape: Shape, zeroed: bool) -> Result<Tensor<T, B>> {
+        if size_of::<T>() == 0 {
+            let message = format!("elements of type {} have no bytes: a tensor needs some", type_name::<T>());
+            return Err(Error::new(ErrorKind::Type, message));
+        }
         let bytes = shape.elements().checked_mul(size_of::<T>()).filter(|bytes| *bytes <= isize::MAX as usize);
         let Some(bytes) = bytes else {
             let message = format!("shape {shape} of {} has more bytes than memory", type_name::<T>());
@@ -148,9 +155,9 @@ impl<T: Pod, B: Backend> Tensor<T, B> {
         &self.block
     }
 
-    /// The same, to write raw bytes.
-    pub fn block_mut(&mut self) -> &mut Block<B> {
-        &mut self.block
+    /// Returns the same block, to write raw bytes.
+    pub fn block_mut(&mut self) -> BlockMut<'_, B> {
+        BlockMut::from(&mut self.block)
     }
 
     /// Writes all elements, in row-major order.
