@@ -306,11 +306,11 @@ impl StdError for Error {
 /// use tensorpool::{Config, ErrorKind, Pool};
 ///
 /// let pool = Pool::host(Config::new("64 KiB"))?;
-/// let wide = pool.zeros::<f64>([100])?;
-/// let returned = wide.reinterpret::<f32>().unwrap_err();
-/// assert_eq!(returned.error().kind(), ErrorKind::Type);
-/// let (wide, _) = returned.into_parts();
-/// let bits = wide.reinterpret::<u64>()?;
+/// let odd = pool.zeros::<f32>([5])?;
+/// let returned = odd.reinterpret::<f64>().unwrap_err(); // 20 bytes are not whole elements of 8
+/// assert_eq!(returned.error().kind(), ErrorKind::Shape);
+/// let (odd, _) = returned.into_parts();
+/// let bits = odd.reinterpret::<u32>()?;
 /// # let _ = bits;
 /// # Ok::<(), tensorpool::Error>(())
 /// ```

@@ -4,6 +4,7 @@ mod support;
 
 use std::sync::atomic::Ordering;
 
+use ndarray::Ix2;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use support::rounds;
@@ -421,27 +422,56 @@ fn every_other_call_of_the_backend_may_fail_too() {
 #[test]
 fn a_tensor_that_cannot_be_reinterpreted_comes_back() {
     let pool = Pool::host(Config::new(64 * KIB)).unwrap();
-    let narrow = |values: Tensor<f64, Host>| -> tensorpool::Result<Tensor<f32, Host>> { Ok(values.reinterpret()?) };
-    let boxed = |values: Tensor<f64, Host>| -> Result<Tensor<f32, Host>, Box<dyn std::error::Error + Send + Sync>> {
+    let wide = |values: Tensor<f32, Host>| -> tensorpool::Result<Tensor<f64, Host>> { Ok(values.reinterpret()?) };
+    let boxed = |values: Tensor<f32, Host>| -> Result<Tensor<f64, Host>, Box<dyn std::error::Error + Send + Sync>> {
         Ok(values.reinterpret()?)
     };
-    let values = pool.zeros::<f64>([10, 3]).unwrap();
+    let values = pool.zeros::<f32>([10, 3]).unwrap();
     let used_bytes = pool.stats().used_bytes;
-    let returned = values.reinterpret::<f32>().unwrap_err();
-    assert_eq!(returned.to_string(), "f64 of 8 bytes cannot become f32 of 4 bytes");
+    let returned = values.reinterpret::<f64>().unwrap_err();
+    assert_eq!(
+        returned.to_string(),
+        "shape [10, 3] of f32 (4 bytes each) does not end in whole elements of f64 (8 bytes each)"
+    );
     assert_eq!((pool.stats().blocks, pool.stats().used_bytes), (1, used_bytes));
     let (values, error) = returned.into_parts();
-    assert_eq!((values.elements(), error.kind()), (30, ErrorKind::Type));
+    assert_eq!((values.elements(), error.kind()), (30, ErrorKind::Shape));
 
     // What `?` drops goes home.
-    assert_eq!(narrow(values).unwrap_err().kind(), ErrorKind::Type);
+    assert_eq!(wide(values).unwrap_err().kind(), ErrorKind::Shape);
     assert_eq!(pool.stats().blocks, 0);
-    let error = boxed(pool.zeros::<f64>([4]).unwrap()).unwrap_err();
-    assert!(error.to_string().contains("f64 of 8 bytes"), "{error}");
+    let error = boxed(pool.zeros::<f32>([3]).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("shape [3] of f32"), "{error}");
     assert_eq!(pool.stats().blocks, 1, "the box has the tensor");
     drop(error);
     assert_eq!(pool.stats().blocks, 0);
+}
 
+#[test]
+fn bytes_are_seen_as_wider_elements_and_back() {
+    let pool = Pool::host(Config::new(64 * KIB)).unwrap();
+    let mut bytes = pool.zeros::<u8>([2, 12]).unwrap();
+    bytes.upload(&(0..24).collect::<Vec<u8>>()).unwrap();
+    let words = bytes.reinterpret::<u32>().unwrap();
+    assert_eq!(words.shape(), [2, 3]);
+    assert_eq!(words.as_slice().unwrap()[1], u32::from_ne_bytes([4, 5, 6, 7]));
+    let halves = words.reinterpret::<u16>().unwrap();
+    assert_eq!(halves.shape(), [2, 6]);
+    let floats = halves.reinterpret::<f32>().unwrap();
+    assert_eq!(floats.view::<Ix2>().unwrap().dim(), (2, 3));
+    let bytes = floats.reinterpret::<u8>().unwrap();
+    assert_eq!((bytes.shape(), bytes.as_slice().unwrap()[23]), (&[2, 12][..], 23));
     let bits = pool.zeros::<f64>([2, 2]).unwrap().reinterpret::<u64>().unwrap();
     assert_eq!(bits.elements(), 4);
+
+    let empty = pool.zeros::<f64>([3, 0]).unwrap().reinterpret::<u8>().unwrap();
+    assert_eq!(empty.shape(), [3, 0]);
+    let scalar = pool.zeros::<f64>([]).unwrap().reinterpret::<u64>().unwrap();
+    assert_eq!(scalar.shape(), [0; 0]);
+    assert_eq!(scalar.reinterpret::<u8>().unwrap_err().error().kind(), ErrorKind::Shape);
+    let none = pool.zeros::<u8>([4]).unwrap().reinterpret::<()>().unwrap_err();
+    assert_eq!(none.error().kind(), ErrorKind::Type);
+    // More bytes than a `usize` counts, in no elements at all.
+    let vast = pool.zeros::<u64>([0, usize::MAX >> 2]).unwrap();
+    assert_eq!(vast.reinterpret::<u8>().unwrap_err().error().kind(), ErrorKind::Shape);
 }

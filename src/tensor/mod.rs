@@ -119,10 +119,7 @@ impl<B: Backend> Labelled<'_, B> {
     }
 
     fn alloc<T: Pod>(&self, shape: Shape, zeroed: bool) -> Result<Tensor<T, B>> {
-        if size_of::<T>() == 0 {
-            let message = format!("elements of type {} have no bytes: a tensor needs some", type_name::<T>());
-            return Err(Error::new(ErrorKind::Type, message));
-        }
+        check_has_bytes::<T>()?;
         let bytes = shape.elements().checked_mul(size_of::<T>()).filter(|bytes| *bytes <= isize::MAX as usize);
         let Some(bytes) = bytes else {
             let message = format!("shape {shape} of {} has more bytes than memory", type_name::<T>());
@@ -239,17 +236,49 @@ impl<T: Pod, B: Backend> Tensor<T, B> {
         Ok(())
     }
 
-    /// Takes the same bits as elements of another type of the same size.
+    /// Takes the same bytes as elements of another type. Where the sizes differ, the last dimension changes: 12 bytes in
+    /// shape `[2, 6]` of `u16` are `[2, 3]` of `f32`, and `[2, 12]` of `u8`.
+    ///
+    /// ```
+    /// use tensorpool::{Config, Pool};
+    ///
+    /// let pool = Pool::host(Config::new("1 MiB"))?;
+    /// let bytes = pool.zeros::<u8>([2, 12])?;
+    /// let floats = bytes.reinterpret::<f32>()?;
+    /// assert_eq!(floats.shape(), [2, 3]);
+    /// # Ok::<(), tensorpool::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Type`] with both types and sizes; the tensor comes back in it, unchanged ([`Returned::into_parts`]).
+    /// [`ErrorKind::Type`] for a type without bytes; [`ErrorKind::Shape`], with the shape and both sizes, if the bytes of the
+    /// last dimension are not whole elements of `U`, or there is no last dimension and the sizes differ. The tensor
+    /// comes back in the error, unchanged ([`Returned::into_parts`]).
     pub fn reinterpret<U: Pod>(self) -> Result<Tensor<U, B>, Returned<Self>> {
-        if size_of::<T>() != size_of::<U>() {
-            let (from, to) = (type_name::<T>(), type_name::<U>());
-            let message = format!("{from} of {} bytes cannot become {to} of {} bytes", size_of::<T>(), size_of::<U>());
-            return Err(Returned::new(self, Error::new(ErrorKind::Type, message)));
+        match self.shape_as::<U>() {
+            Ok(shape) => Ok(Tensor { block: self.block, shape, elements: PhantomData }),
+            Err(error) => Err(Returned::new(self, error)),
         }
-        Ok(Tensor { block: self.block, shape: self.shape, elements: PhantomData })
+    }
+
+    /// Returns the shape of the same bytes as elements of `U`.
+    fn shape_as<U>(&self) -> Result<Shape> {
+        check_has_bytes::<U>()?;
+        let (from_bytes, to_bytes) = (size_of::<T>(), size_of::<U>());
+        if from_bytes == to_bytes {
+            return Ok(self.shape);
+        }
+        let mut sizes = self.shape().to_vec();
+        let whole = sizes.last().and_then(|last| last.checked_mul(from_bytes)).filter(|bytes| bytes % to_bytes == 0);
+        let (Some(last), Some(bytes)) = (sizes.last_mut(), whole) else {
+            let (from, to) = (type_name::<T>(), type_name::<U>());
+            let message = format!(
+                "shape {} of {from} ({from_bytes} bytes each) does not end in whole elements of {to} ({to_bytes} bytes each)",
+                self.shape
+            );
+            return Err(Error::new(ErrorKind::Shape, message));
+        };
+        *last = bytes / to_bytes;
+        Shape::new(&sizes)
     }
 
     fn check_elements(&self, elements: usize) -> Result<()> {
@@ -259,6 +288,17 @@ impl<T: Pod, B: Backend> Tensor<T, B> {
         let message = format!("{elements} elements for a tensor of shape {} with {}", self.shape, self.elements());
         Err(Error::new(ErrorKind::Shape, message))
     }
+}
+
+/// Refuses a type of zero bytes: no slice of bytes holds elements of it.
+fn check_has_bytes<T>() -> Result<()> {
+    if size_of::<T>() > 0 {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Type,
+        format!("elements of type {} have no bytes: a tensor needs some", type_name::<T>()),
+    ))
 }
 
 impl<T, B: Backend> Movable<B> for Tensor<T, B> {
