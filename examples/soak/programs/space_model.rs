@@ -109,8 +109,7 @@ impl Model {
         self.used_bytes -= bytes;
         if self.used_pieces[page] == 0 {
             let run = (page, bytes.div_ceil(self.page_bytes) as usize);
-            self.set_free(run, true);
-            self.free_bytes += bytes;
+            self.release_run(run, bytes);
             return;
         }
         let piece = &mut self.pieces[(offset / self.unit_bytes) as usize];
@@ -178,7 +177,7 @@ impl Model {
         }
         let count = bytes.div_ceil(self.page_bytes) as usize;
         if self.placement == Placement::Exact {
-            let largest = if self.free_bytes == self.bytes { count } else { self.largest.max(count) };
+            let largest = self.largest.max(count);
             let run = self.choose(count, bytes, largest)?;
             self.largest = largest;
             return Some(run);
@@ -277,9 +276,17 @@ impl Model {
             unit += 1 << class;
         }
         self.cached_bytes -= self.page_bytes;
-        self.free_bytes += self.page_bytes;
         self.cut_pages -= 1;
-        self.set_free((page, 1), true);
+        self.release_run((page, 1), self.page_bytes);
+    }
+
+    /// A space that is empty again chooses as a new one does.
+    fn release_run(&mut self, run: (usize, usize), bytes: u64) {
+        self.set_free(run, true);
+        self.free_bytes += bytes;
+        if self.free_bytes == self.bytes {
+            self.largest = 0;
+        }
     }
 
     fn offset(&self, page: usize) -> u64 {
