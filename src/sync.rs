@@ -7,6 +7,15 @@ pub(crate) use std::sync::atomic::Ordering;
 pub(crate) use std::sync::{Arc, OnceLock, PoisonError, Weak};
 
 #[cfg(loom)]
+use loom::thread;
+#[cfg(loom)]
+pub(crate) use loom::thread::ThreadId;
+#[cfg(not(loom))]
+use std::thread;
+#[cfg(not(loom))]
+pub(crate) use std::thread::ThreadId;
+
+#[cfg(loom)]
 pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard, atomic::*};
 #[cfg(all(feature = "gpu", not(loom)))]
 pub(crate) use std::sync::atomic::AtomicU64;
@@ -22,6 +31,17 @@ pub(crate) use std::sync::{
 /// caller could use.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs code of the caller's. `None` if it panics. The panic's payload is leaked: to drop it is the caller's code too.
+pub(crate) fn caught<R>(call: impl FnOnce() -> R) -> Option<R> {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)) {
+        Ok(result) => Some(result),
+        Err(payload) => {
+            std::mem::forget(payload);
+            None
+        }
+    }
 }
 
 #[cfg(not(loom))]
@@ -58,12 +78,14 @@ impl<T> Latch<T> {
     }
 }
 
+/// The thread that calls.
+pub(crate) fn this_thread() -> ThreadId {
+    thread::current().id()
+}
+
 /// Lets other threads go on.
 pub(crate) fn yield_now() {
-    #[cfg(loom)]
-    loom::thread::yield_now();
-    #[cfg(not(loom))]
-    std::thread::yield_now();
+    thread::yield_now();
 }
 
 #[cfg(loom)]

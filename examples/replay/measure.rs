@@ -99,6 +99,7 @@ pub fn measure<B: Backend>(
         smallest,
         recorded_reserved_peak_bytes: trace.recorded_reserved_peak_bytes(),
         recorded_failures: trace.failures(),
+        events_dropped: trace.events_dropped(),
     })
 }
 

@@ -20,6 +20,7 @@ pub struct Row {
     pub smallest: Option<MinBudget>,
     pub recorded_reserved_peak_bytes: Option<u64>,
     pub recorded_failures: u64,
+    pub events_dropped: u64,
 }
 
 pub struct Output<'a> {
@@ -124,6 +125,11 @@ impl<'a> Output<'a> {
                 if failures == 1 { "" } else { "s" },
                 width = self.width
             ))?;
+        }
+        if row.events_dropped > 0 {
+            let dropped = row.events_dropped;
+            let note = format!("the recording dropped {dropped} events: the program needed more than this");
+            write(format_args!("{:<width$}  {note}\n", "", width = self.width))?;
         }
         Ok(())
     }

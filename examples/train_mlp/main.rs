@@ -67,7 +67,9 @@ fn run(args: &Args, output: Output) -> Result<(), Failure> {
     summary::started(output, &plan, pool.backend(), planning.is_some())?;
     let mut training = Training::new(args, &data, &pool, planning, trainer, output);
     let outcome = training.run()?;
-    recording.map_or(Ok(()), |recording| recording.finish())?;
+    if let Some(recording) = recording {
+        recording.finish()?;
+    }
     summary::end(output, &plan, &pool, &outcome)
 }
 

@@ -65,12 +65,13 @@ impl<B: Backend> Shared<B> {
     }
 
     fn alloc_from_slabs(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
+        self.make_room_in_record();
         let tally = self.shards.tally();
         if self.shards.signs.is_on() {
             self.fold_planned();
         }
         let checked = self.check_request(request);
-        let (at_once, has_much_recorded) = {
+        let at_once = {
             let mut state = self.state();
             state.fold(tally);
             checked?;
@@ -79,11 +80,8 @@ impl<B: Backend> Shared<B> {
                 drop(state);
                 return Ok(Block::empty(self, request));
             }
-            (state.take(request), state.has_much_recorded())
+            state.take(request)
         };
-        if has_much_recorded {
-            self.hand_on_record();
-        }
         let home = match at_once {
             Some(home) => home,
             None => self.take_again(request).map_or_else(|| self.obtain(request), Ok)?,

@@ -308,19 +308,16 @@ impl<B: Backend> Block<B> {
             shared.fold_planned();
         }
         let per_block = shared.policy == SlabPolicy::PerBlock;
-        let (served, has_much_recorded) = {
+        let served = {
             let mut state = shared.state();
             state.fold(tally);
             state.give(home, bytes, holds, is_dirty);
             if per_block {
                 state.detach_empty(shared.backend.recorded());
             }
-            (state.serve(), state.has_much_recorded())
+            state.serve()
         };
         wake(served);
-        if has_much_recorded {
-            shared.hand_on_record();
-        }
         if per_block {
             shared.settle_completed();
         }

@@ -26,6 +26,7 @@ mod shards;
 mod shortage;
 mod state;
 mod stats;
+mod tables;
 mod wait;
 
 use std::fmt;
@@ -37,7 +38,7 @@ pub use self::config::{Budget, Config, Fallback, Priority, Request, SlabPolicy};
 use self::labels::{Label, Labels};
 pub use self::planned::{Deviation, PlanReport, PlannedSteps};
 #[cfg_attr(not(feature = "trace"), allow(unused_imports, reason = "only traces are made of records"))]
-pub(crate) use self::record::PoolEvent;
+pub(crate) use self::record::{PoolEvent, Room, Sink};
 use self::shards::{Classes, Shards};
 use self::state::{Opening, State, StateOf};
 pub use self::stats::Stats;
@@ -82,8 +83,8 @@ pub(crate) struct Shared<B: Backend> {
     /// Told when the memory of leaving slabs is gone.
     buried: Condvar,
     driver: Mutex<wait::Driver>,
-    /// Gets the record of the pool's events, if there is one. Locked before the state.
-    sink: Mutex<Option<record::Sink>>,
+    /// Told when a thread has written events of the record, and when the record ends.
+    recorded: Condvar,
 }
 
 impl<B: Backend> Front<B> {
@@ -213,7 +214,7 @@ impl<B: Backend> Pool<B> {
             front: Mutex::new(Weak::new()),
             buried: Condvar::new(),
             driver: Mutex::new(wait::Driver::new()),
-            sink: Mutex::new(None),
+            recorded: Condvar::new(),
         });
         if policy == SlabPolicy::Single {
             shared.reserve_all()?;

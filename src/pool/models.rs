@@ -10,7 +10,7 @@ use loom::thread;
 use crate::backend::{Backend, CopyDst, CopySrc, Limit, Limits, Span};
 use crate::error::{ErrorKind, Result};
 use crate::plan::{self, Lifetime, Options};
-use crate::pool::{Config, PlannedSteps, Pool, Request, SlabPolicy};
+use crate::pool::{Config, PlannedSteps, Pool, PoolEvent, Request, Room, Sink, SlabPolicy};
 use crate::sync::{Arc, AtomicBool};
 
 const LONG: Duration = Duration::from_secs(1000);
@@ -329,4 +329,70 @@ fn the_last_blocks_of_an_arena_may_come_back_at_once() {
         pool.check();
         assert_eq!((pool.stats().reserved_bytes, slabs.load(Ordering::SeqCst)), (0, 0));
     });
+}
+
+/// Counts events.
+struct Counter(Arc<AtomicU64>);
+
+impl Sink for Counter {
+    fn write(&mut self, events: Vec<PoolEvent>, _: u64) -> bool {
+        loom::thread::yield_now();
+        self.0.fetch_add(events.len() as u64, Ordering::SeqCst);
+        true
+    }
+
+    fn end(self: Box<Self>) {
+        self.0.fetch_add(100, Ordering::SeqCst);
+    }
+}
+
+/// A record that is full with its first event; its number.
+fn recorded(pool: &Pool<Counted>, count: &Arc<AtomicU64>) -> u64 {
+    let count = Arc::clone(count);
+    let room = Room { most_bytes: 1, is_lossy: false };
+    pool.start_record(room, || Ok(Box::new(Counter(count)))).expect("nothing is recorded")
+}
+
+/// Each waits while the other writes, and nothing is missing.
+#[test]
+fn two_threads_fill_a_record() {
+    model(|| {
+        let ((pool, _), count) = (pool(4), Arc::new(AtomicU64::new(0)));
+        let serial = recorded(&pool, &count);
+        let other = pool.clone();
+        let thread = thread::spawn(move || drop(other.alloc(Request::bytes(UNIT)).expect("there is room")));
+        drop(pool.alloc(Request::bytes(UNIT)).expect("there is room"));
+        thread.join().expect("no panic");
+        pool.end_record(serial).expect("no writer calls this");
+        assert_eq!(count.load(Ordering::SeqCst), 104);
+        pool.check();
+    });
+}
+
+/// The end may come while the other waits, or writes: one of the two ends the record, once.
+#[test]
+fn a_record_may_end_while_another_thread_writes() {
+    for is_finished in [false, true] {
+        model(move || {
+            let ((pool, _), count) = (pool(4), Arc::new(AtomicU64::new(0)));
+            let serial = recorded(&pool, &count);
+            let other = pool.clone();
+            let thread = thread::spawn(move || {
+                let block = other.alloc(Request::bytes(UNIT)).expect("there is room");
+                drop(other.alloc(Request::bytes(UNIT)).expect("there is room"));
+                drop(block);
+            });
+            if is_finished {
+                pool.end_record(serial).expect("no writer calls this");
+                assert!(count.load(Ordering::SeqCst) >= 100, "it has ended");
+            } else {
+                pool.abandon_record(serial);
+            }
+            thread.join().expect("no panic");
+            assert_eq!(count.load(Ordering::SeqCst) / 100, 1);
+            let again = recorded(&pool, &count);
+            pool.end_record(again).expect("no writer calls this");
+            pool.check();
+        });
+    }
 }

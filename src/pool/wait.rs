@@ -318,6 +318,9 @@ impl<B: Backend> Future for AllocFuture<B> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        if this.place.is_none() {
+            this.shared.make_room_in_record();
+        }
         let homes = match &this.place {
             None => match this.shared.try_obtain(&this.requests, true) {
                 Ok(homes) => Ok(homes),
@@ -374,6 +377,7 @@ impl<B: Backend> Pool<B> {
     /// As [`alloc`](Pool::alloc), for the first request that there is no room for; then nothing is held of the batch.
     pub fn alloc_all(&self, requests: &[Request]) -> Result<Vec<Block<B>>> {
         let shared = self.shared();
+        shared.make_room_in_record();
         let alloc_all = |requests: &[Request]| {
             let homes = match shared.try_obtain(requests, false) {
                 Ok(homes) => homes,

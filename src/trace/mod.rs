@@ -28,6 +28,7 @@
 //! In a label a backslash, a line feed and a carriage return are `\\`, `\n` and `\r`. Lines that start with `#` and are none
 //! of these are comments. Ids need not count up in the file: it is enough that no two blocks alive have the same. What the
 //! header says of `events`, `allocations`, `frees` and `max_live_bytes` must be so: that is how a file that was cut off shows.
+//! A recording that had no room for events says how many are missing so far where they are: `# events_dropped: N`.
 
 mod addresses;
 mod build;
@@ -44,7 +45,7 @@ mod torch;
 use std::path::Path;
 
 pub use self::build::TraceBuilder;
-pub use self::record::Recording;
+pub use self::record::{RecordOptions, Recorded, Recording};
 pub use self::replay::{MinBudget, Progress, Replay, min_budget, replay, replay_while};
 use crate::error::Result;
 use crate::plan::Lifetime;
@@ -237,7 +238,16 @@ impl Trace {
     pub fn recorded_reserved_peak_bytes(&self) -> Option<u64> {
         self.header_of(RESERVED_PEAK)?.parse().ok()
     }
+
+    /// How many allocations, steps and failures are missing, because a [recording](Recording) had no room for them. The program
+    /// needed more than such a trace says.
+    pub fn events_dropped(&self) -> u64 {
+        self.header_of(EVENTS_DROPPED).and_then(|dropped| dropped.parse().ok()).unwrap_or(0)
+    }
 }
 
 /// The key of the header for what the recorded allocator had reserved at most.
 const RESERVED_PEAK: &str = "reserved_peak_bytes";
+
+/// The key of the header for events that a recording had no room for.
+const EVENTS_DROPPED: &str = "events_dropped";

@@ -88,16 +88,12 @@ impl<B: Backend> Shared<B> {
     #[inline(never)]
     fn planned_with_care(&self, place: PoolHome<B>, request: &Request) -> Result<Block<B>> {
         if self.shards.signs.is_recording() {
-            let has_much_recorded = {
-                let mut state = self.state();
-                state.record_alloc(&place.home, request);
-                state.has_much_recorded()
-            };
-            if has_much_recorded {
-                self.hand_on_record();
-            }
+            self.state().record_alloc(&place.home, request);
         }
-        Block::planned(place, request).filled(request)
+        let block = Block::planned(place, request);
+        // The block owns its place before this runs the caller's writer.
+        self.make_room_in_record();
+        block.filled(request)
     }
 
     #[inline]

@@ -38,7 +38,7 @@ impl Signs {
     }
 
     #[inline]
-    pub(super) fn is_recording(&self) -> bool {
+    pub(in crate::pool) fn is_recording(&self) -> bool {
         self.records.load(Ordering::Relaxed)
     }
 

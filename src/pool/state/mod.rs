@@ -84,7 +84,7 @@ pub(super) struct State<S> {
     /// There is no handle of the pool.
     orphaned: bool,
     /// What is asked for, for whoever wants to know.
-    pub(super) record: Option<Record>,
+    pub(super) record: Option<Box<Record>>,
     /// Kept for requests of high priority.
     reserve_bytes: u64,
     alignment_bytes: u64,
@@ -170,7 +170,7 @@ impl<S> State<S> {
     }
 
     /// Begins a record or ends it; the one that was there.
-    pub(super) fn set_record(&mut self, record: Option<Record>) -> Option<Record> {
+    pub(super) fn set_record(&mut self, record: Option<Box<Record>>) -> Option<Box<Record>> {
         let before = std::mem::replace(&mut self.record, record);
         self.signs.set_recording(self.record.is_some());
         self.direct_if_need_be();
@@ -432,7 +432,8 @@ impl<S> State<S> {
             retired_bytes: books.retired_bytes + self.leaving_bytes,
             free_bytes: spaces().map(Space::free_bytes).sum(),
             largest_free_run_bytes: spaces().map(Space::largest_free_run_bytes).max().unwrap_or(0),
-            metadata_bytes: spaces().map(|space| space.metadata_bytes() as u64).sum(),
+            metadata_bytes: spaces().map(|space| space.metadata_bytes() as u64).sum::<u64>()
+                + self.record.as_ref().map_or(0, |record| record.metadata_bytes()),
             slabs: self.order.len() as u64,
             waiting: self.line.len() as u64,
             ..books

@@ -1,0 +1,37 @@
+//! How the pool's tables stay small: each is as long as what it holds, within a factor, and says what memory it has.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash};
+
+/// A table of so many entries is small whatever it holds.
+const SMALL: usize = 64;
+
+/// The memory of a hash map in bytes, without what its items point to. A map has a power of two of places, of which it fills
+/// seven eighths, and a byte for each beside the item.
+pub(super) fn map_bytes<K, V, H>(map: &HashMap<K, V, H>) -> u64 {
+    let places = map.capacity().div_ceil(7) * 8;
+    (places * (size_of::<(K, V)>() + 1)) as u64
+}
+
+/// Gives back what a hash map has in reserve, if that is three quarters of it: so the cost is a part of what it took to fill it.
+pub(super) fn keep_small_map<K: Eq + Hash, V, H: BuildHasher>(map: &mut HashMap<K, V, H>) {
+    if map.capacity() > 2 * SMALL && map.len() < map.capacity() / 4 {
+        map.shrink_to((2 * map.len()).max(SMALL));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_shrink_when_they_are_mostly_empty_and_not_before() {
+        let mut map: HashMap<u32, u32> = (0..10_000).map(|number| (number, number)).collect();
+        let full_bytes = map_bytes(&map);
+        assert!((16_384 * 9..16_384 * 9 + 100).contains(&full_bytes), "{full_bytes}");
+        map.retain(|number, _| *number < 100);
+        keep_small_map(&mut map);
+        assert_eq!(map.len(), 100);
+        assert!(map_bytes(&map) <= 512 * 9, "{}", map_bytes(&map));
+    }
+}
