@@ -41,7 +41,7 @@ pub enum ErrorKind {
     Type,
     /// A value that no call accepts: a size that does not parse, a setting out of range.
     Invalid,
-    /// A call on the stream from inside the closure that is recording it.
+    /// A call on the stream from inside the closure that is recording it, or one that would wait for that closure to end.
     Recording,
     /// The pool is closed.
     Closed,

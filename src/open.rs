@@ -233,6 +233,10 @@ impl Backend for AnyBackend {
         each_slab!(self, slab, |backend, memory| backend.zero_if_free(memory, span, len))
     }
 
+    fn is_recording(&self) -> bool {
+        each!(self, backend => backend.is_recording())
+    }
+
     fn copy(&self, from: CopySrc<'_, AnySlab>, to: CopyDst<'_, AnySlab>, len: u64) -> Result<()> {
         match (self, from.slab, to.slab) {
             (Self::Host(host), AnySlab::Host(source), AnySlab::Host(target)) => {

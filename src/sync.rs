@@ -33,8 +33,11 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs code of the caller's. `None` if it panics. The panic's payload is leaked: to drop it is the caller's code too.
+/// Runs code that is not this crate's (a backend, a logger) where its panic has no caller to go to, as in a drop.
+///
+/// Returns `None` if it panics: the panic hook has reported that by then. The payload is leaked: its drop is foreign code too.
 pub(crate) fn caught<R>(call: impl FnOnce() -> R) -> Option<R> {
+    // No shared state is half changed while foreign code runs (see `lock`): so nothing broken is seen afterwards.
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)) {
         Ok(result) => Some(result),
         Err(payload) => {

@@ -68,6 +68,8 @@ pub struct Limits {
 ///   memory back to the system only when [`completed`](Backend::completed) has reached that point. Memory may go from
 ///   one block to another at once: later recorded work must happen after earlier recorded work.
 /// - A call that fails leaves the memory it was to write with undefined contents, and everything else as it was.
+/// - A call that is lent a [`Span`] leaves that span in its place. The pool never again uses memory whose span was swapped
+///   for another.
 ///
 /// The provided methods suit a backend that does everything at once and needs no staging.
 pub trait Backend: Send + Sync + 'static {
@@ -107,13 +109,23 @@ pub trait Backend: Send + Sync + 'static {
     /// length the device cannot repeat; whatever the device reports.
     fn fill(&self, slab: &Self::Slab, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()>;
 
-    /// Zeroes the first `len` bytes of the span, unless that has to wait for another thread. Whether it did. For memory that
-    /// nobody owns: who looks for memory must not wait for one who may be waiting for him.
+    /// Zeroes the first `len` bytes of the span, unless that has to wait for another thread. Returns whether it did.
+    ///
+    /// For memory without an owner. A drop calls it, and so does a thread that looks for memory: the thread that has the
+    /// device's stream may be waiting for either. Memory that was not zeroed stays retired, and is tried again later.
     ///
     /// # Errors
     /// As [`fill`](Backend::fill).
     fn zero_if_free(&self, slab: &Self::Slab, span: &mut Span, len: u64) -> Result<bool> {
         self.fill(slab, span, len, &[0]).map(|()| true)
+    }
+
+    /// Returns whether this thread is recording work, and keeps all other threads from recording until that has ended.
+    ///
+    /// Asked before a thread waits for memory in a pool that [zeroes what is freed](crate::Config::zero_on_free). What any thread
+    /// frees meanwhile cannot be zeroed, so the request fails with [`ErrorKind::Recording`] at once.
+    fn is_recording(&self) -> bool {
+        false
     }
 
     /// Copies `len` bytes from one span to another, in one slab or between two.
@@ -145,7 +157,7 @@ pub trait Backend: Send + Sync + 'static {
         Ok(0)
     }
 
-    /// The point after everything recorded so far. Asked with a lock of the pool held: it must not wait for anything, nor
+    /// Returns the point after everything recorded so far. Asked with the pool's lock held: it must neither wait for anything nor
     /// call the pool.
     fn recorded(&self) -> Point {
         0

@@ -9,6 +9,7 @@
 //!      2 again;
 //!    - `Grow`: a new slab, if the budget allows one;
 //!    - `ReturnEmpty`: empty slabs go back to the device, and `Grow` again;
+//!    - `Reclaim` once more, if memory was not zeroed because another thread has the stream: this waits for the stream;
 //! 4. wait in line, if the request says so ([`super::wait`]), or fail, with the numbers.
 //!
 //! No lock is held while the device is waited for, and none but `growth` while a slab is created: a thread that records
@@ -177,6 +178,10 @@ impl<B: Backend> Shared<B> {
         match self.attempt(requests, !is_async && patience.is_none()) {
             Ok(Ok(homes)) => Ok(homes),
             Err(error) => Err((error, None)),
+            Ok(Err(error)) if patience.is_some() && !is_async && self.zero_on_free && self.backend.is_recording() => {
+                self.state().failed(requests);
+                Err((waits_for_itself(error), None))
+            }
             Ok(Err(error)) => {
                 if patience.is_none() {
                     self.state().failed(requests);
@@ -230,7 +235,7 @@ impl<B: Backend> Shared<B> {
         {
             return Ok(Ok(vec![home]));
         }
-        let (mut gave_back, mut has_grown) = (false, false);
+        let (mut gave_back, mut has_grown, mut has_zeroed) = (false, false, false);
         let counted = requests.iter().filter(|request| !request.for_the_pool).count() as u64;
         loop {
             if may(Fallback::Reclaim) {
@@ -289,6 +294,10 @@ impl<B: Backend> Shared<B> {
                 && self.give_back_empty(short, may_block)?
             {
                 gave_back = true;
+                continue;
+            }
+            if !has_zeroed && may_block && may(Fallback::Reclaim) && self.zero_all() {
+                has_zeroed = true;
                 continue;
             }
             return Ok(Err(match refusal {
@@ -356,4 +365,10 @@ impl<B: Backend> Shared<B> {
         let seats = self.state().serve();
         super::wait::wake(seats);
     }
+}
+
+/// The error of a thread that would wait for memory, and keeps all that is freed meanwhile from being zeroed.
+fn waits_for_itself(shortage: Error) -> Error {
+    let message = "this thread records, and what is freed is zeroed after that: a request cannot wait for it here";
+    Error::new(ErrorKind::Recording, message).with_source(shortage)
 }

@@ -6,10 +6,11 @@ use super::labels::Label;
 use super::shards::{PoolHome, Tally};
 use super::state::{Holds, Home};
 use super::wait::wake;
+use super::zero::Zeroed;
 use super::{Front, Pool, Request, Shared, SlabPolicy, planned};
 use crate::backend::{self, Backend, CopyDst, Span};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, OnceLock, Ordering};
+use crate::sync::{Arc, OnceLock, Ordering, caught};
 
 /// A range of one slab that nobody else has. Its bytes go home when it is dropped.
 ///
@@ -292,10 +293,21 @@ impl<B: Backend> Block<B> {
             self.lose(place);
             return None;
         }
+        let is_dirty = place.shared.zero_on_free && (self.holds.get().is_some() || self.zero(place)?);
         if let Some(label) = &self.label {
             label.remove(extent.bytes());
         }
-        Some(place.shared.zero_on_free && (self.holds.get().is_some() || !place.shared.zero(&place.home)))
+        Some(is_dirty)
+    }
+
+    /// Zeroes the place. A drop never waits for the backend's stream: the thread that has it may be waiting for this block.
+    #[cold]
+    fn zero(&self, place: &PoolHome<B>) -> Option<bool> {
+        match place.shared.zero(&place.home, false) {
+            Zeroed::Done => Some(false),
+            Zeroed::Later => Some(true),
+            Zeroed::Lost => None,
+        }
     }
 
     /// Straight home, past the free lists.
@@ -313,13 +325,13 @@ impl<B: Backend> Block<B> {
             state.fold(tally);
             state.give(home, bytes, holds, is_dirty);
             if per_block {
-                state.detach_empty(shared.backend.recorded());
+                shared.detach_empty(&mut state);
             }
             state.serve()
         };
         wake(served);
         if per_block {
-            shared.settle_completed();
+            caught(|| shared.settle_completed());
         }
     }
 
@@ -327,13 +339,9 @@ impl<B: Backend> Block<B> {
     /// block's bytes are still another's.
     #[cold]
     fn lose(&self, place: &PoolHome<B>) {
-        log::error!(
-            "{} has swapped the spans of two blocks: the {} bytes at {} of {:?} are not used again",
-            place.shared.backend.name(),
-            place.home.extent.bytes(),
-            place.home.extent.offset(),
-            self.label()
-        );
+        let Home { slab, extent } = &place.home;
+        let lent = (slab.serial, extent.offset(), extent.bytes());
+        caught(|| log::error!("{} (of {:?})", place.shared.swapped(lent), self.label()));
     }
 }
 

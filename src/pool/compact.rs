@@ -12,11 +12,12 @@
 use std::fmt;
 
 use super::state::{Home, Slab};
+use super::zero::{At, at};
 use super::{Block, Pool, Shared, planned};
 use crate::backend::{Backend, CopyDst, CopySrc, Span};
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::Extent;
-use crate::sync::Arc;
+use crate::sync::{Arc, caught};
 use crate::units::{ByteSize, exact};
 
 /// Rounds are over when nothing moves any more, or after so many: what could still move stays.
@@ -107,6 +108,9 @@ impl<B: Backend> Pool<B> {
     /// [`ErrorKind::Foreign`] for what is of another pool: then nothing has moved. [`ErrorKind::Recording`] inside the closure that
     /// records the stream. The backend's if a copy fails: what has moved until then has moved, and that block is where it was.
     /// If it was sliding, and cannot slide back either, the error says that its contents are lost.
+    ///
+    /// # Panics
+    /// If the backend does. Then every block is at one place, and the contents of the one that was sliding are undefined.
     pub fn compact<'a, M>(&self, movable: impl IntoIterator<Item = &'a mut M>) -> Result<Compaction>
     where
         M: Movable<B> + ?Sized + 'a,
@@ -166,6 +170,7 @@ impl<B: Backend> Shared<B> {
             place: Some(place),
             lent: nowhere(),
             lent_at: at(&nowhere()),
+            sliding: None,
         };
         let (to, left) = if hole.bytes() < run.bytes() && !run.is_piece() {
             target.slide(span)?;
@@ -178,15 +183,17 @@ impl<B: Backend> Shared<B> {
         drop(target);
         let Some(place) = place else { return Ok(false) };
         let left = Home { extent: left, ..place };
-        let is_dirty = self.zero_on_free && !self.zero(&left);
         self.write_down_move(planned::at(home), (home.slab.serial, to.offset()));
-        self.state().moved(home, to, left, is_dirty);
+        self.state().moved(home, to, left, self.zero_on_free);
+        if self.zero_on_free {
+            self.zero_retired(false);
+        }
         Ok(true)
     }
 }
 
-/// Where a block is moving to. It goes home if the block does not come.
-struct Target<'a, B: Backend> {
+/// Where a block is moving to. The place is free again if the block does not come, and the block is where it was.
+struct Target<'a, 's, B: Backend> {
     shared: &'a Shared<B>,
     slab: &'a Slab<B::Slab>,
     hole: Extent,
@@ -195,13 +202,8 @@ struct Target<'a, B: Backend> {
     /// What the backend writes to, and where that was when it was lent.
     lent: Span,
     lent_at: At,
-}
-
-/// Slab, offset and bytes of a span.
-type At = (u64, u64, u64);
-
-fn at(span: &Span) -> At {
-    (span.slab_serial(), span.offset(), span.bytes())
+    /// The span of a block that is in parts, and what it was. A block that never gets it back is never used again.
+    sliding: Option<(&'s mut Span, Span)>,
 }
 
 /// The span of no bytes.
@@ -209,7 +211,7 @@ fn nowhere() -> Span {
     Span::new(0, 0, 0)
 }
 
-impl<B: Backend> Target<'_, B> {
+impl<'s, B: Backend> Target<'_, 's, B> {
     /// All of a block at once.
     fn carry(&mut self, span: &mut Span) -> Result<()> {
         let to = Span::new(span.slab_serial(), self.hole.offset(), span.bytes());
@@ -220,10 +222,11 @@ impl<B: Backend> Target<'_, B> {
     }
 
     /// A block whose first byte follows the last of the hole, in pieces of the hole's size.
-    fn slide(&mut self, span: &mut Span) -> Result<()> {
-        // Meanwhile no span is of more than a piece. A block that stays without one is never used again.
+    fn slide(&mut self, span: &'s mut Span) -> Result<()> {
+        // Meanwhile no span is of more than a piece.
         let whole = std::mem::replace(span, nowhere());
         let (serial, start, bytes) = at(&whole);
+        self.sliding = Some((span, whole));
         let hole_bytes = self.hole.bytes();
         let piece = |at: u64, up: u64| Span::new(serial, start - hole_bytes + up + at, hole_bytes.min(bytes - at));
         let mut moved_bytes = 0;
@@ -232,18 +235,17 @@ impl<B: Backend> Target<'_, B> {
             if let Err(error) = copied {
                 let mut back = (0..moved_bytes / hole_bytes).rev().map(|index| index * hole_bytes);
                 let moved_back = back.try_for_each(|at| self.copy(&piece(at, 0), piece(at, hole_bytes)));
-                if self.is_swapped() {
-                    return Err(moved_back.err().unwrap_or(error));
-                }
-                *span = whole;
                 return Err(match moved_back {
                     Ok(()) => error,
+                    Err(back_error) if self.is_swapped() => back_error,
                     Err(_) => contents_lost(bytes, moved_bytes, error),
                 });
             }
             moved_bytes += hole_bytes;
         }
-        *span = Span::new(serial, start - hole_bytes, bytes);
+        if let Some((span, _)) = self.sliding.take() {
+            *span = Span::new(serial, start - hole_bytes, bytes);
+        }
         Ok(())
     }
 
@@ -266,21 +268,23 @@ impl<B: Backend> Target<'_, B> {
     }
 
     fn swapped(&self) -> Error {
-        let (name, (_, offset, bytes)) = (self.shared.backend.name(), self.lent_at);
-        let message =
-            format!("{name} has swapped the spans of two blocks: {} at {offset} are not used again", exact(bytes));
-        Error::new(ErrorKind::Device, message)
+        self.shared.swapped(self.lent_at)
     }
 }
 
-impl<B: Backend> Drop for Target<'_, B> {
+/// On success, on an error, and if the backend panics.
+impl<B: Backend> Drop for Target<'_, '_, B> {
     fn drop(&mut self) {
         if self.is_swapped() {
-            log::error!("{}", self.swapped());
-        } else if let Some(place) = self.place.take() {
-            // A part of the block may be there. Not zeroed now if the backend is panicking.
-            let is_dirty = self.shared.zero_on_free && (std::thread::panicking() || !self.shared.zero(&place));
-            self.shared.state().unreserve(place, is_dirty);
+            caught(|| log::error!("{}", self.swapped()));
+            return;
+        }
+        if let Some((span, whole)) = self.sliding.take() {
+            *span = whole;
+        }
+        if let Some(place) = self.place.take() {
+            // A part of the block may be there.
+            self.shared.state().unreserve(place, self.shared.zero_on_free);
         }
     }
 }
@@ -370,17 +374,18 @@ mod tests {
         }
     }
 
-    /// Nor is a block that was in pieces; a whole one is where it was.
+    /// The block is where it was, whole or in parts, and can be used and freed.
     #[test]
-    fn a_backend_that_panics_loses_no_hole() {
-        for (hole_kib, at, lost_kib) in [(64, 1, 0), (16, 1, 64), (16, 3, 64)] {
+    fn a_backend_that_panics_loses_neither_hole_nor_block() {
+        for (hole_kib, at) in [(64, 1), (16, 1), (16, 3)] {
             let (pool, mut block) = pool(hole_kib, at, true);
             let compact = std::panic::AssertUnwindSafe(|| pool.compact([&mut block]));
             assert!(std::panic::catch_unwind(compact).is_err());
             pool.check();
+            block.fill(64 << 10, &[7]).unwrap();
             drop(block);
             let stats = pool.stats();
-            assert_eq!((stats.used_bytes >> 10, stats.free_bytes >> 10), (lost_kib, 64 + hole_kib - lost_kib));
+            assert_eq!((stats.used_bytes, stats.retired_bytes, stats.free_bytes >> 10), (0, 0, 64 + hole_kib));
             pool.check();
         }
     }

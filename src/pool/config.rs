@@ -150,8 +150,9 @@ impl Config {
     /// Zeroes every block when it is freed, for pools that several tenants share: nobody sees what another left, whether
     /// or not they ask for [zeroed](Request::zeroed) blocks. Costs a pass over the memory for each block.
     ///
-    /// A block that is held, or freed by a thread that records work for the device, is zeroed when that is over, and
-    /// counts as retired until then.
+    /// A block that is held, or freed while a thread records work for the device, is zeroed when that is over. It counts as
+    /// retired until then. Freeing it does not wait for that thread; an allocation that would fail otherwise does, unless it
+    /// [waits](Request::wait) in line.
     #[must_use]
     pub fn zero_on_free(mut self, zeroes: bool) -> Self {
         self.zero_on_free = zeroes;
@@ -314,6 +315,10 @@ impl Request {
     /// that needs more than there is at most 16 times; then everybody waits for it.
     ///
     /// Waiting submits the pool's stream: memory that recorded work still uses would not come back otherwise.
+    ///
+    /// In a pool that [zeroes what is freed](Config::zero_on_free), a thread that records the stream cannot wait: nothing is
+    /// zeroed before it has ended. There [`Pool::alloc`](crate::Pool::alloc) fails at once with [`ErrorKind::Recording`]. A future
+    /// that is polled there waits; to block the thread on it is in vain until its deadline.
     #[must_use]
     pub fn wait(mut self, longest: Duration) -> Self {
         self.wait = Some(longest);

@@ -3,13 +3,13 @@
 //! Bytes are booked before a slab is created, and stay reserved until its memory is dropped: at no moment is more reserved
 //! than the budget.
 
-use super::state::{Home, Slab, StateOf};
+use super::state::{Slab, StateOf};
 use super::wait::{Seat, wake};
 use super::{Fallback, Request, Shared, SlabPolicy};
-use crate::backend::{Backend, Point, Span};
+use crate::backend::{Backend, Point};
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::Placement;
-use crate::sync::{MutexGuard, PoisonError, lock};
+use crate::sync::{MutexGuard, PoisonError, caught, lock};
 use crate::units::{round_down, round_up};
 
 /// What an attempt to add a slab came to.
@@ -188,7 +188,7 @@ impl<B: Backend> Shared<B> {
             if possible_bytes < request.bytes || !state.may_use(request.bytes, request.priority) {
                 return Ok(false);
             }
-            state.detach_empty(self.backend.recorded());
+            self.detach_empty(&mut state);
             state.last_leaving_point()
         };
         if let Some(point) = point {
@@ -208,38 +208,29 @@ impl<B: Backend> Shared<B> {
     /// Gives back what the device is done with: retired blocks, and slabs that were leaving. The memory is dropped without
     /// a lock, and its bytes count as reserved until then.
     pub(super) fn settle_completed(&self) {
-        self.end_holds();
+        self.end_holds(false);
         if !self.state().waits_for_device() {
             return;
         }
         // Asked without the lock: this is where a device runs its callbacks, and these end holds.
         let completed = self.backend.completed();
-        if self.zero_on_free {
-            self.zero_retired();
-        }
+        let has_zeroed = self.zero_on_free && self.zero_retired(false);
         {
             let mut state = self.state();
-            if state.release_retired() && self.policy == SlabPolicy::PerBlock {
-                state.detach_empty(self.backend.recorded());
+            if (state.release_retired() | has_zeroed) && self.policy == SlabPolicy::PerBlock {
+                self.detach_empty(&mut state);
             }
         }
         self.bury(completed);
         self.serve();
     }
 
-    fn zero_retired(&self) {
-        let dirty = self.state().take_dirty();
-        for retired in dirty {
-            let Home { slab, extent } = &retired.home;
-            let mut span = span_of(&retired.home);
-            let is_done = self.backend.zero_if_free(&slab.memory, &mut span, extent.bytes()).unwrap_or(false);
-            self.state().zeroed(retired, is_done);
+    /// Starts to give empty slabs back. Asks for the point with the pool's lock held, as `State::detach_empty` wants it.
+    pub(super) fn detach_empty(&self, state: &mut StateOf<B>) {
+        // What is freed has been freed by now: a backend that panics here only keeps its slabs.
+        if let Some(point) = caught(|| self.backend.recorded()) {
+            state.detach_empty(point);
         }
-    }
-
-    /// Zeroes all of a block that nobody has. Whether it could: a thread that records cannot, and another must.
-    pub(super) fn zero(&self, home: &Home<B::Slab>) -> bool {
-        self.backend.fill(&home.slab.memory, &mut span_of(home), home.extent.bytes(), &[0]).is_ok()
     }
 
     fn bury(&self, completed: Point) {
@@ -267,15 +258,10 @@ impl<B: Backend> Shared<B> {
             let mut state = self.state();
             let before_bytes = state.reserved_bytes();
             state.gather();
-            state.detach_empty(self.backend.recorded());
+            self.detach_empty(&mut state);
             before_bytes
         };
         self.settle_completed();
         before_bytes.saturating_sub(self.state().reserved_bytes())
     }
-}
-
-/// All that a home holds, where no block has a span of it.
-pub(super) fn span_of<S>(home: &Home<S>) -> Span {
-    Span::new(home.slab.serial, home.extent.offset(), home.extent.bytes())
 }

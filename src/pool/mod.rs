@@ -28,6 +28,7 @@ mod state;
 mod stats;
 mod tables;
 mod wait;
+mod zero;
 
 use std::fmt;
 
@@ -46,7 +47,7 @@ pub use self::wait::AllocFuture;
 use crate::backend::{Backend, Limit, Limits};
 use crate::error::{Error, ErrorKind, Holder, Result};
 use crate::space::{Placement, SLAB_BYTES_MAX};
-use crate::sync::{Arc, Condvar, Mutex, MutexGuard, Weak, lock};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, Weak, caught, lock};
 use crate::units::{exact, round_down};
 
 /// A memory pool on one backend, inside a hard budget.
@@ -118,9 +119,13 @@ impl<B: Backend> Drop for Front<B> {
         if is_closed {
             return;
         }
-        for holder in self.shared.holders() {
-            log::warn!("the last handle of a pool on {} is gone, still held: {holder}", self.shared.backend.name());
-        }
+        let holders = self.shared.holders();
+        caught(|| {
+            let name = self.shared.backend.name();
+            for holder in holders {
+                log::warn!("the last handle of a pool on {name} is gone, still held: {holder}");
+            }
+        });
     }
 }
 
@@ -148,7 +153,7 @@ impl<B: Backend> Drop for Shared<B> {
     /// The slabs go back now, so the device must be done with them. Nobody is left who could be told of a failure.
     fn drop(&mut self) {
         if self.state().slab_count() > 0 || self.state().waits_for_device() {
-            let _ = self.backend.complete(self.backend.recorded());
+            caught(|| self.backend.complete(self.backend.recorded()).is_ok());
         }
         self.shards.close();
     }
@@ -228,7 +233,8 @@ impl<B: Backend> Pool<B> {
     /// - no room, with all the numbers in [`Error::shortage`]: [`ErrorKind::OverBudget`] (at once, whether or not the
     ///   request would wait), [`ErrorKind::Full`] or [`ErrorKind::Fragmented`], or [`ErrorKind::Timeout`] after waiting;
     /// - [`ErrorKind::Alignment`], [`ErrorKind::TooLarge`] (both numbers), [`ErrorKind::Closed`];
-    /// - [`ErrorKind::OutOfMemory`], [`ErrorKind::DeviceLost`], [`ErrorKind::Device`] from the backend.
+    /// - [`ErrorKind::OutOfMemory`], [`ErrorKind::DeviceLost`], [`ErrorKind::Device`] from the backend;
+    /// - [`ErrorKind::Recording`] for a request that would [wait](Request::wait) for this very thread.
     ///
     /// After a failed call every held block, `live`, `used` and the budget are what they were; idle memory may have
     /// gone from `cached` to `free`, or back to the device.

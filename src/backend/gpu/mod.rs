@@ -115,7 +115,9 @@ impl Gpu {
     /// of it is recorded.
     ///
     /// Tensors may be allocated and dropped inside, but other calls on the stream (`upload`, `download`, `fill`,
-    /// `submit`, `zeroed` requests, a second `encode`) fail with [`ErrorKind::Recording`]. Other threads wait.
+    /// `submit`, `zeroed` requests, a second `encode`) fail with [`ErrorKind::Recording`]. Other threads wait. In a pool with
+    /// [`zero_on_free`](crate::Config::zero_on_free) what is freed meanwhile, by any thread, is zeroed after the closure: a request
+    /// that would wait in line inside it fails with [`ErrorKind::Recording`] too.
     ///
     /// # Errors
     /// The closure's; [`ErrorKind::Device`] with wgpu's message for what wgpu reports; [`ErrorKind::DeviceLost`];
@@ -187,7 +189,7 @@ impl Gpu {
 
     fn check_owner(&self) -> Result<()> {
         self.lost.check()?;
-        if *lock(&self.owner) == Some(std::thread::current().id()) {
+        if self.is_recording() {
             let message = "the stream is in use by this thread: call this before or after the closure, not inside it";
             return Err(Error::new(ErrorKind::Recording, message));
         }
@@ -281,6 +283,10 @@ impl Backend for Gpu {
             Some(mut stream) => stream.fill(self, slab, range, &[0]).map(|()| true),
             None => Ok(false),
         }
+    }
+
+    fn is_recording(&self) -> bool {
+        *lock(&self.owner) == Some(std::thread::current().id())
     }
 
     fn copy(&self, from: CopySrc<'_, wgpu::Buffer>, to: CopyDst<'_, wgpu::Buffer>, len: u64) -> Result<()> {

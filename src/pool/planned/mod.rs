@@ -34,13 +34,13 @@ pub(super) use self::planner::{Planner, at};
 pub use self::report::{Deviation, PlanReport};
 pub(super) use self::signs::Signs;
 pub use self::steps::PlannedSteps;
-use super::grow::span_of;
 use super::shards::{PoolHome, Shards, Tally};
 use super::state::{Holds, Home};
+use super::zero::Zeroed;
 use super::{Block, Fallback, Request, Shared, SlabPolicy};
 use crate::backend::Backend;
 use crate::error::{ErrorKind, Result};
-use crate::sync::{Arc, LatchGuard};
+use crate::sync::{Arc, LatchGuard, caught};
 use crate::units::round_down;
 
 impl<B: Backend> Shards<B> {
@@ -321,20 +321,20 @@ impl<B: Backend> Shared<B> {
                 state.put_back([home]);
             }
             if self.policy == SlabPolicy::PerBlock {
-                state.detach_empty(self.backend.recorded());
+                self.detach_empty(&mut state);
             }
             state.serve()
         };
         super::wait::wake(seats);
         if self.policy == SlabPolicy::PerBlock {
-            self.settle_completed();
+            caught(|| self.settle_completed());
         }
     }
 
     /// Memory is short, or somebody waits for it: an arena that nobody has a block of goes home.
     pub(super) fn give_idle_arena(&self) {
         if self.shards.signs.is_on() {
-            self.end_holds();
+            self.end_holds(false);
             let rest = self.shards.planner().leave_idle_arena();
             self.end_arenas(rest);
         }
@@ -353,24 +353,29 @@ impl<B: Backend> Shared<B> {
         self.state().direct_if_need_be();
     }
 
-    /// Blocks of the arena without an owner go home, as far as nobody uses them any more.
-    pub(super) fn end_holds(&self) {
+    /// Frees the arena's blocks without an owner that no hold keeps any more. Zeroing them may wait for the stream if it
+    /// `may_block`. Returns whether there were any.
+    pub(super) fn end_holds(&self, may_block: bool) -> bool {
         let over = {
             let mut planner = self.shards.planner();
-            if planner.holds_any() { planner.take_over() } else { return }
+            if planner.holds_any() { planner.take_over() } else { return false }
         };
+        let (mut ended, mut any) = (Rest::new(), false);
         for held in over {
-            let home = &held.home;
-            let held_bytes = home.extent.bytes();
-            let mut span = span_of(home);
-            if held.is_dirty && !self.backend.zero_if_free(&home.slab.memory, &mut span, held_bytes).unwrap_or(false) {
-                self.shards.planner().hold(Held { holds: None, ..held });
-                continue;
+            let zeroed = if held.is_dirty { self.zero(&held.home, may_block) } else { Zeroed::Done };
+            match zeroed {
+                Zeroed::Done => {
+                    any = true;
+                    self.state().unretire_listed(held.home.extent.bytes());
+                    ended.append(self.shards.planner().end_hold(held.home));
+                }
+                Zeroed::Later => self.shards.planner().hold(Held { holds: None, ..held }),
+                Zeroed::Lost => {}
             }
-            self.state().unretire_listed(held_bytes);
-            let rest = self.shards.planner().end_hold(held.home);
-            self.end_arenas(rest);
         }
+        // Behind the last of them: this runs code of others, and what is still to do must not be lost if it unwinds.
+        self.end_arenas(ended);
+        any
     }
 }
 

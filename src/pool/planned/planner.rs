@@ -74,6 +74,11 @@ impl<B: Backend> Rest<B> {
     pub(super) fn is_empty(&self) -> bool {
         self.arenas.is_empty() && self.pools.is_empty()
     }
+
+    pub(super) fn append(&mut self, other: Self) {
+        self.arenas.extend(other.arenas);
+        self.pools.extend(other.pools);
+    }
 }
 
 pub(in crate::pool) struct Planner<B: Backend> {

@@ -145,7 +145,7 @@ impl<B: Backend> Pool<B> {
         if !shared.shards.signs.is_on() {
             return;
         }
-        shared.end_holds();
+        shared.end_holds(false);
         let mut planner = shared.shards.planner();
         let is_due = match &mut planner.mode {
             Mode::Off => false,

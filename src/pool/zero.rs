@@ -1,0 +1,278 @@
+//! Memory that nobody owns is zeroed before another owner gets it, where the pool was told to ([`Config::zero_on_free`]).
+//!
+//! ```text
+//!   drop ────► zero ──► done: a free list, or its space
+//!                 └───► later: retired and dirty ──► zero, by whichever thread looks for memory
+//! ```
+//!
+//! A backend is lent a span of the place. That span is checked when it comes back, in one function, whichever way it comes
+//! back. No caller has asked for this work: so an error of it, and a panic, only mean that it is to be done later.
+
+use super::Shared;
+use super::state::Home;
+use crate::backend::{Backend, Span};
+use crate::error::{Error, ErrorKind};
+use crate::sync::caught;
+use crate::units::exact;
+
+#[cfg(doc)]
+use super::Config;
+
+/// What came of [`Shared::zero`].
+pub(super) enum Zeroed {
+    Done,
+    /// The place is dirty still. It stays retired, and is tried again.
+    Later,
+    /// The backend has kept the span that it was lent. The place must not be used again.
+    Lost,
+}
+
+/// Slab, offset and bytes of a span.
+pub(super) type At = (u64, u64, u64);
+
+pub(super) fn at(span: &Span) -> At {
+    (span.slab_serial(), span.offset(), span.bytes())
+}
+
+impl<B: Backend> Shared<B> {
+    /// Zeroes all of a place that no block has. Does not unwind: the caller keeps the place, whatever the backend does.
+    ///
+    /// It waits for another thread that has the backend's stream only if it `may_block`.
+    #[cold]
+    pub(super) fn zero(&self, home: &Home<B::Slab>, may_block: bool) -> Zeroed {
+        let Home { slab, extent } = home;
+        let mut span = Span::new(slab.serial, extent.offset(), extent.bytes());
+        let lent = at(&span);
+        let zeroed = caught(|| {
+            let zeroed = if may_block {
+                self.backend.fill(&slab.memory, &mut span, extent.bytes(), &[0]).map(|()| true)
+            } else {
+                self.backend.zero_if_free(&slab.memory, &mut span, extent.bytes())
+            };
+            // An error is dropped inside: what it carries is the backend's, too.
+            zeroed.unwrap_or(false)
+        });
+        if at(&span) != lent {
+            caught(|| log::error!("{}", self.swapped(lent)));
+            return Zeroed::Lost;
+        }
+        match zeroed {
+            Some(true) => Zeroed::Done,
+            Some(false) => Zeroed::Later,
+            None => {
+                caught(|| {
+                    let (name, bytes) = (self.backend.name(), exact(extent.bytes()));
+                    log::error!(
+                        "{name} panicked while it zeroed {bytes}: they are retired until a later call zeroes them"
+                    );
+                });
+                Zeroed::Later
+            }
+        }
+    }
+
+    /// Zeroes the retired places that no hold keeps, as far as it can. Returns whether any is free now.
+    pub(super) fn zero_retired(&self, may_block: bool) -> bool {
+        let dirty = self.state().take_dirty();
+        let mut any = false;
+        for retired in dirty {
+            match self.zero(&retired.home, may_block) {
+                Zeroed::Done => {
+                    self.state().zeroed(retired, true);
+                    any = true;
+                }
+                Zeroed::Later => self.state().zeroed(retired, false),
+                Zeroed::Lost => {}
+            }
+        }
+        any
+    }
+
+    /// Zeroes what is dirty, in the pool and in arenas, and waits for the backend's stream. Returns whether there was any.
+    ///
+    /// For a request that fails otherwise: what was freed while another thread had the stream is as good as free.
+    pub(super) fn zero_all(&self) -> bool {
+        self.zero_on_free && (self.end_holds(true) | self.zero_retired(true))
+    }
+
+    /// The error of a backend that was lent a span and has given back another: a block's owner may have the first, and the bytes
+    /// of it would have two owners if they were used again.
+    pub(super) fn swapped(&self, (slab, offset, bytes): At) -> Error {
+        let (name, bytes) = (self.backend.name(), exact(bytes));
+        let message = format!(
+            "{name} has swapped the spans of two blocks: {bytes} at {offset} of slab {slab} are not used again"
+        );
+        Error::new(ErrorKind::Device, message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    use crate::backend::{CopyDst, CopySrc, HostSlab, Limits, Span};
+    use crate::plan::{self, Lifetime, Options};
+    use crate::{Backend, Block, Config, Host, HostMemory, PlannedSteps, Pool, Request, Result, SlabPolicy};
+
+    const KIB: u64 = 1 << 10;
+    const SWAPS: u8 = 1;
+    const PANICS: u8 = 2;
+    const IS_BUSY: u8 = 3;
+
+    /// Host memory whose next zeroing goes wrong in some way.
+    #[derive(Clone, Default)]
+    struct Odd(Arc<AtomicU8>);
+
+    impl Odd {
+        fn zero(&self, slab: &HostSlab, span: &mut Span, len: u64) -> Result<bool> {
+            match self.0.swap(0, Ordering::Relaxed) {
+                // As if another block had this span now.
+                SWAPS => *span = Span::new(1 << 60, 0, 64),
+                PANICS => panic!("as the test wants"),
+                IS_BUSY => return Ok(false),
+                _ => Host.fill(slab, span, len, &[0])?,
+            }
+            Ok(true)
+        }
+    }
+
+    impl Backend for Odd {
+        type Slab = HostSlab;
+
+        fn name(&self) -> &str {
+            "odd"
+        }
+
+        fn limits(&self) -> Limits {
+            Host.limits()
+        }
+
+        fn create_slab(&self, bytes: u64) -> Result<HostSlab> {
+            Host.create_slab(bytes)
+        }
+
+        fn upload(&self, slab: &HostSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
+            Host.upload(slab, span, at, bytes)
+        }
+
+        fn download(&self, slab: &HostSlab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
+            Host.download(slab, span, at, bytes)
+        }
+
+        fn fill(&self, slab: &HostSlab, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()> {
+            if pattern == [0] { self.zero(slab, span, len).map(drop) } else { Host.fill(slab, span, len, pattern) }
+        }
+
+        fn zero_if_free(&self, slab: &HostSlab, span: &mut Span, len: u64) -> Result<bool> {
+            self.zero(slab, span, len)
+        }
+
+        fn copy(&self, from: CopySrc<'_, HostSlab>, to: CopyDst<'_, HostSlab>, len: u64) -> Result<()> {
+            Host.copy(from, to, len)
+        }
+    }
+
+    impl HostMemory for Odd {
+        fn bytes<'a>(&self, slab: &'a HostSlab, span: &'a Span) -> Result<&'a [u8]> {
+            Host.bytes(slab, span)
+        }
+
+        fn bytes_mut<'a>(&self, slab: &'a HostSlab, span: &'a mut Span) -> Result<&'a mut [u8]> {
+            Host.bytes_mut(slab, span)
+        }
+    }
+
+    /// A pool of 64 KiB, in planned steps of eight blocks of 4 KiB if wanted.
+    fn pool(is_planned: bool) -> (Odd, Pool<Odd>, Option<PlannedSteps<Odd>>) {
+        let odd = Odd::default();
+        let config = Config::new(64 * KIB).slabs(SlabPolicy::Single).zero_on_free(true);
+        let pool = Pool::with_backend(odd.clone(), &config).unwrap();
+        let planning = is_planned.then(|| {
+            let step: Vec<_> = (0..8).map(|index| Lifetime::new(index, 100, 4 * KIB)).collect();
+            pool.follow_plan(&step, &plan::solve(&step, &Options::new().align(64)).unwrap()).unwrap()
+        });
+        (odd, pool, planning)
+    }
+
+    fn dirty(pool: &Pool<Odd>, bytes: u64) -> Block<Odd> {
+        let mut block = pool.alloc(Request::bytes(bytes).label("dirty")).unwrap();
+        block.as_bytes_mut().unwrap().fill(0xa5);
+        block
+    }
+
+    /// How a place comes to be zeroed. All do so with one block, and keep seven others out.
+    const WAYS: [&str; 6] = ["dropped", "held", "moved", "planned, dropped", "planned, held", "unwinding"];
+
+    /// The block's place is zeroed, which goes wrong in this way. Returns where it was.
+    fn zero_one(odd: &Odd, pool: &Pool<Odd>, way: &str, wrong: u8) -> (u64, Vec<Block<Odd>>) {
+        let mut blocks: Vec<_> = (0..8).map(|_| dirty(pool, 4 * KIB)).collect();
+        let mut block = blocks.remove(3);
+        let place = block.offset();
+        match way {
+            "held" | "planned, held" => {
+                let hold = block.hold();
+                drop(block);
+                drop(hold);
+                odd.0.store(wrong, Ordering::Relaxed);
+                pool.stats();
+            }
+            "moved" => {
+                drop(blocks.remove(0));
+                odd.0.store(wrong, Ordering::Relaxed);
+                assert_eq!(pool.compact([&mut block]).unwrap().blocks_moved, 1);
+                assert_ne!(block.offset(), place);
+                blocks.push(block);
+            }
+            "unwinding" => {
+                odd.0.store(wrong, Ordering::Relaxed);
+                let caller = catch_unwind(AssertUnwindSafe(|| {
+                    let _block = block;
+                    panic!("the caller, while the block is held");
+                }));
+                assert!(caller.is_err());
+            }
+            _ => {
+                odd.0.store(wrong, Ordering::Relaxed);
+                drop(block);
+            }
+        }
+        assert_eq!(odd.0.load(Ordering::Relaxed), 0, "{way}: nothing was zeroed");
+        (place, blocks)
+    }
+
+    #[test]
+    fn a_place_whose_span_was_swapped_is_not_used_again() {
+        for way in WAYS {
+            let (odd, pool, planning) = pool(way.starts_with("planned"));
+            let (lost, blocks) = zero_one(&odd, &pool, way, SWAPS);
+            drop(blocks);
+            pool.mark_step();
+            let rest: Vec<_> = std::iter::from_fn(|| pool.alloc(Request::bytes(4 * KIB)).ok()).collect();
+            assert!(rest.iter().all(|block| block.offset() != lost), "{way}");
+            // All but the one place.
+            assert_eq!(rest.len(), 15, "{way}");
+            pool.check();
+            drop((rest, planning));
+            pool.check();
+            let stats = pool.stats();
+            assert!(stats.used_bytes + stats.retired_bytes + stats.cached_bytes >= 4 * KIB, "{way}: {stats:?}");
+        }
+    }
+
+    /// Neither a panic nor a stream that another thread has loses memory, or shows what was there.
+    #[test]
+    fn a_place_that_cannot_be_zeroed_now_is_zeroed_later() {
+        for (way, wrong) in WAYS.into_iter().flat_map(|way| [(way, PANICS), (way, IS_BUSY)]) {
+            let (odd, pool, planning) = pool(way.starts_with("planned"));
+            let (_, blocks) = zero_one(&odd, &pool, way, wrong);
+            assert_eq!(pool.stats().blocks, blocks.len() as u64);
+            assert_eq!(pool.holders()[0].bytes, blocks.len() as u64 * 4 * KIB, "{way}: {:?}", pool.holders());
+            drop((blocks, planning));
+            let whole = pool.alloc(Request::bytes(64 * KIB)).unwrap();
+            assert!(whole.as_bytes().unwrap().iter().all(|byte| *byte == 0), "{way} {wrong}");
+            pool.check();
+        }
+    }
+}
