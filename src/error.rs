@@ -39,7 +39,8 @@ pub enum ErrorKind {
     Shape,
     /// Element types or labels that do not fit.
     Type,
-    /// A value that no call accepts: a size that does not parse, a setting out of range.
+    /// A value that no call accepts: a size that does not parse, a setting out of range. Or a call from inside another that
+    /// cannot serve it.
     Invalid,
     /// A call on the stream from inside the closure that is recording it, or one that would wait for that closure to end.
     Recording,

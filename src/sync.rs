@@ -47,6 +47,45 @@ pub(crate) fn caught<R>(call: impl FnOnce() -> R) -> Option<R> {
     }
 }
 
+/// A lock that refuses the thread which has it already, where a mutex would hang.
+pub(crate) struct OwnedLock {
+    mutex: Mutex<()>,
+    /// Set by the thread that has the mutex. Not modelled: each thread only looks for itself in it.
+    owner: std::sync::Mutex<Option<ThreadId>>,
+}
+
+pub(crate) struct OwnedGuard<'a> {
+    lock: &'a OwnedLock,
+    _mutex: MutexGuard<'a, ()>,
+}
+
+impl OwnedLock {
+    pub(crate) fn new() -> Self {
+        Self { mutex: Mutex::new(()), owner: std::sync::Mutex::new(None) }
+    }
+
+    /// Locks. Returns `None` if this thread has the lock.
+    pub(crate) fn lock(&self) -> Option<OwnedGuard<'_>> {
+        let this_thread = Some(this_thread());
+        if *self.owner() == this_thread {
+            return None;
+        }
+        let mutex = lock(&self.mutex);
+        *self.owner() = this_thread;
+        Some(OwnedGuard { lock: self, _mutex: mutex })
+    }
+
+    fn owner(&self) -> std::sync::MutexGuard<'_, Option<ThreadId>> {
+        self.owner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for OwnedGuard<'_> {
+    fn drop(&mut self) {
+        *self.lock.owner() = None;
+    }
+}
+
 #[cfg(not(loom))]
 mod latch {
     pub(crate) use spin::mutex::{SpinMutex as Lock, SpinMutexGuard as LatchGuard};

@@ -71,10 +71,31 @@ pub struct Limits {
 /// - A call that is lent a [`Span`] leaves that span in its place. The pool never again uses memory whose span was swapped
 ///   for another.
 ///
+/// # Calling the pool
+///
+/// A backend may keep a handle of its pool, and call the pool from its methods:
+///
+/// | from | what may be called |
+/// | --- | --- |
+/// | [`limits`](Backend::limits), [`staging_bytes_default`](Backend::staging_bytes_default), [`open_staging`](Backend::open_staging) | nothing: there is no pool yet |
+/// | [`recorded`](Backend::recorded) | nothing: the pool's lock is held, and the call would hang |
+/// | [`create_slab`](Backend::create_slab) | everything; an allocation that needs a slab fails at once, as [`ErrorKind::Invalid`] |
+/// | the drop of a slab | everything; its bytes count as reserved until the drop has ended |
+/// | all others | everything; the pool has no lock then |
+///
+/// Two duties remain. No method waits for memory, or for another thread that is inside a call of the same pool: that thread
+/// may be waiting for this one. And the pool's calls make calls of the backend: [`check`](Backend::check) in every
+/// allocation, [`completed`](Backend::completed) in most others. A method that allocates in turn must end that recursion.
+///
+/// # Panics
+///
+/// A panic goes on to the caller of the pool, and no memory is lost by it. In a drop, and where memory without an owner is zeroed
+/// or given back, there is no caller to tell. There the pool catches the panic, and tries again in a later call.
+///
 /// The provided methods suit a backend that does everything at once and needs no staging.
 pub trait Backend: Send + Sync + 'static {
-    /// One large buffer. Dropping it gives the memory back; that must not call the pool, where another thread may be
-    /// waiting for just this memory.
+    /// One large buffer. Dropping it gives the memory back. The drop must not wait for other threads: one may be waiting for just
+    /// this memory.
     type Slab: Send + Sync + 'static;
 
     /// Which memory this is, for people: `host`, or the adapter's name.

@@ -23,7 +23,7 @@ use super::state::{Home, Short};
 use super::{Block, Fallback, Request, Shared};
 use crate::backend::{Backend, Limit};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, lock};
+use crate::sync::Arc;
 use crate::units::{exact, round_down};
 
 /// Why there are no blocks now, and how long the requests would wait for them.
@@ -191,6 +191,15 @@ impl<B: Backend> Shared<B> {
         }
     }
 
+    fn inside_create_slab(&self, request: &Request) -> Error {
+        let message = format!(
+            "a block of {} needs a slab, and this thread is inside create_slab of {} for the same pool",
+            exact(request.bytes),
+            self.backend.name()
+        );
+        Error::new(ErrorKind::Invalid, message)
+    }
+
     /// Refuses what can never be served.
     pub(super) fn check_batch(&self, requests: &[Request]) -> Result<()> {
         requests.iter().try_for_each(|request| self.check_request(request))?;
@@ -241,7 +250,8 @@ impl<B: Backend> Shared<B> {
             if may(Fallback::Reclaim) {
                 self.gather();
             }
-            let growth = lock(&self.growth);
+            // `None` inside `Backend::create_slab` of this pool: whatever else has room may serve the request.
+            let growth = self.growth.lock();
             let mut taken = {
                 let mut state = self.state();
                 let taken = state.take_all(requests);
@@ -256,6 +266,7 @@ impl<B: Backend> Shared<B> {
             while let Err(Short::Of(index)) = taken
                 && may(Fallback::Grow)
                 && slabs_left > 0
+                && growth.is_some()
             {
                 slabs_left -= 1;
                 match self.grow(&requests[index], gave_back && requests.len() > 1) {
@@ -272,6 +283,7 @@ impl<B: Backend> Shared<B> {
                     Grown::Refused(error) => return Err(error),
                 }
             }
+            let may_grow = growth.is_some();
             drop(growth);
             let short = match taken {
                 Ok(homes) => {
@@ -288,6 +300,9 @@ impl<B: Backend> Shared<B> {
                 Err(Short::Turn) => return Ok(Err(self.no_room(&self.state(), requests))),
                 Err(Short::Of(index)) => &requests[index],
             };
+            if !may_grow && may(Fallback::Grow) {
+                return Err(self.inside_create_slab(short));
+            }
             if !gave_back
                 && may(Fallback::Grow)
                 && may(Fallback::ReturnEmpty)

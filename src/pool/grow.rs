@@ -9,7 +9,7 @@ use super::{Fallback, Request, Shared, SlabPolicy};
 use crate::backend::{Backend, Point};
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::Placement;
-use crate::sync::{MutexGuard, PoisonError, caught, lock};
+use crate::sync::{MutexGuard, PoisonError, caught, this_thread};
 use crate::units::{round_down, round_up};
 
 /// What an attempt to add a slab came to.
@@ -42,7 +42,7 @@ struct Burial<'a, B: Backend> {
 
 impl<B: Backend> Drop for Burial<'_, B> {
     fn drop(&mut self) {
-        self.shared.state().buried(self.bytes);
+        self.shared.state().buried(self.bytes, this_thread());
         self.shared.buried.notify_all();
     }
 }
@@ -119,7 +119,7 @@ impl<B: Backend> Shared<B> {
 
     /// Reserves the whole budget, for [`SlabPolicy::Single`].
     pub(super) fn reserve_all(&self) -> Result<()> {
-        let _growth = lock(&self.growth);
+        let _growth = self.growth.lock();
         self.reserve_rest()
     }
 
@@ -130,7 +130,7 @@ impl<B: Backend> Shared<B> {
         if self.policy != SlabPolicy::Single || self.state().slab_count() > 0 {
             return false;
         }
-        let _growth = lock(&self.growth);
+        let Some(_growth) = self.growth.lock() else { return false };
         // What the device refuses, `grow` asks for in smaller slabs.
         let _ = self.reserve_rest();
         self.state().slab_count() > 0
@@ -156,7 +156,7 @@ impl<B: Backend> Shared<B> {
         // As in `attempt`.
         let (mut gave_back, mut slabs_left) = (false, seat.requests().len());
         loop {
-            let growth = lock(&self.growth);
+            let Some(growth) = self.growth.lock() else { return };
             let Some(short) = self.state().short_of(seat) else { return };
             if short.may(Fallback::Grow)
                 && slabs_left > 0
@@ -234,19 +234,23 @@ impl<B: Backend> Shared<B> {
     }
 
     fn bury(&self, completed: Point) {
-        let left = self.state().take_left(completed);
+        let left = self.state().take_left(completed, this_thread());
         if left.is_empty() {
             return;
         }
-        // Also if dropping the memory panics.
         let _burial = Burial { shared: self, bytes: left.iter().map(|slab| slab.bytes).sum() };
-        drop(left);
+        // Each by itself: a second panic while the first unwinds would end the process.
+        left.into_iter().for_each(|slab| {
+            caught(|| drop(slab));
+        });
     }
 
-    /// Waits for other threads that are dropping slabs: their bytes are free, but not yet given back.
+    /// Waits for other threads that are dropping slabs: their bytes are free, but not yet given back. A thread that is itself
+    /// inside the drop of a slab does not wait.
     fn wait_for_burials(&self) {
+        let this_thread = this_thread();
         let mut state = self.state();
-        while state.is_burying() {
+        while state.is_burying_for(this_thread) {
             state = self.buried.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }

@@ -47,7 +47,7 @@ pub use self::wait::AllocFuture;
 use crate::backend::{Backend, Limit, Limits};
 use crate::error::{Error, ErrorKind, Holder, Result};
 use crate::space::{Placement, SLAB_BYTES_MAX};
-use crate::sync::{Arc, Condvar, Mutex, MutexGuard, Weak, caught, lock};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, OwnedLock, Weak, caught, lock};
 use crate::units::{exact, round_down};
 
 /// A memory pool on one backend, inside a hard budget.
@@ -79,8 +79,8 @@ pub(crate) struct Shared<B: Backend> {
     labels: Labels,
     front: Mutex<Weak<Front<B>>>,
     /// Held while a slab is created, so that two threads do not both grow for want of the same room. Never held while
-    /// waiting for the device or for a user's code.
-    growth: Mutex<()>,
+    /// waiting for the device. The backend's `create_slab` runs with it held, and may call the pool.
+    growth: OwnedLock,
     /// Told when the memory of leaving slabs is gone.
     buried: Condvar,
     driver: Mutex<wait::Driver>,
@@ -156,6 +156,11 @@ impl<B: Backend> Drop for Shared<B> {
             caught(|| self.backend.complete(self.backend.recorded()).is_ok());
         }
         self.shards.close();
+        let slabs = self.state().take_slabs();
+        // As in `bury`.
+        slabs.into_iter().for_each(|slab| {
+            caught(|| drop(slab));
+        });
     }
 }
 
@@ -214,7 +219,7 @@ impl<B: Backend> Pool<B> {
             placement,
             zero_on_free: config.zeroes_on_free(),
             state: Mutex::new(state),
-            growth: Mutex::new(()),
+            growth: OwnedLock::new(),
             labels: Labels::new(),
             front: Mutex::new(Weak::new()),
             buried: Condvar::new(),
@@ -234,7 +239,8 @@ impl<B: Backend> Pool<B> {
     ///   request would wait), [`ErrorKind::Full`] or [`ErrorKind::Fragmented`], or [`ErrorKind::Timeout`] after waiting;
     /// - [`ErrorKind::Alignment`], [`ErrorKind::TooLarge`] (both numbers), [`ErrorKind::Closed`];
     /// - [`ErrorKind::OutOfMemory`], [`ErrorKind::DeviceLost`], [`ErrorKind::Device`] from the backend;
-    /// - [`ErrorKind::Recording`] for a request that would [wait](Request::wait) for this very thread.
+    /// - [`ErrorKind::Recording`] for a request that would [wait](Request::wait) for this very thread, and [`ErrorKind::Invalid`]
+    ///   inside [`Backend::create_slab`], if it needs a slab.
     ///
     /// After a failed call every held block, `live`, `used` and the budget are what they were; idle memory may have
     /// gone from `cached` to `free`, or back to the device.
@@ -362,9 +368,11 @@ impl<B: Backend> AsRef<Self> for Pool<B> {
 
 impl<B: Backend> fmt::Debug for Pool<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Before anything is written: the formatter may be the caller's own.
+        let stats = self.shared().state().stats();
         f.debug_struct("Pool")
             .field("backend", &self.shared().backend.name())
-            .field("stats", &self.shared().state().stats())
+            .field("stats", &stats)
             .finish_non_exhaustive()
     }
 }

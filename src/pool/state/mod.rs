@@ -19,7 +19,7 @@ use crate::pool::shards::{LIST_BYTES, REFILL, Tally};
 use crate::pool::wait::Seat;
 use crate::pool::{Limits, Placement, Priority, Request, SlabPolicy, Stats};
 use crate::space::{Extent, Space};
-use crate::sync::{Arc, AtomicBool, Ordering};
+use crate::sync::{Arc, AtomicBool, Ordering, ThreadId};
 use crate::units::round_up;
 
 /// A backend's slab, shared by the pool and the blocks in it.
@@ -73,8 +73,8 @@ pub(super) struct State<S> {
     /// Of slabs that are being created.
     booked_bytes: u64,
     leaving_bytes: u64,
-    /// Threads that are dropping the memory of slabs from `take_left`.
-    burials: usize,
+    /// The threads that are dropping the memory of slabs from `take_left`.
+    burials: Vec<ThreadId>,
     closed: bool,
     /// For the shards: idle memory belongs in the spaces.
     direct: &'static AtomicBool,
@@ -126,7 +126,7 @@ impl<S> State<S> {
             reserved_bytes: opening.staging_bytes,
             booked_bytes: 0,
             leaving_bytes: 0,
-            burials: 0,
+            burials: Vec::new(),
             closed: false,
             direct: opening.direct,
             signs: opening.signs,

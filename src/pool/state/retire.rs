@@ -2,7 +2,7 @@
 
 use super::{Entry, Home, Slab, State};
 use crate::backend::Point;
-use crate::sync::{Arc, AtomicUsize, Ordering};
+use crate::sync::{Arc, AtomicUsize, Ordering, ThreadId};
 
 /// A slab that goes back to the device once `point` has passed. Its bytes stay reserved until the memory is dropped.
 pub(super) struct Leaving<S> {
@@ -129,22 +129,34 @@ impl<S> State<S> {
     }
 
     /// The slabs whose point has passed, for the caller to drop. Their bytes stay reserved until `buried`.
-    pub(in crate::pool) fn take_left(&mut self, completed: Point) -> Vec<Arc<Slab<S>>> {
+    pub(in crate::pool) fn take_left(&mut self, completed: Point, thread: ThreadId) -> Vec<Arc<Slab<S>>> {
         let (left, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.leaving).into_iter().partition(|leaving| leaving.point <= completed);
         self.leaving = waiting;
-        self.burials += usize::from(!left.is_empty());
+        if !left.is_empty() {
+            self.burials.push(thread);
+        }
         left.into_iter().map(|leaving| leaving.slab).collect()
     }
 
-    /// Whether bytes are about to be given back without any more waiting for the device.
-    pub(in crate::pool) fn is_burying(&self) -> bool {
-        self.burials > 0
+    /// Takes out all slabs, for a pool that ends.
+    pub(in crate::pool) fn take_slabs(&mut self) -> Vec<Arc<Slab<S>>> {
+        self.order.clear();
+        self.retired.clear();
+        let leaving = self.leaving.drain(..).map(|leaving| leaving.slab);
+        self.entries.drain(..).flatten().map(|entry| entry.slab).chain(leaving).collect()
     }
 
-    /// The memory of slabs from `take_left` is gone.
-    pub(in crate::pool) fn buried(&mut self, bytes: u64) {
-        self.burials -= 1;
+    /// Whether bytes are about to be given back by others, so that this thread may wait for them.
+    pub(in crate::pool) fn is_burying_for(&self, thread: ThreadId) -> bool {
+        !self.burials.is_empty() && !self.burials.contains(&thread)
+    }
+
+    /// The memory of slabs that this thread had from `take_left` is gone.
+    pub(in crate::pool) fn buried(&mut self, bytes: u64, thread: ThreadId) {
+        if let Some(index) = self.burials.iter().position(|other| *other == thread) {
+            self.burials.swap_remove(index);
+        }
         self.leaving_bytes -= bytes;
         self.reserved_bytes -= bytes;
     }
