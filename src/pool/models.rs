@@ -209,6 +209,29 @@ fn a_handle_from_a_block_may_meet_the_last_handle() {
     });
 }
 
+/// The last handle goes while a block gives out a new one, which plans steps: they go on.
+#[test]
+fn planned_steps_may_meet_the_last_handle() {
+    model(|| {
+        let (pool, _) = pool(8);
+        let block = pool.alloc(Request::bytes(UNIT)).expect("there is room");
+        let met = Arc::new(AtomicBool::new(false));
+        let meets = Arc::clone(&met);
+        let thread = thread::spawn(move || {
+            meets.store(true, Ordering::Relaxed);
+            drop(pool);
+        });
+        met.load(Ordering::Relaxed);
+        let pool = block.pool();
+        let steps = planned(&pool);
+        thread.join().expect("no panic");
+        assert_eq!(pool.auto_plan().expect_err("steps are planned").kind(), ErrorKind::Invalid);
+        assert!(steps.report().arena_bytes > 0, "the arena is there");
+        drop(steps);
+        pool.check();
+    });
+}
+
 /// A block keeps its pool alive, and so does one in a free list: the last handle and the last block may go in any order.
 #[test]
 fn the_last_handle_and_the_last_block_may_go_at_once() {

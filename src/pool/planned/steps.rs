@@ -69,8 +69,9 @@ impl<B: Backend> Pool<B> {
                 let rest = [planner.set_arena(arena), planner.serve()];
                 shared.shards.show(&mut planner);
                 drop(planner);
+                let planning = self.begin_planning();
                 rest.into_iter().for_each(|rest| shared.end_arenas(rest));
-                return self.begin_planning();
+                return planning;
             }
         };
         shared.end_arenas(rest);
