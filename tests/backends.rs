@@ -342,3 +342,25 @@ fn slabs_whose_drop_panics_are_dropped_all() {
         assert_eq!(dropped.swap(0, Ordering::SeqCst), 4);
     }
 }
+
+/// What `trim` says is what went back, also where an earlier call had only begun to give it back.
+#[test]
+fn trim_counts_what_an_earlier_trim_began() {
+    let (pool, is_done) = hooked(&Config::new(64 * KIB).slabs(SlabPolicy::Single), |_| {});
+    is_done.store(false, Ordering::SeqCst);
+    assert_eq!((pool.trim(), pool.stats().reserved_bytes), (0, 64 * KIB));
+    is_done.store(true, Ordering::SeqCst);
+    assert_eq!((pool.trim(), pool.stats().reserved_bytes), (64 * KIB, 0));
+    assert_eq!(pool.trim(), 0);
+}
+
+/// An idle arena goes home in `trim`, which may give its slab back at once.
+#[test]
+fn trim_counts_the_slab_of_an_arena() {
+    let (pool, _) = hooked(&Config::new(64 * KIB).slabs(SlabPolicy::PerBlock), |_| {});
+    let step = [Lifetime::new(0, 1, 4 * KIB)];
+    let _steps = pool.follow_plan(&step, &plan::solve(&step, &Options::new().align(64)).unwrap()).unwrap();
+    let reserved_bytes = pool.stats().reserved_bytes;
+    assert!(reserved_bytes > 0);
+    assert_eq!((pool.trim(), pool.stats().reserved_bytes), (reserved_bytes, 0));
+}

@@ -256,16 +256,15 @@ impl<B: Backend> Shared<B> {
     }
 
     pub(super) fn trim(&self) -> u64 {
+        let before_bytes = self.state().returned_bytes();
         self.settle_completed();
         self.empty_shards();
-        let before_bytes = {
+        {
             let mut state = self.state();
-            let before_bytes = state.reserved_bytes();
             state.gather();
             self.detach_empty(&mut state);
-            before_bytes
-        };
+        }
         self.settle_completed();
-        before_bytes.saturating_sub(self.state().reserved_bytes())
+        self.state().returned_bytes() - before_bytes
     }
 }

@@ -250,8 +250,10 @@ impl<B: Backend> Pool<B> {
         self.shared().alloc(&request)
     }
 
-    /// Gives idle pieces home and empty slabs back to the backend, as far as the device is done with them; returns how
-    /// many bytes are no longer reserved. Slabs that the device still uses leave when it is done, at a later call.
+    /// Gives idle pieces home and empty slabs back to the backend, as far as the device is done with them. Slabs that the device
+    /// still uses leave when it is done, at a later call.
+    ///
+    /// Returns how many bytes went back to the backend meanwhile, those included that an earlier call had begun to give back.
     ///
     /// A pool that has got every block back answers after this as one that was just opened: the same requests succeed, and
     /// the others fail for the same reason.

@@ -73,6 +73,8 @@ pub(super) struct State<S> {
     /// Of slabs that are being created.
     booked_bytes: u64,
     leaving_bytes: u64,
+    /// All that was ever given back to the backend.
+    returned_bytes: u64,
     /// The threads that are dropping the memory of slabs from `take_left`.
     burials: Vec<ThreadId>,
     closed: bool,
@@ -126,6 +128,7 @@ impl<S> State<S> {
             reserved_bytes: opening.staging_bytes,
             booked_bytes: 0,
             leaving_bytes: 0,
+            returned_bytes: 0,
             burials: Vec::new(),
             closed: false,
             direct: opening.direct,
@@ -189,10 +192,6 @@ impl<S> State<S> {
     /// What may still be reserved.
     pub(super) fn left_bytes(&self) -> u64 {
         self.books.budget_bytes() - self.reserved_bytes - self.booked_bytes
-    }
-
-    pub(super) fn reserved_bytes(&self) -> u64 {
-        self.reserved_bytes
     }
 
     pub(super) fn book(&mut self, bytes: u64) {

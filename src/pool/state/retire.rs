@@ -152,6 +152,11 @@ impl<S> State<S> {
         !self.burials.is_empty() && !self.burials.contains(&thread)
     }
 
+    /// All bytes that were ever given back to the backend.
+    pub(in crate::pool) fn returned_bytes(&self) -> u64 {
+        self.returned_bytes
+    }
+
     /// The memory of slabs that this thread had from `take_left` is gone.
     pub(in crate::pool) fn buried(&mut self, bytes: u64, thread: ThreadId) {
         if let Some(index) = self.burials.iter().position(|other| *other == thread) {
@@ -159,5 +164,6 @@ impl<S> State<S> {
         }
         self.leaving_bytes -= bytes;
         self.reserved_bytes -= bytes;
+        self.returned_bytes += bytes;
     }
 }
