@@ -8,7 +8,7 @@ use ndarray::{Array2, ArrayD, array};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use support::gpu::{self, random};
-use tensorpool::{Config, ErrorKind, Gpu, Pool, SlabPolicy};
+use tensorpool::{Config, Error, ErrorKind, Gpu, Pool, Request, SlabPolicy};
 
 const KIB: u64 = 1 << 10;
 
@@ -89,35 +89,108 @@ fn fills_repeat_any_element() {
         floats.fill(0.0).unwrap();
         assert!(floats.to_array().unwrap().iter().all(|x| *x == 0.0), "{len}");
     }
-    // An element larger than a chunk of the ring (1024 / 8 bytes) cannot be staged.
-    let mut large = pool.uninit::<[u32; 64]>([2]).unwrap();
-    assert_eq!(large.fill([5; 64]).unwrap_err().kind(), ErrorKind::Invalid);
     let none = gpu::pool("", Config::new("1 MiB").staging(0)).unwrap();
     assert_eq!(none.from_array(&array![1u32]).unwrap_err().kind(), ErrorKind::Invalid);
-    assert!(none.zeros::<u32>([4]).is_ok());
+    assert_eq!(none.zeros::<u32>([4]).unwrap().fill(1).unwrap_err().kind(), ErrorKind::Invalid);
 }
 
-/// However little room a chunk of the ring has left, a fill records a copy for each chunk's length, not for each word.
+/// A device whose bindings start at multiples of 256 bytes: then a range may start 0 to 63 words into its binding.
+fn coarse(test: &str, config: &Config) -> Option<(wgpu::Instance, Pool<Gpu>)> {
+    gpu::device(test)?;
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapter = pollster::block_on(instance.request_adapter(&Default::default())).unwrap();
+    let (device, queue) = pollster::block_on(adapter.request_device(&Default::default())).unwrap();
+    assert_eq!(device.limits().min_storage_buffer_offset_alignment, 256);
+    let pool = Pool::gpu(&device, &queue, config.clone()).unwrap();
+    Some((instance, pool))
+}
+
 #[test]
-fn a_fill_stages_as_much_as_a_chunk_holds() {
-    let config = Config::new("64 MiB").staging(64 * KIB);
-    let Some(pool) = gpu::pool("a_fill_stages_as_much_as_a_chunk_holds", config) else { return };
-    let mut tensor = pool.zeros::<f32>([1 << 21]).unwrap();
-    let mut most = pool.uninit::<u8>([8 * KIB as usize - 8]).unwrap();
-    let mut timed = |leave_eight: bool| {
-        pool.submit().unwrap();
-        if leave_eight {
-            // A chunk has 8 KiB: 8 bytes of it are left.
-            most.upload(&vec![1; most.elements()]).unwrap();
+fn a_copy_inside_a_slab_is_exact_from_and_to_every_word() {
+    let config = Config::new("1 MiB").slabs(SlabPolicy::Single);
+    let test = "a_copy_inside_a_slab_is_exact_from_and_to_every_word";
+    let Some((instance, pool)) = coarse(test, &config) else { return };
+    let pipelines = || instance.generate_report().unwrap().hub.compute_pipelines.num_allocated;
+    const WORDS: usize = 64 * 257 + 200;
+    let elements: Vec<u32> = (0..WORDS as u32).map(|i| i.wrapping_mul(2_654_435_761)).collect();
+    let mut source = pool.uninit::<u32>([WORDS]).unwrap();
+    source.upload(&elements).unwrap();
+    let mut target = pool.uninit::<u32>([WORDS]).unwrap();
+    // Fewer than a row of workgroups, a few more than some rows, and more than all 64.
+    for words in [1, 63, 64, 65, 255, 256, 257, 64 * 256, 64 * 256 + 1] {
+        let step = if words < 256 { 1 } else { 7 };
+        for from in (0..64).step_by(step) {
+            let mut expected = vec![7; WORDS];
+            target.fill(7).unwrap();
+            // Apart, so that a word too many on either side shows.
+            let mut to = from % 3;
+            while to + words <= WORDS && to < 64 * (words + 1) {
+                expected[to..to + words].copy_from_slice(&elements[from..from + words]);
+                target.copy_range_from(to, &source, from..from + words).unwrap();
+                to += words + 1;
+            }
+            let mut seen = vec![0; WORDS];
+            target.download(&mut seen).unwrap();
+            assert!(seen == expected, "{words} words from word {from}");
         }
-        let begin = std::time::Instant::now();
-        tensor.fill(2.5).unwrap();
-        begin.elapsed()
-    };
-    let (fresh, begun) = (timed(false).min(timed(false)), timed(true).min(timed(true)));
-    // A million copies of 8 bytes took 350 times as long as a thousand of 8 KiB.
-    assert!(begun < 30 * fresh, "{begun:?} against {fresh:?}");
-    assert!(tensor.to_array().unwrap().iter().all(|x| *x == 2.5));
+    }
+    assert_eq!(pipelines(), 2, "one for copies and one for fills");
+    pool.check();
+}
+
+#[test]
+fn a_fill_is_exact_for_every_length_and_pattern() {
+    let config = Config::new("32 MiB").slabs(SlabPolicy::Single);
+    let Some((_, pool)) = coarse("a_fill_is_exact_for_every_length_and_pattern", &config) else { return };
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let [before, mut filled, after] = [(); 3].map(|()| pool.uninit::<u8>([70_000]).unwrap());
+    let lengths = (1..20).chain([255, 256, 257, 767, 768, 769, 1023, 1024, 1025, 9_999, 65_536, 69_999, 70_000]);
+    for pattern_bytes in [1, 2, 3, 4, 5, 8, 12, 16, 100, 255, 256, 257, 300, 5_000, 70_001] {
+        let mut pattern = random::<u8>(&mut rng, pattern_bytes);
+        // Not zeros alone, which are cleared.
+        pattern[0] |= 1;
+        for len in lengths.clone().filter(|len| len % 4 == 0 || *len == 70_000) {
+            filled.fill(9).unwrap();
+            filled.block_mut().fill(len as u64, &pattern).unwrap();
+            let expected = pattern.iter().copied().cycle().take(len).chain(std::iter::repeat_n(9, 70_000 - len));
+            assert!(filled.to_array().unwrap().into_iter().eq(expected), "{len} bytes of {pattern_bytes}");
+        }
+    }
+    // The last word is cut, as a tensor of bytes ends in it.
+    for len in lengths {
+        let mut odd = pool.uninit::<u8>([len]).unwrap();
+        odd.fill(0xAB).unwrap();
+        assert!(odd.to_array().unwrap().iter().all(|byte| *byte == 0xAB), "{len}");
+        let mut triples = pool.uninit::<[u8; 3]>([len / 3]).unwrap();
+        triples.fill([1, 2, 3]).unwrap();
+        assert!(triples.to_array().unwrap().iter().all(|triple| *triple == [1, 2, 3]), "{len}");
+    }
+    drop((before, after));
+    // More than one round of the shader, and patterns that leave some of its invocations out. The longest is one of 4 MiB.
+    let mut large = pool.uninit::<u32>([3_000_001]).unwrap();
+    for words in [1, 3, 1000, 10_001, 1 << 20] {
+        let pattern = random::<u32>(&mut rng, words);
+        large.block_mut().fill(12_000_004, bytemuck::cast_slice(&pattern)).unwrap();
+        let expected = pattern.iter().copied().cycle().take(3_000_001);
+        let seen = large.to_array().unwrap();
+        assert!(seen.into_iter().eq(expected), "{words} words");
+    }
+    // A longer one is refused where it would be repeated.
+    for (pattern_bytes, is_ok) in
+        [(4 << 20, true), ((4 << 20) + 256, false), ((16 << 10) - 1, true), ((16 << 10) + 1, false)]
+    {
+        let pattern = random::<u8>(&mut rng, pattern_bytes);
+        let result = large.block_mut().fill(12_000_004, &pattern);
+        assert_eq!(result.as_ref().err().map(Error::kind), (!is_ok).then_some(ErrorKind::Invalid), "{pattern_bytes}");
+        let [mut seen, mut whole] = [(); 2].map(|()| vec![0; pattern_bytes]);
+        large.block().download(0, &mut seen[..pattern_bytes / 4 * 4]).unwrap();
+        assert_eq!(seen[..1000] == pattern[..1000], is_ok, "{pattern_bytes}: refused, and nothing is written");
+        let mut exact = pool.alloc(Request::bytes(pattern_bytes as u64)).unwrap();
+        exact.fill(pattern_bytes as u64, &pattern).unwrap();
+        exact.download(0, &mut whole).unwrap();
+        assert!(whole == pattern, "{pattern_bytes}");
+    }
+    pool.check();
 }
 
 #[test]

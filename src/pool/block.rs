@@ -184,7 +184,7 @@ impl<B: Backend> Block<B> {
     ///
     /// # Errors
     /// As [`upload`](Block::upload), and [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a pattern that the
-    /// backend cannot repeat.
+    /// backend cannot repeat. A GPU repeats up to 16 KiB of any length, and up to 4 MiB of a multiple of 256 bytes.
     pub fn fill(&mut self, len: u64, pattern: &[u8]) -> Result<()> {
         match self.parts() {
             (Some((backend, home)), span) => backend.fill(&home.slab.memory, span, len, pattern),

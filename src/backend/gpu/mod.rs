@@ -7,7 +7,7 @@
 //! Nothing here calls `queue.write_buffer`: that runs *before* the command buffers of the next submission, whenever it
 //! was called, and would overwrite what recorded work has yet to read.
 
-mod copy;
+mod ranges;
 mod scope;
 mod staging;
 mod stream;
@@ -16,7 +16,6 @@ use std::fmt;
 use std::sync::TryLockError;
 use std::thread::ThreadId;
 
-use self::copy::CopyKernel;
 pub(crate) use self::scope::scoped;
 use self::stream::Stream;
 use super::{Backend, CopyDst, CopySrc, Limit, Limits, Point, Span, check_slab_bytes};
@@ -38,7 +37,6 @@ pub struct Gpu {
     name: String,
     limits: Limits,
     lost: DeviceLost,
-    copy: CopyKernel,
     stream: Mutex<Stream>,
     /// The thread that has the stream: it must not ask for it again, from a closure or a callback.
     owner: Mutex<Option<ThreadId>>,
@@ -87,8 +85,7 @@ impl Gpu {
             name: format!("{} ({:?}, {:?})", info.name, info.backend, info.device_type),
             limits: Limits { alignment_bytes, granule_bytes: WORD_BYTES, slab, block },
             lost: DeviceLost::default(),
-            copy: CopyKernel::default(),
-            stream: Mutex::default(),
+            stream: Mutex::new(Stream::new()),
             owner: Mutex::new(None),
             recorded: AtomicU64::new(0),
             completed: Arc::new(AtomicU64::new(0)),
@@ -274,13 +271,13 @@ impl Backend for Gpu {
 
     fn fill(&self, slab: &wgpu::Buffer, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()> {
         let range = self.words(span, 0, len)?;
-        self.stream()?.fill(self, slab, range, pattern)
+        self.stream()?.fill(self, slab, (range.start, len), pattern)
     }
 
     fn zero_if_free(&self, slab: &wgpu::Buffer, span: &mut Span, len: u64) -> Result<bool> {
         let range = self.words(span, 0, len)?;
         match self.stream_if_free()? {
-            Some(mut stream) => stream.fill(self, slab, range, &[0]).map(|()| true),
+            Some(mut stream) => stream.fill(self, slab, (range.start, len), &[0]).map(|()| true),
             None => Ok(false),
         }
     }
@@ -297,10 +294,10 @@ impl Backend for Gpu {
         let source = from.span.range(from.at, len)?.start;
         let bytes = target.end - target.start;
         let mut stream = self.stream()?;
-        stream.begin_operation(self)?;
         if from.slab == to.slab {
-            return self.copy.record(self, &mut stream, from.slab, [source, target.start], bytes);
+            return stream.copy_within(self, from.slab, [source, target.start], bytes);
         }
+        stream.begin_operation(self)?;
         self.scoped("recording a copy", || {
             stream.encoder(self).copy_buffer_to_buffer(from.slab, source, to.slab, target.start, bytes);
         })

@@ -1,7 +1,6 @@
 //! The stream: the one encoder that all work is recorded into, in order, and the staging ring beside it.
 
-use std::ops::Range;
-
+use super::ranges::{Kernel, PATTERN_BYTES_MAX};
 use super::staging::{CHUNKS, Chunk, MAP_ALIGNMENT_BYTES};
 use super::{Gpu, WORD_BYTES};
 use crate::backend::Point;
@@ -16,7 +15,10 @@ const COMMANDS_WAITING_MAX: usize = 64;
 /// Operations that may be recorded into one encoder, for the same reason: each is about 1.3 KiB of wgpu's memory (2026-11).
 const OPERATIONS_MAX: usize = 1024;
 
-#[derive(Debug, Default)]
+/// Fills of at most so many bytes are uploaded: that takes less than a dispatch.
+const FILL_UPLOADED_BYTES: u64 = 4096;
+
+#[derive(Debug)]
 pub(super) struct Stream {
     /// The open encoder, after all of `commands`.
     encoder: Option<wgpu::CommandEncoder>,
@@ -29,9 +31,26 @@ pub(super) struct Stream {
     download: Vec<Chunk>,
     submission: Option<wgpu::SubmissionIndex>,
     submitted: Point,
+    pub(super) copy: Kernel,
+    pub(super) fill: Kernel,
 }
 
 impl Stream {
+    pub(super) fn new() -> Self {
+        Self {
+            encoder: None,
+            operations: 0,
+            commands: Vec::new(),
+            upload: Vec::new(),
+            upload_at: 0,
+            download: Vec::new(),
+            submission: None,
+            submitted: 0,
+            copy: Kernel::copy(),
+            fill: Kernel::fill(),
+        }
+    }
+
     /// What a ring of at most `bytes` takes: chunks of one size, both ways.
     pub(super) fn staging_bytes(bytes: u64) -> u64 {
         round_down(bytes, 2 * CHUNKS * MAP_ALIGNMENT_BYTES)
@@ -155,9 +174,16 @@ impl Stream {
         Ok(())
     }
 
-    /// Zeros are cleared; any other pattern is staged once and copied as often as it takes.
-    pub(super) fn fill(&mut self, gpu: &Gpu, slab: &wgpu::Buffer, range: Range<u64>, pattern: &[u8]) -> Result<()> {
-        let len = range.end - range.start;
+    /// Repeats `pattern` over `len` bytes from `offset` on, a multiple of the device's alignment, and up to a whole word.
+    /// Zeros are cleared; of any other pattern the beginning is uploaded, and a shader repeats that over the rest.
+    pub(super) fn fill(
+        &mut self,
+        gpu: &Gpu,
+        slab: &wgpu::Buffer,
+        (offset, len): (u64, u64),
+        pattern: &[u8],
+    ) -> Result<()> {
+        let (pattern_bytes, filled_bytes) = (pattern.len() as u64, round_up(len, WORD_BYTES).unwrap_or(len));
         if pattern.is_empty() {
             return Err(Error::new(ErrorKind::Invalid, "an empty pattern cannot be repeated"));
         }
@@ -167,41 +193,21 @@ impl Stream {
         if pattern.iter().all(|byte| *byte == 0) {
             self.begin_operation(gpu)?;
             return gpu.scoped("recording a fill", || {
-                self.encoder(gpu).clear_buffer(slab, range.start, Some(len));
+                self.encoder(gpu).clear_buffer(slab, offset, Some(filled_bytes));
             });
         }
-        let mut offset = range.start;
-        while offset < range.end {
-            self.begin_operation(gpu)?;
-            let (chunk, staged_bytes) = self.stage_pattern(gpu, pattern, range.end - offset)?;
-            // As many copies as one encoder takes: what is staged goes with its submission.
-            while offset < range.end {
-                let copy_bytes = staged_bytes.min(range.end - offset);
-                self.copy_from_chunk(gpu, chunk, slab, offset, copy_bytes)?;
-                offset += copy_bytes;
-                if self.operations >= OPERATIONS_MAX {
-                    break;
-                }
-                self.operations += 1;
-            }
+        if pattern_bytes >= len {
+            return self.upload(gpu, slab, offset, &pattern[..len as usize]);
         }
-        Ok(())
-    }
-
-    /// Writes a pattern into a chunk as often as there is use and room for it, and at least once. Where, and how many bytes
-    /// that are.
-    fn stage_pattern(&mut self, gpu: &Gpu, pattern: &[u8], len: u64) -> Result<((usize, u64), u64)> {
-        // The shortest number of whole patterns that is a whole number of words.
-        let unit_bytes = (1..=WORD_BYTES).map(|times| times * pattern.len() as u64).find(|b| b % WORD_BYTES == 0);
-        let unit_bytes = unit_bytes.unwrap_or(WORD_BYTES * pattern.len() as u64);
-        // A whole chunk if it takes that much: every copy but the last is of what is staged, however little that is.
-        let chunk_bytes = self.upload.first().map_or(0, |chunk| chunk.buffer.size());
-        let wanted_bytes = round_down(chunk_bytes, unit_bytes).max(unit_bytes).min(len);
-        let (index, at, room_bytes) = self.chunk_with_room(gpu, wanted_bytes)?;
-        let staged_bytes = if len <= room_bytes { len } else { round_down(room_bytes, unit_bytes) };
-        let staged: Vec<u8> = pattern.iter().copied().cycle().take(staged_bytes as usize).collect();
-        self.write(gpu, index, at, &staged)?;
-        Ok(((index, at), staged_bytes))
+        let head_bytes = head_bytes(gpu.limits.alignment_bytes, pattern_bytes, filled_bytes)?;
+        let mut head = pattern.repeat(head_bytes.div_ceil(pattern_bytes) as usize);
+        head.truncate(head_bytes as usize);
+        self.upload(gpu, slab, offset, &head)?;
+        if head_bytes == filled_bytes {
+            return Ok(());
+        }
+        let head_end = offset + head_bytes;
+        self.repeat(gpu, slab, offset..head_end, head_end..offset + filled_bytes)
     }
 
     pub(super) fn download(&mut self, gpu: &Gpu, slab: &wgpu::Buffer, offset: u64, bytes: &mut [u8]) -> Result<()> {
@@ -304,6 +310,26 @@ impl Stream {
             self.encoder(gpu).copy_buffer_to_buffer(&buffer, at, slab, offset, bytes);
         })
     }
+}
+
+/// Returns how much of a fill of `len` bytes is uploaded: all of a short one, else whole patterns up to where a binding may
+/// start. Refuses what is too much for the shader.
+fn head_bytes(alignment_bytes: u64, pattern_bytes: u64, len: u64) -> Result<u64> {
+    if len <= FILL_UPLOADED_BYTES {
+        return Ok(len);
+    }
+    let common_bytes = alignment_bytes.min(1 << pattern_bytes.trailing_zeros());
+    let head_bytes = pattern_bytes.saturating_mul(alignment_bytes / common_bytes).min(len);
+    if head_bytes > PATTERN_BYTES_MAX {
+        let message = format!(
+            "a pattern of {} over {}: as often as it takes to end at a multiple of {alignment_bytes}, it is over {}",
+            exact(pattern_bytes),
+            exact(len),
+            exact(PATTERN_BYTES_MAX)
+        );
+        return Err(Error::new(ErrorKind::Invalid, message));
+    }
+    Ok(head_bytes)
 }
 
 fn no_staging() -> Error {
