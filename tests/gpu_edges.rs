@@ -9,7 +9,7 @@ use std::thread;
 use ndarray::{Array1, array};
 use support::gpu::{self, LONG, dispatch, double, doubling, until};
 use tensorpool::nn::{Kernels, Op, Operand, ParamsAt, relu};
-use tensorpool::{AnyBackend, Config, Error, ErrorKind, Gpu, Host, Pool, Request, Result, SlabPolicy};
+use tensorpool::{AnyBackend, Backend, Config, Error, ErrorKind, Gpu, Host, Pool, Request, Result, SlabPolicy};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -105,6 +105,31 @@ fn what_belongs_to_another_pool_is_refused() {
         assert_eq!(run_relu(&first, params, operand).unwrap_err().kind(), ErrorKind::Foreign);
     }
     assert_eq!(run_relu(&host, &host, &first).unwrap_err().kind(), ErrorKind::Foreign);
+}
+
+/// A backend counts nothing: what it took after its pool was opened, no budget would know of.
+#[test]
+fn staging_is_opened_once() {
+    let test = "staging_is_opened_once";
+    for staging_bytes in [0, 16 * KIB] {
+        let config = Config::new("256 KiB").staging(staging_bytes);
+        let Some(pool) = gpu::pool(test, config.clone()) else { return };
+        let mut block = pool.alloc(Request::bytes(4 * KIB)).unwrap();
+        let uploaded = block.upload(0, &[7; 4 << 10]);
+        assert_eq!(uploaded.is_ok(), staging_bytes > 0);
+        let error = pool.backend().open_staging(MIB).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains("1,048,576"), "{error}");
+        // What was recorded through the ring that there is, is there.
+        let mut seen = [0; 4 << 10];
+        assert!(staging_bytes == 0 || (block.download(0, &mut seen).is_ok() && seen == [7; 4 << 10]));
+        assert_eq!(pool.stats().staging_bytes, staging_bytes);
+        let any = Pool::with_backend(AnyBackend::from(gpu::device(test).unwrap()), &config).unwrap();
+        assert_eq!(any.backend().open_staging(MIB).unwrap_err().kind(), ErrorKind::Invalid);
+    }
+    let gpu = gpu::device(test).unwrap();
+    assert_eq!(gpu.open_staging(16 * KIB).unwrap(), 16 * KIB);
+    assert_eq!(Pool::with_backend(gpu, &Config::new("256 KiB")).unwrap_err().kind(), ErrorKind::Invalid);
 }
 
 #[test]

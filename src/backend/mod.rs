@@ -169,10 +169,12 @@ pub trait Backend: Send + Sync + 'static {
         0
     }
 
-    /// Reserves the staging ring, at most `bytes`, and returns what it took. Called once, when the pool is opened.
+    /// Reserves the staging ring, at most `bytes`, and returns what it took. The pool calls this once, when it is opened, and
+    /// counts what it returns.
     ///
     /// # Errors
-    /// As [`create_slab`](Backend::create_slab).
+    /// As [`create_slab`](Backend::create_slab). [`ErrorKind::Invalid`] for a second call, from a backend that has reserved
+    /// something: no budget would know of more.
     fn open_staging(&self, bytes: u64) -> Result<u64> {
         let _ = bytes;
         Ok(0)

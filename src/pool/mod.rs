@@ -311,7 +311,7 @@ impl<B: Backend> Pool<B> {
         self.shared().policy
     }
 
-    /// The backend.
+    /// Returns the backend. What a program reserves through it (`create_slab`) is the program's, and in no budget.
     pub fn backend(&self) -> &B {
         &self.shared().backend
     }

@@ -25,6 +25,8 @@ pub(super) struct Stream {
     /// What was asked for since the last submission.
     operations: usize,
     commands: Vec<wgpu::CommandBuffer>,
+    /// Whether the staging ring was opened, if only with 0 bytes.
+    has_staging: bool,
     upload: Vec<Chunk>,
     /// The chunk being filled.
     upload_at: usize,
@@ -41,6 +43,7 @@ impl Stream {
             encoder: None,
             operations: 0,
             commands: Vec::new(),
+            has_staging: false,
             upload: Vec::new(),
             upload_at: 0,
             download: Vec::new(),
@@ -56,9 +59,17 @@ impl Stream {
         round_down(bytes, 2 * CHUNKS * MAP_ALIGNMENT_BYTES)
     }
 
+    /// Reserves the ring, once: a pool counts what the first call took, and would not know of more.
     pub(super) fn open_staging(&mut self, gpu: &Gpu, bytes: u64) -> Result<u64> {
+        if self.has_staging {
+            let opened_bytes: u64 = self.upload.iter().chain(&self.download).map(|chunk| chunk.buffer.size()).sum();
+            let message =
+                format!("staging of {} was opened already: {} more are refused", exact(opened_bytes), exact(bytes));
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         let chunk_bytes = Self::staging_bytes(bytes) / (2 * CHUNKS);
         if chunk_bytes == 0 {
+            self.has_staging = true;
             return Ok(0);
         }
         if chunk_bytes > gpu.limits.slab.bytes {
@@ -71,7 +82,7 @@ impl Stream {
             let download: Vec<_> = (0..CHUNKS).map(|_| Chunk::download(&gpu.device, chunk_bytes)).collect();
             (upload, download)
         })?;
-        (self.upload, self.download) = (upload, download);
+        (self.upload, self.download, self.has_staging) = (upload, download, true);
         Ok(chunk_bytes * 2 * CHUNKS)
     }
 
