@@ -32,9 +32,9 @@ mod tensor;
 #[cfg(feature = "trace")]
 pub mod trace;
 
-#[cfg(feature = "gpu")]
-pub use backend::Gpu;
 pub use backend::{Backend, Host, HostMemory, Limit, Limits, Virtual};
+#[cfg(feature = "gpu")]
+pub use backend::{Encoder, Gpu};
 pub use error::{Error, ErrorKind, Holder, Result, Returned, Shortage};
 #[cfg(feature = "half")]
 pub use half;

@@ -77,23 +77,25 @@ fn what_belongs_to_another_pool_is_refused() {
         assert_eq!(run_relu(&a, &a, other).unwrap_err().kind(), ErrorKind::Foreign);
         assert_eq!(run_relu(&a, &a, &a).unwrap(), [0.0, 2.0, 0.0, 4.0]);
     }
-    // A binding is wgpu's: of another device it is refused, and nothing else is lost.
+    // A binding is of the stream that records, and nothing else is lost.
     let pipeline = doubling(a.backend().device());
     let mine = a.from_array(&array![1.0f32, 2.0]).unwrap();
     double(&a, &pipeline, &mine).unwrap();
     let theirs = far.from_array(&array![1.0f32, 2.0]).unwrap();
-    let error = double(&a, &pipeline, &theirs).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Device, "{error}");
+    assert_eq!(double(&a, &pipeline, &theirs).unwrap_err().kind(), ErrorKind::Foreign);
+    assert_eq!(theirs.to_array().unwrap(), array![1.0f32, 2.0].into_dyn());
     assert_eq!(mine.to_array().unwrap(), array![2.0f32, 4.0].into_dyn());
     // Of another pool on the same device it is lent, as to any foreign encoder.
     let theirs = b.from_array(&array![1.0f32, 2.0]).unwrap();
+    assert_eq!(double(&a, &pipeline, &theirs).unwrap_err().kind(), ErrorKind::Foreign);
     let loan = theirs.lend().unwrap();
     a.encode(|encoder| {
-        dispatch(a.backend().device(), encoder, &pipeline, loan.binding(), 2);
+        dispatch(a.backend().device(), &pipeline, loan.binding(), 2, encoder);
         Ok(())
     })
     .unwrap();
-    loan.submitted(&a.submit().unwrap());
+    a.submit().unwrap();
+    loan.submitted();
     assert_eq!(theirs.to_array().unwrap(), array![2.0f32, 4.0].into_dyn());
 
     // The same through backends that are chosen at run time.
@@ -146,9 +148,9 @@ fn a_panic_while_recording_gives_everything_back() {
             let panic = catch_unwind(AssertUnwindSafe(|| {
                 pool.encode(|encoder| -> Result<()> {
                     let inner = pool.uninit::<f32>([2000])?;
-                    dispatch(device, encoder, &pipeline, inner.binding()?, 2000);
-                    dispatch(device, encoder, &pipeline, moved.binding()?, 1000);
-                    dispatch(device, encoder, &pipeline, kept.binding()?, 2);
+                    dispatch(device, &pipeline, inner.binding(encoder)?, 2000, encoder);
+                    dispatch(device, &pipeline, moved.binding(encoder)?, 1000, encoder);
+                    dispatch(device, &pipeline, kept.binding(encoder)?, 2, encoder);
                     let _moved = moved;
                     let _hold = kept.block().hold();
                     panic!("in the closure");
@@ -161,8 +163,8 @@ fn a_panic_while_recording_gives_everything_back() {
         // An error leaves as little.
         let changed = pool.encode(|encoder| {
             let inner = pool.uninit::<f32>([2000])?;
-            dispatch(device, encoder, &pipeline, inner.binding()?, 2000);
-            dispatch(device, encoder, &pipeline, kept.binding()?, 2);
+            dispatch(device, &pipeline, inner.binding(encoder)?, 2000, encoder);
+            dispatch(device, &pipeline, kept.binding(encoder)?, 2, encoder);
             Err::<(), _>(Error::new(ErrorKind::Invalid, "changed my mind"))
         });
         assert!(changed.is_err());

@@ -40,7 +40,7 @@ fn zeroed_memory_is_zero_whoever_had_it_before() {
             // Written by work that is recorded, and not submitted when the memory goes on.
             pool.encode(|encoder| {
                 for tensor in earlier.drain(..) {
-                    gpu::dispatch(device, encoder, &pipeline, tensor.binding()?, tensor.elements());
+                    gpu::dispatch(device, &pipeline, tensor.binding(encoder)?, tensor.elements(), encoder);
                 }
                 Ok(())
             })
@@ -60,9 +60,9 @@ fn zeroed_memory_is_zero_whoever_had_it_before() {
         let tensor = pool.from_array(&ndarray::Array1::from_elem(60_000, 3.0f32)).unwrap();
         let loan = tensor.lend().unwrap();
         let mut encoder = device.create_command_encoder(&Default::default());
-        gpu::dispatch(device, &mut encoder, &pipeline, loan.binding(), 60_000);
+        gpu::dispatch(device, &pipeline, loan.binding(), 60_000, &mut encoder);
         drop(tensor);
-        loan.submitted(&pool.backend().queue().submit([encoder.finish()]));
+        pool.submit_lent([encoder.finish()], [loan]).unwrap();
         let all = pool.stats().budget_bytes - pool.stats().staging_bytes;
         let block = pool.alloc(Request::bytes(all).zeroed().wait(LONG)).unwrap();
         let mut seen = vec![1u8; all as usize];
@@ -129,10 +129,10 @@ impl Row {
         self.params.upload(&[start, step, DAMAGE, 0]).unwrap();
         self.out.fill(0).unwrap();
         pool.encode(|encoder| {
-            let mut mine = self.mine.binding()?;
+            let mut mine = self.mine.binding(encoder)?;
             mine.size = wgpu::BufferSize::new(self.mine.bytes() + over_bytes);
-            let bindings = [self.params.binding()?, mine, self.out.binding()?];
-            gpu::record(pool.backend().device(), encoder, pipeline, &bindings, PROBES / 64);
+            let bindings = [self.params.binding(encoder)?, mine, self.out.binding(encoder)?];
+            gpu::record(pool.backend().device(), pipeline, &bindings, PROBES / 64, encoder);
             Ok(())
         })
         .unwrap();
@@ -285,7 +285,7 @@ fn a_binding_smaller_than_the_shader_needs_is_an_error() {
     for (words, fits) in [(63, false), (64, true), (65, true)] {
         let tensor = pool.zeros::<u32>([words]).unwrap();
         let result = pool.encode(|encoder| {
-            gpu::record(device, encoder, &pipeline, &[tensor.binding()?], 1);
+            gpu::record(device, &pipeline, &[tensor.binding(encoder)?], 1, encoder);
             Ok(())
         });
         match result {
@@ -318,8 +318,8 @@ fn the_word_that_a_tensor_ends_in_holds_nothing_of_an_earlier_owner() {
             params.upload(&[0, 1, 0, 0]).unwrap();
             let out = pool.zeros::<u32>([PROBES as usize]).unwrap();
             pool.encode(|encoder| {
-                let bindings = [params.binding()?, mine.binding()?, out.binding()?];
-                gpu::record(pool.backend().device(), encoder, &read, &bindings, PROBES / 64);
+                let bindings = [params.binding(encoder)?, mine.binding(encoder)?, out.binding(encoder)?];
+                gpu::record(pool.backend().device(), &read, &bindings, PROBES / 64, encoder);
                 Ok(())
             })
             .unwrap();

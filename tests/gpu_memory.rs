@@ -10,7 +10,7 @@ use ndarray::array;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use support::gpu::{self, dispatch, doubling};
-use tensorpool::{Backend, Config, Gpu, Pool, Request, Result, SlabPolicy, Tensor};
+use tensorpool::{Backend, Config, ErrorKind, Gpu, Pool, Request, Result, SlabPolicy, Tensor};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -27,14 +27,12 @@ fn a_lent_block_comes_home_when_its_submission_has_finished() {
     let tensor = pool.labelled("lent").zeros::<f32>([64]).unwrap();
     let loans = (keep.lend().unwrap(), tensor.lend().unwrap());
     let mut encoder = device.create_command_encoder(&Default::default());
-    dispatch(device, &mut encoder, &pipeline, loans.0.binding(), 2);
-    dispatch(device, &mut encoder, &pipeline, loans.1.binding(), 64);
+    dispatch(device, &pipeline, loans.0.binding(), 2, &mut encoder);
+    dispatch(device, &pipeline, loans.1.binding(), 64, &mut encoder);
     drop(tensor);
     assert_eq!(pool.stats().retired_bytes, held, "{:?}", pool.stats());
     pool.check();
-    let submission = queue.submit([encoder.finish()]);
-    loans.0.submitted(&submission);
-    loans.1.submitted(&submission);
+    pool.submit_lent([encoder.finish()], [loans.0, loans.1]).unwrap();
     device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
     // The upload was in the stream before the loan, and the foreign work saw it.
     assert_eq!(keep.to_array().unwrap(), array![2.0f32, 4.0].into_dyn());
@@ -46,11 +44,35 @@ fn a_lent_block_comes_home_when_its_submission_has_finished() {
     let tensor = pool.zeros::<f32>([64]).unwrap();
     let loan = tensor.lend().unwrap();
     drop(tensor);
-    loan.submitted(&queue.submit([]));
+    queue.submit([]);
+    loan.submitted();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     while pool.stats().retired_bytes > 0 {
         assert!(std::time::Instant::now() < deadline, "{:?}", pool.stats());
     }
+
+    // Commands that are refused, or come while this thread records, are not carried out: the loan ends all the same.
+    let tensor = pool.zeros::<f32>([64]).unwrap();
+    let loans = [tensor.lend().unwrap(), tensor.lend().unwrap()];
+    let lost = device.create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: 256,
+        usage: wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    });
+    let [refused, inside] = loans.map(|loan| {
+        let mut encoder = device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(loan.binding().buffer, loan.binding().offset, &lost, 0, 256);
+        (encoder.finish(), loan)
+    });
+    drop(tensor);
+    lost.destroy();
+    assert_eq!(pool.submit_lent([refused.0], [refused.1]).unwrap_err().kind(), ErrorKind::Device);
+    assert_eq!(pool.stats().retired_bytes, held, "there is another loan");
+    let within = pool.encode(|_| pool.submit_lent([inside.0], [inside.1]).map(drop));
+    assert_eq!(within.unwrap_err().kind(), ErrorKind::Recording);
+    device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
+    assert_eq!(pool.stats().retired_bytes, 0);
 
     let tensor = pool.zeros::<f32>([64]).unwrap();
     tensor.lend().unwrap().cancel();
@@ -125,7 +147,7 @@ fn a_slab_dropped_while_recording_stays_in_the_budget() {
     let elements = (3 * MIB / 4 / 4) as usize;
     pool.encode(|encoder| {
         let tensor = pool.uninit::<f32>([elements])?;
-        dispatch(device, encoder, &pipeline, tensor.binding()?, elements);
+        dispatch(device, &pipeline, tensor.binding(encoder)?, elements, encoder);
         drop(tensor);
         assert_eq!(pool.stats().retired_bytes, 3 * MIB / 4);
         assert!(pool.uninit::<f32>([elements]).unwrap_err().is_full());

@@ -42,7 +42,7 @@ fn steps_that_plan_themselves_keep_every_tensors_bytes() {
 fn a_lent_tensor_keeps_its_planned_place() {
     let config = Config::new("1 MiB").slabs(SlabPolicy::Single).staging(16 * KIB);
     let Some(pool) = gpu::pool("a_lent_tensor_keeps_its_planned_place", config) else { return };
-    let (device, queue) = (pool.backend().device(), pool.backend().queue());
+    let device = pool.backend().device();
     let pipeline = doubling(device);
     let planning = pool.auto_plan().unwrap();
     let step = || -> Tensor<f32, _> {
@@ -56,13 +56,13 @@ fn a_lent_tensor_keeps_its_planned_place() {
     let lent = step();
     let loan = lent.lend().unwrap();
     let mut encoder = device.create_command_encoder(&Default::default());
-    dispatch(device, &mut encoder, &pipeline, loan.binding(), 2);
+    dispatch(device, &pipeline, loan.binding(), 2, &mut encoder);
     drop(lent);
     assert_eq!(pool.stats().retired_bytes, pool.limits().alignment_bytes);
     // The next step's tensor is somewhere else.
     let other = step();
     assert_eq!(planning.report().allocations_blocked, 1);
-    loan.submitted(&queue.submit([encoder.finish()]));
+    pool.submit_lent([encoder.finish()], [loan]).unwrap();
     assert_eq!(other.to_array().unwrap(), array![1.0f32, 2.0].into_dyn());
     drop(other);
     device.poll(wgpu::PollType::wait_indefinitely()).unwrap();

@@ -184,7 +184,7 @@ impl<'a> Program<'a> {
                 }
                 let index = self.rng.random_range(0..self.tensors.len());
                 let (tensor, elements) = &mut self.tensors[index];
-                gpu::record(device, encoder, self.pipeline, &[tensor.binding()?], 4);
+                gpu::record(device, self.pipeline, &[tensor.binding(encoder)?], 4, encoder);
                 if !fails {
                     elements.iter_mut().for_each(|element| *element = scrambled(*element));
                 }
@@ -192,7 +192,7 @@ impl<'a> Program<'a> {
                     self.tensors.swap_remove(index);
                     // Its memory may be somebody else's at once.
                     if let Ok(next) = self.pool.uninit::<u32>([elements_of(&mut self.rng)]) {
-                        let binding = next.binding()?;
+                        let binding = next.binding(encoder)?;
                         encoder.clear_buffer(binding.buffer, binding.offset, Some(next.bytes()));
                         if !fails {
                             let zeros = vec![0; next.elements()];
@@ -220,7 +220,7 @@ impl<'a> Program<'a> {
         let mut encoder = device.create_command_encoder(&Default::default());
         let binding = loan.binding();
         encoder.copy_buffer_to_buffer(binding.buffer, binding.offset, &seen, 0, tensor.bytes());
-        gpu::record(device, &mut encoder, self.pipeline, &[binding], 4);
+        gpu::record(device, self.pipeline, &[binding], 4, &mut encoder);
         // The tensor is gone before its work is submitted.
         self.loans.push(Foreign { loan, commands: encoder.finish(), seen, expected: elements });
         Ok(())
@@ -230,8 +230,7 @@ impl<'a> Program<'a> {
     fn submit_loan(&mut self) {
         let index = self.rng.random_range(0..self.loans.len());
         let Foreign { loan, commands, seen, expected } = self.loans.swap_remove(index);
-        let submission = self.pool.backend().queue().submit([commands]);
-        loan.submitted(&submission);
+        self.pool.submit_lent([commands], [loan]).unwrap();
         let (sender, mapped) = std::sync::mpsc::channel();
         seen.map_async(wgpu::MapMode::Read, .., move |result| sender.send(result).unwrap());
         self.pool.backend().device().poll(wgpu::PollType::wait_indefinitely()).unwrap();

@@ -121,14 +121,14 @@ fn encode_records_in_order_and_its_errors_lose_nothing_else() {
 
     // The closure's own error, a broken rule of wgpu, and a panic: none of them is recorded.
     let error = pool.encode(|encoder| {
-        dispatch(device, encoder, &pipeline, tensor.binding()?, 3);
+        dispatch(device, &pipeline, tensor.binding(encoder)?, 3, encoder);
         Err::<(), _>(Error::new(ErrorKind::Invalid, "changed my mind"))
     });
     assert_eq!(error.unwrap_err().to_string(), "changed my mind");
     let error = pool
         .encode(|encoder| {
-            dispatch(device, encoder, &pipeline, tensor.binding()?, 3);
-            let binding = tensor.binding()?;
+            dispatch(device, &pipeline, tensor.binding(encoder)?, 3, encoder);
+            let binding = tensor.binding(encoder)?;
             encoder.copy_buffer_to_buffer(binding.buffer, 0, binding.buffer, 0, 3);
             Ok(())
         })
@@ -136,7 +136,7 @@ fn encode_records_in_order_and_its_errors_lose_nothing_else() {
     assert_eq!(error.kind(), ErrorKind::Device, "{error}");
     let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         pool.encode(|encoder| -> Result<(), Error> {
-            dispatch(device, encoder, &pipeline, tensor.binding()?, 3);
+            dispatch(device, &pipeline, tensor.binding(encoder)?, 3, encoder);
             panic!("in the closure")
         })
     }));
@@ -156,6 +156,62 @@ fn encode_records_in_order_and_its_errors_lose_nothing_else() {
     .unwrap();
     double(&pool, &pipeline, &tensor).unwrap();
     assert_eq!(tensor.to_array().unwrap(), array![4.0f32, 8.0, 12.0].into_dyn());
+    pool.check();
+}
+
+/// The commands of another encoder get their place in the stream: after what was recorded before, before what comes later.
+#[test]
+fn appended_commands_keep_their_place() {
+    let Some(pool) = gpu::pool("appended_commands_keep_their_place", Config::new("1 MiB")) else { return };
+    let device = pool.backend().device();
+    let pipeline = doubling(device);
+    let tensor = pool.from_array(&array![1.0f32, 2.0]).unwrap();
+    let add_one = gpu::pipeline(
+        device,
+        "@group(0) @binding(0) var<storage, read_write> x: array<f32>;
+        @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+            if (id.x < arrayLength(&x)) { x[id.x] = 1.0 + x[id.x]; }
+        }",
+    );
+    let own = |fails: bool| {
+        pool.encode(|encoder| {
+            dispatch(device, &pipeline, tensor.binding(encoder)?, 2, encoder);
+            let mut own = device.create_command_encoder(&Default::default());
+            dispatch(device, &add_one, tensor.binding(encoder)?, 2, &mut own);
+            encoder.append(own.finish());
+            dispatch(device, &pipeline, tensor.binding(encoder)?, 2, encoder);
+            if fails { Err(Error::new(ErrorKind::Invalid, "changed my mind")) } else { Ok(()) }
+        })
+    };
+    own(false).unwrap();
+    own(true).unwrap_err();
+    assert_eq!(tensor.to_array().unwrap(), array![6.0f32, 10.0].into_dyn());
+    pool.check();
+}
+
+/// A pass can leave the closure, and takes its commands nowhere.
+#[test]
+fn what_a_closure_keeps_is_never_recorded() {
+    let Some(pool) = gpu::pool("what_a_closure_keeps_is_never_recorded", Config::new("1 MiB")) else { return };
+    let device = pool.backend().device();
+    let pipeline = doubling(device);
+    let tensor = pool.from_array(&array![1.0f32, 2.0]).unwrap();
+    for fails in [false, true] {
+        let mut kept = None;
+        let error = pool.encode(|encoder| {
+            dispatch(device, &pipeline, tensor.binding(encoder)?, 2, encoder);
+            kept = Some(encoder.begin_compute_pass(&Default::default()).forget_lifetime());
+            if fails { Err(Error::new(ErrorKind::Invalid, "changed my mind")) } else { Ok(()) }
+        });
+        let expected = if fails { ErrorKind::Invalid } else { ErrorKind::Device };
+        assert_eq!(error.unwrap_err().kind(), expected);
+        // wgpu reports that the pass ends after its encoder.
+        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        drop(kept);
+        assert_eq!(pollster::block_on(scope.pop()).is_some(), !fails);
+    }
+    double(&pool, &pipeline, &tensor).unwrap();
+    assert_eq!(tensor.to_array().unwrap(), array![2.0f32, 4.0].into_dyn());
     pool.check();
 }
 
@@ -241,7 +297,7 @@ fn submitted_work_is_not_done_before_the_device_says_so() {
     let tensor = pool.zeros::<f32>([4_000_000]).unwrap();
     pool.encode(|encoder| {
         for _ in 0..300 {
-            dispatch(pool.backend().device(), encoder, &pipeline, tensor.binding()?, tensor.elements());
+            dispatch(pool.backend().device(), &pipeline, tensor.binding(encoder)?, tensor.elements(), encoder);
         }
         Ok(())
     })

@@ -212,18 +212,54 @@ fn a_copy_inside_a_slab_may_be_larger_than_one_dispatch_of_its_shader() {
 #[test]
 fn bindings_are_exact_and_never_empty() {
     let Some(pool) = gpu::pool("bindings_are_exact_and_never_empty", Config::new("1 MiB")) else { return };
-    for (len, bytes) in [(1usize, 4u64), (5, 20), (1000, 4000)] {
-        let tensor = pool.uninit::<f32>([len]).unwrap();
-        let binding = tensor.binding().unwrap();
-        assert_eq!(binding.size.unwrap().get(), bytes);
-        assert_eq!(binding.offset % pool.limits().alignment_bytes, 0);
+    pool.encode(|encoder| {
+        for (len, bytes) in [(1usize, 4u64), (5, 20), (1000, 4000)] {
+            let tensor = pool.uninit::<f32>([len])?;
+            let binding = tensor.binding(encoder)?;
+            assert_eq!(binding.size.unwrap().get(), bytes);
+            assert_eq!(binding.offset % pool.limits().alignment_bytes, 0);
+        }
+        let odd = pool.uninit::<u8>([5])?;
+        assert_eq!(odd.binding(encoder)?.size.unwrap().get(), 8);
+        let empty = pool.uninit::<f32>([3, 0])?;
+        let error = empty.binding(encoder).unwrap_err();
+        assert!(error.kind() == ErrorKind::Shape && error.to_string().contains("[3, 0]"), "{error}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// What has no elements works like the rest, or says why not.
+#[test]
+fn tensors_without_elements_are_filled_copied_and_moved_like_others() {
+    let config = Config::new("1 MiB").slabs(SlabPolicy::Single);
+    let test = "tensors_without_elements_are_filled_copied_and_moved_like_others";
+    let Some(pool) = gpu::pool(test, config) else { return };
+    let [mut a, mut b] = [(); 2].map(|()| pool.zeros::<f32>([3, 0]).unwrap());
+    a.upload(&[]).unwrap();
+    a.fill(1.5).unwrap();
+    a.fill(0.0).unwrap();
+    b.copy_from(&a).unwrap();
+    b.copy_range_from(0, &a, 0..0).unwrap();
+    a.download(&mut []).unwrap();
+    assert_eq!(a.to_array().unwrap().shape(), [3, 0]);
+    assert_eq!(pool.from_array(&Array2::<f32>::zeros((0, 4))).unwrap().to_array().unwrap().shape(), [0, 4]);
+    let error = a.lend().unwrap_err();
+    assert!(error.kind() == ErrorKind::Shape && error.to_string().contains("[3, 0]"), "{error}");
+    assert_eq!(pool.compact([&mut a]).unwrap().blocks_moved, 0);
+    assert_eq!(a.block_mut().upload(0, &[1]).unwrap_err().kind(), ErrorKind::Shape);
+    // Ranges without elements of a tensor that has some, to its very end.
+    let mut c = pool.from_array(&array![1u32, 2]).unwrap();
+    let d = pool.from_array(&array![3u32, 4]).unwrap();
+    for at in 0..=2 {
+        c.copy_range_from(at, &d, at..at).unwrap();
+        c.block_mut().upload(4 * at as u64, &[]).unwrap();
+        c.block().download(4 * at as u64, &mut []).unwrap();
     }
-    let odd = pool.uninit::<u8>([5]).unwrap();
-    assert_eq!(odd.binding().unwrap().size.unwrap().get(), 8);
-    let empty = pool.uninit::<f32>([3, 0]).unwrap();
-    let error = empty.binding().unwrap_err();
-    assert!(error.to_string().contains("[3, 0]"), "{error}");
-    assert_eq!(empty.to_array().unwrap().len(), 0);
+    c.block_mut().fill(0, &[1]).unwrap();
+    assert_eq!(c.to_array().unwrap(), array![1u32, 2].into_dyn());
+    pool.submit_lent([], []).unwrap();
+    pool.check();
 }
 
 #[test]
@@ -239,7 +275,7 @@ fn two_tensors_of_one_slab_are_bound_in_one_dispatch() {
     let b = pool.zeros::<f32>([1]).unwrap();
     assert_eq!(a.block().slab(), b.block().slab());
     pool.encode(|encoder| {
-        gpu::record(device, encoder, &pipeline, &[a.binding()?, b.binding()?], 1);
+        gpu::record(device, &pipeline, &[a.binding(encoder)?, b.binding(encoder)?], 1, encoder);
         Ok(())
     })
     .unwrap();

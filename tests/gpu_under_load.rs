@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ndarray::array;
 use support::gpu::{self, LONG, allocated_bytes, dispatch, doubling, until};
-use tensorpool::{Backend, Config, Gpu, Pool, Request, SlabPolicy, Tensor};
+use tensorpool::{Backend, Config, Encoder, Gpu, Pool, Request, SlabPolicy, Tensor};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -38,7 +38,7 @@ impl Foreign {
         });
         let mut encoder = device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(binding.buffer, binding.offset, &seen, 0, bytes);
-        dispatch(device, &mut encoder, &doubling(device), binding, bytes as usize / 4);
+        dispatch(device, &doubling(device), binding, bytes as usize / 4, &mut encoder);
         Self { commands: encoder.finish(), seen }
     }
 
@@ -70,7 +70,7 @@ fn lent_blocks_are_counted_and_come_back_to_one_who_waits() {
         let waiter = scope.spawn(|| pool.alloc(whole(&pool).wait(LONG)).map(drop));
         until(|| pool.stats().waiting == 1);
         // From here on nobody calls the pool but the one who waits.
-        loan.submitted(&pool.backend().queue().submit([foreign.commands]));
+        pool.submit_lent([foreign.commands], [loan]).unwrap();
         waiter.join().unwrap().unwrap();
     });
     assert_eq!(pool.stats().retired_bytes, 0);
@@ -86,7 +86,8 @@ fn a_block_with_several_holds_waits_for_the_last() {
     let tensor = pool.zeros::<f32>([64]).unwrap();
     let (first, second, third) = (tensor.lend().unwrap(), tensor.block().hold(), tensor.lend().unwrap());
     drop(tensor);
-    first.submitted(&pool.submit().unwrap());
+    pool.submit().unwrap();
+    first.submitted();
     pool.backend().complete(pool.backend().recorded()).unwrap();
     third.cancel();
     assert!(pool.alloc(whole(&pool).wait(Duration::from_millis(30))).unwrap_err().is_timeout());
@@ -103,9 +104,9 @@ fn the_stream_keeps_its_order_whatever_order_closures_could_finish_in() {
     let Some(pool) = gpu::pool(test, config) else { return };
     let shared = pool.zeros::<u32>([64]).unwrap();
     let sources = [7u32, 9].map(|value| pool.from_array(&ndarray::Array1::from_elem(64, value)).unwrap());
-    let copy = |encoder: &mut wgpu::CommandEncoder, source: &Tensor<u32, Gpu>| {
+    let copy = |encoder: &mut Encoder<'_>, source: &Tensor<u32, Gpu>| {
         // Through a buffer of its own: both tensors are of one slab.
-        let (from, to) = (source.binding()?, shared.binding()?);
+        let (from, to) = (source.binding(encoder)?, shared.binding(encoder)?);
         let between = pool.backend().device().create_buffer(&wgpu::BufferDescriptor {
             label: None,
             size: 256,
@@ -150,7 +151,7 @@ fn lent_memory_is_not_handed_out_before_foreign_work_has_finished() {
     let config = Config::new("64 KiB").slabs(SlabPolicy::Single).staging(4 * KIB);
     let test = "lent_memory_is_not_handed_out_before_foreign_work_has_finished";
     let Some(pool) = gpu::pool(test, config) else { return };
-    let (device, queue) = (pool.backend().device(), pool.backend().queue());
+    let device = pool.backend().device();
     for round in 0..10 {
         let lent = [1.0f32, 2.0].map(|value| {
             let tensor = pool.from_array(&ndarray::Array1::from_elem(512, value)).unwrap();
@@ -176,7 +177,7 @@ fn lent_memory_is_not_handed_out_before_foreign_work_has_finished() {
         // Recorded first, submitted last.
         let mut buffers = Vec::new();
         for (foreign, loan, _) in [second, first] {
-            loan.submitted(&queue.submit([foreign.commands]));
+            pool.submit_lent([foreign.commands], [loan]).unwrap();
             buffers.push(foreign.seen);
         }
         assert!(Foreign::seen(&buffers[0], device).iter().all(|x| *x == 2.0), "round {round}");
@@ -295,7 +296,7 @@ fn waiting_submits_what_holds_the_memory() {
             let tensor = pool.uninit::<f32>([elements]).unwrap();
             let mut outside = None;
             pool.encode(|encoder| {
-                dispatch(device, encoder, &pipeline, tensor.binding()?, elements);
+                dispatch(device, &pipeline, tensor.binding(encoder)?, elements, encoder);
                 if !inside {
                     outside = Some(tensor);
                 }
@@ -317,7 +318,7 @@ fn waiting_submits_what_holds_the_memory() {
     let tensor = pool.zeros::<f32>([elements]).unwrap();
     let loan = tensor.lend().unwrap();
     drop(tensor);
-    loan.submitted(&pool.backend().queue().submit([]));
+    pool.submit_lent([], [loan]).unwrap();
     assert!(pollster::block_on(pool.alloc_async(all())).is_ok());
     let batch = [Request::bytes(MIB / 2).wait(LONG), Request::bytes(MIB / 2).wait(LONG)];
     pool.zeros::<f32>([elements]).unwrap().fill(0.0).unwrap();

@@ -404,7 +404,7 @@ mod gpu {
             mapped_at_creation: false,
         });
         pool.encode(|encoder| {
-            let source = other.binding()?;
+            let source = other.binding(encoder)?;
             encoder.copy_buffer_to_buffer(source.buffer, source.offset, &target, 0, 16);
             Ok(())
         })

@@ -23,7 +23,7 @@ mod host;
 mod virtual_memory;
 
 #[cfg(feature = "gpu")]
-pub use gpu::Gpu;
+pub use gpu::{Encoder, Gpu};
 pub use host::{Host, HostSlab};
 pub use virtual_memory::{Virtual, VirtualSlab};
 

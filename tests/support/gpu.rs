@@ -5,7 +5,7 @@ pub use super::{LONG, until};
 use bytemuck::Pod;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use tensorpool::{Config, Gpu, GpuChoice, Pool, Result, Tensor};
+use tensorpool::{Config, Encoder, Gpu, GpuChoice, Pool, Result, Tensor};
 
 use super::say;
 
@@ -58,13 +58,30 @@ pub fn doubling(device: &wgpu::Device) -> wgpu::ComputePipeline {
     pipeline(device, source)
 }
 
+/// The pool's encoder, or one of wgpu's.
+pub trait Passes {
+    fn pass(&mut self) -> wgpu::ComputePass<'_>;
+}
+
+impl Passes for Encoder<'_> {
+    fn pass(&mut self) -> wgpu::ComputePass<'_> {
+        self.begin_compute_pass(&Default::default())
+    }
+}
+
+impl Passes for wgpu::CommandEncoder {
+    fn pass(&mut self) -> wgpu::ComputePass<'_> {
+        self.begin_compute_pass(&Default::default())
+    }
+}
+
 /// Records a shader with its bindings, from 0.
 pub fn record(
     device: &wgpu::Device,
-    encoder: &mut wgpu::CommandEncoder,
     pipeline: &wgpu::ComputePipeline,
     bindings: &[wgpu::BufferBinding<'_>],
     workgroups: u32,
+    encoder: &mut impl Passes,
 ) {
     let entries: Vec<_> = (0..)
         .zip(bindings)
@@ -78,7 +95,7 @@ pub fn record(
         layout: &pipeline.get_bind_group_layout(0),
         entries: &entries,
     });
-    let mut pass = encoder.begin_compute_pass(&Default::default());
+    let mut pass = encoder.pass();
     pass.set_pipeline(pipeline);
     pass.set_bind_group(0, &group, &[]);
     pass.dispatch_workgroups(workgroups, 1, 1);
@@ -87,18 +104,18 @@ pub fn record(
 /// Records a shader that has one binding, and an invocation for each element.
 pub fn dispatch(
     device: &wgpu::Device,
-    encoder: &mut wgpu::CommandEncoder,
     pipeline: &wgpu::ComputePipeline,
     binding: wgpu::BufferBinding<'_>,
     elements: usize,
+    encoder: &mut impl Passes,
 ) {
-    record(device, encoder, pipeline, &[binding], elements.div_ceil(64) as u32);
+    record(device, pipeline, &[binding], elements.div_ceil(64) as u32, encoder);
 }
 
 /// Doubles a tensor through the pool's stream.
 pub fn double(pool: &Pool<Gpu>, pipeline: &wgpu::ComputePipeline, tensor: &Tensor<f32, Gpu>) -> Result<()> {
     pool.encode(|encoder| {
-        dispatch(pool.backend().device(), encoder, pipeline, tensor.binding()?, tensor.elements());
+        dispatch(pool.backend().device(), pipeline, tensor.binding(encoder)?, tensor.elements(), encoder);
         Ok(())
     })
 }

@@ -7,6 +7,7 @@
 //! Nothing here calls `queue.write_buffer`: that runs *before* the command buffers of the next submission, whenever it
 //! was called, and would overwrite what recorded work has yet to read.
 
+mod encoder;
 mod ranges;
 mod scope;
 mod staging;
@@ -16,6 +17,7 @@ use std::fmt;
 use std::sync::TryLockError;
 use std::thread::ThreadId;
 
+pub use self::encoder::Encoder;
 pub(crate) use self::scope::scoped;
 use self::stream::Stream;
 use super::{Backend, CopyDst, CopySrc, Limit, Limits, Point, Span, check_slab_bytes};
@@ -92,7 +94,8 @@ impl Gpu {
         }
     }
 
-    /// The device.
+    /// Returns the device. Where [`open`](Gpu::open) has opened it, its lost callback is the pool's: another in its place
+    /// leaves the pool to learn of a lost device from a transfer that fails.
     pub fn device(&self) -> &wgpu::Device {
         &self.device
     }
@@ -123,13 +126,12 @@ impl Gpu {
     ///
     /// # Panics
     /// In wgpu, if the closure leaves one of wgpu's error scopes open.
-    pub fn encode<R>(&self, record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<R>) -> Result<R> {
+    pub fn encode<R>(&self, record: impl FnOnce(&mut Encoder<'_>) -> Result<R>) -> Result<R> {
         let mut stream = self.stream()?;
         // Before the closure: what it drops may be what it has just recorded work for.
         stream.mark_recorded(self);
         let (result, commands) = self.scoped("recording", || {
-            let descriptor = wgpu::CommandEncoderDescriptor { label: Some("tensorpool encode") };
-            let mut encoder = self.device.create_command_encoder(&descriptor);
+            let mut encoder = Encoder::new(self);
             let result = record(&mut encoder);
             let commands = result.is_ok().then(|| encoder.finish());
             (result, commands)
@@ -146,6 +148,13 @@ impl Gpu {
     /// [`ErrorKind::Device`], [`ErrorKind::DeviceLost`], [`ErrorKind::Recording`].
     pub fn submit(&self) -> Result<wgpu::SubmissionIndex> {
         self.stream()?.submit(self)
+    }
+
+    /// Sends what is recorded, and after it these commands of other encoders.
+    pub(crate) fn submit_with(&self, commands: Vec<wgpu::CommandBuffer>) -> Result<wgpu::SubmissionIndex> {
+        let mut stream = self.stream()?;
+        stream.append(self, commands)?;
+        stream.submit(self)
     }
 
     /// Records into the stream's open encoder; for this crate's own kernels, which break no rules.

@@ -105,10 +105,10 @@ impl Stream {
     }
 
     /// Puts finished commands after everything recorded so far.
-    pub(super) fn append(&mut self, gpu: &Gpu, commands: wgpu::CommandBuffer) -> Result<()> {
+    pub(super) fn append(&mut self, gpu: &Gpu, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) -> Result<()> {
         self.close_encoder(gpu)?;
         self.mark_recorded(gpu);
-        self.commands.push(commands);
+        self.commands.extend(commands);
         if self.commands.len() >= COMMANDS_WAITING_MAX {
             self.submit(gpu)?;
         }
