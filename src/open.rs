@@ -26,6 +26,13 @@ mod gpu {
     use super::{Config, Gpu, Pool, Result};
     use crate::backend::gpu::scoped;
     use crate::error::{Error, ErrorKind};
+    use crate::sync::{Mutex, lock};
+
+    /// The instance of all devices that this process has opened here, once there is one.
+    ///
+    /// wgpu numbers its resources by instance and compares nothing but the numbers, so that a buffer of one instance passes
+    /// for one of another.
+    static INSTANCE: Mutex<Option<wgpu::Instance>> = Mutex::new(None);
 
     /// Which of the machine's adapters to open.
     #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +59,12 @@ mod gpu {
         }
     }
 
+    fn new_instance() -> wgpu::Instance {
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+        descriptor.backends = wgpu::Backends::PRIMARY;
+        wgpu::Instance::new(descriptor)
+    }
+
     /// Lower is better.
     fn rank(info: &wgpu::AdapterInfo) -> u8 {
         match info.device_type {
@@ -67,12 +80,28 @@ mod gpu {
         /// Opens the best adapter of the choice with all its limits, so that slabs and bindings may be as large as it
         /// can, and with `MemoryHints::MemoryUsage`, so that wgpu itself keeps little beside the pool.
         ///
+        /// All devices that are opened here are of one `wgpu::Instance`, which the first success makes and the process
+        /// keeps. What the driver reads from the environment (`VK_ICD_FILENAMES`, say) it reads then. A program with an
+        /// instance of its own gives the pool a device of that one: see [`Gpu::new`].
+        ///
         /// # Errors
         /// [`ErrorKind::NoDevice`], with the adapters there are, if none fits; [`ErrorKind::Device`] if it does not open.
         pub fn open(choice: &GpuChoice) -> Result<Self> {
-            let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-            descriptor.backends = wgpu::Backends::PRIMARY;
-            let instance = wgpu::Instance::new(descriptor);
+            // Opened without the lock: wgpu calls the program's logger, which may come here too.
+            loop {
+                let kept = lock(&INSTANCE).clone();
+                let instance = kept.unwrap_or_else(new_instance);
+                let gpu = Self::open_of(&instance, choice)?;
+                // Kept only now: an instance that has found no driver would find none later either.
+                if *lock(&INSTANCE).get_or_insert_with(|| instance.clone()) == instance {
+                    log::info!("opened {gpu:?}");
+                    return Ok(gpu);
+                }
+                // Another thread was the first, with another instance.
+            }
+        }
+
+        fn open_of(instance: &wgpu::Instance, choice: &GpuChoice) -> Result<Self> {
             let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
             let found: Vec<_> = adapters.iter().map(|adapter| adapter.get_info().name).collect();
             adapters.retain(|adapter| choice.accepts(&adapter.get_info()));
@@ -97,7 +126,6 @@ mod gpu {
             scoped(&device, "watching the device", || {
                 device.set_device_lost_callback(move |reason, message| lost.tell(&format!("{reason:?} {message}")));
             })?;
-            log::info!("opened {gpu:?}");
             Ok(gpu)
         }
     }

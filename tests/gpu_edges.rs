@@ -85,6 +85,17 @@ fn what_belongs_to_another_pool_is_refused() {
     assert_eq!(double(&a, &pipeline, &theirs).unwrap_err().kind(), ErrorKind::Foreign);
     assert_eq!(theirs.to_array().unwrap(), array![1.0f32, 2.0].into_dyn());
     assert_eq!(mine.to_array().unwrap(), array![2.0f32, 4.0].into_dyn());
+    // A loan is wgpu's to refuse: all devices that are opened here are of one instance.
+    let loan = theirs.lend().unwrap();
+    let error = a.encode(|encoder| {
+        let binding = loan.binding();
+        encoder.clear_buffer(binding.buffer, binding.offset, Some(8));
+        Ok(())
+    });
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::Device);
+    loan.cancel();
+    assert_eq!(theirs.to_array().unwrap(), array![1.0f32, 2.0].into_dyn());
+    assert_eq!(mine.to_array().unwrap(), array![2.0f32, 4.0].into_dyn());
     // Of another pool on the same device it is lent, as to any foreign encoder.
     let theirs = b.from_array(&array![1.0f32, 2.0]).unwrap();
     assert_eq!(double(&a, &pipeline, &theirs).unwrap_err().kind(), ErrorKind::Foreign);

@@ -74,6 +74,9 @@ impl DeviceLost {
 impl Gpu {
     /// Memory of a device that the caller owns. The device's lost callback stays the caller's:
     /// see [`device_lost`](Gpu::device_lost).
+    ///
+    /// A program should have one `wgpu::Instance`. wgpu numbers buffers and encoders by instance, and takes a buffer of one
+    /// for the buffer of another that has the same number, without an error. [`Gpu::open`] has an instance of its own.
     pub fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
         let limits = device.limits();
         let alignment_bytes = u64::from(limits.min_storage_buffer_offset_alignment).max(2 * WORD_BYTES);
