@@ -24,7 +24,7 @@ use super::Gpu;
 /// # }
 /// ```
 ///
-/// Nor can it change places with another:
+/// It cannot change places with another encoder either:
 ///
 /// ```compile_fail,E0521
 /// # use tensorpool::{Gpu, Pool, Result};
