@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ndarray::array;
 use support::gpu::{self, LONG, allocated_bytes, dispatch, doubling, until};
-use tensorpool::{Backend, Config, Encoder, Gpu, Pool, Request, SlabPolicy, Tensor};
+use tensorpool::{Backend, Config, Encoder, ErrorKind, Gpu, Pool, Request, SlabPolicy, Tensor};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -371,6 +371,31 @@ fn what_is_to_be_zeroed_waits_for_the_stream_and_nobody_with_it() {
     assert!(late.is_timeout(), "{late}");
     assert_eq!(pollster::block_on(pool.alloc_async(Request::bytes(MIB).wait(LONG))).unwrap().bytes(), MIB);
     pool.check();
+}
+
+/// The thread that records may be waiting for the very block; with `zero_on_free` it would wait in vain, and is told so.
+#[test]
+fn a_drop_does_not_wait_for_the_thread_that_records() {
+    let name = "a_drop_does_not_wait_for_the_thread_that_records";
+    for zeroes in [false, true] {
+        let config = Config::new(MIB).slabs(SlabPolicy::Single).staging(0).zero_on_free(zeroes);
+        let Some(pool) = gpu::pool(name, config) else { return };
+        let freed = pool.alloc(Request::bytes(MIB)).unwrap();
+        let (sender, receiver) = mpsc::channel();
+        let waited = pool.encode(|_| {
+            // Not joined if the test fails.
+            thread::spawn(move || {
+                drop(freed);
+                sender.send(()).unwrap();
+            });
+            receiver.recv_timeout(LONG).expect("the drop waits for the stream");
+            Ok(pool.alloc(Request::bytes(MIB).wait(LONG)).map(drop))
+        });
+        let expected = if zeroes { Err(ErrorKind::Recording) } else { Ok(()) };
+        assert_eq!(waited.unwrap().map_err(|error| error.kind()), expected);
+        assert!(pool.alloc(Request::bytes(MIB)).is_ok());
+        pool.check();
+    }
 }
 
 /// A deadline is kept, and a future may be dropped, while a thread records: nobody in line waits for the stream.
