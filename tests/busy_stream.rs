@@ -149,3 +149,27 @@ fn what_was_freed_while_another_thread_recorded_is_found() {
     drop(whole);
     pool.check();
 }
+
+/// A thread that waits in line gets what was freed while another recorded, once that has ended; so does a future.
+#[test]
+fn a_waiter_gets_what_was_freed_while_another_thread_recorded() {
+    let pool = streamed(true);
+    for is_future in [false, true] {
+        let all = pool.alloc(Request::bytes(64 * KIB)).unwrap();
+        let recorder = pool.backend().record().unwrap();
+        let other = pool.clone();
+        let thread = thread::spawn(move || {
+            let request = Request::bytes(64 * KIB).wait(LONG);
+            if is_future { pollster::block_on(other.alloc_async(request)) } else { other.alloc(request) }
+        });
+        while pool.stats().waiting == 0 {
+            thread::yield_now();
+        }
+        drop(all);
+        thread::sleep(Duration::from_millis(20));
+        assert_eq!(pool.stats().waiting, 1);
+        drop(recorder);
+        assert_eq!(thread.join().unwrap().unwrap().bytes(), 64 * KIB);
+        pool.check();
+    }
+}

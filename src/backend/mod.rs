@@ -71,6 +71,8 @@ pub struct Limits {
 /// - A call that is lent a [`Span`] leaves that span in its place. The pool never again uses memory whose span was swapped
 ///   for another.
 ///
+/// The provided methods suit a backend that does everything at once and needs no staging.
+///
 /// # Calling the pool
 ///
 /// A backend may keep a handle of its pool, and call the pool from its methods:
@@ -91,8 +93,6 @@ pub struct Limits {
 ///
 /// A panic goes on to the caller of the pool, and no memory is lost by it. In a drop, and where memory without an owner is zeroed
 /// or given back, there is no caller to tell. There the pool catches the panic, and tries again in a later call.
-///
-/// The provided methods suit a backend that does everything at once and needs no staging.
 pub trait Backend: Send + Sync + 'static {
     /// One large buffer. Dropping it gives the memory back. The drop must not wait for other threads: one may be waiting for just
     /// this memory.

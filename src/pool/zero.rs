@@ -1,4 +1,4 @@
-//! Memory that nobody owns is zeroed before another owner gets it, where the pool was told to ([`Config::zero_on_free`]).
+//! Memory without an owner is zeroed before another owner gets it, where the pool was told to (`Config::zero_on_free`).
 //!
 //! ```text
 //!   drop ────► zero ──► done: a free list, or its space
@@ -14,9 +14,6 @@ use crate::backend::{Backend, Span};
 use crate::error::{Error, ErrorKind};
 use crate::sync::caught;
 use crate::units::exact;
-
-#[cfg(doc)]
-use super::Config;
 
 /// What came of [`Shared::zero`].
 pub(super) enum Zeroed {
