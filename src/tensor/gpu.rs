@@ -9,6 +9,7 @@ use crate::backend::Gpu;
 use crate::backend::gpu::{DeviceLost, Encoder, WORD_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::{Hold, Pool};
+use crate::sync::caught;
 use crate::units::round_up;
 
 impl Pool<Gpu> {
@@ -167,8 +168,11 @@ impl Loan {
 impl Drop for Loan {
     fn drop(&mut self) {
         if let Some(hold) = self.hold.take() {
-            log::warn!("a loan of {:?} was dropped before it had ended: its memory stays retired", self.label);
+            // First: a logger that panics must not end the hold.
             std::mem::forget(hold);
+            caught(|| {
+                log::warn!("a loan of {:?} was dropped before it had ended: its memory stays retired", self.label);
+            });
         }
     }
 }
