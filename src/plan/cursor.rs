@@ -366,7 +366,10 @@ impl Cursor {
     }
 
     pub(crate) fn metadata_bytes(&self) -> u64 {
-        (self.states.capacity() * size_of::<u32>() + self.stragglers.capacity() * size_of::<(u64, u64)>()) as u64
+        let states_bytes = self.states.capacity() * size_of::<u32>();
+        let out =
+            self.stragglers.capacity() * size_of::<(u64, u64)>() + self.carried.capacity() * size_of::<(usize, u64)>();
+        (states_bytes + out) as u64
     }
 
     /// Panics if blocks that are out overlap: a defect of this crate.

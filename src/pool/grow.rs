@@ -265,6 +265,7 @@ impl<B: Backend> Shared<B> {
             self.detach_empty(&mut state);
         }
         self.settle_completed();
+        self.keep_small();
         self.state().returned_bytes() - before_bytes
     }
 }

@@ -5,13 +5,14 @@
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 
+use super::tables::{ARC_BYTES, keep_small_map, map_bytes};
 use crate::error::Holder;
 use crate::sync::{Arc, Mutex, Ordering, lock};
 
 /// A label's text and what its blocks hold. Shared by the table and the blocks; its counters belong to the blocks.
 #[derive(Debug)]
 pub(super) struct Label {
-    text: Box<str>,
+    text: Arc<str>,
     bytes: AtomicU64,
     blocks: AtomicU64,
 }
@@ -32,23 +33,42 @@ impl Label {
     }
 }
 
-/// One entry for each label that holds something, and for some that did: those go when the table has doubled, so that it
-/// is about as long as twice the most labels held at one time.
+/// One entry for each label that a block has, and for some that blocks had. Those go once the table has been asked as often as
+/// it was long. So it is at most twice as long as it was needed, and short again after as many allocations with a label.
 #[derive(Debug)]
 pub(super) struct Labels(Mutex<Table>);
 
 #[derive(Debug)]
 struct Table {
-    labels: HashMap<Box<str>, Arc<Label>>,
-    /// The length at which those that hold nothing go.
-    sweep_at: usize,
+    labels: HashMap<Arc<str>, Arc<Label>>,
+    /// Bytes of all texts.
+    text_bytes: usize,
+    /// After so many more look-ups the labels that no block has go.
+    until_sweep: usize,
 }
 
-const SWEEP_AT_LEAST: usize = 64;
+const LOOKUPS_LEAST: usize = 256;
+
+impl Table {
+    /// Labels that no block has go.
+    #[cold]
+    #[inline(never)]
+    fn sweep(&mut self) {
+        // No thread can take a new copy while the table is locked.
+        let text_bytes = &mut self.text_bytes;
+        self.labels.retain(|text, label| {
+            let is_held = Arc::strong_count(label) > 1;
+            *text_bytes -= if is_held { 0 } else { text.len() };
+            is_held
+        });
+        keep_small_map(&mut self.labels);
+        self.until_sweep = LOOKUPS_LEAST.max(self.labels.len());
+    }
+}
 
 impl Labels {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Table { labels: HashMap::new(), sweep_at: SWEEP_AT_LEAST }))
+        Self(Mutex::new(Table { labels: HashMap::new(), text_bytes: 0, until_sweep: LOOKUPS_LEAST }))
     }
 
     /// The label with this text. `None` for none.
@@ -57,17 +77,31 @@ impl Labels {
             return None;
         }
         let mut table = lock(&self.0);
+        if table.until_sweep == 0 {
+            table.sweep();
+        }
+        table.until_sweep -= 1;
         if let Some(label) = table.labels.get(text) {
             return Some(Arc::clone(label));
         }
-        if table.labels.len() >= table.sweep_at {
-            // Nobody can take a new copy while the table is locked.
-            table.labels.retain(|_, label| Arc::strong_count(label) > 1);
-            table.sweep_at = SWEEP_AT_LEAST.max(2 * table.labels.len());
-        }
-        let label = Arc::new(Label { text: text.into(), bytes: AtomicU64::new(0), blocks: AtomicU64::new(0) });
-        table.labels.insert(text.into(), Arc::clone(&label));
+        let text: Arc<str> = text.into();
+        let label = Label { text: Arc::clone(&text), bytes: AtomicU64::new(0), blocks: AtomicU64::new(0) };
+        let label = Arc::new(label);
+        table.text_bytes += text.len();
+        table.labels.insert(text, Arc::clone(&label));
         Some(label)
+    }
+
+    /// Gives back what labels have that no block has.
+    pub(super) fn sweep(&self) {
+        lock(&self.0).sweep();
+    }
+
+    /// The memory of the table and its labels.
+    pub(super) fn metadata_bytes(&self) -> u64 {
+        let table = lock(&self.0);
+        let of_labels = table.labels.len() * (size_of::<Label>() + 2 * ARC_BYTES) + table.text_bytes;
+        map_bytes(&table.labels) + of_labels as u64
     }
 
     /// All labels that hold something, largest first, then by name; what is left of the totals has none.
@@ -115,6 +149,10 @@ mod tests {
         assert_eq!(seen(0, 0), [("a".into(), 25, 2)]);
     }
 
+    fn count(labels: &Labels) -> usize {
+        lock(&labels.0).labels.len()
+    }
+
     #[test]
     fn labels_that_hold_nothing_go() {
         let labels = Labels::new();
@@ -124,8 +162,29 @@ mod tests {
             let label = labels.get(&format!("step {number}")).unwrap();
             label.add(1);
             label.remove(1);
+            assert!(count(&labels) <= 2 * 2 + LOOKUPS_LEAST, "{}", count(&labels));
         }
-        assert!(lock(&labels.0).labels.len() <= SWEEP_AT_LEAST);
         assert!(Arc::ptr_eq(&held, &labels.get("held").unwrap()));
+        labels.sweep();
+        assert_eq!((count(&labels), lock(&labels.0).text_bytes), (1, 4));
+    }
+
+    /// Also where the program asks for the same few labels from then on, and where it asks for none.
+    #[test]
+    fn a_table_that_was_long_is_short_again() {
+        let labels = Labels::new();
+        for is_asked in [true, false] {
+            let many: Vec<_> = (0..10_000).map(|number| labels.get(&format!("weights {number}")).unwrap()).collect();
+            let most_bytes = labels.metadata_bytes();
+            assert!(most_bytes > 10_000 * (100 + 13), "{most_bytes}");
+            drop(many);
+            if is_asked {
+                (0..20_001).for_each(|_| drop(labels.get("activation")));
+            } else {
+                labels.sweep();
+            }
+            assert!(count(&labels) <= 1);
+            assert!(labels.metadata_bytes() < 10_000, "{}", labels.metadata_bytes());
+        }
     }
 }

@@ -144,6 +144,19 @@ impl<B: Backend> Shared<B> {
         Some(label)
     }
 
+    /// All memory of the bookkeeping that the pool's lock does not protect.
+    fn metadata_bytes(&self) -> u64 {
+        size_of::<Self>() as u64 + self.labels.metadata_bytes() + self.shards.metadata_bytes()
+    }
+
+    /// Gives back what tables have in reserve that shrink only now and then.
+    fn keep_small(&self) {
+        self.labels.sweep();
+        if let Some(record) = &mut self.state().record {
+            record.keep_small();
+        }
+    }
+
     fn holders(&self) -> Vec<Holder> {
         self.fold_shards();
         let (used_bytes, blocks) = self.state().held();
@@ -266,7 +279,7 @@ impl<B: Backend> Pool<B> {
         self.shared().settle_completed();
         self.shared().fold_shards();
         let mut stats = self.shared().state().stats();
-        stats.metadata_bytes += self.shared().shards.metadata_bytes();
+        stats.metadata_bytes += self.shared().metadata_bytes();
         stats
     }
 

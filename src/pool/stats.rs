@@ -35,7 +35,8 @@ pub struct Stats {
     pub staging_bytes: u64,
     /// The longest run of free pages in any slab.
     pub largest_free_run_bytes: u64,
-    /// Bookkeeping in the program's own memory, not part of the budget.
+    /// Bookkeeping in the program's own memory, not part of the budget: all of the pool's tables, and the events of a recording
+    /// that are not written yet. What the backend keeps for itself is not in it.
     pub metadata_bytes: u64,
     /// Blocks held by callers, without those of zero bytes.
     pub blocks: u64,

@@ -6,6 +6,14 @@ use std::hash::{BuildHasher, Hash};
 /// A table of so many entries is small whatever it holds.
 const SMALL: usize = 64;
 
+/// What an `Arc` has beside its value: two counts.
+pub(super) const ARC_BYTES: usize = 2 * size_of::<usize>();
+
+/// The memory of a vector in bytes, without what its items point to.
+pub(super) fn vec_bytes<T>(vec: &Vec<T>) -> u64 {
+    (vec.capacity() * size_of::<T>()) as u64
+}
+
 /// The memory of a hash map in bytes, without what its items point to. A map has a power of two of places, of which it fills
 /// seven eighths, and a byte for each beside the item.
 pub(super) fn map_bytes<K, V, H>(map: &HashMap<K, V, H>) -> u64 {
@@ -13,7 +21,14 @@ pub(super) fn map_bytes<K, V, H>(map: &HashMap<K, V, H>) -> u64 {
     (places * (size_of::<(K, V)>() + 1)) as u64
 }
 
-/// Gives back what a hash map has in reserve, if that is three quarters of it: so the cost is a part of what it took to fill it.
+/// Gives back what a vector has in reserve, if that is three quarters of it: so the cost is a part of what it took to fill it.
+pub(super) fn keep_small<T>(vec: &mut Vec<T>) {
+    if vec.capacity() > SMALL && vec.len() < vec.capacity() / 4 {
+        vec.shrink_to((2 * vec.len()).max(SMALL));
+    }
+}
+
+/// As [`keep_small`], for a hash map.
 pub(super) fn keep_small_map<K: Eq + Hash, V, H: BuildHasher>(map: &mut HashMap<K, V, H>) {
     if map.capacity() > 2 * SMALL && map.len() < map.capacity() / 4 {
         map.shrink_to((2 * map.len()).max(SMALL));
@@ -26,6 +41,14 @@ mod tests {
 
     #[test]
     fn tables_shrink_when_they_are_mostly_empty_and_not_before() {
+        let mut vec: Vec<u32> = (0..10_000).collect();
+        let full_bytes = vec_bytes(&vec);
+        vec.truncate(5000);
+        keep_small(&mut vec);
+        assert_eq!(vec_bytes(&vec), full_bytes);
+        vec.truncate(100);
+        keep_small(&mut vec);
+        assert_eq!((vec.len(), vec.capacity()), (100, 200));
         let mut map: HashMap<u32, u32> = (0..10_000).map(|number| (number, number)).collect();
         let full_bytes = map_bytes(&map);
         assert!((16_384 * 9..16_384 * 9 + 100).contains(&full_bytes), "{full_bytes}");

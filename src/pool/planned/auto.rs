@@ -254,7 +254,8 @@ impl Auto {
             shape.schedule.metadata_bytes() + (shape.step.capacity() * size_of::<Learned>() + size_of::<Shape>()) as u64
         };
         let learner = self.learner.as_ref().map_or(0, Learner::metadata_bytes);
-        self.shapes.iter().map(of_shape).sum::<u64>() + learner
+        let met_bytes = self.met.capacity() * size_of::<u64>() + size_of::<Self>();
+        self.shapes.iter().map(of_shape).sum::<u64>() + learner + met_bytes as u64
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use crate::plan::Lifetime;
+use crate::pool::tables::{map_bytes, vec_bytes};
 
 /// A block that is not back.
 const LIVE: u32 = u32::MAX;
@@ -164,7 +165,7 @@ impl Learner {
     }
 
     pub(super) fn metadata_bytes(&self) -> u64 {
-        (self.allocations.capacity() * size_of::<Allocation>() + self.live.capacity() * size_of::<(At, u32)>()) as u64
+        vec_bytes(&self.allocations) + map_bytes(&self.live) + vec_bytes(&self.marks)
     }
 }
 

@@ -8,6 +8,7 @@ use crate::plan::{Cursor, Found, Schedule};
 use crate::pool::Shared;
 use crate::pool::shards::{PoolHome, Tally};
 use crate::pool::state::{Holds, Home, Slab};
+use crate::pool::tables::{keep_small, vec_bytes};
 use crate::space::Extent;
 use crate::sync::{Arc, Ordering};
 
@@ -318,6 +319,7 @@ impl<B: Backend> Planner<B> {
             self.leaving[index].out -= 1;
             if self.leaving[index].out == 0 {
                 rest.arenas.push(self.leaving.swap_remove(index).arena);
+                keep_small(&mut self.leaving);
             }
         }
         rest
@@ -334,7 +336,9 @@ impl<B: Backend> Planner<B> {
 
     /// Those that nobody uses any more.
     pub(super) fn take_over(&mut self) -> Vec<Held<B>> {
-        self.held.extract_if(.., |held| held.is_over()).collect()
+        let over = self.held.extract_if(.., |held| held.is_over()).collect();
+        keep_small(&mut self.held);
+        over
     }
 
     /// Nobody uses it any more, and it is as it should be.
@@ -432,7 +436,7 @@ impl<B: Backend> Planner<B> {
     /// The arena is not used any more. It goes home when everything in it is back.
     pub(super) fn leave_arena(&mut self) -> Rest<B> {
         let mut rest = Rest::new();
-        rest.pools = self.ties.drain(..).map(|ties| ties.shared).collect();
+        rest.pools = std::mem::take(&mut self.ties).into_iter().map(|ties| ties.shared).collect();
         let Some(arena) = self.arena.take() else { return rest };
         let out = self.cursor.as_ref().map_or(0, Cursor::out);
         if out == 0 {
@@ -480,8 +484,8 @@ impl<B: Backend> Planner<B> {
             Mode::Fixed(schedule) => schedule.metadata_bytes(),
             Mode::Auto(auto) => auto.metadata_bytes(),
         };
-        let places = self.ties.capacity() * size_of::<Ties<B>>() + self.held.capacity() * size_of::<Held<B>>();
-        mode + self.cursor.as_ref().map_or(0, Cursor::metadata_bytes) + places as u64
+        let places = vec_bytes(&self.ties) + vec_bytes(&self.held) + vec_bytes(&self.leaving);
+        mode + self.cursor.as_ref().map_or(0, Cursor::metadata_bytes) + places
     }
 
     pub(in crate::pool) fn check(&self) {

@@ -6,6 +6,7 @@
 mod moves;
 mod retire;
 mod serve;
+mod tables;
 
 use self::retire::Leaving;
 pub(super) use self::retire::{Holds, Retired};
@@ -431,8 +432,7 @@ impl<S> State<S> {
             retired_bytes: books.retired_bytes + self.leaving_bytes,
             free_bytes: spaces().map(Space::free_bytes).sum(),
             largest_free_run_bytes: spaces().map(Space::largest_free_run_bytes).max().unwrap_or(0),
-            metadata_bytes: spaces().map(|space| space.metadata_bytes() as u64).sum::<u64>()
-                + self.record.as_ref().map_or(0, |record| record.metadata_bytes()),
+            metadata_bytes: self.metadata_bytes(),
             slabs: self.order.len() as u64,
             waiting: self.line.len() as u64,
             ..books

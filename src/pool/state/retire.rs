@@ -2,6 +2,7 @@
 
 use super::{Entry, Home, Slab, State};
 use crate::backend::Point;
+use crate::pool::tables::keep_small;
 use crate::sync::{Arc, AtomicUsize, Ordering, ThreadId};
 
 /// A slab that goes back to the device once `point` has passed. Its bytes stay reserved until the memory is dropped.
@@ -49,6 +50,7 @@ impl<S> State<S> {
     /// Retired blocks that nobody uses any more go home. Whether there were any.
     pub(in crate::pool) fn release_retired(&mut self) -> bool {
         let over: Vec<_> = self.retired.extract_if(.., |retired| retired.is_over() && !retired.is_dirty).collect();
+        keep_small(&mut self.retired);
         let any = !over.is_empty();
         over.into_iter().for_each(|retired| self.unretire(retired));
         any
@@ -76,7 +78,9 @@ impl<S> State<S> {
     /// Retired blocks that nobody uses any more, to be zeroed without the lock. They stay retired until they are
     /// [told](Self::zeroed) to be.
     pub(in crate::pool) fn take_dirty(&mut self) -> Vec<Retired<S>> {
-        self.retired.extract_if(.., |retired| retired.is_over() && retired.is_dirty).collect()
+        let dirty = self.retired.extract_if(.., |retired| retired.is_over() && retired.is_dirty).collect();
+        keep_small(&mut self.retired);
+        dirty
     }
 
     /// A block from `take_dirty` has been zeroed, or could not be for the time being.
@@ -116,6 +120,7 @@ impl<S> State<S> {
                 None => true,
             }
         });
+        self.forget_slots();
     }
 
     /// Whether anything here can change without a call of the pool.
