@@ -284,41 +284,46 @@ fn an_allocation_inside_the_drop_of_a_slab_does_not_wait_for_its_bytes() {
     cell.lock().unwrap().take();
 }
 
-/// Every call of the backend panics now and then, also while blocks are dropped by a caller that panics: what unwinds reaches the
-/// caller, but never out of a drop, and all memory is there afterwards.
+/// The backend panics in its nth call, or in every nth one, also while blocks are dropped by a caller that panics: what unwinds
+/// reaches the caller, but never out of a drop, and all memory is there afterwards.
 #[test]
 fn a_backend_that_panics_loses_nothing() {
-    for (config, nth) in configs().flat_map(|config| (1..40).map(move |nth| (config.clone(), nth))) {
+    let once = (1..30).chain((30..1500).step_by(31)).map(|nth| (nth, false));
+    let all: Vec<_> = once.chain((1..60).map(|nth| (nth, true))).collect();
+    for (config, &(nth, is_again)) in configs().flat_map(|config| all.iter().map(move |which| (config.clone(), which)))
+    {
+        let name = format!("{config:?}, call {nth}, again: {is_again}");
         // Not while the pool is opened.
         let left = Arc::new(AtomicU64::new(u64::MAX));
         let counter = Arc::clone(&left);
         let (pool, is_done) = hooked(&config, move |call| {
             let is_it = counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) == Ok(1);
-            assert!(!is_it, "{call:?} panics, as the test wants");
+            if is_it {
+                counter.store(if is_again { nth } else { 0 }, Ordering::SeqCst);
+                panic!("{call:?} panics, as the test wants");
+            }
         });
         let mut blocks: Vec<_> = (0..3).map(|_| pool.alloc(Request::bytes(4 * KIB).label("a")).unwrap()).collect();
-        let moving = blocks.remove(0);
-        left.store(nth, Ordering::SeqCst);
-        let caller = catch_unwind(AssertUnwindSafe(|| {
-            let _dropped_by_the_panic = moving;
-            everything(&pool, &is_done);
-            panic!("the caller's own");
-        }));
-        assert!(caller.is_err());
+        for _ in 0..if is_again { 10 } else { 1 } {
+            let moving = blocks.pop();
+            left.store(nth, Ordering::SeqCst);
+            let caller = catch_unwind(AssertUnwindSafe(|| {
+                let _dropped_by_the_panic = moving;
+                everything(&pool, &is_done);
+                panic!("the caller's own");
+            }));
+            assert!(caller.is_err());
+        }
         left.store(1, Ordering::SeqCst);
         let dropped = catch_unwind(AssertUnwindSafe(|| drop(blocks)));
-        assert!(dropped.is_ok(), "{config:?}, call {nth}: a drop has panicked");
+        assert!(dropped.is_ok(), "{name}: a drop has panicked");
         left.store(0, Ordering::SeqCst);
         is_done.store(true, Ordering::SeqCst);
         pool.trim();
         let stats = pool.stats();
-        assert_eq!(
-            (stats.blocks, stats.used_bytes, stats.retired_bytes),
-            (0, 0, 0),
-            "{config:?}, call {nth}: {stats:?}"
-        );
+        assert_eq!((stats.blocks, stats.used_bytes, stats.retired_bytes), (0, 0, 0), "{name}: {stats:?}");
         pool.check();
-        assert_eq!(pool.alloc(Request::bytes(64 * KIB)).unwrap().bytes(), 64 * KIB, "{config:?}, call {nth}");
+        assert_eq!(pool.alloc(Request::bytes(64 * KIB)).unwrap().bytes(), 64 * KIB, "{name}");
     }
 }
 
