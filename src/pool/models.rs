@@ -325,6 +325,8 @@ fn a_hold_in_an_arena_may_be_looked_after_at_once() {
         let block = pool.alloc(Request::bytes(UNIT)).expect("there is room");
         drop(block.hold());
         let thread = thread::spawn(move || drop(block));
+        // Either call looks after what is held.
+        pool.stats();
         pool.mark_step();
         thread.join().expect("no panic");
         drop(planning);
