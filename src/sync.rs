@@ -3,6 +3,7 @@
 //!
 //! Reference counts are std's either way: what is modelled is who holds which lock, and who is told of what.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 pub(crate) use std::sync::atomic::Ordering;
 pub(crate) use std::sync::{Arc, OnceLock, PoisonError, Weak};
 
@@ -33,15 +34,18 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs code that is not this crate's (a backend, a logger) where its panic has no caller to go to, as in a drop.
+/// Runs code that is not this crate's (a backend, a waker, a logger) where its panic has no caller to go to, as in a drop.
 ///
-/// Returns `None` if it panics: the panic hook has reported that by then. The payload is leaked: its drop is foreign code too.
+/// Returns `None` if it panics: the panic hook has reported that by then. The drop of what it threw is foreign code too: if that
+/// panics in turn, the second payload is leaked.
 pub(crate) fn caught<R>(call: impl FnOnce() -> R) -> Option<R> {
     // No shared state is half changed while foreign code runs (see `lock`): so nothing broken is seen afterwards.
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)) {
+    match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => Some(result),
         Err(payload) => {
-            std::mem::forget(payload);
+            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                std::mem::forget(again);
+            }
             None
         }
     }
@@ -144,4 +148,45 @@ pub(crate) fn home() -> usize {
 /// See [`home`].
 pub(crate) fn set_home(number: usize) {
     HOME.with(|home| home.set(number));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::panic_any;
+
+    use super::caught;
+
+    /// What a panic throws. It panics when it is dropped, so many times over.
+    struct Bomb(u32);
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            if self.0 > 0 {
+                panic_any(Self(self.0 - 1));
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_ends_where_it_is_caught_whatever_it_throws() {
+        assert_eq!(caught(|| 1), Some(1));
+        for bombs in 0..4 {
+            assert_eq!(caught(|| panic_any(Bomb(bombs))), None::<()>);
+        }
+    }
+
+    #[test]
+    fn code_may_panic_while_a_thread_unwinds() {
+        struct Guard;
+        impl Drop for Guard {
+            fn drop(&mut self) {
+                assert_eq!(caught(|| panic_any(Bomb(1))), None::<()>);
+            }
+        }
+        let unwinds = caught(|| {
+            let _guard = Guard;
+            panic!("as the test wants");
+        });
+        assert_eq!(unwinds, None::<()>);
+    }
 }

@@ -3,13 +3,14 @@
 mod support;
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::watched::Watched;
+use support::watched::{Bomb, Watched};
 use support::{LONG, until};
 use tensorpool::{Block, Config, ErrorKind, Host, Pool, Priority, Request, SlabPolicy};
 
@@ -90,15 +91,35 @@ fn futures_wait_without_a_runtime_and_leave_no_trace() {
     pool.check();
 }
 
+/// A request that was served, and whose future was dropped unseen, is no allocation and has not waited.
+#[test]
+fn a_served_future_that_is_dropped_leaves_the_counters_as_they_were() {
+    let pool = pool(2048);
+    for (kib, count) in [(1, 1), (2, 2)] {
+        let held = pool.alloc(Request::bytes(2048)).unwrap();
+        let before = pool.stats();
+        let batch: Vec<_> = (0..count).map(|_| Request::bytes((kib << 10) / count).wait(LONG)).collect();
+        let mut future = Box::pin(pool.alloc_all_async(&batch));
+        assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(held);
+        assert_eq!(pool.stats().allocations_waited, before.allocations_waited + count);
+        drop(future);
+        let after = pool.stats();
+        assert_eq!((after.allocations, after.allocations_waited), (before.allocations, before.allocations_waited));
+        assert_eq!((after.blocks, after.used_bytes, after.waiting), (0, 0, 0));
+    }
+    pool.check();
+}
+
 struct Panics;
 
 impl Wake for Panics {
     fn wake(self: Arc<Self>) {
-        panic!("as the test wants");
+        std::panic::panic_any(Bomb);
     }
 }
 
-/// Neither who frees the memory, nor the others in line, nor the thread that sees to them.
+/// Neither the thread that frees the memory, nor the other waiters, nor the pool's own thread, whatever the panic throws.
 #[test]
 fn a_waker_that_panics_harms_nobody_else() {
     let pool = pool(1024);
@@ -118,6 +139,62 @@ fn a_waker_that_panics_harms_nobody_else() {
     until(|| woken.is_woken.load(Ordering::SeqCst));
     drop((late, first, second));
     assert_eq!((pool.stats().waiting, pool.stats().used_bytes), (0, 0));
+    pool.check();
+}
+
+/// A waker that panics when it is dropped, in the end by the pool.
+struct PanicsLate;
+
+impl Wake for PanicsLate {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for PanicsLate {
+    fn drop(&mut self) {
+        std::panic::panic_any(Bomb);
+    }
+}
+
+#[test]
+fn a_waker_that_panics_when_it_is_dropped_loses_nothing() {
+    let pool = pool(1024);
+    let poll = |future: &mut Pin<Box<dyn Future<Output = tensorpool::Result<Block<Host>>> + Send>>| {
+        // The pool keeps the last copy of it.
+        let waker = Waker::from(Arc::new(PanicsLate));
+        future.as_mut().poll(&mut Context::from_waker(&waker))
+    };
+    let held = pool.alloc(Request::bytes(1024)).unwrap();
+    let mut served: Pin<Box<dyn Future<Output = _> + Send>> =
+        Box::pin(pool.alloc_async(Request::bytes(512).wait(LONG)));
+    assert!(poll(&mut served).is_pending());
+    assert!(served.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    assert!(poll(&mut served).is_pending());
+    drop(held);
+    assert!(served.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
+    pool.check();
+    assert_eq!((pool.stats().waiting, pool.stats().used_bytes), (0, 0));
+}
+
+/// The panic ends in the pool's thread, and the waiters get an error.
+#[test]
+fn a_panic_that_throws_another_does_not_end_the_thread_of_the_pool() {
+    let backend = Watched::new();
+    let seen = Arc::clone(&backend.seen);
+    let pool = Pool::with_backend(backend, &Config::new(1024).slabs(SlabPolicy::Single)).unwrap();
+    let held = pool.alloc(Request::bytes(1024)).unwrap();
+    for _ in 0..3 {
+        let mut future = Box::pin(pool.alloc_async(Request::bytes(1).wait(LONG)));
+        assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        seen.bombs.store(1, Ordering::SeqCst);
+        until(|| pool.stats().waiting == 0);
+        let Poll::Ready(Err(error)) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+            panic!("still waiting, or served")
+        };
+        assert_eq!(error.kind(), ErrorKind::Device, "{error}");
+    }
+    let late = pool.alloc_async(Request::bytes(1).wait(Duration::from_millis(10)));
+    assert!(pollster::block_on(late).unwrap_err().is_timeout());
+    drop(held);
     pool.check();
 }
 

@@ -2,13 +2,16 @@
 //! the whole process.
 
 use std::future::Future;
-use std::sync::Mutex;
-use std::task::{Context, Waker};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use tensorpool::{Config, Pool, Request, SlabPolicy};
 
 static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// The logger panics.
+static PANICS: AtomicBool = AtomicBool::new(false);
 
 struct Recorder;
 
@@ -18,6 +21,7 @@ impl log::Log for Recorder {
     }
 
     fn log(&self, record: &log::Record<'_>) {
+        assert!(!PANICS.load(Ordering::SeqCst), "as the test wants");
         LINES.lock().unwrap().push(format!("{} {}", record.level(), record.args()));
     }
 
@@ -75,6 +79,36 @@ fn what_outlives_its_pool_is_logged_by_label() {
     assert!(LINES.lock().unwrap().is_empty());
 }
 
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("as the test wants");
+    }
+}
+
+/// A panic in the logger reaches neither the thread that drops a block or a handle, nor the other waiters.
+fn a_logger_that_panics_harms_no_drop() {
+    PANICS.store(true, Ordering::SeqCst);
+    let pool = Pool::host(Config::new(1024).slabs(SlabPolicy::Single)).unwrap();
+    let held = pool.alloc(Request::bytes(1024)).unwrap();
+    let request = || Request::bytes(512).wait(Duration::from_secs(100));
+    let mut first = Box::pin(pool.alloc_async(request()));
+    let mut second = Box::pin(pool.alloc_async(request()));
+    let panics = Waker::from(Arc::new(Panics));
+    assert!(first.as_mut().poll(&mut Context::from_waker(&panics)).is_pending());
+    assert!(second.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    drop(held);
+    let Poll::Ready(Ok(block)) = second.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+        panic!("not served")
+    };
+    // The block outlives the last handle, which the pool reports.
+    drop((first, second, pool));
+    drop(block);
+    PANICS.store(false, Ordering::SeqCst);
+    assert!(LINES.lock().unwrap().is_empty());
+}
+
 /// The thread that sees to futures is there while one waits, and no longer.
 #[cfg(target_os = "linux")]
 fn the_thread_of_the_futures_goes_with_the_last_of_them() {
@@ -109,4 +143,5 @@ fn the_process_sees_what_it_should() {
     #[cfg(target_os = "linux")]
     the_thread_of_the_futures_goes_with_the_last_of_them();
     what_outlives_its_pool_is_logged_by_label();
+    a_logger_that_panics_harms_no_drop();
 }

@@ -6,7 +6,6 @@
 //! [`Driver`] thread does.
 
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::thread::{self, JoinHandle};
@@ -17,7 +16,7 @@ use super::state::Home;
 use super::{Block, Pool, Priority, Request, Shared};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, PoisonError, lock};
+use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, PoisonError, caught, lock};
 
 /// How long a waiter sleeps at most before it looks at the device again.
 const POLL_PERIOD: Duration = Duration::from_millis(1);
@@ -78,16 +77,18 @@ impl<S> Seat<S> {
         lock(&self.result).is_over
     }
 
+    /// Tells the waiter, which may run the caller's code.
     pub(super) fn wake(&self) {
         let waker = lock(&self.result).waker.take();
         self.told.notify_all();
-        // Whoever frees memory, and the others in line, have nothing to do with a waker that panics.
         if let Some(waker) = waker
-            && catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err()
+            && caught(|| waker.wake()).is_none()
         {
-            log::error!(
-                "the waker of a request that waited for memory has panicked: its future may not be polled again"
-            );
+            caught(|| {
+                log::error!(
+                    "the waker of a request that waited for memory has panicked: its future may not be polled again"
+                );
+            });
         }
     }
 
@@ -110,7 +111,8 @@ impl<S> Seat<S> {
         }
         let homes = result.homes.take();
         drop(result);
-        drop(waker);
+        // A panic here would lose the homes.
+        caught(|| drop(waker));
         homes
     }
 
@@ -264,9 +266,9 @@ impl Driver {
             let run = move || {
                 while !stopped.load(Ordering::Acquire) {
                     // A thread that ended here would leave the futures in line for ever, past their deadlines.
-                    if catch_unwind(AssertUnwindSafe(|| pool.advance())).is_err() {
-                        let message = format!("{} panicked while requests waited in line", pool.backend.name());
-                        pool.dismiss(ErrorKind::Device, &message);
+                    if caught(|| pool.advance()).is_none() {
+                        let name = caught(|| pool.backend.name().to_owned()).unwrap_or_default();
+                        pool.dismiss(ErrorKind::Device, &format!("{name} panicked while requests waited in line"));
                     }
                     thread::park_timeout(pool.period());
                 }

@@ -6,6 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tensorpool::backend::{CopyDst, CopySrc, HostSlab, Span};
 use tensorpool::{Backend, Config, Error, ErrorKind, Host, HostMemory, Limit, Limits, Pool, Result, Stats};
 
+/// The payload of a panic, which panics when it is dropped.
+pub struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("as the test wants");
+    }
+}
+
 /// What the backend saw.
 #[derive(Debug, Default)]
 pub struct Seen {
@@ -41,6 +50,8 @@ pub struct Seen {
     pub fail_copies_to: AtomicU64,
     pub fail_check: AtomicU64,
     pub fail_staging: AtomicU64,
+    /// So many calls of `flush` panic, with a payload that panics when it is dropped.
+    pub bombs: AtomicU64,
 }
 
 impl Seen {
@@ -175,6 +186,15 @@ impl Backend for Watched {
 
     fn open_staging(&self, _: u64) -> Result<u64> {
         self.seen.failing(&self.seen.fail_staging).map(|()| 0)
+    }
+
+    fn flush(&self) -> Result<()> {
+        let bombs = self.seen.bombs.load(Ordering::SeqCst);
+        if bombs > 0 {
+            self.seen.bombs.store(bombs - 1, Ordering::SeqCst);
+            std::panic::panic_any(Bomb);
+        }
+        Ok(())
     }
 
     fn recorded(&self) -> u64 {

@@ -292,13 +292,6 @@ impl<S> State<S> {
         homes
     }
 
-    /// Takes back what was granted to the requests and nobody has seen.
-    pub(super) fn take_back(&mut self, homes: Vec<Home<S>>, requests: &[Request]) {
-        self.books.revoked(homes.len(), bytes_of(requests));
-        homes.iter().for_each(|home| self.record_free(home));
-        self.put_back(homes);
-    }
-
     /// Homes for all requests that are not of zero bytes, or the index of one that has none.
     fn place_all(&mut self, requests: &[Request]) -> Result<Vec<Home<S>>, usize> {
         let mut homes = Vec::with_capacity(requests.len());

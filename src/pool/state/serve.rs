@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::State;
+use super::{Home, State, bytes_of};
 use crate::pool::line::Ticket;
 use crate::pool::wait::Seat;
 use crate::pool::{Priority, Request};
@@ -59,6 +59,15 @@ impl<S> State<S> {
         }
         self.direct_if_need_be();
         served
+    }
+
+    /// Takes back what a waiter was served and never saw: it counts neither as an allocation nor as one that waited.
+    pub(in crate::pool) fn take_back(&mut self, homes: Vec<Home<S>>, requests: &[Request]) {
+        let count = homes.len();
+        self.books.revoked(count, bytes_of(requests));
+        self.books.totals().allocations_waited -= count as u64;
+        homes.iter().for_each(|home| self.record_free(home));
+        self.put_back(homes);
     }
 
     /// The request of a waiter that there is no room for now. `None` if there is room for all, or he need not wait.
