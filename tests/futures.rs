@@ -198,6 +198,79 @@ fn a_panic_that_throws_another_does_not_end_the_thread_of_the_pool() {
     pool.check();
 }
 
+/// A waker that takes a lock.
+struct Locks(Mutex<()>, AtomicBool);
+
+impl Wake for Locks {
+    fn wake(self: Arc<Self>) {
+        self.1.store(true, Ordering::SeqCst);
+        drop(self.0.lock());
+    }
+}
+
+/// The thread of the pool is in the waker: nothing that the lock's owner does with the pool waits for it.
+#[test]
+fn nothing_waits_for_a_waker() {
+    let pool = pool(1024);
+    let held = pool.alloc(Request::bytes(1024)).unwrap();
+    let locks = Arc::new(Locks(Mutex::new(()), AtomicBool::new(false)));
+    let waker = Waker::from(Arc::clone(&locks));
+    let mut late = Box::pin(pool.alloc_async(Request::bytes(1).wait(Duration::from_millis(10))));
+    assert!(late.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    let lock = locks.0.lock().unwrap();
+    until(|| locks.1.load(Ordering::SeqCst));
+    drop(late);
+    // Nobody else finds that the hold has ended, but the waiter itself.
+    let hold = held.hold();
+    drop(held);
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| pool.alloc(Request::bytes(1024).wait(LONG)).map(drop));
+        until(|| pool.stats().waiting == 1);
+        drop(hold);
+        waiter.join().unwrap().unwrap();
+    });
+    drop(pool);
+    drop(lock);
+}
+
+/// What came of the program before, where each step took time that grew with the number of waiters, was 40 seconds.
+#[test]
+fn ten_thousand_wait_as_one_does() {
+    const WAITERS: u64 = 10_000;
+    let start = Instant::now();
+    let pool = pool(16 << 20);
+    let mut context = Context::from_waker(Waker::noop());
+    let mut held: Vec<_> = (0..500).map(|_| pool.alloc(Request::bytes(8 << 10)).unwrap()).collect();
+    let join = |bytes: u64, patience| {
+        let mut future = Box::pin(pool.alloc_async(Request::bytes(bytes).wait(patience)));
+        assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        future
+    };
+    // Each of a size of its own, larger than all that the blocks leave.
+    let waiting: Vec<_> = (0..WAITERS).map(|waiter| join((15 << 20) - waiter * 8, LONG)).collect();
+    while held.len() > 250 {
+        held.pop();
+    }
+    drop(waiting);
+    // One after another.
+    let rest = pool.alloc(Request::bytes(8 << 20)).unwrap();
+    let waiting: Vec<_> = (0..WAITERS).map(|waiter| join((8 << 20) - waiter % 100 * 8, LONG)).collect();
+    drop(rest);
+    for mut future in waiting {
+        let Poll::Ready(block) = future.as_mut().poll(&mut context) else { panic!("not served") };
+        drop(block.unwrap());
+    }
+    // And all at once.
+    let rest = pool.alloc(Request::bytes(8 << 20)).unwrap();
+    let waiting: Vec<_> = (0..WAITERS).map(|_| join(8 << 20, Duration::from_millis(1))).collect();
+    until(|| pool.stats().waiting == 0);
+    drop((waiting, rest, held));
+    pool.check();
+    let stats = pool.stats();
+    assert_eq!((stats.allocations_waited, stats.used_bytes), (WAITERS, 0));
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
 /// When it is dropped, another thread frees a block, and is waited for.
 struct Frees(Mutex<Option<Block<Host>>>, mpsc::Sender<bool>);
 

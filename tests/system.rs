@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tensorpool::{Config, Pool, Request, SlabPolicy};
 
@@ -132,9 +132,35 @@ fn the_thread_of_the_futures_goes_with_the_last_of_them() {
     }
     futures.truncate(1);
     assert_eq!(threads(), Some(1));
+    // Nothing waits for the thread.
+    let ends = || {
+        let start = Instant::now();
+        while threads() != Some(0) {
+            assert!(start.elapsed() < Duration::from_secs(10), "the thread does not end");
+            std::thread::yield_now();
+        }
+    };
     futures.clear();
-    assert_eq!(threads(), Some(0));
-    drop(held);
+    ends();
+    // It outlives neither the deadline of a future that was forgotten, nor the pool.
+    let mut forgotten = Box::pin(pool.alloc_async(Request::bytes(1).wait(Duration::from_millis(10))));
+    assert!(forgotten.as_mut().poll(&mut context).is_pending());
+    std::mem::forget(forgotten);
+    while pool.stats().waiting > 0 {
+        std::thread::yield_now();
+    }
+    ends();
+    let waiting = pool.alloc_async(request());
+    std::thread::scope(|scope| {
+        let waiters: Vec<_> = (0..10).map(|_| scope.spawn(|| pool.alloc(request()).map(drop))).collect();
+        while pool.stats().waiting < 10 || threads() != Some(1) {
+            std::thread::yield_now();
+        }
+        drop(held);
+        waiters.into_iter().for_each(|waiter| waiter.join().unwrap().unwrap());
+    });
+    drop((waiting, pool));
+    ends();
 }
 
 #[test]

@@ -362,6 +362,111 @@ fn a_lost_device_lets_its_waiters_go() {
     pool.check();
 }
 
+/// A slab for each block, and all of the budget in one block. So waiters wait for slabs.
+fn pool_of_slabs() -> (Pool<Watched>, Watched) {
+    let backend = Watched::new();
+    let config = Config::new(1024).slabs(SlabPolicy::PerBlock);
+    (Pool::with_backend(backend.clone(), &config).unwrap(), backend)
+}
+
+/// The waiter that the slab was for gets the error at once, and the slabs of the others are created.
+#[test]
+fn an_error_of_the_device_reaches_the_waiter_that_the_slab_was_for() {
+    let (pool, backend) = pool_of_slabs();
+    let held = pool.alloc(Request::bytes(1024)).unwrap();
+    backend.seen.lost.store(2, Ordering::SeqCst);
+    backend.fail_calls(2..=2);
+    thread::scope(|scope| {
+        let wait = |bytes| {
+            scope.spawn({
+                let pool = &pool;
+                move || pool.alloc(Request::bytes(bytes).wait(LONG))
+            })
+        };
+        let first = wait(1000);
+        until(|| pool.stats().waiting == 1);
+        let second = wait(500);
+        until(|| pool.stats().waiting == 2);
+        drop(held);
+        let error = first.join().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Device, "{error}");
+        assert!(error.to_string().contains("call 2 for 1000 bytes fails"), "{error}");
+        assert_eq!(second.join().unwrap().unwrap().bytes(), 500);
+    });
+    assert_eq!((pool.stats().waiting, pool.stats().timeouts), (0, 0));
+    pool.check();
+}
+
+#[test]
+fn a_device_lost_with_a_slab_lets_all_waiters_go() {
+    let (pool, backend) = pool_of_slabs();
+    let held = pool.alloc(Request::bytes(1024)).unwrap();
+    backend.seen.lost.store(1, Ordering::SeqCst);
+    backend.fail_calls(2..=2);
+    thread::scope(|scope| {
+        let waiters: Vec<_> =
+            (0..3).map(|_| scope.spawn(|| pool.alloc(Request::bytes(1000).wait(LONG)).unwrap_err())).collect();
+        until(|| pool.stats().waiting == 3);
+        drop(held);
+        assert!(waiters.into_iter().all(|waiter| waiter.join().unwrap().is_device_lost()));
+    });
+    pool.check();
+}
+
+/// A backend without memory may have some later: the waiter stays, and smaller ones are served meanwhile. At its deadline it
+/// is told what the backend said.
+#[test]
+fn a_backend_without_memory_is_asked_again() {
+    let (pool, backend) = pool_of_slabs();
+    let held = pool.alloc(Request::bytes(1024)).unwrap();
+    backend.seen.refuse_over.store(600, Ordering::SeqCst);
+    thread::scope(|scope| {
+        let first = scope.spawn(|| pool.alloc(Request::bytes(1000).wait(LONG)).map(drop));
+        until(|| pool.stats().waiting == 1);
+        let second = scope.spawn(|| pool.alloc(Request::bytes(500).wait(LONG)).map(drop));
+        until(|| pool.stats().waiting == 2);
+        drop(held);
+        second.join().unwrap().unwrap();
+        assert_eq!(pool.stats().waiting, 1);
+        let late = pool.alloc(Request::bytes(900).wait(Duration::from_millis(50))).unwrap_err();
+        assert!(late.is_timeout());
+        assert!(late.to_string().contains("for 900 bytes fails, as the test wants"), "{late}");
+        // Nothing tells the pool that the backend has memory again.
+        backend.seen.refuse_over.store(0, Ordering::SeqCst);
+        first.join().unwrap().unwrap();
+    });
+    pool.check();
+}
+
+/// However many wait, one thread looks at the device, and seldom where it has nothing of the pool's.
+#[test]
+fn waiters_sleep_until_memory_comes_back() {
+    let backend = Watched::new();
+    let seen = Arc::clone(&backend.seen);
+    let pool = Pool::with_backend(backend, &Config::new(1024).slabs(SlabPolicy::Single)).unwrap();
+    let mut held = Some(pool.alloc(Request::bytes(1024)).unwrap());
+    thread::scope(|scope| {
+        let waiters: Vec<_> =
+            (0..40).map(|_| scope.spawn(|| pool.alloc(Request::bytes(20).wait(LONG)).map(drop))).collect();
+        until(|| pool.stats().waiting == 40);
+        thread::sleep(Duration::from_millis(50));
+        let looks = |millis| {
+            let before = seen.flushes.load(Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(millis));
+            seen.flushes.load(Ordering::SeqCst) - before
+        };
+        // Ten times a second.
+        assert!(looks(500) < 20, "the device has nothing of the pool's");
+        let hold = held.as_ref().map(|block| block.hold());
+        drop(held.take());
+        // A thousand times a second.
+        assert!((1..600).contains(&looks(500)), "a hold may end");
+        drop(hold);
+        waiters.into_iter().for_each(|waiter| waiter.join().unwrap().unwrap());
+    });
+    pool.check();
+}
+
 /// The first takes what is left beyond the reserve: no slab helps the second, so not one after another is reserved for it.
 #[test]
 fn a_batch_that_the_reserve_refuses_does_not_grow_without_end() {

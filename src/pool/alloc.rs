@@ -377,8 +377,8 @@ impl<B: Backend> Shared<B> {
 
     /// Memory came back: serves the line.
     pub(super) fn serve(&self) {
-        let seats = self.state().serve();
-        super::wait::wake(seats);
+        let served = self.state().serve();
+        self.tell(served);
     }
 }
 

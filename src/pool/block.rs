@@ -5,7 +5,6 @@ use std::fmt;
 use super::labels::Label;
 use super::shards::{PoolHome, Tally};
 use super::state::{Holds, Home};
-use super::wait::wake;
 use super::zero::Zeroed;
 use super::{Front, Pool, Request, Shared, SlabPolicy, planned};
 use crate::backend::{self, Backend, CopyDst, Span};
@@ -329,7 +328,7 @@ impl<B: Backend> Block<B> {
             }
             state.serve()
         };
-        wake(served);
+        shared.tell(served);
         if per_block {
             caught(|| shared.settle_completed());
         }

@@ -7,6 +7,7 @@
 use super::Stats;
 use super::shards::Tally;
 
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
 pub(super) struct Books {
     /// Bytes that are out of the spaces: held by callers, or in the shards' lists.
@@ -123,6 +124,10 @@ impl Books {
 
     pub(super) fn budget_bytes(&self) -> u64 {
         self.totals.budget_bytes
+    }
+
+    pub(super) fn retired_bytes(&self) -> u64 {
+        self.retired_bytes
     }
 
     /// The counters that nothing else depends on.

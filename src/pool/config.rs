@@ -314,7 +314,9 @@ impl Request {
     /// Who waits is served by priority, then by arrival. Requests that came later, in line or not, are served before one
     /// that needs more than there is at most 16 times; then everybody waits for it.
     ///
-    /// Waiting submits the pool's stream: memory that recorded work still uses would not come back otherwise.
+    /// Waiting submits the pool's stream: memory that recorded work still uses would not come back otherwise. A waiter fails at
+    /// once if the device is lost, or reports an error when it is to create a slab for it. If the backend has no memory, the
+    /// waiter stays in line: the backend is asked again, and its words are the [cause](crate::Error::cause) of the timeout.
     ///
     /// In a pool that [zeroes what is freed](Config::zero_on_free), a thread that records the stream cannot wait: nothing is
     /// zeroed before it has ended. There [`Pool::alloc`](crate::Pool::alloc) fails at once with [`ErrorKind::Recording`]. A future

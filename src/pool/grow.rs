@@ -4,8 +4,7 @@
 //! than the budget.
 
 use super::state::{Slab, StateOf};
-use super::wait::{Seat, wake};
-use super::{Fallback, Request, Shared, SlabPolicy};
+use super::{Request, Shared, SlabPolicy};
 use crate::backend::{Backend, Point};
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::Placement;
@@ -146,36 +145,6 @@ impl<B: Backend> Shared<B> {
             }
             let slab = self.create_slab(bytes)?;
             self.state().add_slab(slab);
-        }
-    }
-
-    /// `Fallback::Grow` and `Fallback::ReturnEmpty` for one who waits in line and who may be served: a new slab serves
-    /// the line in turn. Nothing here waits for the device: whoever has its stream may be waiting for this thread.
-    pub(super) fn reserve_for(&self, seat: &Seat<B::Slab>) {
-        let is_batch = seat.requests().len() > 1;
-        // As in `attempt`.
-        let (mut gave_back, mut slabs_left) = (false, seat.requests().len());
-        loop {
-            let Some(growth) = self.growth.lock() else { return };
-            let Some(short) = self.state().short_of(seat) else { return };
-            if short.may(Fallback::Grow)
-                && slabs_left > 0
-                && let Grown::Slab(mut state) = self.grow(short, gave_back && is_batch)
-            {
-                let seats = state.serve();
-                slabs_left -= 1;
-                drop((state, growth));
-                wake(seats);
-                continue;
-            }
-            drop(growth);
-            if gave_back || !short.may(Fallback::Grow) || !short.may(Fallback::ReturnEmpty) {
-                return;
-            }
-            match self.give_back_empty(short, false) {
-                Ok(true) => gave_back = true,
-                _ => return,
-            }
         }
     }
 

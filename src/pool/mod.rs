@@ -28,6 +28,7 @@ mod state;
 mod stats;
 mod tables;
 mod wait;
+mod watch;
 mod zero;
 
 use std::fmt;
@@ -54,6 +55,10 @@ use crate::units::{exact, round_down};
 ///
 /// Clones are handles of the same pool; they may be used from any thread. When the last handle goes while blocks are
 /// still held, their labels are logged as a warning (crate `log`), and their memory stays until they are dropped too.
+///
+/// The drop of the last handle or block, whichever goes last, waits until the device has done the work that was recorded, and
+/// gives all slabs back. If the pool's own thread is looking after a request at that very moment, that thread does it, and the
+/// memory goes a moment later. No other drop waits for the device, nor for a thread that may be in the caller's code.
 pub struct Pool<B: Backend> {
     front: Arc<Front<B>>,
 }
@@ -83,7 +88,7 @@ pub(crate) struct Shared<B: Backend> {
     growth: OwnedLock,
     /// Told when the memory of leaving slabs is gone.
     buried: Condvar,
-    driver: Mutex<wait::Driver>,
+    watch: watch::Watch,
     /// Told when a thread has written events of the record, and when the record ends.
     recorded: Condvar,
 }
@@ -167,6 +172,7 @@ impl<B: Backend> Shared<B> {
 impl<B: Backend> Drop for Shared<B> {
     /// The slabs go back now, so the device must be done with them. Nobody is left who could be told of a failure.
     fn drop(&mut self) {
+        self.watch.end();
         if self.state().slab_count() > 0 || self.state().waits_for_device() {
             caught(|| self.backend.complete(self.backend.recorded()).is_ok());
         }
@@ -238,7 +244,7 @@ impl<B: Backend> Pool<B> {
             labels: Labels::new(),
             front: Mutex::new(Weak::new()),
             buried: Condvar::new(),
-            driver: Mutex::new(wait::Driver::new()),
+            watch: watch::Watch::new(),
             recorded: Condvar::new(),
         });
         if policy == SlabPolicy::Single {

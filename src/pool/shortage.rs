@@ -2,14 +2,25 @@
 
 use std::time::Duration;
 
+use super::line::PRIORITIES;
 use super::state::StateOf;
-use super::{Priority, Request, Shared};
+use super::{Priority, Request, Shared, Stats};
 use crate::backend::Backend;
-use crate::error::{Error, ErrorKind, Shortage};
+use crate::error::{Error, ErrorKind, Holder, Shortage};
 use crate::units::exact;
 
 /// How many of the largest holders an error names.
 const HOLDERS_NAMED: usize = 5;
+
+/// What a pool looks like when it cannot serve requests. It is found once for all that fail together.
+pub(super) struct Situation {
+    stats: Stats,
+    /// The largest ones.
+    holders: Vec<Holder>,
+    /// Closed to each priority.
+    reserve_bytes: [u64; PRIORITIES.len()],
+    is_overdue: bool,
+}
 
 impl<B: Backend> Shared<B> {
     /// The budget had room, and the backend had none.
@@ -48,9 +59,27 @@ impl<B: Backend> Shared<B> {
         kind: ErrorKind,
         waited: Duration,
     ) -> Error {
+        self.shortage_in(&self.situation(state), requests, kind, waited)
+    }
+
+    /// The numbers of the pool, whatever was asked for.
+    pub(super) fn situation(&self, state: &StateOf<B>) -> Situation {
         let stats = state.stats();
         let mut holders = self.labels.holders(stats.used_bytes, stats.blocks);
         holders.truncate(HOLDERS_NAMED);
+        let reserve_bytes = PRIORITIES.map(|priority| state.reserve_bytes(priority));
+        Situation { stats, holders, reserve_bytes, is_overdue: state.is_due() }
+    }
+
+    /// The error of requests that could not be served in such a situation.
+    pub(super) fn shortage_in(
+        &self,
+        situation: &Situation,
+        requests: &[Request],
+        kind: ErrorKind,
+        waited: Duration,
+    ) -> Error {
+        let Situation { stats, holders, reserve_bytes, is_overdue } = situation;
         let label = requests.iter().map(|request| &*request.label).find(|label| !label.is_empty());
         Error::shortage_of(
             kind,
@@ -67,11 +96,11 @@ impl<B: Backend> Shared<B> {
                 free_bytes: stats.free_bytes,
                 staging_bytes: stats.staging_bytes,
                 largest_free_run_bytes: stats.largest_free_run_bytes,
-                high_priority_reserve_bytes: state.reserve_bytes(least_priority(requests)),
+                high_priority_reserve_bytes: reserve_bytes[least_priority(requests) as usize],
                 waited,
                 waiting: stats.waiting,
-                is_overdue: state.is_due(),
-                holders,
+                is_overdue: *is_overdue,
+                holders: holders.clone(),
             },
         )
     }

@@ -1,32 +1,29 @@
 //! Waiting in line: blocking, or as a future.
 //!
-//! Who waits has a [`Seat`]. Whoever brings memory back serves the line under the pool's lock, puts the blocks into the
-//! seats, and wakes just those. What nobody brings back by a call of the pool (work that the device finishes, holds that
-//! end, deadlines) is found by [`Shared::advance`]: a blocking waiter calls it between short sleeps, and for futures one
-//! [`Driver`] thread does.
+//! Each waiter has a [`Seat`]. A thread that brings memory back serves the line under the pool's lock, puts the blocks into
+//! the seats, and wakes just those. What no call of the pool brings (work that the device finishes, holds that end, slabs,
+//! deadlines) is found by the [watch](super::watch).
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::line::Ticket;
+use super::line::{Entrant, Ticket};
 use super::state::Home;
-use super::{Block, Pool, Priority, Request, Shared};
+use super::{Block, Fallback, Pool, Priority, Request, Shared};
 use crate::backend::Backend;
-use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, PoisonError, caught, lock};
+use crate::error::{Error, Result};
+use crate::sync::{Arc, Condvar, Mutex, PoisonError, caught, lock};
 
-/// How long a waiter sleeps at most before it looks at the device again.
-const POLL_PERIOD: Duration = Duration::from_millis(1);
+/// How long a blocking waiter leaves it to the pool's own thread, which a waker may hold up, to look after it.
+const TRUST_PERIOD: Duration = Duration::from_secs(1);
 
-/// And when nothing in the pool depends on the device.
-const IDLE_PERIOD: Duration = Duration::from_millis(5);
-
-/// What one who waits sits on: what is asked for, and then what came of it.
+/// What a waiter sits on: what is asked for, and then what came of it.
 pub(super) struct Seat<S> {
     requests: Vec<Request>,
+    /// What a slab has to have to serve each of them.
+    slab_bytes: Vec<u64>,
     since: Instant,
     patience: Duration,
     result: Mutex<SeatResult<S>>,
@@ -35,18 +32,27 @@ pub(super) struct Seat<S> {
 
 struct SeatResult<S> {
     homes: Option<Result<Vec<Home<S>>>>,
-    /// Whether `homes` was there once, or will not be any more.
+    /// `homes` was there once, or will not be any more.
     is_over: bool,
     waker: Option<Waker>,
+    /// What the backend last said instead of creating a slab.
+    refusal: Option<Error>,
 }
 
+/// What decides whether a waiter can be served, and whether a slab may help it: the same for all with the same parts.
+pub(super) type Parts = Arc<[Part]>;
+
+/// One request of them: its bytes and priority, and whether the pool may grow for it and return empty slabs.
+pub(super) type Part = (u64, Priority, bool, bool);
+
 impl<S> Seat<S> {
-    fn new(requests: &[Request], patience: Duration, waker: Option<Waker>) -> Self {
+    pub(super) fn new(requests: &[Request], slab_bytes: Vec<u64>, patience: Duration, waker: Option<Waker>) -> Self {
         Self {
             requests: requests.to_vec(),
+            slab_bytes,
             since: Instant::now(),
             patience,
-            result: Mutex::new(SeatResult { homes: None, is_over: false, waker }),
+            result: Mutex::new(SeatResult { homes: None, is_over: false, waker, refusal: None }),
             told: Condvar::new(),
         }
     }
@@ -60,21 +66,57 @@ impl<S> Seat<S> {
         self.requests.iter().map(|request| request.priority).min().unwrap_or_default()
     }
 
+    /// How it joins the line.
+    pub(super) fn entrant(&self) -> Entrant<Parts> {
+        let priority = self.priority();
+        let part = |request: &Request| {
+            let (may_grow, may_return) = (request.may(Fallback::Grow), request.may(Fallback::ReturnEmpty));
+            (request.bytes, request.priority, may_grow, may_return)
+        };
+        // What other priorities need is bounded by other bytes.
+        let of_priority = self.requests.iter().filter(|request| request.priority == priority);
+        let room_bytes = of_priority.map(|request| request.bytes).max().unwrap_or(0);
+        let growing = self.requests.iter().zip(&self.slab_bytes);
+        let growing = growing.filter(|(request, _)| request.bytes > 0 && request.may(Fallback::Grow));
+        let slab_bytes = growing.map(|(_, bytes)| *bytes).min().unwrap_or(u64::MAX);
+        Entrant {
+            priority,
+            deadline: self.deadline(),
+            kind: self.requests.iter().map(part).collect(),
+            needs: [room_bytes, slab_bytes],
+        }
+    }
+
     /// `None` if it is further away than the clock goes.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.since.checked_add(self.patience)
     }
 
-    /// Says what came of it, with the pool's lock held; [`wake`](Seat::wake) follows without.
-    pub(super) fn settle(&self, homes: Result<Vec<Home<S>>>) {
-        let mut result = lock(&self.result);
-        debug_assert!(!result.is_over, "nobody is served twice");
-        (result.homes, result.is_over) = (Some(homes), true);
+    pub(super) fn waited(&self) -> Duration {
+        self.since.elapsed()
     }
 
-    /// Whether something came of it, or he has left.
-    pub(super) fn is_settled(&self) -> bool {
-        lock(&self.result).is_over
+    /// Says what came of it; [`wake`](Seat::wake) follows. Homes are put here with the pool's lock held, so that a waiter that
+    /// leaves finds them. An error may come later, when it has left.
+    pub(super) fn settle(&self, homes: Result<Vec<Home<S>>>) {
+        let mut result = lock(&self.result);
+        debug_assert!(!result.is_over || homes.is_err(), "no waiter is served twice");
+        if !result.is_over {
+            (result.homes, result.is_over) = (Some(homes), true);
+        }
+    }
+
+    /// The backend has refused a slab for it. It waits on, and is told if nothing better comes.
+    pub(super) fn refuse(&self, error: Error) {
+        lock(&self.result).refusal = Some(error);
+    }
+
+    /// An error with what the backend said as its cause, if it did.
+    pub(super) fn caused(&self, error: Error) -> Error {
+        match lock(&self.result).refusal.take() {
+            Some(refusal) => error.with_source(refusal),
+            None => error,
+        }
     }
 
     /// Tells the waiter, which may run the caller's code.
@@ -92,18 +134,20 @@ impl<S> Seat<S> {
         }
     }
 
-    /// He has left the line without anything.
-    fn leave(&self) {
-        lock(&self.result).is_over = true;
+    /// The waiter has gone. Returns what it was served, and its waker, which is for the waiter's thread to drop.
+    fn leave(&self) -> (Option<Vec<Home<S>>>, Option<Waker>) {
+        let mut result = lock(&self.result);
+        result.is_over = true;
+        (result.homes.take().and_then(Result::ok), result.waker.take())
     }
 
-    fn take(&self) -> Option<Result<Vec<Home<S>>>> {
+    pub(super) fn take(&self) -> Option<Result<Vec<Home<S>>>> {
         lock(&self.result).homes.take()
     }
 
     /// Takes what came of it, or leaves a waker for when something does.
     fn poll(&self, waker: &Waker) -> Option<Result<Vec<Home<S>>>> {
-        // To clone a waker and to drop one is a user's code, which may call the pool: the seat is not locked then.
+        // To clone a waker and to drop one is the caller's code, which may call the pool: the seat is not locked then.
         let mut waker = Some(waker.clone());
         let mut result = lock(&self.result);
         if result.homes.is_none() {
@@ -116,6 +160,7 @@ impl<S> Seat<S> {
         homes
     }
 
+    /// Sleeps until the waiter is told, or for so long.
     fn sleep(&self, longest: Duration) {
         let result = lock(&self.result);
         if result.homes.is_none() {
@@ -129,48 +174,38 @@ struct Place<B: Backend> {
     shared: Arc<Shared<B>>,
     seat: Arc<Seat<B::Slab>>,
     ticket: Ticket,
-    is_driven: bool,
 }
 
 impl<B: Backend> Place<B> {
-    /// Goes to the end of the line. With a waker, the pool's thread sees to what no call of the pool brings back.
+    /// Goes to the end of the line.
     fn join(shared: &Arc<Shared<B>>, requests: &[Request], patience: Duration, waker: Option<Waker>) -> Result<Self> {
-        let is_driven = waker.is_some();
-        let seat = Arc::new(Seat::new(requests, patience, waker));
+        let slab_bytes = requests.iter().map(|request| shared.slab_bytes_least(request.bytes).unwrap_or(u64::MAX));
+        let seat = Arc::new(Seat::new(requests, slab_bytes.collect(), patience, waker));
         let ticket = {
             let mut state = shared.state();
             state.check_open()?;
             state.join(Arc::clone(&seat))
         };
-        let place = Self { shared: Arc::clone(shared), seat, ticket, is_driven: false };
+        let place = Self { shared: Arc::clone(shared), seat, ticket };
         // From here on nothing is put into the free lists; what was there before serves the line.
         shared.empty_shards();
-        if is_driven { place.drive() } else { Ok(place) }
-    }
-
-    fn drive(mut self) -> Result<Self> {
-        Driver::join(&self.shared)?;
-        self.is_driven = true;
-        Ok(self)
+        Ok(place)
     }
 }
 
 impl<B: Backend> Drop for Place<B> {
     fn drop(&mut self) {
-        let seats = {
+        let (served, waker) = {
             let mut state = self.shared.state();
-            if state.leave(self.ticket).is_some() {
-                self.seat.leave();
-            }
-            if let Some(Ok(homes)) = self.seat.take() {
+            state.leave(self.ticket);
+            let (homes, waker) = self.seat.leave();
+            if let Some(homes) = homes {
                 state.take_back(homes, &self.seat.requests);
             }
-            state.serve()
+            (state.serve(), waker)
         };
-        wake(seats);
-        if self.is_driven {
-            Driver::leave(&self.shared);
-        }
+        caught(|| drop(waker));
+        self.shared.tell(served);
     }
 }
 
@@ -182,118 +217,25 @@ impl<B: Backend> Shared<B> {
     /// Waits in line until the requests are served, all of them, or their time is over.
     pub(super) fn wait(self: &Arc<Self>, requests: &[Request], patience: Duration) -> Result<Vec<Home<B::Slab>>> {
         let place = Place::join(self, requests, patience, None)?;
+        self.look();
         let end = place.seat.deadline();
+        if let Some(result) = place.seat.take() {
+            return result;
+        }
+        self.watch()?;
         loop {
-            self.advance();
+            let left = end.map_or(TRUST_PERIOD, |end| end.saturating_duration_since(Instant::now()));
+            place.seat.sleep(left.min(TRUST_PERIOD));
             if let Some(result) = place.seat.take() {
                 return result;
             }
-            let left = end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
-            place.seat.sleep(left.min(self.period()));
-        }
-    }
-
-    fn period(&self) -> Duration {
-        if self.state().waits_for_device() { POLL_PERIOD } else { IDLE_PERIOD }
-    }
-
-    /// Brings the line on: sends recorded work, takes home what the device is done with, serves who can be served,
-    /// reserves slabs for those who may have them, and lets go whose time is over, or everybody if the device is lost.
-    fn advance(&self) {
-        // Other errors are for those who recorded: here they only mean that nothing was sent.
-        let lost = match self.backend.flush().and_then(|()| self.backend.check()) {
-            Err(error) if error.kind() == ErrorKind::DeviceLost => Some(error.to_string()),
-            _ => None,
-        };
-        if let Some(message) = lost {
-            self.dismiss(ErrorKind::DeviceLost, &message);
-            return;
-        }
-        self.settle_completed();
-        self.give_idle_arena();
-        let waiting = {
-            let mut state = self.state();
-            let seats = state.serve();
-            let waiting = state.candidates();
-            drop(state);
-            wake(seats);
-            waiting
-        };
-        for seat in waiting {
-            self.reserve_for(&seat);
-        }
-        let late = {
-            let mut state = self.state();
-            let late = state.expire(Instant::now());
-            for seat in &late {
-                state.timed_out(&seat.requests);
-                let error = self.shortage(&state, &seat.requests, ErrorKind::Timeout, seat.since.elapsed());
-                seat.settle(Err(error));
+            if end.is_some_and(|end| end <= Instant::now()) {
+                // Either here or in the thread that was faster.
+                self.expire();
+                place.seat.sleep(TRUST_PERIOD);
+            } else if self.watch.is_looking() {
+                self.look();
             }
-            late
-        };
-        wake(late);
-    }
-
-    /// Everybody leaves the line, with an error.
-    pub(super) fn dismiss(&self, kind: ErrorKind, message: &str) {
-        let seats = {
-            let mut state = self.state();
-            let seats = state.clear_line();
-            seats.iter().for_each(|seat| seat.settle(Err(Error::new(kind, message))));
-            seats
-        };
-        wake(seats);
-    }
-}
-
-/// The thread that brings the line on for futures: there while one of them waits.
-pub(super) struct Driver {
-    futures: usize,
-    thread: Option<(JoinHandle<()>, Arc<AtomicBool>)>,
-}
-
-impl Driver {
-    pub(super) fn new() -> Self {
-        Self { futures: 0, thread: None }
-    }
-
-    fn join<B: Backend>(shared: &Arc<Shared<B>>) -> Result<()> {
-        let mut driver = lock(&shared.driver);
-        if driver.thread.is_none() {
-            let stop = Arc::new(AtomicBool::new(false));
-            let (pool, stopped) = (Arc::clone(shared), Arc::clone(&stop));
-            let run = move || {
-                while !stopped.load(Ordering::Acquire) {
-                    // A thread that ended here would leave the futures in line for ever, past their deadlines.
-                    if caught(|| pool.advance()).is_none() {
-                        let name = caught(|| pool.backend.name().to_owned()).unwrap_or_default();
-                        pool.dismiss(ErrorKind::Device, &format!("{name} panicked while requests waited in line"));
-                    }
-                    thread::park_timeout(pool.period());
-                }
-            };
-            let thread = thread::Builder::new().name("tensorpool waiters".into()).spawn(run).map_err(|error| {
-                Error::new(ErrorKind::OutOfMemory, "no thread to wait with could be started").with_source(error)
-            })?;
-            driver.thread = Some((thread, stop));
-        }
-        driver.futures += 1;
-        Ok(())
-    }
-
-    fn leave<B: Backend>(shared: &Shared<B>) {
-        let ended = {
-            let mut driver = lock(&shared.driver);
-            driver.futures -= 1;
-            if driver.futures == 0 { driver.thread.take() } else { None }
-        };
-        let Some((thread, stop)) = ended else { return };
-        stop.store(true, Ordering::Release);
-        thread.thread().unpark();
-        // A waker may run its future on the very thread that wakes it; then the thread ends by itself.
-        if thread.thread().id() != thread::current().id() {
-            let _ = thread.join();
         }
     }
 }
@@ -329,7 +271,9 @@ impl<B: Backend> Future for AllocFuture<B> {
                 Err((error, patience)) => match patience {
                     None => Err(error),
                     Some(patience) => {
-                        match Place::join(&this.shared, &this.requests, patience, Some(context.waker().clone())) {
+                        let waker = context.waker().clone();
+                        let place = Place::join(&this.shared, &this.requests, patience, Some(waker));
+                        match place.and_then(|place| this.shared.watch().map(|()| place)) {
                             Ok(place) => this.place = Some(place),
                             Err(error) => return Poll::Ready(Err(error)),
                         }
@@ -361,13 +305,18 @@ impl<B: Backend> Future for Single<B> {
 impl<B: Backend> Pool<B> {
     /// As [`alloc`](Pool::alloc), without blocking the thread while the request waits in line.
     ///
-    /// Works under any executor. While futures wait, one thread of the pool sees to the device and to deadlines; it ends
-    /// when the last of them leaves the line. Dropping the future leaves the line, and leaves no trace. A request that does
-    /// not [wait](Request::wait) does not wait for the device either, as `alloc` does for slabs on their way back.
+    /// Works under any executor. While anything waits, one thread of the pool looks at the device and at deadlines; it ends soon
+    /// after the last waiter has left the line. A request that does not [wait](Request::wait) does not wait for the device
+    /// either, as `alloc` does for slabs on their way back.
+    ///
+    /// Dropping the future leaves the line, and leaves no trace. The drop waits for no other thread: not for one that wakes the
+    /// future just then. A future that is polled and then forgotten ([`std::mem::forget`]) stays in line until its deadline.
+    /// With `Duration::MAX` it stays for ever, and all that came later are refused once 16 were served before it: give a
+    /// deadline to a request whose future may be forgotten. What it was served stays its own, as a block that is forgotten.
     ///
     /// # Errors
     /// As [`alloc`](Pool::alloc), when the future is polled; [`ErrorKind::Device`] if the backend panics in that thread, for
-    /// everybody in line.
+    /// all in line.
     pub fn alloc_async(&self, request: Request) -> impl Future<Output = Result<Block<B>>> + Send + use<B> {
         Single(AllocFuture::new(self.shared(), &[request]))
     }

@@ -281,6 +281,20 @@ impl Space {
         self.run_bytes(start, longest)
     }
 
+    /// The most bytes that [`Space::alloc`] has an extent for now.
+    pub(crate) fn most_bytes(&self) -> u64 {
+        let idle_bytes = self.pieces.largest_idle().map_or(0, |class| self.class_bytes(class));
+        let free_bytes = match self.placement {
+            Placement::Exact => self.largest_free_run_bytes(),
+            Placement::PowerOfTwo => {
+                let counts = (0..u32::BITS - self.tree.longest().leading_zeros()).rev().map(|bits| 1 << bits);
+                let run = |count| Some(self.run_bytes(self.tree.find_aligned(count, count)?, count));
+                counts.into_iter().find_map(run).unwrap_or(0)
+            }
+        };
+        idle_bytes.max(free_bytes)
+    }
+
     /// Whether nothing is held.
     pub fn is_empty(&self) -> bool {
         self.used_bytes == 0

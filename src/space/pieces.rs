@@ -138,6 +138,11 @@ impl Pieces {
         self.idle_units
     }
 
+    /// The class of the largest idle piece.
+    pub(super) fn largest_idle(&self) -> Option<u32> {
+        (self.sets.inhabited() & ((1 << self.classes) - 1)).checked_ilog2()
+    }
+
     pub(super) fn cut_pages(&self) -> u32 {
         self.cut_pages
     }

@@ -28,7 +28,7 @@ pub struct Seen {
     pub fail_from: AtomicU64,
     /// ... up to and with this one.
     pub fail_to: AtomicU64,
-    /// What a failing call reports.
+    /// What a failing call reports: 1 a lost device, 2 an error of the device, of `create_slab` else that it has no memory.
     pub lost: AtomicU64,
     /// Whether it panics instead.
     pub panics: AtomicU64,
@@ -50,7 +50,9 @@ pub struct Seen {
     pub fail_copies_to: AtomicU64,
     pub fail_check: AtomicU64,
     pub fail_staging: AtomicU64,
-    /// So many calls of `flush` panic, with a payload that panics when it is dropped.
+    /// Calls of `flush`, which each look at the device begins with.
+    pub flushes: AtomicU64,
+    /// So many of them panic, with a payload that panics when it is dropped.
     pub bombs: AtomicU64,
 }
 
@@ -60,7 +62,7 @@ impl Seen {
         if call.load(Ordering::SeqCst) == 0 {
             return Ok(());
         }
-        let kind = if self.lost.load(Ordering::Relaxed) > 0 { ErrorKind::DeviceLost } else { ErrorKind::Device };
+        let kind = if self.lost.load(Ordering::Relaxed) == 1 { ErrorKind::DeviceLost } else { ErrorKind::Device };
         Err(Error::new(kind, "fails, as the test wants"))
     }
 }
@@ -139,8 +141,11 @@ impl Backend for Watched {
         let refuse_over = seen.refuse_over.load(Ordering::Relaxed);
         if (from..=to).contains(&call) && from > 0 || (refuse_over > 0 && bytes > refuse_over) {
             assert!(seen.panics.load(Ordering::Relaxed) == 0, "call {call} panics, as the test wants");
-            let lost = seen.lost.load(Ordering::Relaxed) > 0;
-            let kind = if lost { ErrorKind::DeviceLost } else { ErrorKind::OutOfMemory };
+            let kind = match seen.lost.load(Ordering::Relaxed) {
+                0 => ErrorKind::OutOfMemory,
+                1 => ErrorKind::DeviceLost,
+                _ => ErrorKind::Device,
+            };
             return Err(Error::new(kind, format!("call {call} for {bytes} bytes fails, as the test wants")));
         }
         std::thread::sleep(std::time::Duration::from_millis(seen.delay_ms.load(Ordering::Relaxed)));
@@ -189,6 +194,7 @@ impl Backend for Watched {
     }
 
     fn flush(&self) -> Result<()> {
+        self.seen.flushes.fetch_add(1, Ordering::SeqCst);
         let bombs = self.seen.bombs.load(Ordering::SeqCst);
         if bombs > 0 {
             self.seen.bombs.store(bombs - 1, Ordering::SeqCst);

@@ -313,7 +313,7 @@ impl<B: Backend> Shared<B> {
         }
         // Of the blocks that are back in them.
         let tally = self.shards.tally_planned();
-        let seats = {
+        let served = {
             let mut state = self.state();
             state.fold(tally);
             for home in arenas {
@@ -325,7 +325,7 @@ impl<B: Backend> Shared<B> {
             }
             state.serve()
         };
-        super::wait::wake(seats);
+        self.tell(served);
         if self.policy == SlabPolicy::PerBlock {
             caught(|| self.settle_completed());
         }

@@ -44,7 +44,7 @@ impl Signs {
 
     /// Then the arena is kept from nobody: it goes home as soon as nothing in it is in use.
     #[inline]
-    pub(super) fn is_waited_for(&self) -> bool {
+    pub(in crate::pool) fn is_waited_for(&self) -> bool {
         self.waits.load(Ordering::Relaxed)
     }
 

@@ -6,18 +6,22 @@
 mod moves;
 mod retire;
 mod serve;
+#[cfg(test)]
+mod serve_tests;
 mod tables;
+
+use std::time::Instant;
 
 use self::retire::Leaving;
 pub(super) use self::retire::{Holds, Retired};
+pub(super) use self::serve::{Candidate, Growth, Look, Served};
+use self::serve::{Chances, Waiters};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::books::Books;
-use crate::pool::line::Line;
 use crate::pool::planned::Signs;
 use crate::pool::record::Record;
 use crate::pool::shards::{LIST_BYTES, REFILL, Tally};
-use crate::pool::wait::Seat;
 use crate::pool::{Limits, Placement, Priority, Request, SlabPolicy, Stats};
 use crate::space::{Extent, Space};
 use crate::sync::{Arc, AtomicBool, Ordering, ThreadId};
@@ -67,7 +71,9 @@ pub(super) struct State<S> {
     order: Vec<Slot>,
     leaving: Vec<Leaving<S>>,
     retired: Vec<Retired<S>>,
-    line: Line<Arc<Seat<S>>>,
+    line: Waiters<S>,
+    /// What a slab might do for the line when that was last tried in vain.
+    grown_in_vain: Option<(Chances, Instant)>,
     books: Books,
     /// Slabs and staging, those leaving included.
     reserved_bytes: u64,
@@ -124,7 +130,8 @@ impl<S> State<S> {
             order: Vec::new(),
             leaving: Vec::new(),
             retired: Vec::new(),
-            line: Line::new(),
+            line: Waiters::new(),
+            grown_in_vain: None,
             books: Books::new(opening.budget_bytes, opening.staging_bytes),
             reserved_bytes: opening.staging_bytes,
             booked_bytes: 0,
@@ -342,7 +349,12 @@ impl<S> State<S> {
 
     /// Whether a request of this priority may have so many bytes more, by the reserve.
     pub(super) fn may_use(&self, bytes: u64, priority: Priority) -> bool {
-        self.books.left_bytes().saturating_sub(self.reserve_bytes(priority)) >= bytes
+        self.open_bytes(priority) >= bytes
+    }
+
+    /// The most bytes that requests of this priority may have together, by the reserve.
+    pub(super) fn open_bytes(&self, priority: Priority) -> u64 {
+        self.books.left_bytes().saturating_sub(self.reserve_bytes(priority))
     }
 
     /// What of the reserve is closed to this priority.

@@ -27,8 +27,10 @@ fn visit_every_state(bytes: u64, unit_bytes: u64, page_bytes: u64, placement: Pl
             cached_model.compare(&cached_space);
 
             let (mut model, mut space, mut held) = (model.clone(), space.clone(), held.clone());
+            let most_bytes = space.most_bytes();
             let extent = space.alloc(size);
             assert_eq!(model.alloc(size), extent.map(plain), "{size} bytes");
+            assert_eq!(extent.is_some(), size <= most_bytes, "{size} of {most_bytes} bytes");
             held.extend(extent);
             visit(model, space, held);
         }
