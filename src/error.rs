@@ -17,9 +17,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum ErrorKind {
     /// The request is larger than the whole budget: it can never be served.
     OverBudget,
-    /// The budget is used up: less is left than was asked for, or it is kept for one who has waited long.
+    /// Less is left than the request takes: of the budget, or of what is reserved already for a request that may not
+    /// [grow](crate::Fallback::Grow). Or what is left is kept for a request that has waited long.
     Full,
-    /// Enough bytes are left, but not in one run.
+    /// Enough bytes are left, but not in one run. Bytes that are kept for requests of high priority are not left to others.
     Fragmented,
     /// The request waited in line, and its time was over before there was room.
     Timeout,
@@ -104,7 +105,7 @@ impl fmt::Display for Holder {
 pub struct Shortage {
     /// What the request asked for.
     pub asked_bytes: u64,
-    /// What that takes: more, if the placement rounds to powers of two or the device to whole words.
+    /// What that takes: more, if the placement rounds to powers of two, a slab to its pages, or the device to whole words.
     pub needed_bytes: u64,
     /// The request's label.
     pub label: Option<String>,
@@ -126,8 +127,11 @@ pub struct Shortage {
     pub staging_bytes: u64,
     /// The longest run of free pages in any slab.
     pub largest_free_run_bytes: u64,
-    /// Bytes of the budget kept for requests of high priority, if this one was of another.
+    /// Bytes of the budget kept for requests of high priority, if this one was of another: what they do not hold already of the
+    /// reserve, or all of it where the request could never be served.
     pub high_priority_reserve_bytes: u64,
+    /// Whether the request let the pool reserve more ([`Fallback::Grow`](crate::Fallback::Grow)).
+    pub may_grow: bool,
     /// How long the request waited in line.
     pub waited: Duration,
     /// Requests that were waiting in line, this one not counted.
@@ -159,6 +163,9 @@ impl Shortage {
             )?,
             ErrorKind::Timeout => {
                 write!(f, " after waiting for {:?} in a budget of {}", self.waited, exact(self.budget_bytes))?;
+            }
+            _ if !self.may_grow && left > 0 => {
+                write!(f, ": what is reserved is full, and the request may not grow")?;
             }
             _ => write!(f, ": the budget of {} is full", exact(self.budget_bytes))?,
         }
@@ -241,7 +248,7 @@ impl Error {
         self.0.kind == ErrorKind::OverBudget
     }
 
-    /// Less is left of the budget than was asked for, or it is kept for one who has waited long.
+    /// Less is left than the request takes, or it is kept for a request that has waited long.
     pub fn is_full(&self) -> bool {
         self.0.kind == ErrorKind::Full
     }

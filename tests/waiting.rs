@@ -467,14 +467,14 @@ fn waiters_sleep_until_memory_comes_back() {
     pool.check();
 }
 
-/// The first takes what is left beyond the reserve: no slab helps the second, so not one after another is reserved for it.
+/// The second needs more than is left beyond the reserve: no slab helps it, so not one after another is reserved for it.
 #[test]
 fn a_batch_that_the_reserve_refuses_does_not_grow_without_end() {
     const MIB: u64 = 1 << 20;
     let config = Config::new(64 * MIB).high_priority_reserve(54 * MIB).slabs(SlabPolicy::PerBlock);
     let pool = Pool::with_backend(Virtual::default(), &config).unwrap();
     let _held = pool.alloc(Request::bytes(2 * MIB)).unwrap();
-    let batch = [Request::bytes(8 * MIB).priority(Priority::High), Request::bytes(1)];
+    let batch = [Request::bytes(8 * MIB).priority(Priority::High), Request::bytes(8 * MIB + 1)];
     assert!(pool.alloc_all(&batch).unwrap_err().is_no_room());
     let waiting = batch.map(|request| request.wait(Duration::from_millis(20)));
     assert!(pool.alloc_all(&waiting).unwrap_err().is_timeout());

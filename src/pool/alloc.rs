@@ -21,10 +21,10 @@ use super::grow::Grown;
 use super::shards::{PoolHome, Tally};
 use super::state::{Home, Short};
 use super::{Block, Fallback, Request, Shared};
-use crate::backend::{Backend, Limit};
+use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
-use crate::units::{exact, round_down};
+use crate::units::exact;
 
 /// Why there are no blocks now, and how long the requests would wait for them.
 pub(super) type NotNow = (Error, Option<Duration>);
@@ -105,7 +105,8 @@ impl<B: Backend> Shared<B> {
     #[cold]
     fn obtain(self: &Arc<Self>, request: &Request) -> Result<Home<B::Slab>> {
         let requests = std::slice::from_ref(request);
-        let mut homes = match self.try_obtain(requests, false) {
+        self.check_budget(requests)?;
+        let mut homes = match self.try_checked(requests, false) {
             Ok(homes) => homes,
             Err((_, Some(patience))) => self.wait(requests, patience)?,
             Err((error, None)) => return Err(error),
@@ -135,41 +136,15 @@ impl<B: Backend> Shared<B> {
 }
 
 impl<B: Backend> Shared<B> {
-    /// What can be told from the request alone.
-    fn check_request(&self, request: &Request) -> Result<()> {
-        let Request { bytes, align_bytes, .. } = *request;
-        if !align_bytes.is_power_of_two() || align_bytes > self.limits.alignment_bytes {
-            let message = format!(
-                "an alignment of {align_bytes} is not a power of two up to the {} that a slab has",
-                exact(self.limits.alignment_bytes)
-            );
-            return Err(Error::new(ErrorKind::Alignment, message));
-        }
-        self.backend.check()?;
-        let limit =
-            if self.limits.block.bytes <= self.limits.slab.bytes { self.limits.block } else { self.limits.slab };
-        if bytes > limit.bytes {
-            return Err(self.too_large(bytes, bytes, limit));
-        }
-        match self.slab_bytes_least(bytes) {
-            Some(least_bytes) if bytes > 0 && least_bytes > self.limits.slab.bytes => {
-                Err(self.too_large(bytes, least_bytes, self.limits.slab))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    pub(super) fn too_large(&self, bytes: u64, least_bytes: u64, limit: Limit) -> Error {
-        let slab =
-            if least_bytes > bytes { format!(" needs a slab of {}, which", exact(least_bytes)) } else { String::new() };
-        let message = format!("a block of {}{slab} is over {limit} of {}", exact(bytes), self.backend.name());
-        Error::new(ErrorKind::TooLarge, message)
-    }
-
     /// Tries all of it but the free list and waiting. Who would wait in line does not wait for the device either: that
     /// has no deadline.
     pub(super) fn try_obtain(&self, requests: &[Request], is_async: bool) -> Result<Vec<Home<B::Slab>>, NotNow> {
         self.check_batch(requests).map_err(|error| (error, None))?;
+        self.try_checked(requests, is_async)
+    }
+
+    /// As [`try_obtain`](Self::try_obtain), for requests within the limits and the budget.
+    fn try_checked(&self, requests: &[Request], is_async: bool) -> Result<Vec<Home<B::Slab>>, NotNow> {
         // They take nothing, so they pass nobody, and nobody is before them.
         if requests.iter().all(|request| request.bytes == 0) {
             return Ok(Vec::new());
@@ -198,26 +173,6 @@ impl<B: Backend> Shared<B> {
             self.backend.name()
         );
         Error::new(ErrorKind::Invalid, message)
-    }
-
-    /// Refuses what can never be served.
-    pub(super) fn check_batch(&self, requests: &[Request]) -> Result<()> {
-        requests.iter().try_for_each(|request| self.check_request(request))?;
-        let mut state = self.state();
-        state.check_open()?;
-        let staged_bytes = self.budget_bytes - self.staging_bytes;
-        let most_bytes = round_down(staged_bytes, self.limits.granule_bytes);
-        let mut sum_bytes = 0u64;
-        for request in requests.iter().filter(|request| request.bytes > 0) {
-            let least_bytes = self.slab_bytes_least(request.bytes).unwrap_or(u64::MAX);
-            sum_bytes = sum_bytes.saturating_add(least_bytes);
-            let open_bytes = staged_bytes.saturating_sub(state.reserve_bytes(request.priority));
-            if sum_bytes > open_bytes || least_bytes > most_bytes {
-                state.failed(requests);
-                return Err(self.shortage(&state, requests, ErrorKind::OverBudget, Duration::ZERO));
-            }
-        }
-        Ok(())
     }
 
     /// Tries what is idle, then the fallbacks. The outer error is for good.
@@ -261,15 +216,14 @@ impl<B: Backend> Shared<B> {
                 taken
             };
             let mut refusal = None;
-            // Each needs one slab of its own at most. What is still refused then is refused for the reserve's sake.
+            // Each needs one slab of its own at most.
             let mut slabs_left = requests.len();
-            while let Err(Short::Of(index)) = taken
+            while let Err(Short::Of(_)) = taken
                 && may(Fallback::Grow)
                 && slabs_left > 0
                 && growth.is_some()
             {
-                slabs_left -= 1;
-                match self.grow(&requests[index], gave_back && requests.len() > 1) {
+                match self.grow(requests, &mut slabs_left, gave_back) {
                     // With the lock held since: the new slab is this request's first.
                     Grown::Slab(mut state) => {
                         has_grown = true;
@@ -296,17 +250,18 @@ impl<B: Backend> Shared<B> {
                     }
                     return Ok(Ok(homes));
                 }
-                // They are served before, by whatever a new slab could give.
-                Err(Short::Turn) => return Ok(Err(self.no_room(&self.state(), requests))),
-                Err(Short::Of(index)) => &requests[index],
+                Err(short) => short,
             };
+            // Waiters that are before them are served by whatever a new slab could give.
+            let Short::Of(lack) = &short else { return Ok(Err(self.no_room(&self.state(), requests, &short))) };
+            let lacking = &requests[lack.index];
             if !may_grow && may(Fallback::Grow) {
-                return Err(self.inside_create_slab(short));
+                return Err(self.inside_create_slab(lacking));
             }
             if !gave_back
                 && may(Fallback::Grow)
                 && may(Fallback::ReturnEmpty)
-                && self.give_back_empty(short, may_block)?
+                && self.give_back_empty(requests, lacking, may_block)?
             {
                 gave_back = true;
                 continue;
@@ -316,8 +271,8 @@ impl<B: Backend> Shared<B> {
                 continue;
             }
             return Ok(Err(match refusal {
-                Some(error) => self.refused(short, error),
-                None => self.no_room(&self.state(), requests),
+                Some(error) => self.refused(lacking, error),
+                None => self.no_room(&self.state(), requests, &short),
             }));
         }
     }

@@ -6,7 +6,7 @@ use super::labels::Label;
 use super::shards::{PoolHome, Tally};
 use super::state::{Holds, Home};
 use super::zero::Zeroed;
-use super::{Front, Pool, Request, Shared, SlabPolicy, planned};
+use super::{Front, Pool, Request, Shared, planned};
 use crate::backend::{self, Backend, CopyDst, Span};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, OnceLock, Ordering, caught};
@@ -318,18 +318,18 @@ impl<B: Backend> Block<B> {
         if shared.shards.signs.is_on() {
             shared.fold_planned();
         }
-        let per_block = shared.policy == SlabPolicy::PerBlock;
-        let served = {
+        let (served, gives_back) = {
             let mut state = shared.state();
             state.fold(tally);
             state.give(home, bytes, holds, is_dirty);
-            if per_block {
+            let gives_back = state.gives_back_at_once();
+            if gives_back {
                 shared.detach_empty(&mut state);
             }
-            state.serve()
+            (state.serve(), gives_back)
         };
         shared.tell(served);
-        if per_block {
+        if gives_back {
             caught(|| shared.settle_completed());
         }
     }

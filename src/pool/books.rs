@@ -7,17 +7,60 @@
 use super::Stats;
 use super::shards::Tally;
 
+/// A sum of bytes that parts are added to and taken from.
+///
+/// Taking more than is in it is a defect of this crate, which wrapping arithmetic would turn into nearly 2^64 bytes of
+/// budget. The sum stays at 0 instead and remembers that it is wrong.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sum {
+    bytes: u64,
+    is_wrong: bool,
+}
+
+impl Sum {
+    pub(super) fn new(bytes: u64) -> Self {
+        Self { bytes, is_wrong: false }
+    }
+
+    #[inline]
+    pub(super) fn bytes(self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn is_wrong(self) -> bool {
+        self.is_wrong
+    }
+
+    #[inline]
+    pub(super) fn add(&mut self, bytes: u64) {
+        self.set(self.bytes.checked_add(bytes), u64::MAX);
+    }
+
+    #[inline]
+    pub(super) fn take(&mut self, bytes: u64) {
+        self.set(self.bytes.checked_sub(bytes), 0);
+    }
+
+    #[inline]
+    fn set(&mut self, bytes: Option<u64>, otherwise: u64) {
+        self.is_wrong |= bytes.is_none();
+        self.bytes = bytes.unwrap_or(otherwise);
+    }
+}
+
 #[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
 pub(super) struct Books {
     /// Bytes that are out of the spaces: held by callers, or in the shards' lists.
-    out_bytes: u64,
+    out: Sum,
     /// Those in the lists. Signed, as the next: a block may go out of one shard and be told of by another first.
     listed_bytes: i64,
     live_bytes: i64,
     blocks: i64,
     /// Out of the spaces, with no owner.
-    retired_bytes: u64,
+    retired: Sum,
+    /// What requests of high priority have of both, in a pool with a reserve.
+    high: Sum,
     /// Counts, peaks and constants.
     totals: Stats,
 }
@@ -29,14 +72,16 @@ fn positive(value: i64) -> u64 {
 impl Books {
     pub(super) fn new(budget_bytes: u64, staging_bytes: u64) -> Self {
         let totals = Stats { budget_bytes, staging_bytes, reserved_peak_bytes: staging_bytes, ..Stats::default() };
-        Self { out_bytes: 0, listed_bytes: 0, live_bytes: 0, blocks: 0, retired_bytes: 0, totals }
+        let (out, retired, high) = (Sum::default(), Sum::default(), Sum::default());
+        Self { out, listed_bytes: 0, live_bytes: 0, blocks: 0, retired, high, totals }
     }
 
     /// Enters what a shard has to tell.
     pub(super) fn fold(&mut self, tally: Tally) {
-        let used_most = self.out_bytes as i64 - self.listed_bytes - tally.cached_bytes_least;
+        let out_bytes = self.out.bytes();
+        let used_most = out_bytes as i64 - self.listed_bytes - tally.cached_bytes_least;
         let totals = &mut self.totals;
-        totals.used_peak_bytes = totals.used_peak_bytes.max(positive(used_most).min(self.out_bytes));
+        totals.used_peak_bytes = totals.used_peak_bytes.max(positive(used_most).min(out_bytes));
         totals.live_peak_bytes = totals.live_peak_bytes.max(positive(self.live_bytes + tally.live_bytes_most));
         totals.allocations += tally.allocations;
         totals.allocations_from_lists += tally.allocations - tally.allocations_planned;
@@ -48,7 +93,16 @@ impl Books {
 
     /// An extent has left its space.
     pub(super) fn take(&mut self, held_bytes: u64) {
-        self.out_bytes += held_bytes;
+        self.out.add(held_bytes);
+    }
+
+    /// It was taken for a request of high priority. It counts until it is back in its space.
+    pub(super) fn take_high(&mut self, held_bytes: u64) {
+        self.high.add(held_bytes);
+    }
+
+    pub(super) fn put_back_high(&mut self, held_bytes: u64) {
+        self.high.take(held_bytes);
     }
 
     /// An extent has left its space for a list.
@@ -69,7 +123,7 @@ impl Books {
 
     /// And is back.
     pub(super) fn put_back(&mut self, held_bytes: u64) {
-        self.out_bytes -= held_bytes;
+        self.out.take(held_bytes);
     }
 
     /// Blocks of so many bytes asked, in all, have been handed out.
@@ -84,7 +138,7 @@ impl Books {
     /// As [`granted`](Self::granted), undone before anybody saw it: only the peaks remember.
     pub(super) fn revoked(&mut self, blocks: usize, bytes: u64) {
         self.freed(blocks, bytes);
-        self.totals.allocations -= blocks as u64;
+        self.totals.allocations = self.totals.allocations.saturating_sub(blocks as u64);
     }
 
     /// Blocks of so many bytes asked, in all, have no owner any more.
@@ -96,12 +150,12 @@ impl Books {
     /// The memory of a block without an owner is still used by others.
     pub(super) fn retire(&mut self, held_bytes: u64) {
         self.put_back(held_bytes);
-        self.retired_bytes += held_bytes;
+        self.retired.add(held_bytes);
     }
 
     /// And now it is not.
     pub(super) fn unretire(&mut self, held_bytes: u64) {
-        self.retired_bytes -= held_bytes;
+        self.retired.take(held_bytes);
     }
 
     /// More is reserved than before.
@@ -110,7 +164,7 @@ impl Books {
     }
 
     pub(super) fn used_bytes(&self) -> u64 {
-        positive(self.out_bytes as i64 - self.listed_bytes).min(self.out_bytes)
+        positive(self.out.bytes() as i64 - self.listed_bytes).min(self.out.bytes())
     }
 
     pub(super) fn blocks(&self) -> u64 {
@@ -119,15 +173,36 @@ impl Books {
 
     /// What of the budget is neither out, nor retired, nor staging.
     pub(super) fn left_bytes(&self) -> u64 {
-        self.totals.budget_bytes - self.totals.staging_bytes - self.out_bytes - self.retired_bytes
+        let Stats { budget_bytes, staging_bytes, .. } = self.totals;
+        (budget_bytes - staging_bytes).saturating_sub(self.gone_bytes())
+    }
+
+    /// What of the budget is neither used nor retired nor staging: also what lies in lists and arenas.
+    pub(super) fn unused_bytes(&self) -> u64 {
+        let Stats { budget_bytes, staging_bytes, .. } = self.totals;
+        (budget_bytes - staging_bytes).saturating_sub(self.used_bytes().saturating_add(self.retired_bytes()))
+    }
+
+    pub(super) fn retired_bytes(&self) -> u64 {
+        self.retired.bytes()
+    }
+
+    /// Out of the spaces, with or without an owner.
+    pub(super) fn gone_bytes(&self) -> u64 {
+        self.out.bytes().saturating_add(self.retired.bytes())
+    }
+
+    pub(super) fn high_bytes(&self) -> u64 {
+        self.high.bytes()
+    }
+
+    /// Whether no sum was ever found to be wrong.
+    pub(super) fn are_right(&self) -> bool {
+        ![self.out, self.retired, self.high].into_iter().any(Sum::is_wrong) && self.high_bytes() <= self.gone_bytes()
     }
 
     pub(super) fn budget_bytes(&self) -> u64 {
         self.totals.budget_bytes
-    }
-
-    pub(super) fn retired_bytes(&self) -> u64 {
-        self.retired_bytes
     }
 
     /// The counters that nothing else depends on.
@@ -147,8 +222,8 @@ impl Books {
         Stats {
             live_bytes: positive(self.live_bytes),
             used_bytes,
-            cached_bytes: self.out_bytes - used_bytes,
-            retired_bytes: self.retired_bytes,
+            cached_bytes: self.out.bytes() - used_bytes,
+            retired_bytes: self.retired.bytes(),
             blocks: self.blocks(),
             ..self.totals
         }
@@ -156,7 +231,8 @@ impl Books {
 
     /// Panics if the counters contradict each other while no other thread is at work: a defect of this crate.
     pub(super) fn check(&self) {
-        assert!((0..=self.out_bytes as i64).contains(&self.listed_bytes), "lists hold more than is out: {self:?}");
+        assert!(self.are_right(), "more was taken back than was given out: {self:?}");
+        assert!((0..=self.out.bytes() as i64).contains(&self.listed_bytes), "lists hold more than is out: {self:?}");
         assert!(self.live_bytes >= 0 && self.blocks >= 0, "less than nothing is held: {self:?}");
         assert!(positive(self.live_bytes) <= self.used_bytes(), "more live than used: {self:?}");
     }

@@ -48,6 +48,10 @@ pub enum SlabPolicy {
     Growing,
     /// The whole budget less staging, when the pool is opened, in as few slabs as the device allows. After
     /// [`Pool::trim`](crate::Pool::trim) has given all of them back, the next request reserves it again.
+    ///
+    /// Where nothing is held, and a batch needs bytes that whole pages would waste, or a request would take some of the
+    /// [reserve](Config::high_priority_reserve) with its last page, they get slabs of exactly their size. Those go back with the
+    /// last block in them.
     Single,
     /// One slab of exactly its size for every block, given back when the block is: what a program without a pool does.
     /// The budget holds all the same. For measuring what pooling saves.
@@ -141,6 +145,10 @@ impl Config {
     }
 
     /// Bytes of the budget that only requests of [`Priority::High`] may use. None unless said otherwise.
+    ///
+    /// What such requests hold counts: the others may have all of the budget but the part of the reserve that is not in use.
+    /// What they hold in the arena of planned steps does not count. A waiter that is served first of all, because it has waited
+    /// long, does not close the reserve.
     #[must_use]
     pub fn high_priority_reserve(mut self, bytes: u64) -> Self {
         self.reserve_bytes = bytes;
@@ -309,7 +317,8 @@ impl Request {
     }
 
     /// Where there is no room, wait in line for so long until there is. Without this such a request fails at once, and so
-    /// does, with it, one that can never be served.
+    /// does, with it, one that can never be served. What waits can be served once everything is freed, by a pool that may
+    /// [grow](Fallback::Grow) and [give slabs back](Fallback::ReturnEmpty).
     ///
     /// Who waits is served by priority, then by arrival. Requests that came later, in line or not, are served before one
     /// that needs more than there is at most 16 times; then everybody waits for it.

@@ -7,13 +7,11 @@ use super::state::{Slab, StateOf};
 use super::{Request, Shared, SlabPolicy};
 use crate::backend::{Backend, Point};
 use crate::error::{Error, ErrorKind, Result};
-use crate::space::Placement;
 use crate::sync::{MutexGuard, PoisonError, caught, this_thread};
-use crate::units::{round_down, round_up};
 
 /// What an attempt to add a slab came to.
 pub(super) enum Grown<'a, B: Backend> {
-    /// There is a new slab, large enough for the request; with the lock held since the last one was added.
+    /// There are new slabs, with the lock held since the last one was added.
     Slab(MutexGuard<'a, StateOf<B>>),
     /// The budget has no room for a slab of the size needed.
     NoBudget,
@@ -47,40 +45,84 @@ impl<B: Backend> Drop for Burial<'_, B> {
 }
 
 impl<B: Backend> Shared<B> {
-    /// `Fallback::Grow`: a slab of the next size in the series or of the request, whichever is larger; halved as long
-    /// as the device refuses it and the request still fits. `exactly` of the request, where others of its batch need
-    /// the rest.
-    pub(super) fn grow(&self, request: &Request, exactly: bool) -> Grown<'_, B> {
-        let bytes = request.bytes;
-        let Some(least_bytes) = self.slab_bytes_least(bytes) else { return Grown::NoBudget };
+    /// `Fallback::Grow`: reserves slabs for the requests that have no place, as far as the budget goes and at most `slabs_left`.
+    /// They are of the policy's series. Once empty slabs were given back for a batch, each is exactly as large as one request
+    /// needs: the others need the rest.
+    pub(super) fn grow(&self, requests: &[Request], slabs_left: &mut usize, gave_back: bool) -> Grown<'_, B> {
+        let mut state = self.state();
+        if !state.are_left(requests) {
+            return Grown::NoBudget;
+        }
+        let lacking = state.lacking(requests);
+        if lacking.is_empty() {
+            // Memory came back meanwhile.
+            *slabs_left -= 1;
+            return Grown::Slab(state);
+        }
+        let exactly = gave_back && requests.len() > 1;
+        let (mut slab_bytes, mut room_bytes) = (0, 0);
+        // One look for places after each slab would take time that grows with the cube of the batch.
+        for request in lacking.into_iter().map(|index| &requests[index]) {
+            if slab_bytes == 0 || self.sizes.taken(slab_bytes, request.bytes) > room_bytes {
+                if *slabs_left == 0 {
+                    break;
+                }
+                *slabs_left -= 1;
+                drop(state);
+                state = match self.grow_one(request, exactly) {
+                    Ok((state, bytes)) => {
+                        (slab_bytes, room_bytes) = (bytes, bytes);
+                        state
+                    }
+                    // Those before may be enough.
+                    Err(Grown::NoBudget) if slab_bytes > 0 => return Grown::Slab(self.state()),
+                    Err(none) => return none,
+                };
+            }
+            room_bytes = room_bytes.saturating_sub(self.sizes.taken(slab_bytes, request.bytes));
+        }
+        Grown::Slab(state)
+    }
+
+    /// Reserves a slab of the next size in the series or of the request, whichever is larger; halved as long as the device
+    /// refuses it and the request still fits. The slab is exactly of the request also where the request would take more of a
+    /// larger one than is open to it.
+    fn grow_one(
+        &self,
+        request: &Request,
+        mut exactly: bool,
+    ) -> Result<(MutexGuard<'_, StateOf<B>>, u64), Grown<'_, B>> {
+        let Some(least_bytes) = self.sizes.least(request.bytes) else { return Err(Grown::NoBudget) };
         let mut slab_bytes = {
             let state = self.state();
-            let left_bytes = round_down(state.left_bytes(), self.limits.granule_bytes);
-            if least_bytes > left_bytes || !state.may_use(bytes, request.priority) {
-                return Grown::NoBudget;
+            let (left_bytes, open_bytes) = (state.left_bytes(), state.open_bytes(request.priority));
+            if least_bytes > left_bytes.min(open_bytes) {
+                return Err(Grown::NoBudget);
             }
-            let most_bytes = left_bytes.min(round_down(self.limits.slab.bytes, self.limits.granule_bytes));
-            let is_least = exactly && self.policy != SlabPolicy::Single;
-            let next_bytes = if is_least { 0 } else { self.slab_bytes_next(state.slab_count(), left_bytes) };
-            next_bytes.max(least_bytes).min(most_bytes)
+            let next_bytes = self.sizes.next(state.slab_count(), left_bytes).max(least_bytes).min(left_bytes);
+            let next_bytes = self.sizes.slab(next_bytes);
+            exactly |= self.sizes.taken(next_bytes, request.bytes) > open_bytes;
+            if exactly { least_bytes } else { next_bytes }
         };
         loop {
             match self.create_slab(slab_bytes) {
                 Ok(slab) => {
                     let mut state = self.state();
                     state.add_slab(slab);
-                    if self.policy == SlabPolicy::Single {
+                    if self.policy == SlabPolicy::Single && exactly {
+                        state.set_divided(true);
+                    } else if self.policy == SlabPolicy::Single {
                         drop(state);
                         // What the device refuses now comes with a later request.
                         let _ = self.reserve_rest();
                         state = self.state();
                     }
-                    return Grown::Slab(state);
+                    return Ok((state, slab_bytes));
                 }
                 Err(error) if error.kind() == ErrorKind::OutOfMemory && slab_bytes > least_bytes => {
-                    slab_bytes = round_down(slab_bytes / 2, self.limits.alignment_bytes).max(least_bytes);
+                    slab_bytes = self.sizes.slab(slab_bytes / 2).max(least_bytes);
                 }
-                Err(error) => return Grown::Refused(error),
+                Err(error) => return Err(Grown::Refused(error)),
             }
         }
     }
@@ -92,28 +134,6 @@ impl<B: Backend> Shared<B> {
         let memory = self.backend.create_slab(bytes)?;
         std::mem::forget(booking);
         Ok(Slab::new(bytes, memory))
-    }
-
-    /// The smallest slab that an empty space of this pool's placement serves the request from.
-    pub(super) fn slab_bytes_least(&self, bytes: u64) -> Option<u64> {
-        match (self.policy, self.placement) {
-            (SlabPolicy::PerBlock, _) | (_, Placement::Exact) => round_up(bytes, self.limits.granule_bytes),
-            (_, Placement::PowerOfTwo) => {
-                bytes.checked_next_power_of_two().map(|bytes| bytes.max(self.limits.alignment_bytes))
-            }
-        }
-    }
-
-    /// The next size in the policy's series.
-    fn slab_bytes_next(&self, slab_count: usize, left_bytes: u64) -> u64 {
-        let bytes = match self.policy {
-            SlabPolicy::PerBlock => 0,
-            SlabPolicy::Fixed(bytes) => bytes,
-            // As the pool was opened, to the last granule.
-            SlabPolicy::Single => return left_bytes,
-            SlabPolicy::Growing => self.budget_bytes >> 3usize.saturating_sub(slab_count).max(1),
-        };
-        round_down(bytes, self.limits.alignment_bytes)
     }
 
     /// Reserves the whole budget, for [`SlabPolicy::Single`].
@@ -130,6 +150,13 @@ impl<B: Backend> Shared<B> {
             return false;
         }
         let Some(_growth) = self.growth.lock() else { return false };
+        {
+            let mut state = self.state();
+            if state.slab_count() > 0 {
+                return true;
+            }
+            state.set_divided(false);
+        }
         // What the device refuses, `grow` asks for in smaller slabs.
         let _ = self.reserve_rest();
         self.state().slab_count() > 0
@@ -138,9 +165,9 @@ impl<B: Backend> Shared<B> {
     /// Reserves what is left of the budget, in slabs as large as the device allows. Called with `growth` locked.
     fn reserve_rest(&self) -> Result<()> {
         loop {
-            let left_bytes = self.state().left_bytes();
-            let bytes = round_down(left_bytes.min(self.limits.slab.bytes), self.limits.granule_bytes);
-            if bytes == 0 {
+            let bytes = self.sizes.slab(self.state().left_bytes());
+            // A buddy system leaves less than a page, for which no slab is worth while.
+            if bytes == 0 || bytes < self.sizes.page_bytes(self.state().largest_slab_bytes()) {
                 return Ok(());
             }
             let slab = self.create_slab(bytes)?;
@@ -148,13 +175,14 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// `Fallback::ReturnEmpty`. Whether another attempt is worth while. Unless it `may_block`, the device is not waited
-    /// for: slabs that it still uses leave when it is done, and who looks then finds their bytes.
-    pub(super) fn give_back_empty(&self, request: &Request, may_block: bool) -> Result<bool> {
+    /// `Fallback::ReturnEmpty` for requests, of which one has no place. Whether another attempt is worth while. Unless it
+    /// `may_block`, the device is not waited for: slabs that it still uses leave when it is done, and a later look finds their
+    /// bytes.
+    pub(super) fn give_back_empty(&self, requests: &[Request], lacking: &Request, may_block: bool) -> Result<bool> {
         let point = {
             let mut state = self.state();
             let possible_bytes = state.left_bytes() + state.leaving_bytes() + state.empty_bytes();
-            if possible_bytes < request.bytes || !state.may_use(request.bytes, request.priority) {
+            if self.sizes.least(lacking.bytes).is_none_or(|bytes| bytes > possible_bytes) || !state.are_left(requests) {
                 return Ok(false);
             }
             self.detach_empty(&mut state);
@@ -186,7 +214,7 @@ impl<B: Backend> Shared<B> {
         let has_zeroed = self.zero_on_free && self.zero_retired(false);
         {
             let mut state = self.state();
-            if (state.release_retired() | has_zeroed) && self.policy == SlabPolicy::PerBlock {
+            if (state.release_retired() | has_zeroed) && state.gives_back_at_once() {
                 self.detach_empty(&mut state);
             }
         }

@@ -10,6 +10,7 @@
 //! [`Pool`] is a cheap handle; a [`Block`] gives its bytes home when it is dropped, whether or not a handle is left. What
 //! happens on [`Pool::alloc`], step by step, stands in [`alloc`].
 
+mod admit;
 mod alloc;
 mod block;
 mod books;
@@ -24,6 +25,7 @@ mod planned;
 mod record;
 mod shards;
 mod shortage;
+mod sizes;
 mod state;
 mod stats;
 mod tables;
@@ -42,6 +44,7 @@ pub use self::planned::{Deviation, PlanReport, PlannedSteps};
 #[cfg_attr(not(feature = "trace"), allow(unused_imports, reason = "only traces are made of records"))]
 pub(crate) use self::record::{PoolEvent, Room, Sink};
 use self::shards::{Classes, Shards};
+use self::sizes::SlabSizes;
 use self::state::{Opening, State, StateOf};
 pub use self::stats::Stats;
 pub use self::wait::AllocFuture;
@@ -78,6 +81,8 @@ pub(crate) struct Shared<B: Backend> {
     limits: Limits,
     budget_bytes: u64,
     staging_bytes: u64,
+    reserve_bytes: u64,
+    sizes: SlabSizes,
     policy: SlabPolicy,
     placement: Placement,
     zero_on_free: bool,
@@ -217,13 +222,12 @@ impl<B: Backend> Pool<B> {
             return Err(Error::new(ErrorKind::Invalid, message));
         }
         let shards = Shards::open();
+        let sizes = SlabSizes::new(policy, placement, limits, budget_bytes);
         let state = State::new(&Opening {
             budget_bytes,
             staging_bytes,
             reserve_bytes,
-            limits: &limits,
-            placement,
-            policy,
+            sizes,
             direct: &shards.direct,
             signs: &shards.signs,
             has_free_lists: config.has_free_lists(),
@@ -236,6 +240,8 @@ impl<B: Backend> Pool<B> {
             limits,
             budget_bytes,
             staging_bytes,
+            reserve_bytes,
+            sizes,
             policy,
             placement,
             zero_on_free: config.zeroes_on_free(),

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::line::PRIORITIES;
-use super::state::StateOf;
-use super::{Priority, Request, Shared, Stats};
+use super::sizes::Least;
+use super::state::{Short, StateOf};
+use super::{Fallback, Priority, Request, Shared, Stats};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Holder, Shortage};
 use crate::units::exact;
@@ -37,18 +38,19 @@ impl<B: Backend> Shared<B> {
         Error::new(ErrorKind::OutOfMemory, message).with_source(error)
     }
 
-    /// The error after the last fallback. Which of the two it is, is judged by what is left now.
-    pub(super) fn no_room(&self, state: &StateOf<B>, requests: &[Request]) -> Error {
-        let reserve_bytes = state.reserve_bytes(least_priority(requests));
-        let fits = self.needed_bytes(requests) <= state.stats().available_bytes().saturating_sub(reserve_bytes);
-        let kind = if fits && !state.is_due() { ErrorKind::Fragmented } else { ErrorKind::Full };
-        self.shortage(state, requests, kind, Duration::ZERO)
+    /// The error of requests that no fallback has helped.
+    pub(super) fn no_room(&self, state: &StateOf<B>, requests: &[Request], short: &Short) -> Error {
+        let (kind, needed_bytes) = match short {
+            // What is left is kept for a waiter that is due.
+            Short::Turn => (ErrorKind::Full, self.least_bytes(requests)),
+            Short::Of(lack) if lack.is_left => (ErrorKind::Fragmented, lack.needed_bytes),
+            Short::Of(lack) => (ErrorKind::Full, lack.needed_bytes),
+        };
+        self.shortage_of(&self.situation(state), requests, kind, Duration::ZERO, needed_bytes)
     }
 
-    /// What empty slabs would have to have.
-    fn needed_bytes(&self, requests: &[Request]) -> u64 {
-        let needed_bytes = |request: &Request| self.slab_bytes_least(request.bytes).unwrap_or(u64::MAX);
-        requests.iter().map(needed_bytes).fold(0, u64::saturating_add)
+    fn least_bytes(&self, requests: &[Request]) -> u64 {
+        Least::new(&self.sizes, requests).bytes
     }
 
     /// The numbers of a pool that cannot serve these requests.
@@ -67,7 +69,7 @@ impl<B: Backend> Shared<B> {
         let stats = state.stats();
         let mut holders = self.labels.holders(stats.used_bytes, stats.blocks);
         holders.truncate(HOLDERS_NAMED);
-        let reserve_bytes = PRIORITIES.map(|priority| state.reserve_bytes(priority));
+        let reserve_bytes = PRIORITIES.map(|priority| state.closed_bytes(priority));
         Situation { stats, holders, reserve_bytes, is_overdue: state.is_due() }
     }
 
@@ -79,13 +81,24 @@ impl<B: Backend> Shared<B> {
         kind: ErrorKind,
         waited: Duration,
     ) -> Error {
+        self.shortage_of(situation, requests, kind, waited, self.least_bytes(requests))
+    }
+
+    fn shortage_of(
+        &self,
+        situation: &Situation,
+        requests: &[Request],
+        kind: ErrorKind,
+        waited: Duration,
+        needed_bytes: u64,
+    ) -> Error {
         let Situation { stats, holders, reserve_bytes, is_overdue } = situation;
         let label = requests.iter().map(|request| &*request.label).find(|label| !label.is_empty());
         Error::shortage_of(
             kind,
             Shortage {
                 asked_bytes: requests.iter().fold(0, |sum, request| sum.saturating_add(request.bytes)),
-                needed_bytes: self.needed_bytes(requests),
+                needed_bytes,
                 label: label.map(str::to_owned),
                 budget_bytes: stats.budget_bytes,
                 reserved_bytes: stats.reserved_bytes,
@@ -96,7 +109,12 @@ impl<B: Backend> Shared<B> {
                 free_bytes: stats.free_bytes,
                 staging_bytes: stats.staging_bytes,
                 largest_free_run_bytes: stats.largest_free_run_bytes,
-                high_priority_reserve_bytes: reserve_bytes[least_priority(requests) as usize],
+                high_priority_reserve_bytes: match least_priority(requests) {
+                    Priority::High => 0,
+                    _ if kind == ErrorKind::OverBudget => self.reserve_bytes,
+                    priority => reserve_bytes[priority as usize],
+                },
+                may_grow: requests.iter().all(|request| request.may(Fallback::Grow)),
                 waited,
                 waiting: stats.waiting,
                 is_overdue: *is_overdue,

@@ -179,7 +179,7 @@ struct Place<B: Backend> {
 impl<B: Backend> Place<B> {
     /// Goes to the end of the line.
     fn join(shared: &Arc<Shared<B>>, requests: &[Request], patience: Duration, waker: Option<Waker>) -> Result<Self> {
-        let slab_bytes = requests.iter().map(|request| shared.slab_bytes_least(request.bytes).unwrap_or(u64::MAX));
+        let slab_bytes = requests.iter().map(|request| shared.sizes.least(request.bytes).unwrap_or(u64::MAX));
         let seat = Arc::new(Seat::new(requests, slab_bytes.collect(), patience, waker));
         let ticket = {
             let mut state = shared.state();

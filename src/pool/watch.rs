@@ -219,11 +219,13 @@ impl<B: Backend> Shared<B> {
             let Some(turn) = self.growth.lock() else { return Ok(()) };
             let Some(candidate) = self.next_candidate(&mut growth, now) else { return Ok(()) };
             let request = candidate.request();
-            let refused = match self.grow(request, growth.gave_back && candidate.seat.requests().len() > 1) {
+            let requests = candidate.seat.requests();
+            let mut slabs_left = growth.slabs_left(&candidate);
+            let refused = match self.grow(requests, &mut slabs_left, growth.gave_back) {
                 Grown::Slab(mut state) => {
                     let served = state.serve();
                     drop((state, turn));
-                    growth.grew(&candidate);
+                    growth.grew(&candidate, slabs_left);
                     self.tell(served);
                     continue;
                 }
@@ -237,13 +239,14 @@ impl<B: Backend> Shared<B> {
                 }
             };
             drop(turn);
-            if !growth.gave_back && request.may(Fallback::ReturnEmpty) && self.give_back_empty(request, false)? {
+            let may_return = requests.iter().all(|request| request.may(Fallback::ReturnEmpty));
+            if !growth.gave_back && may_return && self.give_back_empty(requests, request, false)? {
                 growth.gave_back = true;
                 continue;
             }
             growth.refuse(&candidate);
             if let Some(error) = refused {
-                growth.bound(self.slab_bytes_least(request.bytes).unwrap_or(u64::MAX));
+                growth.bound(self.sizes.least(request.bytes).unwrap_or(u64::MAX));
                 candidate.seat.refuse(error);
             }
         }

@@ -36,6 +36,8 @@ pub struct Extent {
     bytes: u64,
     /// The slot of a piece; `RUN` for a run of pages.
     slot: u32,
+    /// For the holder's own use.
+    is_marked: bool,
 }
 
 const RUN: u32 = u32::MAX;
@@ -43,11 +45,11 @@ const _: () = assert!(size_of::<Extent>() <= 24);
 
 impl Extent {
     pub(super) fn run(offset: u64, bytes: u64) -> Extent {
-        Extent { offset, bytes, slot: RUN }
+        Extent { offset, bytes, slot: RUN, is_marked: false }
     }
 
     pub(super) fn piece(offset: u64, bytes: u64, slot: u32) -> Extent {
-        Extent { offset, bytes, slot }
+        Extent { offset, bytes, slot, is_marked: false }
     }
 
     /// A part of an extent, for a holder that divides it: `at` bytes into it, with a number that says which part. Only the
@@ -55,7 +57,7 @@ impl Extent {
     #[inline]
     pub(crate) fn part(self, at: u64, bytes: u64, index: u32) -> Extent {
         debug_assert!(at + bytes <= self.bytes, "{bytes} bytes at {at} of {self:?}");
-        Extent { offset: self.offset + at, bytes, slot: index }
+        Extent { offset: self.offset + at, bytes, slot: index, is_marked: false }
     }
 
     /// This run moved down onto `below`, a run that ends where this one begins; and what that leaves at the high end. The same
@@ -63,6 +65,18 @@ impl Extent {
     pub(crate) fn slid_onto(self, below: Extent) -> (Extent, Extent) {
         debug_assert!(!self.is_piece() && !below.is_piece() && below.offset + below.bytes == self.offset);
         (Extent::run(below.offset, self.bytes), Extent::run(below.offset + self.bytes, below.bytes))
+    }
+
+    /// The same extent with the holder's mark on it, or without. The space does not look at the mark.
+    #[inline]
+    pub(crate) fn marked(self, is_marked: bool) -> Extent {
+        Extent { is_marked, ..self }
+    }
+
+    /// Whether the holder has marked it.
+    #[inline]
+    pub(crate) fn is_marked(self) -> bool {
+        self.is_marked
     }
 
     /// The number of a part.

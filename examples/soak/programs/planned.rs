@@ -36,6 +36,8 @@ enum Did {
 pub struct Steps<B: Backend> {
     /// Something of the last call is at a planned place. Of a reserve that was not touched when the arena was taken.
     pub is_planned: bool,
+    /// Steps were planned at some time: there may be an arena.
+    pub were_planned: bool,
     planning: Option<PlannedSteps<B>>,
     now: Vec<Did>,
     last: Vec<Did>,
@@ -48,6 +50,7 @@ impl<B: Backend> Default for Steps<B> {
     fn default() -> Self {
         Self {
             is_planned: false,
+            were_planned: false,
             planning: None,
             now: Vec::new(),
             last: Vec::new(),
@@ -124,6 +127,7 @@ impl<B: Ground> Program<B> {
         if planning.is_some() {
             assert!(self.steps.planning.is_none(), "planned twice");
             self.steps.planning = planning;
+            self.steps.were_planned = true;
         }
     }
 

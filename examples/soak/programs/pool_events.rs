@@ -89,10 +89,12 @@ impl<B: Ground> Program<B> {
     fn receive(&mut self, mut block: Block<B>, ask: &Ask) {
         assert_eq!((block.bytes(), block.label()), (ask.bytes, self.setup.labels[ask.label].as_str()));
         assert!(ask.align_bytes.is_power_of_two() && ask.align_bytes <= self.limits.alignment_bytes, "{ask:?}");
-        self.books.add(&block, ask.label, self.limits.alignment_bytes);
-        if ask.priority != Priority::High && ask.bytes > 0 && !self.steps.is_planned {
+        let is_high = ask.priority == Priority::High;
+        self.books.add(&block, ask.label, is_high, self.limits.alignment_bytes);
+        if !is_high && ask.bytes > 0 && !self.steps.is_planned {
             let left_bytes = self.setup.open_bytes() - self.books.used_bytes - self.books.retired_bytes;
-            assert!(left_bytes >= self.setup.reserve_bytes, "{left_bytes} are left, with a reserve: {ask:?}");
+            let closed_bytes = self.setup.reserve_bytes.saturating_sub(self.books.high_bytes);
+            assert!(left_bytes >= closed_bytes, "{left_bytes} are left, {closed_bytes} are closed: {ask:?}");
         }
         let mut content = None;
         if B::KEEPS_BYTES {

@@ -4,7 +4,7 @@ use tensorpool::{Error, ErrorKind, Limits, Placement, Priority, SlabPolicy};
 
 use super::disturbed::Ground;
 use super::pool::Program;
-use super::pool_requests::{Ask, Setup};
+use super::pool_requests::{Ask, GROW, Setup};
 
 /// What was asked, and how things were before.
 pub struct Attempt<'a> {
@@ -44,11 +44,12 @@ impl<B: Ground> Program<B> {
             ErrorKind::TooLarge => attempt.any(|ask| slab_bytes(ask, setup, limits) > limits.slab.bytes),
             ErrorKind::OverBudget => {
                 let is_high = |ask: &Ask| ask.priority == Priority::High;
-                let kept_bytes = if attempt.any(|ask| !is_high(ask)) { setup.reserve_bytes } else { 0 };
-                let open_bytes = setup.open_bytes() / limits.granule_bytes * limits.granule_bytes;
-                let needed_bytes = attempt.asks.iter().map(|ask| slab_bytes(ask, setup, limits));
-                needed_bytes.fold(0, u64::saturating_add) > setup.open_bytes().saturating_sub(kept_bytes)
-                    || attempt.any(|ask| slab_bytes(ask, setup, limits) > open_bytes)
+                let needed_bytes = |asks: &mut dyn Iterator<Item = &Ask>| {
+                    asks.map(|ask| slab_bytes(ask, setup, limits)).fold(0, u64::saturating_add)
+                };
+                let others_bytes = needed_bytes(&mut attempt.asks.iter().filter(|ask| !is_high(ask)));
+                needed_bytes(&mut attempt.asks.iter()) > setup.open_bytes()
+                    || others_bytes > setup.open_bytes() - setup.reserve_bytes
             }
             ErrorKind::Full | ErrorKind::Fragmented => !self.must_be_served(attempt),
             ErrorKind::Timeout => attempt.asks.iter().all(|ask| ask.wait.is_some()) && !self.must_be_served(attempt),
@@ -66,21 +67,27 @@ impl<B: Ground> Program<B> {
         let ours = (attempt.bytes(), self.books.live_bytes, self.books.used_bytes);
         assert_eq!(ours, (shortage.asked_bytes, shortage.live_bytes, shortage.used_bytes), "{error}");
         assert!(shortage.needed_bytes >= shortage.asked_bytes, "{error}");
+        assert_eq!(shortage.may_grow, !attempt.any(|ask| ask.without[GROW]), "{error}");
+        if error.kind() != ErrorKind::OverBudget && attempt.any(|ask| ask.priority != Priority::High) {
+            // What is in the arena of planned steps is of no priority.
+            let closed_bytes = self.setup.reserve_bytes.saturating_sub(self.books.high_bytes);
+            assert!(shortage.high_priority_reserve_bytes >= closed_bytes, "{closed_bytes} are closed: {error}");
+            assert!(self.steps.were_planned || shortage.high_priority_reserve_bytes == closed_bytes, "{error}");
+        }
         match error.kind() {
+            ErrorKind::Full if attempt.any(|ask| ask.without[GROW]) => {}
             ErrorKind::Full => assert!(shortage.needed_bytes > available_bytes, "not full: {error}"),
             ErrorKind::Fragmented => assert!(shortage.needed_bytes <= available_bytes, "not fragmented: {error}"),
             _ => {}
         }
     }
 
-    /// A single request that may do everything gets whatever an empty pool's budget and limits allow.
+    /// Requests that may do everything get whatever an empty pool's budget and limits allow.
     fn must_be_served(&self, attempt: &Attempt<'_>) -> bool {
-        let [ask] = attempt.asks else { return false };
         // Who waits in line does not wait for a device beyond his time.
-        let may_block = attempt.may_block && (ask.wait.is_none() || !self.is_late());
-        let may_all = may_block && ask.may_do_all();
-        let has_all = self.setup.reserve_bytes == 0 || ask.priority == Priority::High;
-        may_all && has_all && attempt.was_empty && !attempt.was_near
+        let may_block = attempt.may_block && (attempt.any(|ask| ask.wait.is_none()) || !self.is_late());
+        let may_all = may_block && attempt.asks.iter().all(Ask::may_do_all);
+        may_all && attempt.was_empty && !attempt.was_near
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a pool must say of itself: what is held and where, as one thread knows that made all the calls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tensorpool::{Backend, Block, Holder, Stats};
 
@@ -18,6 +18,9 @@ pub struct Books {
     pub allocations: u64,
     /// Of blocks that are dropped, and still used.
     pub retired_bytes: u64,
+    /// Of blocks of high priority, dropped ones that are still used among them.
+    pub high_bytes: u64,
+    high_places: BTreeSet<Place>,
     live_peak_bytes: u64,
     used_peak_bytes: u64,
     /// Something may have been handed out and taken back before anybody saw it.
@@ -30,7 +33,7 @@ pub struct Books {
 
 impl Books {
     /// A block was handed out.
-    pub fn add<B: Backend>(&mut self, block: &Block<B>, label: usize, alignment_bytes: u64) {
+    pub fn add<B: Backend>(&mut self, block: &Block<B>, label: usize, is_high: bool, alignment_bytes: u64) {
         let (bytes, held_bytes) = (block.bytes(), block.bytes_held());
         let Some(place) = place_of(block) else {
             return assert_eq!((bytes, held_bytes), (0, 0), "a block of no slab");
@@ -38,6 +41,10 @@ impl Books {
         assert!(bytes > 0 && held_bytes >= bytes, "{block:?}");
         assert_eq!(place.1 % alignment_bytes, 0, "{block:?} is not aligned");
         self.occupy(place, held_bytes);
+        if is_high {
+            self.high_places.insert(place);
+            self.high_bytes += held_bytes;
+        }
         self.live_bytes += bytes;
         self.used_bytes += held_bytes;
         self.blocks += 1;
@@ -60,13 +67,21 @@ impl Books {
         if is_retired {
             self.retired_bytes += held_bytes;
         } else {
-            assert_eq!(self.occupied.remove(&place), Some(held_bytes));
+            assert_eq!(self.leave(place), held_bytes);
         }
     }
 
     /// The last hold on a retired block has ended.
     pub fn vacate(&mut self, place: Place) {
-        self.retired_bytes -= self.occupied.remove(&place).expect("a retired block");
+        self.retired_bytes -= self.leave(place);
+    }
+
+    fn leave(&mut self, place: Place) -> u64 {
+        let held_bytes = self.occupied.remove(&place).expect("an occupied place");
+        if self.high_places.remove(&place) {
+            self.high_bytes -= held_bytes;
+        }
+        held_bytes
     }
 
     fn occupy(&mut self, place: Place, held_bytes: u64) {

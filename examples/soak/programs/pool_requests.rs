@@ -93,6 +93,8 @@ pub struct Ask {
 }
 
 const FALLBACKS: [Fallback; 4] = [Fallback::Oversized, Fallback::Reclaim, Fallback::Grow, Fallback::ReturnEmpty];
+/// The place of one of them.
+pub const GROW: usize = 2;
 
 impl Ask {
     /// Sizes are of four kinds, by these weights: anything, small ones, whole pages and those at an edge.

@@ -5,8 +5,9 @@
 //! - Waiters are served by priority, then by arrival. One that cannot be served does not stop those behind it.
 //! - Everything that is served after a waiter arrived, and arrived after it, *passes* it. A waiter that was passed
 //!   [`PASSES_MAX`] times is *due*: nothing passes it any more, whatever the priority, until it is served or leaves. Several
-//!   that are due go by arrival. So no waiter starves. (What is left of a [reserve](super::Config::high_priority_reserve) is
-//!   no way past them: it is not theirs. [`State`](super::state::State) sees to that.)
+//!   that are due go by arrival. So no waiter starves. (Requests of high priority may still use their
+//!   [reserve](super::Config::high_priority_reserve), as long as the waiter lacks bytes that others hold.
+//!   [`State`](super::state::State) sees to that.)
 //!
 //! # How it stays fast
 //! Every call takes a time that grows with the logarithm of the waiters at most.

@@ -37,11 +37,10 @@ pub use self::steps::PlannedSteps;
 use super::shards::{PoolHome, Shards, Tally};
 use super::state::{Holds, Home};
 use super::zero::Zeroed;
-use super::{Block, Fallback, Request, Shared, SlabPolicy};
+use super::{Block, Fallback, Request, Shared};
 use crate::backend::Backend;
 use crate::error::{ErrorKind, Result};
 use crate::sync::{Arc, LatchGuard, caught};
-use crate::units::round_down;
 
 impl<B: Backend> Shards<B> {
     /// Every change of the planner's mode ends here.
@@ -105,7 +104,7 @@ impl<B: Backend> Shared<B> {
     /// Whether nobody in line is to be served before: what goes out of an arena is kept from them as any other memory.
     #[inline]
     fn may_pass(&self, request: &Request) -> bool {
-        !self.shards.signs.is_waited_for() || self.state().may_be_served(request.priority)
+        !self.shards.signs.is_waited_for() || self.state().may_be_served(std::slice::from_ref(request))
     }
 
     /// A place goes out: those in line are passed, as by any other request.
@@ -276,19 +275,15 @@ impl<B: Backend> Shared<B> {
 
     /// A run of the pool for planned steps.
     fn take_arena(&self, bytes: u64) -> Result<Home<B::Slab>> {
-        let least_bytes = self.slab_bytes_least(bytes).unwrap_or(u64::MAX);
-        if least_bytes > self.limits.slab.bytes {
-            return Err(self.too_large(bytes, least_bytes, self.limits.slab));
-        }
+        self.check_slab(bytes)?;
         self.backend.check()?;
         // What is in a free list is some caller's size, and would be counted as a block.
         let request = Request::bytes(bytes).label("arena of planned steps").without(Fallback::Oversized).for_the_pool();
         {
             let state = self.state();
             state.check_open()?;
-            let most_bytes = self.budget_bytes - self.staging_bytes - state.reserve_bytes(request.priority);
-            if least_bytes > round_down(most_bytes, self.limits.granule_bytes) {
-                let requests = std::slice::from_ref(&request);
+            let requests = std::slice::from_ref(&request);
+            if self.is_over_budget(requests) {
                 return Err(self.shortage(&state, requests, ErrorKind::OverBudget, Duration::ZERO));
             }
         }
@@ -313,20 +308,21 @@ impl<B: Backend> Shared<B> {
         }
         // Of the blocks that are back in them.
         let tally = self.shards.tally_planned();
-        let served = {
+        let (served, gives_back) = {
             let mut state = self.state();
             state.fold(tally);
             for home in arenas {
                 state.fold(Tally { cached_bytes: -(home.extent.bytes() as i64), ..Tally::default() });
                 state.put_back([home]);
             }
-            if self.policy == SlabPolicy::PerBlock {
+            let gives_back = state.gives_back_at_once();
+            if gives_back {
                 self.detach_empty(&mut state);
             }
-            state.serve()
+            (state.serve(), gives_back)
         };
         self.tell(served);
-        if self.policy == SlabPolicy::PerBlock {
+        if gives_back {
             caught(|| self.settle_completed());
         }
     }

@@ -3,7 +3,9 @@
 //! Everything here is bookkeeping. Nothing calls the backend: slabs are created and dropped by [`super::grow`],
 //! outside the lock.
 
+mod audit;
 mod moves;
+mod place;
 mod retire;
 mod serve;
 #[cfg(test)]
@@ -12,20 +14,21 @@ mod tables;
 
 use std::time::Instant;
 
+pub(super) use self::place::Short;
 use self::retire::Leaving;
 pub(super) use self::retire::{Holds, Retired};
 pub(super) use self::serve::{Candidate, Growth, Look, Served};
 use self::serve::{Chances, Waiters};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
-use crate::pool::books::Books;
+use crate::pool::books::{Books, Sum};
 use crate::pool::planned::Signs;
 use crate::pool::record::Record;
-use crate::pool::shards::{LIST_BYTES, REFILL, Tally};
-use crate::pool::{Limits, Placement, Priority, Request, SlabPolicy, Stats};
+use crate::pool::shards::Tally;
+use crate::pool::sizes::SlabSizes;
+use crate::pool::{Request, SlabPolicy, Stats};
 use crate::space::{Extent, Space};
 use crate::sync::{Arc, AtomicBool, Ordering, ThreadId};
-use crate::units::round_up;
 
 /// A backend's slab, shared by the pool and the blocks in it.
 pub(crate) struct Slab<S> {
@@ -76,14 +79,18 @@ pub(super) struct State<S> {
     grown_in_vain: Option<(Chances, Instant)>,
     books: Books,
     /// Slabs and staging, those leaving included.
-    reserved_bytes: u64,
+    reserved: Sum,
     /// Of slabs that are being created.
-    booked_bytes: u64,
-    leaving_bytes: u64,
+    booked: Sum,
+    leaving_sum: Sum,
+    /// Of slabs from `take_left`, whose memory is being dropped.
+    burying: Sum,
+    /// The threads that are dropping it.
+    burials: Vec<ThreadId>,
     /// All that was ever given back to the backend.
     returned_bytes: u64,
-    /// The threads that are dropping the memory of slabs from `take_left`.
-    burials: Vec<ThreadId>,
+    /// See [`set_divided`](Self::set_divided).
+    is_divided: bool,
     closed: bool,
     /// For the shards: idle memory belongs in the spaces.
     direct: &'static AtomicBool,
@@ -96,28 +103,15 @@ pub(super) struct State<S> {
     pub(super) record: Option<Box<Record>>,
     /// Kept for requests of high priority.
     reserve_bytes: u64,
-    alignment_bytes: u64,
-    granule_bytes: u64,
-    placement: Placement,
-    policy: SlabPolicy,
-}
-
-/// Why not all requests of a batch were served.
-pub(super) enum Short {
-    /// Others in line are before them.
-    Turn,
-    /// There is no room for the request of this index.
-    Of(usize),
+    sizes: SlabSizes,
 }
 
 /// What a pool is opened with, as far as its books need it.
-pub(super) struct Opening<'a> {
+pub(super) struct Opening {
     pub(super) budget_bytes: u64,
     pub(super) staging_bytes: u64,
     pub(super) reserve_bytes: u64,
-    pub(super) limits: &'a Limits,
-    pub(super) placement: Placement,
-    pub(super) policy: SlabPolicy,
+    pub(super) sizes: SlabSizes,
     pub(super) direct: &'static AtomicBool,
     pub(super) signs: &'static Signs,
     pub(super) has_free_lists: bool,
@@ -133,11 +127,13 @@ impl<S> State<S> {
             line: Waiters::new(),
             grown_in_vain: None,
             books: Books::new(opening.budget_bytes, opening.staging_bytes),
-            reserved_bytes: opening.staging_bytes,
-            booked_bytes: 0,
-            leaving_bytes: 0,
-            returned_bytes: 0,
+            reserved: Sum::new(opening.staging_bytes),
+            booked: Sum::default(),
+            leaving_sum: Sum::default(),
+            burying: Sum::default(),
             burials: Vec::new(),
+            returned_bytes: 0,
+            is_divided: false,
             closed: false,
             direct: opening.direct,
             signs: opening.signs,
@@ -145,10 +141,7 @@ impl<S> State<S> {
             record: None,
             orphaned: false,
             reserve_bytes: opening.reserve_bytes,
-            alignment_bytes: opening.limits.alignment_bytes,
-            granule_bytes: opening.limits.granule_bytes,
-            placement: opening.placement,
-            policy: opening.policy,
+            sizes: opening.sizes,
         };
         state.direct_if_need_be();
         state
@@ -164,7 +157,7 @@ impl<S> State<S> {
             || self.record.is_some()
             || self.signs.is_on()
             || self.reserve_bytes > 0
-            || self.policy == SlabPolicy::PerBlock
+            || self.sizes.policy == SlabPolicy::PerBlock
             || !self.line.is_empty();
         self.direct.store(is_direct, Ordering::Relaxed);
         self.signs.set_waited_for(!self.line.is_empty());
@@ -199,15 +192,22 @@ impl<S> State<S> {
 
     /// What may still be reserved.
     pub(super) fn left_bytes(&self) -> u64 {
-        self.books.budget_bytes() - self.reserved_bytes - self.booked_bytes
+        let taken_bytes = self.reserved.bytes().saturating_add(self.booked.bytes());
+        self.books.budget_bytes().saturating_sub(taken_bytes)
     }
 
-    pub(super) fn book(&mut self, bytes: u64) {
-        self.booked_bytes += bytes;
+    /// A pool of [`SlabPolicy::Single`] has slabs of single requests, or is whole again.
+    pub(super) fn set_divided(&mut self, is_divided: bool) {
+        self.is_divided = is_divided;
     }
 
-    pub(super) fn unbook(&mut self, bytes: u64) {
-        self.booked_bytes -= bytes;
+    /// Returns whether an empty slab goes back as soon as it is empty: no other request is to have it.
+    pub(super) fn gives_back_at_once(&self) -> bool {
+        self.sizes.policy == SlabPolicy::PerBlock || self.is_divided
+    }
+
+    pub(super) fn largest_slab_bytes(&self) -> u64 {
+        self.entries.iter().flatten().map(|entry| entry.slab.bytes).max().unwrap_or(0)
     }
 
     pub(super) fn slab_count(&self) -> usize {
@@ -219,120 +219,6 @@ impl<S> State<S> {
         self.books.fold(tally);
     }
 
-    /// Serves a request that is not in line, before any fallback: an idle piece of the class, else a place in a slab,
-    /// fullest slab first. `None` also if others are before it.
-    pub(super) fn take(&mut self, request: &Request) -> Option<Home<S>> {
-        if !self.may_be_served(request.priority) {
-            return None;
-        }
-        let home = self.place(request)?;
-        self.granted(std::slice::from_ref(&home), std::slice::from_ref(request));
-        self.passed();
-        Some(home)
-    }
-
-    /// As `take`, for all requests of a batch or none.
-    pub(super) fn take_all(&mut self, requests: &[Request]) -> Result<Vec<Home<S>>, Short> {
-        let priority = requests.iter().map(|request| request.priority).min().unwrap_or_default();
-        if !self.may_be_served(priority) {
-            return Err(Short::Turn);
-        }
-        let homes = self.take_batch(requests).map_err(Short::Of)?;
-        self.passed();
-        Ok(homes)
-    }
-
-    /// Whether somebody of this priority may be served before who is due: nobody is, or those who are could not have what is
-    /// left.
-    pub(super) fn may_be_served(&self, priority: Priority) -> bool {
-        match self.line.due_priority() {
-            None => true,
-            Some(due) => due < Priority::High && priority == Priority::High && self.is_reserve_left_alone(),
-        }
-    }
-
-    /// Whether nothing but the reserve is left.
-    fn is_reserve_left_alone(&self) -> bool {
-        self.reserve_bytes > 0 && self.books.left_bytes() <= self.reserve_bytes
-    }
-
-    /// A request that was not in line has been served.
-    pub(super) fn passed(&mut self) {
-        if self.line.may_be_passed() {
-            self.line.passed();
-        }
-    }
-
-    fn take_batch(&mut self, requests: &[Request]) -> Result<Vec<Home<S>>, usize> {
-        let homes = self.place_all(requests)?;
-        self.granted(&homes, requests);
-        Ok(homes)
-    }
-
-    /// Homes for all of the requests that are not of zero bytes have been found.
-    #[inline]
-    fn granted(&mut self, homes: &[Home<S>], requests: &[Request]) {
-        if requests.iter().any(|request| request.for_the_pool) {
-            homes.iter().for_each(|home| self.books.list(home.extent.bytes()));
-            return;
-        }
-        self.books.granted(homes.len(), bytes_of(requests));
-        let served = requests.iter().filter(|request| request.bytes > 0);
-        homes.iter().zip(served).for_each(|(home, request)| self.record_alloc(home, request));
-    }
-
-    /// Idle pieces of the class of a small block that was just placed, as many as a list takes: out of their spaces, with
-    /// nobody to hold them.
-    pub(super) fn take_idle(&mut self, bytes: u64, placed: &Home<S>) -> Vec<Home<S>> {
-        let (held_bytes, mut homes) = (placed.extent.bytes(), Vec::new());
-        let most = if placed.extent.is_piece() { REFILL.min((LIST_BYTES / held_bytes) as usize) } else { 0 };
-        while homes.len() < most
-            && let Some((index, extent)) = self.find(|space| space.alloc_cached(bytes), |_| true)
-        {
-            // The same size in every slab that has such a class.
-            debug_assert_eq!(extent.bytes(), held_bytes);
-            let slab = Arc::clone(&self.entry(self.order[index]).slab);
-            self.settle(index);
-            self.books.take_listed(held_bytes);
-            homes.push(Home { slab, extent });
-        }
-        homes
-    }
-
-    /// Homes for all requests that are not of zero bytes, or the index of one that has none.
-    fn place_all(&mut self, requests: &[Request]) -> Result<Vec<Home<S>>, usize> {
-        let mut homes = Vec::with_capacity(requests.len());
-        for (index, request) in requests.iter().enumerate().filter(|(_, request)| request.bytes > 0) {
-            match self.place(request) {
-                Some(home) => homes.push(home),
-                None => {
-                    self.put_back(homes);
-                    return Err(index);
-                }
-            }
-        }
-        Ok(homes)
-    }
-
-    fn place(&mut self, request: &Request) -> Option<Home<S>> {
-        let bytes = request.bytes;
-        let (index, extent) = if self.policy == SlabPolicy::PerBlock {
-            let slab_bytes = round_up(bytes, self.granule_bytes)?;
-            self.find(|space| space.alloc(bytes), |entry| entry.slab.bytes == slab_bytes && entry.space.is_empty())?
-        } else {
-            let cached = self.find(|space| space.alloc_cached(bytes), |_| true);
-            cached.or_else(|| self.find(|space| space.alloc(bytes), |_| true))?
-        };
-        let slot = self.order[index];
-        if !self.may_use(extent.bytes(), request.priority) {
-            self.space_mut(slot).release(extent);
-            return None;
-        }
-        self.settle(index);
-        self.books.take(extent.bytes());
-        Some(Home { slab: Arc::clone(&self.entry(slot).slab), extent })
-    }
-
     /// Homes that nobody holds go back to their spaces.
     pub(super) fn put_back(&mut self, homes: impl IntoIterator<Item = Home<S>>) {
         homes.into_iter().for_each(|home| self.put_back_one(home));
@@ -342,50 +228,20 @@ impl<S> State<S> {
         let Home { slab, extent } = home;
         let slot = slab.slot;
         self.books.put_back(extent.bytes());
+        if extent.is_marked() {
+            self.books.put_back_high(extent.bytes());
+        }
         // With the lock held: once a slab is empty, nobody but the pool has it.
         drop(slab);
         self.release(slot, extent);
     }
 
-    /// Whether a request of this priority may have so many bytes more, by the reserve.
-    pub(super) fn may_use(&self, bytes: u64, priority: Priority) -> bool {
-        self.open_bytes(priority) >= bytes
-    }
-
-    /// The most bytes that requests of this priority may have together, by the reserve.
-    pub(super) fn open_bytes(&self, priority: Priority) -> u64 {
-        self.books.left_bytes().saturating_sub(self.reserve_bytes(priority))
-    }
-
-    /// What of the reserve is closed to this priority.
-    pub(super) fn reserve_bytes(&self, priority: Priority) -> u64 {
-        if priority == Priority::High { 0 } else { self.reserve_bytes }
-    }
-
-    fn find(
-        &mut self,
-        mut alloc: impl FnMut(&mut Space) -> Option<Extent>,
-        suits: impl Fn(&Entry<S>) -> bool,
-    ) -> Option<(usize, Extent)> {
-        let entries = &mut self.entries;
-        let mut slots = self.order.iter().enumerate();
-        slots.find_map(|(index, slot)| {
-            let entry = entries[*slot as usize].as_mut().expect("a slot in the order is occupied");
-            if !suits(entry) {
-                return None;
-            }
-            alloc(&mut entry.space).map(|extent| (index, extent))
-        })
-    }
-
     /// Adds a new slab, whose bytes were booked.
     pub(super) fn add_slab(&mut self, mut slab: Slab<S>) {
-        self.booked_bytes -= slab.bytes;
-        self.reserved_bytes += slab.bytes;
-        self.books.reserved(self.reserved_bytes);
-        // A slab of one block is as large as the block, whatever a buddy system would make of it.
-        let placement = if self.policy == SlabPolicy::PerBlock { Placement::Exact } else { self.placement };
-        let space = Space::new(slab.bytes, self.alignment_bytes, placement);
+        self.booked.take(slab.bytes);
+        self.reserved.add(slab.bytes);
+        self.books.reserved(self.reserved.bytes());
+        let space = self.sizes.space(slab.bytes);
         let slot = match self.entries.iter().position(Option::is_none) {
             Some(slot) => slot,
             None => {
@@ -420,7 +276,7 @@ impl<S> State<S> {
     }
 
     pub(super) fn reset_peaks(&mut self) {
-        self.books.reset_peaks(self.reserved_bytes);
+        self.books.reset_peaks(self.reserved.bytes());
     }
 
     /// Bytes that callers hold, and in how many blocks.
@@ -432,31 +288,15 @@ impl<S> State<S> {
         let spaces = || self.entries.iter().flatten().map(|entry| &entry.space);
         let books = self.books.stats();
         Stats {
-            reserved_bytes: self.reserved_bytes,
+            reserved_bytes: self.reserved.bytes(),
             cached_bytes: books.cached_bytes + spaces().map(Space::cached_bytes).sum::<u64>(),
-            retired_bytes: books.retired_bytes + self.leaving_bytes,
+            retired_bytes: books.retired_bytes + self.leaving_bytes(),
             free_bytes: spaces().map(Space::free_bytes).sum(),
             largest_free_run_bytes: spaces().map(Space::largest_free_run_bytes).max().unwrap_or(0),
             metadata_bytes: self.metadata_bytes(),
             slabs: self.order.len() as u64,
             waiting: self.line.len() as u64,
             ..books
-        }
-    }
-
-    /// Panics if the books do not balance: a defect of this crate.
-    pub(super) fn check(&self) {
-        let stats = self.stats();
-        let parts =
-            stats.used_bytes + stats.cached_bytes + stats.retired_bytes + stats.free_bytes + stats.staging_bytes;
-        assert_eq!(parts, stats.reserved_bytes, "the parts do not add up: {stats:?}");
-        assert!(stats.reserved_bytes + self.booked_bytes <= stats.budget_bytes, "over the budget: {stats:?}");
-        self.books.check();
-        assert!(self.order.is_sorted_by_key(|slot| self.fullness(*slot)), "slabs are out of order");
-        assert_eq!(self.order.len(), self.entries.iter().flatten().count());
-        for entry in self.entries.iter().flatten() {
-            assert_eq!(entry.space.bytes(), entry.slab.bytes);
-            entry.space.check();
         }
     }
 
@@ -492,7 +332,3 @@ impl<S> State<S> {
 
 /// `State` needs no backend, only its slabs; this ties the two for signatures.
 pub(super) type StateOf<B> = State<<B as Backend>::Slab>;
-
-fn bytes_of(requests: &[Request]) -> u64 {
-    requests.iter().map(|request| request.bytes).sum()
-}

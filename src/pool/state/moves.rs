@@ -1,7 +1,7 @@
 //! Blocks that move to the ends of their slab: where to, and what that does to the books.
 
-use super::{Home, Placement, Retired, State};
-use crate::space::Extent;
+use super::{Home, Retired, State};
+use crate::space::{Extent, Placement};
 use crate::sync::Arc;
 
 /// A block slides if the free run below it is at least this part of it: it is copied in as many pieces.
@@ -13,7 +13,7 @@ impl<S> State<S> {
     ///
     /// A run that ends in the partial last page of its slab stays. Elsewhere it would hold more bytes; and it parts nothing.
     pub(in crate::pool) fn reserve_below(&mut self, home: &Home<S>) -> Option<Home<S>> {
-        let (slot, run, may_slide) = (home.slab.slot, home.extent, self.placement == Placement::Exact);
+        let (slot, run, may_slide) = (home.slab.slot, home.extent, self.sizes.placement() == Placement::Exact);
         let space = self.space_mut(slot);
         if !run.bytes().is_multiple_of(space.page_bytes()) {
             return None;
@@ -53,8 +53,11 @@ impl<S> State<S> {
     /// A block has moved to `to`, a reserved place or that and a part of its own. What is `left` goes home.
     pub(in crate::pool) fn moved(&mut self, home: &mut Home<S>, to: Extent, left: Home<S>, is_dirty: bool) {
         let from = home.place();
-        home.extent = to;
+        debug_assert_eq!(home.extent.bytes(), to.bytes(), "a block that moves holds as much as before");
+        // The mark goes with the block: what requests of high priority hold stays what it is.
+        home.extent = to.marked(home.extent.is_marked());
         self.record_move(from, home.place());
+        let left = Home { extent: left.extent.marked(false), ..left };
         self.unreserve(left, is_dirty);
     }
 }

@@ -7,7 +7,7 @@ use crate::sync::{Arc, AtomicUsize, Ordering, ThreadId};
 
 /// A slab that goes back to the device once `point` has passed. Its bytes stay reserved until the memory is dropped.
 pub(super) struct Leaving<S> {
-    slab: Arc<Slab<S>>,
+    pub(super) slab: Arc<Slab<S>>,
     point: Point,
 }
 
@@ -100,20 +100,21 @@ impl<S> State<S> {
         self.entries.iter().flatten().filter(|entry| entry.space.is_empty()).map(|entry| entry.slab.bytes).sum()
     }
 
+    /// Of slabs that are on their way back, or being dropped.
     pub(in crate::pool) fn leaving_bytes(&self) -> u64 {
-        self.leaving_bytes
+        self.leaving_sum.bytes() + self.burying.bytes()
     }
 
     /// Starts to give empty slabs back: they leave once `point` has passed. It must be the last one recorded *now*, asked
     /// with the lock held: a slab may have become empty a moment ago, after work recorded a moment before that.
     pub(in crate::pool) fn detach_empty(&mut self, point: Point) {
         let entries = &mut self.entries;
-        let (leaving, leaving_bytes) = (&mut self.leaving, &mut self.leaving_bytes);
+        let (leaving, leaving_sum) = (&mut self.leaving, &mut self.leaving_sum);
         self.order.retain(|slot| {
             let entry = &mut entries[*slot as usize];
             match entry.take_if(|entry| entry.space.is_empty()) {
                 Some(Entry { slab, .. }) => {
-                    *leaving_bytes += slab.bytes;
+                    leaving_sum.add(slab.bytes);
                     leaving.push(Leaving { slab, point });
                     false
                 }
@@ -138,6 +139,9 @@ impl<S> State<S> {
         let (left, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.leaving).into_iter().partition(|leaving| leaving.point <= completed);
         self.leaving = waiting;
+        let left_bytes = left.iter().map(|leaving| leaving.slab.bytes).sum();
+        self.leaving_sum.take(left_bytes);
+        self.burying.add(left_bytes);
         if !left.is_empty() {
             self.burials.push(thread);
         }
@@ -167,8 +171,8 @@ impl<S> State<S> {
         if let Some(index) = self.burials.iter().position(|other| *other == thread) {
             self.burials.swap_remove(index);
         }
-        self.leaving_bytes -= bytes;
-        self.reserved_bytes -= bytes;
+        self.burying.take(bytes);
+        self.reserved.take(bytes);
         self.returned_bytes += bytes;
     }
 }

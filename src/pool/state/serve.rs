@@ -6,7 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Home, State, bytes_of};
+use super::place::bytes_of;
+use super::{Home, State};
 use crate::pool::line::{Line, Need, PRIORITIES, Ticket};
 use crate::pool::wait::{Parts, Seat};
 use crate::pool::{Fallback, Priority, Request, SlabPolicy};
@@ -68,7 +69,7 @@ pub(in crate::pool) struct Growth {
     refused_bytes: u64,
     /// Empty slabs have been given back.
     pub(in crate::pool) gave_back: bool,
-    /// The waiter that was last looked at, and how many slabs it has got.
+    /// The waiter that was last looked at, and how many slabs it may get.
     waiter: Option<(Ticket, usize)>,
 }
 
@@ -101,12 +102,16 @@ impl Growth {
         self.refused_bytes = refused_bytes.min(self.refused_bytes);
     }
 
-    /// The waiter has got a slab. Each of its requests needs one of its own at most: what is still refused then is refused for
-    /// the reserve's sake.
-    pub(in crate::pool) fn grew<S>(&mut self, candidate: &Candidate<S>) {
-        let slabs = self.waiter.filter(|(ticket, _)| *ticket == candidate.ticket).map_or(0, |(_, slabs)| slabs) + 1;
-        self.waiter = Some((candidate.ticket, slabs));
-        if slabs >= candidate.seat.requests().len() {
+    /// How many slabs the waiter may get: each of its requests needs one of its own at most.
+    pub(in crate::pool) fn slabs_left<S>(&self, candidate: &Candidate<S>) -> usize {
+        let of_waiter = self.waiter.filter(|(ticket, _)| *ticket == candidate.ticket);
+        of_waiter.map_or(candidate.seat.requests().len(), |(_, slabs_left)| slabs_left)
+    }
+
+    /// The waiter has got slabs, and may get so many more.
+    pub(in crate::pool) fn grew<S>(&mut self, candidate: &Candidate<S>, slabs_left: usize) {
+        self.waiter = Some((candidate.ticket, slabs_left));
+        if slabs_left == 0 {
             self.refuse(candidate);
         }
     }
@@ -175,7 +180,7 @@ impl<S> State<S> {
             }
             pass.refuse(ticket, &seat);
             if let [request] = seat.requests()
-                && self.policy != SlabPolicy::PerBlock
+                && self.sizes.policy != SlabPolicy::PerBlock
             {
                 let no_higher = PRIORITIES.into_iter().filter(|priority| *priority <= request.priority);
                 no_higher.for_each(|priority| pass.bound(priority, request.bytes - 1));
@@ -188,7 +193,7 @@ impl<S> State<S> {
     /// No request gets more than the largest that a slab has room for, nor more than is open to its priority.
     fn bound_by_room(&self, pass: &mut Pass) {
         let spaces = self.entries.iter().flatten().map(|entry| &entry.space);
-        let room_bytes = match self.policy {
+        let room_bytes = match self.sizes.policy {
             SlabPolicy::PerBlock => spaces.filter(|space| space.is_empty()).map(|space| space.bytes()).max(),
             _ => spaces.map(|space| space.most_bytes()).max(),
         };
@@ -211,14 +216,24 @@ impl<S> State<S> {
         if is_left {
             return Some(ticket);
         }
-        if self.may_be_served(Priority::High) { first(Priority::High) } else { None }
+        let index = Priority::High as usize;
+        let most_bytes = pass.most_bytes[index].min(self.closed_bytes(Priority::Normal));
+        let mut after = pass.after[index];
+        while let Some(ticket) = self.line.first(pass.need, Priority::High, after, most_bytes) {
+            if self.line.get(ticket).is_some_and(|seat| self.may_be_served(seat.requests())) {
+                return Some(ticket);
+            }
+            after = Some(ticket);
+        }
+        None
     }
 
     /// Takes back what a waiter was served and never saw: it counts neither as an allocation nor as one that waited.
     pub(in crate::pool) fn take_back(&mut self, homes: Vec<Home<S>>, requests: &[Request]) {
         let count = homes.len();
         self.books.revoked(count, bytes_of(requests));
-        self.books.totals().allocations_waited -= count as u64;
+        let waited = &mut self.books.totals().allocations_waited;
+        *waited = waited.saturating_sub(count as u64);
         homes.iter().for_each(|home| self.record_free(home));
         self.put_back(homes);
     }
@@ -236,6 +251,7 @@ pub(super) struct Chances {
     empty_bytes: u64,
     leaving_bytes: u64,
     unused_bytes: u64,
+    closed_bytes: u64,
     line: u64,
 }
 
@@ -273,10 +289,10 @@ impl<S> State<S> {
         while let Some(ticket) = self.turn(&growth.pass)
             && let Some(seat) = self.line.get(ticket).cloned()
         {
-            if let Err(index) = self.place_all(seat.requests()).map(|homes| self.put_back(homes))
-                && seat.requests()[index].may(Fallback::Grow)
+            if let Err(lack) = self.place_all(seat.requests()).map(|homes| self.put_back(homes))
+                && seat.requests().iter().all(|request| request.may(Fallback::Grow))
             {
-                return Some(Candidate { ticket, seat, index });
+                return Some(Candidate { ticket, seat, index: lack.index });
             }
             growth.pass.refuse(ticket, &seat);
         }
@@ -291,7 +307,7 @@ impl<S> State<S> {
     /// No slab is larger than what is left, or will be once empty slabs are given back; nor does one help a priority to more
     /// than is open to it.
     fn bound_by_slabs(&self, pass: &mut Pass, gave_back: bool) {
-        let back_bytes = if gave_back { 0 } else { self.leaving_bytes + self.empty_bytes() };
+        let back_bytes = if gave_back { 0 } else { self.leaving_bytes() + self.empty_bytes() };
         for priority in PRIORITIES {
             pass.bound(priority, self.open_bytes(priority).min(self.left_bytes() + back_bytes));
         }
@@ -301,8 +317,9 @@ impl<S> State<S> {
         Chances {
             left_bytes: self.left_bytes(),
             empty_bytes: self.empty_bytes(),
-            leaving_bytes: self.leaving_bytes,
+            leaving_bytes: self.leaving_bytes(),
             unused_bytes: self.books.left_bytes(),
+            closed_bytes: self.closed_bytes(Priority::Normal),
             line: self.line.changes(),
         }
     }

@@ -7,9 +7,10 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::backend::Limit;
+use crate::backend::{Limit, Limits};
 use crate::pool::line::{Need, PRIORITIES, Ticket};
 use crate::pool::wait::Seat;
+use crate::pool::{Placement, Priority};
 
 /// A state, and the blocks that are out.
 struct Program {
@@ -77,7 +78,9 @@ fn turns(state: &State<()>) -> Vec<Ticket> {
     match state.line.first_due(Need::Room) {
         None => PRIORITIES.into_iter().rev().flat_map(of).collect(),
         Some((due, ..)) => {
-            let high = of(Priority::High).filter(|_| state.may_be_served(Priority::High));
+            let may_pass =
+                |ticket: &Ticket| state.line.get(*ticket).is_some_and(|seat| state.may_be_served(seat.requests()));
+            let high = of(Priority::High).filter(may_pass);
             std::iter::once(due).chain(high).collect()
         }
     }
@@ -121,14 +124,12 @@ impl Case {
     }
 
     fn open(&self) -> State<()> {
-        let limits = self.limits();
+        let sizes = SlabSizes::new(self.policy, self.placement, self.limits(), self.budget_bytes);
         State::new(&Opening {
             budget_bytes: self.budget_bytes,
             staging_bytes: 0,
             reserve_bytes: self.reserve_bytes,
-            limits: &limits,
-            placement: self.placement,
-            policy: self.policy,
+            sizes,
             direct: Box::leak(Box::new(AtomicBool::new(true))),
             signs: Box::leak(Box::new(Signs::new())),
             has_free_lists: false,

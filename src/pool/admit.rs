@@ -1,0 +1,71 @@
+//! What can be told from requests alone: whether they break a limit, and whether they can ever be served.
+
+use std::time::Duration;
+
+use super::sizes::Least;
+use super::{Request, Shared};
+use crate::backend::{Backend, Limit};
+use crate::error::{Error, ErrorKind, Result};
+use crate::units::exact;
+
+impl<B: Backend> Shared<B> {
+    /// Refuses a request that breaks a limit.
+    pub(super) fn check_request(&self, request: &Request) -> Result<()> {
+        let Request { bytes, align_bytes, .. } = *request;
+        if !align_bytes.is_power_of_two() || align_bytes > self.limits.alignment_bytes {
+            let message = format!(
+                "an alignment of {align_bytes} is not a power of two up to the {} that a slab has",
+                exact(self.limits.alignment_bytes)
+            );
+            return Err(Error::new(ErrorKind::Alignment, message));
+        }
+        self.backend.check()?;
+        let limit =
+            if self.limits.block.bytes <= self.limits.slab.bytes { self.limits.block } else { self.limits.slab };
+        if bytes > limit.bytes {
+            return Err(self.too_large(bytes, bytes, limit));
+        }
+        self.check_slab(bytes)
+    }
+
+    /// Refuses bytes that no slab is large enough for.
+    pub(super) fn check_slab(&self, bytes: u64) -> Result<()> {
+        match self.sizes.least(bytes) {
+            Some(least_bytes) if least_bytes > self.limits.slab.bytes => {
+                Err(self.too_large(bytes, least_bytes, self.limits.slab))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn too_large(&self, bytes: u64, least_bytes: u64, limit: Limit) -> Error {
+        let slab =
+            if least_bytes > bytes { format!(" needs a slab of {}, which", exact(least_bytes)) } else { String::new() };
+        let message = format!("a block of {}{slab} is over {limit} of {}", exact(bytes), self.backend.name());
+        Error::new(ErrorKind::TooLarge, message)
+    }
+
+    /// Refuses requests that break a limit or can never be served, and counts the second as a failure.
+    pub(super) fn check_batch(&self, requests: &[Request]) -> Result<()> {
+        requests.iter().try_for_each(|request| self.check_request(request))?;
+        self.check_budget(requests)
+    }
+
+    /// Refuses requests within the limits that can never be served, and counts them as a failure.
+    pub(super) fn check_budget(&self, requests: &[Request]) -> Result<()> {
+        let is_over = self.is_over_budget(requests);
+        let mut state = self.state();
+        state.check_open()?;
+        if is_over {
+            state.failed(requests);
+            return Err(self.shortage(&state, requests, ErrorKind::OverBudget, Duration::ZERO));
+        }
+        Ok(())
+    }
+
+    /// Returns whether the requests take more than the budget can ever give them. An empty pool that may grow serves all
+    /// others, in slabs of exactly their size if nothing else helps.
+    pub(super) fn is_over_budget(&self, requests: &[Request]) -> bool {
+        !Least::new(&self.sizes, requests).is_left(self.budget_bytes - self.staging_bytes, self.reserve_bytes)
+    }
+}

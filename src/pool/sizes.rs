@@ -1,0 +1,125 @@
+//! How large slabs are, and what requests take of them: arithmetic alone.
+//!
+//! What a request takes at least is the same whatever the pool looks like, so what can never be served is known from the
+//! request alone. The bound is reached: where nothing else helps, the pool reserves slabs of exactly that size.
+
+use super::{Priority, Request, SlabPolicy};
+use crate::backend::Limits;
+use crate::space::{Placement, Space};
+use crate::units::{round_down, round_up};
+
+/// What the sizes of a pool's slabs follow from. It never changes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SlabSizes {
+    pub(super) policy: SlabPolicy,
+    placement: Placement,
+    limits: Limits,
+    budget_bytes: u64,
+}
+
+impl SlabSizes {
+    pub(super) fn new(policy: SlabPolicy, placement: Placement, limits: Limits, budget_bytes: u64) -> Self {
+        Self { policy, placement, limits, budget_bytes }
+    }
+
+    /// Returns how a slab's space places blocks. A slab of one block is as large as the block, whatever a buddy system would
+    /// make of it.
+    pub(super) fn placement(&self) -> Placement {
+        if self.policy == SlabPolicy::PerBlock { Placement::Exact } else { self.placement }
+    }
+
+    /// Returns the smallest slab that serves a request of so many bytes. No slab serves it with fewer bytes than that, and
+    /// this one gives it all it has. `None` above 2^64.
+    pub(super) fn least(&self, bytes: u64) -> Option<u64> {
+        match self.placement() {
+            _ if bytes == 0 => Some(0),
+            Placement::Exact => round_up(bytes, self.limits.granule_bytes),
+            Placement::PowerOfTwo => {
+                bytes.checked_next_power_of_two().map(|bytes| bytes.max(self.limits.alignment_bytes))
+            }
+        }
+    }
+
+    /// Returns the most bytes that a request takes of an empty slab, which is large enough for it.
+    pub(super) fn taken(&self, slab_bytes: u64, bytes: u64) -> u64 {
+        let least_bytes = self.least(bytes).unwrap_or(u64::MAX);
+        if least_bytes >= slab_bytes || self.placement() == Placement::PowerOfTwo {
+            return least_bytes;
+        }
+        let alignment_bytes = self.limits.alignment_bytes;
+        let page_bytes = Space::page_bytes_for(slab_bytes, alignment_bytes);
+        let piece_bytes = bytes.next_power_of_two().max(alignment_bytes);
+        if piece_bytes < page_bytes { piece_bytes } else { bytes.next_multiple_of(page_bytes).min(slab_bytes) }
+    }
+
+    /// Returns the largest slab of at most so many bytes. A buddy system has no use for a partial page, and gets none: so a
+    /// request takes the same power of two of every slab.
+    pub(super) fn slab(&self, most_bytes: u64) -> u64 {
+        let Limits { alignment_bytes, granule_bytes, slab, .. } = self.limits;
+        let bytes = round_down(most_bytes.min(slab.bytes), granule_bytes);
+        if bytes == 0 || self.placement() == Placement::Exact {
+            return bytes;
+        }
+        round_down(bytes, Space::page_bytes_for(bytes, alignment_bytes))
+    }
+
+    /// Returns the bytes of a page in a slab of so many bytes; 0 for none.
+    pub(super) fn page_bytes(&self, slab_bytes: u64) -> u64 {
+        if slab_bytes == 0 { 0 } else { Space::page_bytes_for(slab_bytes, self.limits.alignment_bytes) }
+    }
+
+    /// Returns the next size in the policy's series.
+    pub(super) fn next(&self, slab_count: usize, left_bytes: u64) -> u64 {
+        let bytes = match self.policy {
+            SlabPolicy::PerBlock => 0,
+            SlabPolicy::Fixed(bytes) => bytes,
+            // To the last granule.
+            SlabPolicy::Single => return left_bytes,
+            SlabPolicy::Growing => self.budget_bytes >> 3usize.saturating_sub(slab_count).max(1),
+        };
+        round_down(bytes, self.limits.alignment_bytes)
+    }
+
+    /// Returns an empty space for a new slab.
+    pub(super) fn space(&self, slab_bytes: u64) -> Space {
+        Space::new(slab_bytes, self.limits.alignment_bytes, self.placement())
+    }
+}
+
+/// What some requests take at least.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Least {
+    /// All of them together.
+    pub(super) bytes: u64,
+    /// Those of them that may not use the reserve.
+    outside_bytes: u64,
+}
+
+impl Least {
+    pub(super) fn new<'a>(sizes: &SlabSizes, requests: impl IntoIterator<Item = &'a Request>) -> Self {
+        let mut least = Self::default();
+        for request in requests {
+            let bytes = sizes.least(request.bytes).unwrap_or(u64::MAX);
+            least.bytes = least.bytes.saturating_add(bytes);
+            if request.priority != Priority::High {
+                least.outside_bytes = least.outside_bytes.saturating_add(bytes);
+            }
+        }
+        least
+    }
+
+    /// One of the requests takes not what it needs at least, but so many bytes.
+    pub(super) fn replace(&mut self, sizes: &SlabSizes, request: &Request, taken_bytes: u64) {
+        let more_bytes = taken_bytes.saturating_sub(sizes.least(request.bytes).unwrap_or(u64::MAX));
+        self.bytes = self.bytes.saturating_add(more_bytes);
+        if request.priority != Priority::High {
+            self.outside_bytes = self.outside_bytes.saturating_add(more_bytes);
+        }
+    }
+
+    /// Returns whether so much is left, where so much of it is closed to all but high priority. The requests' order does not
+    /// matter: what those of high priority get opens as much of the reserve.
+    pub(super) fn is_left(self, left_bytes: u64, closed_bytes: u64) -> bool {
+        self.bytes <= left_bytes && self.outside_bytes <= left_bytes.saturating_sub(closed_bytes)
+    }
+}

@@ -1,0 +1,244 @@
+//! Places for requests: in which slab, in which order, and past whom.
+
+use super::{Entry, Home, State};
+use crate::pool::line::Need;
+use crate::pool::shards::{LIST_BYTES, REFILL};
+use crate::pool::sizes::Least;
+use crate::pool::{Fallback, Priority, Request, SlabPolicy};
+use crate::space::{Extent, Space};
+use crate::sync::Arc;
+
+/// Why requests were not served.
+pub(in crate::pool) enum Short {
+    /// Waiters are before them.
+    Turn,
+    /// One of them has no place.
+    Of(Lack),
+}
+
+/// What a batch lacks.
+pub(in crate::pool) struct Lack {
+    /// The request that has no place.
+    pub(in crate::pool) index: usize,
+    /// What all requests take: as they were placed, and at least for the others.
+    pub(in crate::pool) needed_bytes: u64,
+    /// So much is left for them, but not in one run.
+    pub(in crate::pool) is_left: bool,
+}
+
+impl<S> State<S> {
+    /// Serves a request that is not in line, before any fallback: an idle piece of the class, else a place in a slab,
+    /// fullest slab first. `None` also if others are before it.
+    pub(in crate::pool) fn take(&mut self, request: &Request) -> Option<Home<S>> {
+        let requests = std::slice::from_ref(request);
+        if !self.may_be_served(requests) {
+            return None;
+        }
+        let home = self.place(request).ok()?;
+        self.granted(std::slice::from_ref(&home), requests);
+        self.passed();
+        Some(home)
+    }
+
+    /// Serves all requests of a batch as [`take`](Self::take) does, or none.
+    pub(in crate::pool) fn take_all(&mut self, requests: &[Request]) -> Result<Vec<Home<S>>, Short> {
+        if !self.may_be_served(requests) {
+            return Err(Short::Turn);
+        }
+        let homes = self.take_batch(requests).map_err(Short::Of)?;
+        self.passed();
+        Ok(homes)
+    }
+
+    /// Returns whether these requests may be served before the waiters that are due.
+    ///
+    /// Requests of high priority may, as far as the reserve goes, if the waiter that is due is of another priority. It loses
+    /// no byte by that. But once as many bytes are left as it needs, only their places are in its way: then it goes first.
+    pub(in crate::pool) fn may_be_served(&self, requests: &[Request]) -> bool {
+        let Some(due) = self.line.due_priority() else { return true };
+        let is_high = due < Priority::High && requests.iter().all(|request| request.priority == Priority::High);
+        is_high
+            && Least::new(&self.sizes, requests).bytes <= self.closed_bytes(Priority::Normal)
+            && self
+                .line
+                .first_due(Need::Room)
+                .is_some_and(|(ticket, ..)| self.line.get(ticket).is_some_and(|seat| !self.are_left(seat.requests())))
+    }
+
+    /// A request that was not in line has been served.
+    pub(in crate::pool) fn passed(&mut self) {
+        if self.line.may_be_passed() {
+            self.line.passed();
+        }
+    }
+
+    pub(super) fn take_batch(&mut self, requests: &[Request]) -> Result<Vec<Home<S>>, Lack> {
+        let homes = self.place_all(requests)?;
+        self.granted(&homes, requests);
+        Ok(homes)
+    }
+
+    /// Homes for all of the requests that are not of zero bytes have been found.
+    #[inline]
+    fn granted(&mut self, homes: &[Home<S>], requests: &[Request]) {
+        if requests.iter().any(|request| request.for_the_pool) {
+            homes.iter().for_each(|home| self.books.list(home.extent.bytes()));
+            return;
+        }
+        self.books.granted(homes.len(), bytes_of(requests));
+        let served = requests.iter().filter(|request| request.bytes > 0);
+        homes.iter().zip(served).for_each(|(home, request)| self.record_alloc(home, request));
+    }
+
+    /// Takes idle pieces of the class of a small block that was just placed out of their spaces, as many as a list takes.
+    pub(in crate::pool) fn take_idle(&mut self, bytes: u64, placed: &Home<S>) -> Vec<Home<S>> {
+        let (held_bytes, mut homes) = (placed.extent.bytes(), Vec::new());
+        let most = if placed.extent.is_piece() { REFILL.min((LIST_BYTES / held_bytes) as usize) } else { 0 };
+        while homes.len() < most
+            && let Some((index, extent)) = self.find(|space| space.alloc_cached(bytes), |_| true)
+        {
+            // The same size in every slab that has such a class.
+            debug_assert_eq!(extent.bytes(), held_bytes);
+            let slab = Arc::clone(&self.entry(self.order[index]).slab);
+            self.settle(index);
+            self.books.take_listed(held_bytes);
+            homes.push(Home { slab, extent });
+        }
+        homes
+    }
+
+    /// Returns homes for all requests that are not of zero bytes, in their order. They are placed largest first, so that their
+    /// order does not decide whether there is room.
+    pub(super) fn place_all(&mut self, requests: &[Request]) -> Result<Vec<Home<S>>, Lack> {
+        let order = by_size(requests);
+        let mut homes: Vec<(usize, Home<S>)> = Vec::with_capacity(order.len());
+        for (place, index) in order.iter().enumerate() {
+            match self.place(&requests[*index]) {
+                Ok(home) => homes.push((*index, home)),
+                Err(refused_bytes) => {
+                    let placed_bytes = homes.iter().map(|(_, home)| home.extent.bytes()).sum();
+                    let lack = self.lack(requests, &order[place..], placed_bytes, refused_bytes);
+                    self.put_back(homes.into_iter().map(|(_, home)| home));
+                    return Err(lack);
+                }
+            }
+        }
+        homes.sort_unstable_by_key(|(index, _)| *index);
+        Ok(homes.into_iter().map(|(_, home)| home).collect())
+    }
+
+    /// Returns which of the requests have no place beside the others, largest first.
+    pub(in crate::pool) fn lacking(&mut self, requests: &[Request]) -> Vec<usize> {
+        let (mut homes, mut lacking) = (Vec::new(), Vec::new());
+        for index in by_size(requests) {
+            match self.place(&requests[index]) {
+                Ok(home) => homes.push(home),
+                Err(_) => lacking.push(index),
+            }
+        }
+        self.put_back(homes);
+        lacking
+    }
+
+    /// Returns what is lacking once some requests are placed. The first of the others has no place, or only one of
+    /// `refused_bytes`, which is more than is open to it.
+    fn lack(&self, requests: &[Request], others: &[usize], placed_bytes: u64, refused_bytes: Option<u64>) -> Lack {
+        let index = others[0];
+        let mut least = Least::new(&self.sizes, others.iter().map(|index| &requests[*index]));
+        if let Some(bytes) = refused_bytes {
+            least.replace(&self.sizes, &requests[index], bytes);
+        }
+        // Idle memory in free lists and arenas counts as left. Slabs on their way back do not.
+        let left_bytes = self.books.unused_bytes().saturating_sub(self.leaving_bytes());
+        let may_grow = requests.iter().all(|request| request.may(Fallback::Grow));
+        let is_left = least.is_left(left_bytes, self.closed_bytes(Priority::Normal))
+            && (may_grow || least.bytes <= self.idle_bytes());
+        Lack { index, needed_bytes: placed_bytes.saturating_add(least.bytes), is_left }
+    }
+
+    /// Takes a place for one request. `Err` has the size of the smallest place that was found and is larger than what is open to
+    /// the request.
+    fn place(&mut self, request: &Request) -> Result<Home<S>, Option<u64>> {
+        let (bytes, open_bytes) = (request.bytes, self.open_bytes(request.priority));
+        let mut refused_bytes: Option<u64> = None;
+        let mut if_open = |space: &mut Space, extent: Extent| {
+            if extent.bytes() <= open_bytes {
+                return Some(extent);
+            }
+            refused_bytes = Some(refused_bytes.map_or(extent.bytes(), |least| least.min(extent.bytes())));
+            space.release(extent);
+            None
+        };
+        let found = if self.sizes.policy == SlabPolicy::PerBlock {
+            let slab_bytes = self.sizes.least(bytes).ok_or(None)?;
+            let suits = |entry: &Entry<S>| entry.slab.bytes == slab_bytes && entry.space.is_empty();
+            self.find(|space| space.alloc(bytes).and_then(|extent| if_open(space, extent)), suits)
+        } else {
+            let cached =
+                self.find(|space| space.alloc_cached(bytes).and_then(|extent| if_open(space, extent)), |_| true);
+            cached.or_else(|| self.find(|space| space.alloc(bytes).and_then(|extent| if_open(space, extent)), |_| true))
+        };
+        let (index, extent) = found.ok_or(refused_bytes)?;
+        let is_high = self.reserve_bytes > 0 && request.priority == Priority::High;
+        let slot = self.order[index];
+        self.settle(index);
+        self.books.take(extent.bytes());
+        if is_high {
+            self.books.take_high(extent.bytes());
+        }
+        Ok(Home { slab: Arc::clone(&self.entry(slot).slab), extent: extent.marked(is_high) })
+    }
+
+    fn find(
+        &mut self,
+        mut alloc: impl FnMut(&mut Space) -> Option<Extent>,
+        suits: impl Fn(&Entry<S>) -> bool,
+    ) -> Option<(usize, Extent)> {
+        let entries = &mut self.entries;
+        let mut slots = self.order.iter().enumerate();
+        slots.find_map(|(index, slot)| {
+            let entry = entries[*slot as usize].as_mut().expect("a slot in the order is occupied");
+            if !suits(entry) {
+                return None;
+            }
+            alloc(&mut entry.space).map(|extent| (index, extent))
+        })
+    }
+
+    /// Returns what of the reserve is closed to this priority: the part that requests of high priority do not have already.
+    pub(in crate::pool) fn closed_bytes(&self, priority: Priority) -> u64 {
+        if priority == Priority::High { 0 } else { self.reserve_bytes.saturating_sub(self.books.high_bytes()) }
+    }
+
+    /// Returns what a request of this priority may have, wherever it is.
+    pub(in crate::pool) fn open_bytes(&self, priority: Priority) -> u64 {
+        self.books.left_bytes().saturating_sub(self.closed_bytes(priority))
+    }
+
+    /// Returns whether as many bytes are left as the requests take at least, in whatever runs.
+    pub(in crate::pool) fn are_left(&self, requests: &[Request]) -> bool {
+        self.is_left(Least::new(&self.sizes, requests))
+    }
+
+    /// Returns whether so much is left, in slabs and of the budget.
+    fn is_left(&self, least: Least) -> bool {
+        least.is_left(self.books.left_bytes(), self.closed_bytes(Priority::Normal))
+    }
+
+    /// Returns what no caller has of the slabs.
+    fn idle_bytes(&self) -> u64 {
+        let slab_bytes: u64 = self.entries.iter().flatten().map(|entry| entry.space.bytes()).sum();
+        slab_bytes.saturating_sub(self.books.used_bytes() + self.books.retired_bytes())
+    }
+}
+
+/// Returns the indices of the requests that are not of zero bytes, largest first.
+fn by_size(requests: &[Request]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..requests.len()).filter(|index| requests[*index].bytes > 0).collect();
+    order.sort_by_key(|index| std::cmp::Reverse((requests[*index].bytes, requests[*index].priority)));
+    order
+}
+
+pub(super) fn bytes_of(requests: &[Request]) -> u64 {
+    requests.iter().map(|request| request.bytes).sum()
+}
