@@ -51,6 +51,9 @@ pub enum ErrorKind {
     Foreign,
     /// A file that cannot be read or written, or whose content breaks its format (the message says where).
     File,
+    /// The pool's own counters contradict each other, which is a defect of this crate. The pool reserves nothing more, so
+    /// that the budget holds; blocks stay valid.
+    Defect,
 }
 
 impl fmt::Display for ErrorKind {
@@ -73,6 +76,7 @@ impl fmt::Display for ErrorKind {
             Self::Closed => "closed",
             Self::Foreign => "another pool",
             Self::File => "file",
+            Self::Defect => "defect",
         })
     }
 }

@@ -152,7 +152,12 @@ impl<B: Backend> Shared<B> {
         let patience = requests.iter().map(|request| request.wait).min().flatten();
         match self.attempt(requests, !is_async && patience.is_none()) {
             Ok(Ok(homes)) => Ok(homes),
-            Err(error) => Err((error, None)),
+            Err(error) => {
+                if error.kind() == ErrorKind::Defect {
+                    self.log_defect();
+                }
+                Err((error, None))
+            }
             Ok(Err(error)) if patience.is_some() && !is_async && self.zero_on_free && self.backend.is_recording() => {
                 self.state().failed(requests);
                 Err((waits_for_itself(error), None))

@@ -129,7 +129,7 @@ impl<B: Backend> Shared<B> {
 
     /// Books the bytes, then asks the backend. They stay booked if that succeeds, until the slab is added.
     fn create_slab(&self, bytes: u64) -> Result<Slab<B::Slab>> {
-        self.state().book(bytes);
+        self.state().book(bytes)?;
         let booking = Booking { shared: self, bytes };
         let memory = self.backend.create_slab(bytes)?;
         std::mem::forget(booking);
@@ -240,6 +240,14 @@ impl<B: Backend> Shared<B> {
         left.into_iter().for_each(|slab| {
             caught(|| drop(slab));
         });
+    }
+
+    /// Logs that the pool's counters are wrong, the first time that they are. No lock is held: a logger may call the pool.
+    pub(super) fn log_defect(&self) {
+        let defect = self.state().defect_to_tell();
+        if let Some(error) = defect {
+            log::error!("{error}");
+        }
     }
 
     /// Waits for other threads that are dropping slabs: their bytes are free, but not yet given back. A thread that is itself

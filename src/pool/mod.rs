@@ -290,6 +290,7 @@ impl<B: Backend> Pool<B> {
     pub fn stats(&self) -> Stats {
         self.shared().settle_completed();
         self.shared().fold_shards();
+        self.shared().log_defect();
         let mut stats = self.shared().state().stats();
         stats.metadata_bytes += self.shared().metadata_bytes();
         stats

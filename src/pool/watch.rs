@@ -234,6 +234,9 @@ impl<B: Backend> Shared<B> {
                 Grown::Refused(error) if error.kind() == ErrorKind::DeviceLost => return Err(error),
                 Grown::Refused(error) => {
                     drop(turn);
+                    if error.kind() == ErrorKind::Defect {
+                        self.log_defect();
+                    }
                     self.fail(&candidate, error);
                     continue;
                 }

@@ -91,6 +91,10 @@ pub(super) struct State<S> {
     returned_bytes: u64,
     /// See [`set_divided`](Self::set_divided).
     is_divided: bool,
+    /// The counters contradict each other: nothing more is reserved.
+    is_wrong: bool,
+    /// That was logged.
+    is_told: bool,
     closed: bool,
     /// For the shards: idle memory belongs in the spaces.
     direct: &'static AtomicBool,
@@ -134,6 +138,8 @@ impl<S> State<S> {
             burials: Vec::new(),
             returned_bytes: 0,
             is_divided: false,
+            is_wrong: false,
+            is_told: false,
             closed: false,
             direct: opening.direct,
             signs: opening.signs,

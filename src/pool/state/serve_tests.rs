@@ -171,7 +171,7 @@ impl Case {
                 let wanted = waiting.first().map_or(0, |(_, seat)| seat.requests()[0].bytes);
                 let bytes = if rng.random_range(0..2) == 0 { wanted } else { self.bytes(rng) };
                 let bytes = bytes.clamp(1, left_bytes);
-                state.book(bytes);
+                state.book(bytes).unwrap();
                 state.add_slab(Slab::new(bytes, ()));
             }
             _ => {}
