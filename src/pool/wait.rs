@@ -315,8 +315,8 @@ impl<B: Backend> Pool<B> {
     /// deadline to a request whose future may be forgotten. What it was served stays its own, as a block that is forgotten.
     ///
     /// # Errors
-    /// As [`alloc`](Pool::alloc), when the future is polled; [`ErrorKind::Device`](crate::ErrorKind::Device) if the backend panics in that thread, for
-    /// all in line.
+    /// As [`alloc`](Pool::alloc), when the future is polled; [`ErrorKind::Device`](crate::ErrorKind::Device) if the backend
+    /// panics in that thread, for all in line.
     pub fn alloc_async(&self, request: Request) -> impl Future<Output = Result<Block<B>>> + Send + use<B> {
         Single(AllocFuture::new(self.shared(), &[request]))
     }
