@@ -62,8 +62,8 @@ impl<B: Ground> Program<B> {
 
     fn judge_numbers(&self, attempt: &Attempt<'_>, error: &Error) {
         let Some(shortage) = error.shortage() else { return };
-        let available_bytes = self.setup.open_bytes() - shortage.used_bytes - shortage.retired_bytes;
-        let available_bytes = available_bytes.saturating_sub(shortage.high_priority_reserve_bytes);
+        let left_bytes = self.setup.open_bytes() - shortage.used_bytes - shortage.retired_bytes;
+        let available_bytes = left_bytes.saturating_sub(shortage.high_priority_reserve_bytes);
         let ours = (attempt.bytes(), self.books.live_bytes, self.books.used_bytes);
         assert_eq!(ours, (shortage.asked_bytes, shortage.live_bytes, shortage.used_bytes), "{error}");
         assert!(shortage.needed_bytes >= shortage.asked_bytes, "{error}");
@@ -77,6 +77,10 @@ impl<B: Ground> Program<B> {
         match error.kind() {
             ErrorKind::Full if attempt.any(|ask| ask.without[GROW]) => {}
             ErrorKind::Full => assert!(shortage.needed_bytes > available_bytes, "not full: {error}"),
+            // The part of a batch that is of high priority may use the reserve.
+            ErrorKind::Fragmented if attempt.any(|ask| ask.priority == Priority::High) => {
+                assert!(shortage.needed_bytes <= left_bytes, "not fragmented: {error}");
+            }
             ErrorKind::Fragmented => assert!(shortage.needed_bytes <= available_bytes, "not fragmented: {error}"),
             _ => {}
         }
