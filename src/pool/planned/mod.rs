@@ -18,7 +18,10 @@
 //! The planner's latch is the innermost lock: nothing else is locked, nor anything dropped that could end the pool, while it
 //! is held.
 
+mod arena;
 mod auto;
+mod expect;
+mod late;
 mod learn;
 mod planner;
 mod report;
@@ -27,27 +30,31 @@ mod steps;
 
 use std::time::Duration;
 
-use self::auto::Ended;
+use self::arena::{Arena, Layout, Rest};
+use self::auto::Next;
+use self::late::Late;
 pub(super) use self::learn::At;
-use self::planner::{Held, Mode, Rest};
+use self::learn::Learned;
+use self::planner::{Held, Mode};
 pub(super) use self::planner::{Planner, at};
 pub use self::report::{Deviation, PlanReport};
+use self::signs::Sign;
 pub(super) use self::signs::Signs;
 pub use self::steps::PlannedSteps;
 use super::grow::span_of;
 use super::shards::{PoolHome, Shards, Tally};
-use super::state::{Holds, Home};
+use super::state::Holds;
 use super::{Block, Fallback, Request, Shared, SlabPolicy};
 use crate::backend::Backend;
 use crate::error::{ErrorKind, Result};
 use crate::sync::{Arc, LatchGuard};
-use crate::units::round_down;
+use crate::units::{round_down, round_up};
 
 impl<B: Backend> Shards<B> {
-    /// Every change of the planner's mode ends here.
+    /// Every change of the planner's mode ends here, and every change of its arena.
     fn show(&self, planner: &mut Planner<B>) {
         let is_learning = planner.learner().is_some();
-        self.signs.set(planner.is_on(), is_learning);
+        self.signs.set(Sign::STEPS.when(planner.is_on()) | Sign::LOOKS.when(planner.looks()) | Sign::LEARNS.when(is_learning) | Sign::ARENA.when(planner.has_arena()));
     }
 }
 
@@ -61,8 +68,7 @@ impl<B: Backend> Shared<B> {
             if planner.is_due() {
                 planner = self.next_step(planner);
             }
-            if let Some(extent) = planner.take(request.bytes) {
-                let ties = planner.ties(self);
+            if let Some((ties, extent)) = planner.take(request.bytes, self) {
                 drop(planner);
                 self.pass();
                 if request.zeroed || !request.label.is_empty() || self.shards.signs.is_recording() {
@@ -196,11 +202,10 @@ impl<B: Backend> Shared<B> {
         if planner.is_due() {
             planner = self.next_step(planner);
         }
-        let Some(extent) = planner.take(request.bytes) else {
+        let Some((ties, extent)) = planner.take(request.bytes, self) else {
             self.do_without(planner);
             return Ok(None);
         };
-        let ties = planner.ties(self);
         drop(planner);
         self.pass();
         self.planned_with_care(ties.with(extent), request).map(Some)
@@ -218,9 +223,9 @@ impl<B: Backend> Shared<B> {
 
     /// A block of the pool is about to be freed.
     #[cold]
-    pub(super) fn write_down_free(&self, at: At) {
+    pub(super) fn write_down_free(&self, at: At, bytes: u64) {
         if let Some(learner) = self.shards.planner().learner() {
-            learner.free(at);
+            learner.free(at, bytes);
         }
     }
 
@@ -234,52 +239,67 @@ impl<B: Backend> Shared<B> {
     }
 
     /// A step ends and another begins. Plans and reserves without the planner: others are served by the pool meanwhile, may
-    /// begin a step of their own, or end planned steps.
+    /// begin a step of their own, or end planned steps. Whoever comes back to another step than the one that it began changes
+    /// nothing.
     fn next_step<'a>(self: &'a Arc<Self>, mut planner: LatchGuard<'a, Planner<B>>) -> LatchGuard<'a, Planner<B>> {
-        if let Ended::New(step, instead_of) = planner.end_step() {
+        planner.end_step();
+        let mut next = planner.begin_step();
+        let number = planner.number();
+        if let Next::Plan(shape, step) = next {
             self.shards.show(&mut planner);
             drop(planner);
-            let schedule = auto::plan(&step, self.limits.alignment_bytes);
+            let schedule = auto::plan(&step, self.limits.alignment_bytes, &[]);
             planner = self.shards.planner();
-            if let (Mode::Auto(auto), Ok(schedule)) = (&mut planner.mode, schedule) {
-                auto.learned(step, instead_of, schedule);
-            }
+            let is_late = planner.number() != number;
+            next = match &mut planner.mode {
+                Mode::Auto(auto) if !is_late => auto.planned(shape, schedule),
+                _ => return planner,
+            };
         }
-        let wanted = planner.begin_step();
+        let rest = match next {
+            Next::Follow(layouts) => {
+                let mut layout = planner.arena_for(&layouts);
+                if layout.is_none() && planner.may_ask_for_an_arena() {
+                    let (rest, step) = (planner.leave_arena(), planner.learned_step());
+                    self.shards.show(&mut planner);
+                    drop(planner);
+                    self.end_arenas(rest);
+                    let arena = match step {
+                        None => layouts.first().and_then(|layout| Some((layout.clone(), self.take_arena(layout).ok()?))),
+                        Some((step, beside)) => self.take_runs(&layouts, &step, beside),
+                    };
+                    planner = self.shards.planner();
+                    if planner.number() != number {
+                        drop(planner);
+                        arena.into_iter().for_each(|(_, arena)| self.refuse_arena(arena));
+                        return self.shards.planner();
+                    }
+                    planner.asked_for_an_arena(arena.is_some());
+                    if let Some((for_layout, arena)) = arena {
+                        planner.set_arena_for(&for_layout, arena);
+                        layout = Some(for_layout);
+                    }
+                }
+                planner.serve(layout.as_ref())
+            }
+            _ => planner.leave_arena(),
+        };
         self.shards.show(&mut planner);
-        let Some((schedule, most_bytes)) = wanted else { return planner };
-        if planner.arena_bytes() < schedule.height_bytes() && planner.may_ask_for_an_arena() {
-            let rest = planner.leave_idle_arena();
-            drop(planner);
-            self.end_arenas(rest);
-            let arena = [most_bytes, schedule.height_bytes()].into_iter().find_map(|bytes| self.take_arena(bytes).ok());
-            planner = self.shards.planner();
-            planner.asked_for_an_arena(arena.is_some());
-            if let Some(arena) = arena {
-                let rest = planner.set_arena(arena);
-                planner = self.end_arenas_and_return(planner, rest);
-            }
-        }
-        let rest = planner.serve();
-        self.end_arenas_and_return(planner, rest)
-    }
-
-    /// What leaves does so without the planner.
-    fn end_arenas_and_return<'a>(
-        &'a self,
-        planner: LatchGuard<'a, Planner<B>>,
-        rest: Rest<B>,
-    ) -> LatchGuard<'a, Planner<B>> {
-        if rest.is_empty() {
-            return planner;
-        }
         drop(planner);
         self.end_arenas(rest);
+        self.arena_has_come();
         self.shards.planner()
     }
 
-    /// A run of the pool for planned steps.
-    fn take_arena(&self, bytes: u64) -> Result<Home<B::Slab>> {
+    /// While there is an arena nothing goes through free lists; what they have counted so far is told before.
+    fn arena_has_come(&self) {
+        self.state().direct_if_need_be();
+        self.fold_shards();
+    }
+
+    /// Memory for a plan that the program brings: a run of the pool, in a slab of its own if need be.
+    fn take_arena(&self, layout: &Layout) -> Result<Arena<B>> {
+        let bytes = layout.schedule.height_bytes();
         let least_bytes = self.slab_bytes_least(bytes).unwrap_or(u64::MAX);
         if least_bytes > self.limits.slab.bytes {
             return Err(self.too_large(bytes, least_bytes, self.limits.slab));
@@ -305,7 +325,31 @@ impl<B: Backend> Shared<B> {
                 self.attempt(std::slice::from_ref(&request), true)??
             }
         };
-        Ok(homes.into_iter().next().expect("a home for the request"))
+        Ok(Arena::new(layout, homes))
+    }
+
+    /// Memory for a plan that was learned: free runs of the slabs that are there, one if there is one that is long enough, and only
+    /// where as much as a part of them stays free. So nothing is reserved for it, and whoever needs the memory finds it as it was.
+    fn take_runs(&self, layouts: &[Layout], step: &[Learned], beside: u64) -> Option<(Layout, Arena<B>)> {
+        let take = |layout: &Layout| {
+            let homes = self.state().take_runs(&layout.runs, beside)?;
+            Some((layout.clone(), Arena::new(layout, homes)))
+        };
+        if let Some(taken) = layouts.iter().find_map(take) {
+            return Some(taken);
+        }
+        let height_bytes = layouts.first()?.schedule.height_bytes();
+        let mut sizes = self.state().free_runs(height_bytes, self.limits.alignment_bytes)?;
+        // What has no room in them comes behind.
+        sizes.push(round_up(height_bytes, self.limits.alignment_bytes)?);
+        let schedule = auto::plan(step, self.limits.alignment_bytes, &sizes).ok()?;
+        sizes.pop();
+        take(&Layout::in_runs(schedule, &sizes)?)
+    }
+
+    /// An arena that nobody wants goes home.
+    fn refuse_arena(&self, arena: Arena<B>) {
+        self.end_arenas(arena.leave(None, &mut Late::default(), |_| 1));
     }
 
     /// What a planner has done with goes home.
@@ -324,6 +368,8 @@ impl<B: Backend> Shared<B> {
                 state.fold(Tally { cached_bytes: -(home.extent.bytes() as i64), ..Tally::default() });
                 state.put_back([home]);
             }
+            // If that was the arena, and no block is in it.
+            state.direct_if_need_be();
             if self.policy == SlabPolicy::PerBlock {
                 state.detach_empty(self.backend.recorded());
             }
@@ -335,12 +381,45 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// Memory is short, or somebody waits for it: an arena that nobody has a block of goes home.
+    /// Memory is wanted elsewhere: an arena that nobody has a block of goes home. For whoever waits in line, one of steps that
+    /// plan themselves goes in any case.
     pub(super) fn give_idle_arena(&self) {
-        if self.shards.signs.is_on() {
+        if self.shards.signs.has_arena() {
             self.end_holds();
-            let rest = self.shards.planner().leave_idle_arena();
+            let rest = {
+                let mut planner = self.shards.planner();
+                let rest = if self.shards.signs.is_waited_for() && planner.is_auto() { planner.dissolve_arena() } else { planner.leave_idle_arena() };
+                self.shards.show(&mut planner);
+                rest
+            };
             self.end_arenas(rest);
+        }
+    }
+
+    /// A request finds no room: the arena of steps that plan themselves is given up. False if there is none.
+    #[cold]
+    pub(super) fn dissolve_arena(&self) -> bool {
+        if !self.shards.signs.has_arena() {
+            return false;
+        }
+        let rest = {
+            let mut planner = self.shards.planner();
+            let rest = planner.dissolve_arena();
+            self.shards.show(&mut planner);
+            rest
+        };
+        let any = !rest.arenas.is_empty();
+        self.end_arenas(rest);
+        any
+    }
+
+    /// A request has failed: steps no longer plan themselves.
+    #[cold]
+    pub(super) fn planning_failed(&self) {
+        if self.shards.signs.looks() {
+            let mut planner = self.shards.planner();
+            planner.failed();
+            self.shards.show(&mut planner);
         }
     }
 
@@ -384,7 +463,7 @@ pub(super) fn give<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Hol
     if shards.signs.is_recording() {
         place.shared.state().record_free(&place.home);
     }
-    if !shards.signs.is_on() {
+    if !shards.signs.has_arena() {
         let shared = Arc::clone(&place.shared);
         give_back(place, bytes, holds, is_dirty);
         // Nobody else asks for it any more.
@@ -401,7 +480,11 @@ fn give_back<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Holds>, i
             let mut planner = shards.planner();
             // Who joined the line before has looked at the arena, or looks at it after this.
             let is_wanted = shards.signs.is_waited_for();
-            planner.give(place, bytes, is_wanted)
+            let rest = planner.give(place, bytes, is_wanted);
+            if rest.is_some() {
+                shards.show(&mut planner);
+            }
+            rest
         };
         if let Some(rest) = rest {
             end(rest);
