@@ -158,17 +158,9 @@ impl Schedule {
         self.height_bytes
     }
 
-    /// Whether the first allocations of both are of the same sizes, so many of them.
-    pub(crate) fn begins_as(&self, other: &Self, count: usize) -> bool {
-        let sizes =
-            |schedule: &Self| schedule.entries[..count.min(schedule.len())].iter().map(|entry| entry.bytes).collect();
-        let (own, others): (Vec<u64>, Vec<u64>) = (sizes(self), sizes(other));
-        own.len() == count && own == others
-    }
-
-    /// Whether its allocations are of these sizes.
-    pub(crate) fn is_of(&self, sizes: impl ExactSizeIterator<Item = u64>) -> bool {
-        self.len() == sizes.len() && self.entries.iter().zip(sizes).all(|(entry, bytes)| entry.bytes == bytes)
+    /// The end of the highest block that ends at `end` or before.
+    pub(crate) fn end_before(&self, end: u64) -> u64 {
+        self.entries.iter().map(Entry::end).filter(|other| *other <= end).max().unwrap_or(0)
     }
 
     pub(crate) fn metadata_bytes(&self) -> u64 {

@@ -35,7 +35,7 @@ type Attempt<S> = Result<Vec<Home<S>>, Error>;
 impl<B: Backend> Shared<B> {
     #[inline]
     pub(super) fn alloc(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
-        if self.shards.signs.is_on() { self.alloc_in_step(request) } else { self.alloc_in_pool(request) }
+        if self.shards.signs.looks() { self.alloc_in_step(request) } else { self.alloc_in_pool(request) }
     }
 
     /// As nothing is planned. Once in the place where all allocations pass: a handle that is moved on the way costs more than
@@ -68,7 +68,7 @@ impl<B: Backend> Shared<B> {
     fn alloc_from_slabs(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
         self.make_room_in_record();
         let tally = self.shards.tally();
-        if self.shards.signs.is_on() {
+        if self.shards.signs.has_arena() {
             self.fold_planned();
         }
         let checked = self.check_request(request);
@@ -185,6 +185,7 @@ impl<B: Backend> Shared<B> {
             Ok(Err(error)) => {
                 if patience.is_none() {
                     self.state().failed(requests);
+                    self.planning_failed();
                 }
                 Err((error, patience))
             }
@@ -224,7 +225,7 @@ impl<B: Backend> Shared<B> {
     pub(super) fn attempt(&self, requests: &[Request], may_block: bool) -> Result<Attempt<B::Slab>> {
         let may = |fallback| requests.iter().all(|request| request.may(fallback));
         let tally = self.shards.tally();
-        if self.shards.signs.is_on() {
+        if self.shards.signs.has_arena() {
             self.fold_planned();
         }
         {
@@ -244,7 +245,7 @@ impl<B: Backend> Shared<B> {
         {
             return Ok(Ok(vec![home]));
         }
-        let (mut gave_back, mut has_grown, mut has_zeroed) = (false, false, false);
+        let (mut gave_back, mut has_grown, mut has_zeroed, mut has_dissolved) = (false, false, false, false);
         let counted = requests.iter().filter(|request| !request.for_the_pool).count() as u64;
         loop {
             if may(Fallback::Reclaim) {
@@ -260,6 +261,17 @@ impl<B: Backend> Shared<B> {
                 }
                 taken
             };
+            // A plan that was learned takes nothing that the program needs: neither room, nor a slab more than it would have without.
+            if let Err(Short::Of(index)) = taken
+                && counted > 0
+                && !has_dissolved
+                && !self.may_grow_beside_arena(&requests[index])
+            {
+                drop(growth);
+                has_dissolved = true;
+                self.dissolve_arena();
+                continue;
+            }
             let mut refusal = None;
             // Each needs one slab of its own at most. What is still refused then is refused for the reserve's sake.
             let mut slabs_left = requests.len();

@@ -54,17 +54,7 @@ impl<B: Backend> Shared<B> {
     pub(super) fn grow(&self, request: &Request, exactly: bool) -> Grown<'_, B> {
         let bytes = request.bytes;
         let Some(least_bytes) = self.slab_bytes_least(bytes) else { return Grown::NoBudget };
-        let mut slab_bytes = {
-            let state = self.state();
-            let left_bytes = round_down(state.left_bytes(), self.limits.granule_bytes);
-            if least_bytes > left_bytes || !state.may_use(bytes, request.priority) {
-                return Grown::NoBudget;
-            }
-            let most_bytes = left_bytes.min(round_down(self.limits.slab.bytes, self.limits.granule_bytes));
-            let is_least = exactly && self.policy != SlabPolicy::Single;
-            let next_bytes = if is_least { 0 } else { self.slab_bytes_next(state.slab_count(), left_bytes) };
-            next_bytes.max(least_bytes).min(most_bytes)
-        };
+        let Some(mut slab_bytes) = self.slab_bytes_for(&self.state(), request, exactly) else { return Grown::NoBudget };
         loop {
             match self.create_slab(slab_bytes) {
                 Ok(slab) => {
@@ -84,6 +74,25 @@ impl<B: Backend> Shared<B> {
                 Err(error) => return Grown::Refused(error),
             }
         }
+    }
+
+    /// The bytes of the slab that the request would get. `None` if the budget has no room for it.
+    fn slab_bytes_for(&self, state: &StateOf<B>, request: &Request, exactly: bool) -> Option<u64> {
+        let least_bytes = self.slab_bytes_least(request.bytes)?;
+        let left_bytes = round_down(state.left_bytes(), self.limits.granule_bytes);
+        if least_bytes > left_bytes || !state.may_use(request.bytes, request.priority) {
+            return None;
+        }
+        let most_bytes = left_bytes.min(round_down(self.limits.slab.bytes, self.limits.granule_bytes));
+        let is_least = exactly && self.policy != SlabPolicy::Single;
+        let next_bytes = if is_least { 0 } else { self.slab_bytes_next(state.slab_count(), left_bytes) };
+        Some(next_bytes.max(least_bytes).min(most_bytes))
+    }
+
+    /// Whether a slab for the request would be no more than was reserved before there was an arena.
+    pub(super) fn may_grow_beside_arena(&self, request: &Request) -> bool {
+        let mut state = self.state();
+        self.slab_bytes_for(&state, request, false).is_some_and(|bytes| !state.would_be_more_than_ever(bytes))
     }
 
     /// Books the bytes, then asks the backend. They stay booked if that succeeds, until the slab is added.

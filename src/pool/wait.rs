@@ -386,7 +386,7 @@ impl<B: Backend> Pool<B> {
             };
             shared.blocks(homes, requests)
         };
-        if shared.shards.signs.is_on() { shared.alloc_all_in_step(requests, alloc_all) } else { alloc_all(requests) }
+        if shared.shards.signs.looks() { shared.alloc_all_in_step(requests, alloc_all) } else { alloc_all(requests) }
     }
 
     /// As [`alloc_all`](Pool::alloc_all), without blocking the thread; see [`alloc_async`](Pool::alloc_async).

@@ -363,6 +363,15 @@ impl Space {
         }
     }
 
+    /// As [`alloc`](Self::alloc), for a run that is no request of the program's: the rule for holes does not keep room for
+    /// another one like it.
+    pub(crate) fn alloc_uncounted(&mut self, bytes: u64) -> Option<Extent> {
+        let largest = self.tree.largest();
+        let extent = self.alloc(bytes);
+        self.tree.set_largest(largest);
+        extent
+    }
+
     fn alloc_run(&mut self, bytes: u64) -> Option<Extent> {
         if bytes > self.bytes {
             return None;

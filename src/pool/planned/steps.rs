@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use super::auto::Auto;
-use super::planner::{Mode, Rest};
+use super::arena::Layout;
+use super::auto::{Auto, Next};
+use super::planner::Mode;
 use super::report::PlanReport;
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Lifetime, Plan, Schedule};
 use crate::pool::Pool;
-use crate::sync::Arc;
 
 impl<B: Backend> Pool<B> {
     /// Serves steps at the offsets of a plan, until the [`PlannedSteps`] is dropped: the first step begins now, the
@@ -52,30 +52,32 @@ impl<B: Backend> Pool<B> {
     /// [`alloc`](Pool::alloc) if the pool has no run for it. Then nothing has changed, but that idle memory may have gone home.
     pub fn follow_plan(&self, lifetimes: &[Lifetime], plan: &Plan) -> Result<PlannedSteps<B>> {
         let shared = self.shared();
-        let schedule = Arc::new(Schedule::new(lifetimes, plan, shared.limits.alignment_bytes)?);
+        let schedule = Schedule::new(lifetimes, plan, shared.limits.alignment_bytes)?;
         let (largest_bytes, limit) = (schedule.largest_bytes(), shared.limits.block);
         if largest_bytes > limit.bytes {
             return Err(shared.too_large(largest_bytes, largest_bytes, limit));
         }
-        let arena = shared.take_arena(schedule.height_bytes())?;
-        let rest = {
-            let mut planner = shared.shards.planner();
-            if planner.is_on() {
-                Rest { arenas: vec![arena], pools: Vec::new() }
-            } else {
-                planner.report = PlanReport::default();
-                planner.mode = Mode::Fixed(schedule);
-                planner.begin_step();
-                let rest = [planner.set_arena(arena), planner.serve()];
-                shared.shards.show(&mut planner);
-                drop(planner);
-                let planning = self.begin_planning();
-                rest.into_iter().for_each(|rest| shared.end_arenas(rest));
-                return planning;
-            }
-        };
+        // An arena would take what is idle, that of other planned steps too.
+        if shared.shards.signs.has_steps() {
+            return Err(is_planned_already());
+        }
+        let layout = Layout::whole(schedule);
+        let arena = shared.take_arena(&layout)?;
+        let mut planner = shared.shards.planner();
+        if planner.is_on() {
+            drop(planner);
+            shared.refuse_arena(arena);
+            return Err(is_planned_already());
+        }
+        planner.begin(Mode::Fixed(layout.clone()), shared.limits.alignment_bytes);
+        planner.begin_step();
+        planner.set_arena(arena);
+        let rest = planner.serve(&Next::Follow(vec![layout]));
+        shared.shards.show(&mut planner);
+        drop(planner);
+        let planned = self.begin_planning();
         shared.end_arenas(rest);
-        Err(is_planned_already())
+        planned
     }
 
     /// Plans steps that repeat, until the [`PlannedSteps`] is dropped. A program says where its steps begin with
@@ -119,23 +121,18 @@ impl<B: Backend> Pool<B> {
         if planner.is_on() {
             return Err(is_planned_already());
         }
-        planner.report = PlanReport::default();
-        planner.mode = Mode::Auto(Box::new(Auto::new()));
+        planner.begin(Mode::Auto(Box::new(Auto::new())), shared.limits.alignment_bytes);
         shared.shards.show(&mut planner);
         drop(planner);
         self.begin_planning()
     }
 
-    /// Steps are planned from now on: idle memory belongs in the spaces, where an arena is taken. Not if the pool was closed
-    /// meanwhile.
+    /// Steps are planned from now on. Not if the pool was closed meanwhile.
     fn begin_planning(&self) -> Result<PlannedSteps<B>> {
-        let planning = PlannedSteps { pool: self.clone() };
-        let state = self.shared().state();
-        state.direct_if_need_be();
-        let is_open = state.check_open();
-        drop(state);
-        self.shared().empty_lists();
-        is_open.map(|()| planning)
+        let planned = PlannedSteps { pool: self.clone() };
+        self.shared().arena_has_come();
+        let is_open = self.shared().state().check_open();
+        is_open.map(|()| planned)
     }
 
     /// Says that a step of the program begins, to [planned steps](Pool::auto_plan) and to a record of the pool's allocations
@@ -143,7 +140,7 @@ impl<B: Backend> Pool<B> {
     pub fn mark_step(&self) {
         let shared = self.shared();
         shared.record_step();
-        if !shared.shards.signs.is_on() {
+        if !shared.shards.signs.has_steps() {
             return;
         }
         shared.end_holds(false);
@@ -153,9 +150,9 @@ impl<B: Backend> Pool<B> {
             Mode::Fixed(_) => true,
             Mode::Auto(auto) => {
                 auto.mark();
-                let (is_due, is_recorded) = (auto.is_due(), !auto.has_cut());
-                planner.report.steps += u64::from(is_recorded);
-                planner.report.steps_profiled += u64::from(is_recorded);
+                let (is_due, is_profiled) = (auto.is_due(), !auto.has_cut() && !auto.has_ended);
+                planner.report.steps += u64::from(is_profiled || auto.has_ended);
+                planner.report.steps_profiled += u64::from(is_profiled);
                 is_due
             }
         };

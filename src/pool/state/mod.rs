@@ -5,6 +5,7 @@
 
 mod moves;
 mod retire;
+mod runs;
 mod serve;
 
 use self::retire::Leaving;
@@ -154,7 +155,7 @@ impl<S> State<S> {
             || self.closed
             || self.orphaned
             || self.record.is_some()
-            || self.signs.is_on()
+            || self.signs.has_arena()
             || self.reserve_bytes > 0
             || self.policy == SlabPolicy::PerBlock
             || !self.line.is_empty();
@@ -320,7 +321,9 @@ impl<S> State<S> {
             self.find(|space| space.alloc(bytes), |entry| entry.slab.bytes == slab_bytes && entry.space.is_empty())?
         } else {
             let cached = self.find(|space| space.alloc_cached(bytes), |_| true);
-            cached.or_else(|| self.find(|space| space.alloc(bytes), |_| true))?
+            let for_the_pool = request.for_the_pool;
+            let alloc = |space: &mut Space| if for_the_pool { space.alloc_uncounted(bytes) } else { space.alloc(bytes) };
+            cached.or_else(|| self.find(alloc, |_| true))?
         };
         let slot = self.order[index];
         if !self.may_use(extent.bytes(), request.priority) {
@@ -330,6 +333,11 @@ impl<S> State<S> {
         self.settle(index);
         self.books.take(extent.bytes());
         Some(Home { slab: Arc::clone(&self.entry(slot).slab), extent })
+    }
+
+    /// Whether a slab of so many bytes would be more than was ever reserved.
+    pub(super) fn would_be_more_than_ever(&mut self, bytes: u64) -> bool {
+        self.reserved_bytes.saturating_add(bytes) > self.totals().reserved_peak_bytes
     }
 
     /// Homes that nobody holds go back to their spaces.
