@@ -2,7 +2,7 @@
 
 /// Sets of ranks, one for each frame of a stack, one behind another.
 #[derive(Debug)]
-pub(super) struct Conflicts {
+pub struct Conflicts {
     words: usize,
     bits: Vec<u64>,
 }
@@ -10,6 +10,11 @@ pub(super) struct Conflicts {
 impl Conflicts {
     pub fn new(ranks: usize) -> Self {
         Self { words: ranks.div_ceil(64), bits: Vec::new() }
+    }
+
+    /// Units of going through one set.
+    pub fn units(&self) -> u64 {
+        2 + self.words as u64 / 4
     }
 
     /// Makes the set of frame `depth` empty, and forgets those above it.

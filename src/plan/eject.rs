@@ -7,36 +7,43 @@
 
 use std::collections::BinaryHeap;
 
-use super::effort::{Effort, Random};
+use super::effort::{Effort, Random, sorting};
 use super::problem::Problem;
 
 /// Pairs of buffers that share a section, beyond which there is no list of neighbours: 64 MiB of them.
 const PAIRS_MAX: usize = 1 << 24;
+
+/// Units of a pair, in the making of the lists.
+const PAIR_UNITS: u64 = 12;
 
 /// Steps for which a buffer that was just placed is thrown out only if nothing else helps.
 const TABU_STEPS: u32 = 10;
 
 /// For each buffer the others that share a section with it, one list behind another.
 #[derive(Debug)]
-pub(super) struct Neighbours {
+pub struct Neighbours {
     begins: Vec<u32>,
     ids: Vec<u32>,
 }
 
 impl Neighbours {
-    /// None if there are too many.
-    pub fn new(problem: &Problem) -> Option<Self> {
+    /// None if there are too many for so many units.
+    pub fn new(problem: &Problem, units: u64, effort: &mut Effort<'_>) -> Option<Self> {
+        effort.spend(sorting(problem.len()));
         let mut by_first: Vec<u32> = (0..problem.len() as u32).collect();
         by_first.sort_unstable_by_key(|id| problem.spans[*id as usize].first);
-        let mut pairs = Vec::new();
+        let firsts: Vec<u32> = by_first.iter().map(|id| problem.spans[*id as usize].first).collect();
+        // Of each buffer: the first place behind which all others begin after its end.
+        let behind = |id: &u32| firsts.partition_point(|first| *first < problem.spans[*id as usize].end);
+        effort.spend(sorting(problem.len()));
+        let count: usize = by_first.iter().enumerate().map(|(place, id)| behind(id) - place - 1).sum();
+        if count > PAIRS_MAX || PAIR_UNITS * count as u64 > units {
+            return None;
+        }
+        effort.spend(PAIR_UNITS * count as u64);
+        let mut pairs = Vec::with_capacity(count);
         for (place, id) in by_first.iter().enumerate() {
-            let end = problem.spans[*id as usize].end;
-            for other in by_first[place + 1..].iter().take_while(|id| problem.spans[**id as usize].first < end) {
-                pairs.push((*id, *other));
-            }
-            if pairs.len() > PAIRS_MAX {
-                return None;
-            }
+            pairs.extend(by_first[place + 1..behind(id)].iter().map(|other| (*id, *other)));
         }
         let mut begins = vec![0u32; problem.len() + 2];
         for (one, other) in &pairs {
@@ -62,13 +69,15 @@ impl Neighbours {
     }
 }
 
-/// Neighbours that a search by depth looks at in about the time of one of its steps.
-const NEIGHBOURS_PER_STEP: u64 = 16;
+/// Units of a step beside those of its neighbours, of a neighbour, and of a placed one for each doubling of their number.
+const STEP_UNITS: u64 = 60;
+const NEIGHBOUR_UNITS: u64 = 4;
+const PLACED_UNITS: u64 = 8;
 
 const NOWHERE: u64 = u64::MAX;
 
 /// One search, and the room it works in.
-struct Ejection<'a> {
+pub struct Ejection<'a> {
     problem: &'a Problem,
     neighbours: &'a Neighbours,
     target: u64,
@@ -82,12 +91,11 @@ struct Ejection<'a> {
     tops: Vec<(u64, u128)>,
 }
 
-/// Offsets of height `target` or less, if they are found in `steps_max` steps. Without slabs.
-pub(super) fn eject(
+/// Offsets of height `target` or less, if they are found before the limit is reached. Without slabs.
+pub fn eject(
     problem: &Problem,
     neighbours: &Neighbours,
     target: u64,
-    steps_max: u64,
     effort: &mut Effort<'_>,
     random: &mut Random,
 ) -> Option<Vec<u64>> {
@@ -106,22 +114,23 @@ pub(super) fn eject(
         bottoms: Vec::new(),
         tops: Vec::new(),
     };
-    let steps_max = u32::try_from(steps_max).unwrap_or(u32::MAX - TABU_STEPS);
-    for step in 0..steps_max {
+    effort.spend(sorting(count));
+    for step in 0..u32::MAX - 2 * TABU_STEPS {
         let Some((_, id)) = ejection.unplaced.pop() else { return Some(ejection.offsets) };
-        // A step looks at all neighbours; where these are many it counts for more, so that a limit of steps is one of
-        // time too.
-        if !effort.spend(1 + neighbours.of(id).len() as u64 / NEIGHBOURS_PER_STEP) {
+        if !effort.is_left() {
             return None;
         }
         ejection.place(id, step, random);
+        let (seen, placed) = (neighbours.of(id).len() as u64, ejection.bottoms.len() as u64);
+        let levels = u64::from(placed.max(1).ilog2() + 1);
+        effort.spend(STEP_UNITS + NEIGHBOUR_UNITS * seen + PLACED_UNITS * placed * levels);
     }
     None
 }
 
 impl Ejection<'_> {
     /// Puts a buffer where that is cheapest, and throws out what is there.
-    fn place(&mut self, id: u32, step: u32, random: &mut Random) {
+    pub fn place(&mut self, id: u32, step: u32, random: &mut Random) {
         let size = self.problem.sizes[id as usize];
         self.gather(id, step);
         let offset = self.cheapest(size, random);
@@ -139,7 +148,7 @@ impl Ejection<'_> {
     }
 
     /// Collects where the placed neighbours begin and end.
-    fn gather(&mut self, id: u32, step: u32) {
+    pub fn gather(&mut self, id: u32, step: u32) {
         self.bottoms.clear();
         self.tops.clear();
         for other in self.neighbours.of(id) {
@@ -165,7 +174,7 @@ impl Ejection<'_> {
 
     /// The candidate that meets the least weight: the bottom, the top, on each neighbour and under each. Among equals,
     /// chance decides.
-    fn cheapest(&self, size: u64, random: &mut Random) -> u64 {
+    pub fn cheapest(&self, size: u64, random: &mut Random) -> u64 {
         let highest = self.target - size;
         let on = self.tops.iter().map(|(top, _)| *top).filter(|top| *top <= highest);
         let under = self.bottoms.iter().filter_map(|(bottom, _)| bottom.checked_sub(size));
@@ -186,7 +195,7 @@ impl Ejection<'_> {
 
     /// Of the neighbours that meet `start..end`: those that begin before its end, without those that end before its
     /// start.
-    fn weight(&self, start: u64, end: u64) -> u128 {
+    pub fn weight(&self, start: u64, end: u64) -> u128 {
         let sum = |list: &[(u64, u128)], count: usize| if count == 0 { 0 } else { list[count - 1].1 };
         let begun = self.bottoms.partition_point(|(bottom, _)| *bottom < end);
         let ended = self.tops.partition_point(|(top, _)| *top <= start);

@@ -4,29 +4,41 @@
 //! (`reduce` says why that is allowed) the problem is small, and what spans the window leaves it. This stage closed
 //! every recorded training step that no order of placing had closed.
 
+use super::effort::sorting;
 use super::fit::{Fitter, Rule};
 use super::order::Key;
-use super::pipeline::{Packing, Solver};
+use super::pipeline::{Blames, Packing, Solver, Work};
 use super::problem::Problem;
 use super::reduce::reduce;
 use super::search::Verdict;
 
+/// How many windows there are.
+pub const WINDOWS: usize = 5;
+
 /// A window reaches from the first to the last section whose load is above this share of the largest.
-const SHARES: [f64; 6] = [0.97, 0.90, 0.99, 0.80, 0.60, 0.0];
+const SHARES: [f64; WINDOWS] = [0.97, 0.90, 0.99, 0.80, 0.60];
 
 /// Orders for what is placed around the frozen ones.
 const AROUND_KEYS: [Key; 4] = [Key::Twa, Key::Size, Key::SizeRootWidth, Key::Width];
 
-/// Tries each window with so many steps for each search in it.
-pub(super) fn windows(solver: &mut Solver<'_>, problem: &Problem, best: &mut Packing, goal: u64, steps: u64) {
-    let mut tried = Vec::new();
-    for share in SHARES {
+/// Tries each window, with so many units for what is searched in all of them. `first` is the first time.
+pub fn windows(
+    solver: &mut Solver<'_>,
+    work: &mut Work<'_>,
+    goal: u64,
+    units: u64,
+    first: bool,
+) {
+    let (problem, best) = (work.problem, &mut work.best);
+    // The whole is searched by itself.
+    let mut tried = vec![window(problem, 0.0)];
+    for (share, blames) in SHARES.into_iter().zip(&mut work.in_windows) {
         let window = window(problem, share);
         if tried.contains(&window) {
             continue;
         }
         tried.push(window);
-        match core(solver, problem, window, goal, steps) {
+        match core(solver, problem, window, goal, units / WINDOWS as u64, blames, first) {
             Core::Frozen(frozen) => around(solver, problem, best, goal, &frozen),
             Core::Impossible => best.lower_bound = best.lower_bound.max(goal + 1),
             Core::Unknown => {}
@@ -38,7 +50,7 @@ pub(super) fn windows(solver: &mut Solver<'_>, problem: &Problem, best: &mut Pac
 }
 
 /// The moments of the first and the last section over a share of the peak.
-fn window(problem: &Problem, share: f64) -> (u64, u64) {
+pub fn window(problem: &Problem, share: f64) -> (u64, u64) {
     let least = problem.load() as f64 * share;
     let is_hot = |load: &u64| *load as f64 > least;
     let first = problem.loads.iter().position(is_hot).unwrap_or(0);
@@ -53,16 +65,28 @@ enum Core {
 }
 
 /// Packs the buffers that meet the window within the goal.
-fn core(solver: &mut Solver<'_>, problem: &Problem, window: (u64, u64), goal: u64, steps: u64) -> Core {
+pub fn core(
+    solver: &mut Solver<'_>,
+    problem: &Problem,
+    window: (u64, u64),
+    goal: u64,
+    units: u64,
+    blames: &mut Blames,
+    first: bool,
+) -> Core {
     let meets = |id: &u32| {
         let (lower, upper) = problem.times[*id as usize];
         lower < window.1 && upper > window.0
     };
     let ids = (0..problem.len() as u32).filter(meets).collect();
-    let reduced = reduce(problem, ids, window, solver.slabs.is_none());
+    if !solver.effort.spend(2 * problem.len() as u64) {
+        return Core::Unknown;
+    }
+    let reduced = reduce(problem, ids, window, solver.slabs.is_none(), &mut solver.effort);
     let mut frozen = reduced.stacked;
-    for atom in reduced.atoms {
-        match solver.pack_within(&atom.problem, goal - atom.base, steps) {
+    for (part, atom) in reduced.atoms.into_iter().enumerate() {
+        let blames = blames.of_part(part, atom.problem.sections());
+        match solver.pack_within(&atom.problem, goal - atom.base, units, blames, first) {
             Verdict::Found(offsets) => {
                 frozen.extend(atom.ids.iter().zip(offsets).map(|(id, offset)| (*id, atom.base + offset)))
             }
@@ -74,17 +98,18 @@ fn core(solver: &mut Solver<'_>, problem: &Problem, window: (u64, u64), goal: u6
 }
 
 /// Places all that is not frozen, by several orders.
-fn around(solver: &mut Solver<'_>, problem: &Problem, best: &mut Packing, goal: u64, frozen: &[(u32, u64)]) {
+pub fn around(solver: &mut Solver<'_>, problem: &Problem, best: &mut Packing, goal: u64, frozen: &[(u32, u64)]) {
     let mut is_frozen = vec![false; problem.len()];
     frozen.iter().for_each(|(id, _)| is_frozen[*id as usize] = true);
-    let mut fitter = Fitter::new(problem, solver.slabs);
+    let mut fitter = Fitter::new(problem, solver.slabs, &mut solver.effort);
     for key in AROUND_KEYS {
+        solver.effort.spend(sorting(problem.len()));
         let order = key.sort(problem, (0..problem.len() as u32).filter(|id| !is_frozen[*id as usize]));
         for rule in [Rule::First, Rule::Best] {
             if best.height <= goal || !solver.effort.is_left() {
                 return;
             }
-            fitter.begin(frozen);
+            fitter.begin(frozen, &mut solver.effort);
             if fitter.pass(&order, rule, best.height, &mut solver.effort).is_some() {
                 best.improve(problem, &fitter.offsets);
             }

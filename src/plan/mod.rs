@@ -65,10 +65,13 @@ pub use schedule::Schedule;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{AtomicBool, Ordering};
 use crate::units::{exact, round_up, thousands};
-use effort::{Effort, Random};
+use effort::{Effort, Random, sorting};
 use pipeline::{Packing, Solver};
 use problem::Problem;
 use slabs::Slabs;
+
+/// Units of checking a lifetime's place, but for the sorting.
+const CHECK_UNITS: u64 = 150;
 
 /// Addresses stay below this, so that sums of two never overflow.
 const BYTES_MAX: u64 = 1 << 62;
@@ -146,12 +149,26 @@ impl fmt::Debug for Plan {
 /// A lifetime that ends before it begins, sizes whose sum exceeds 2^62 bytes, options that contradict themselves, a
 /// buffer that fits in no slab.
 pub fn solve(lifetimes: &[Lifetime], options: &Options) -> Result<Plan> {
+    let plan = try_solve(lifetimes, options, false)?;
+    Ok(plan.expect("first passes without a limit"))
+}
+
+/// As [`solve`], but the limit of steps holds for all that is done: `None` if it is too low for a first pass and the check.
+pub(crate) fn solve_strictly(lifetimes: &[Lifetime], options: &Options) -> Result<Option<Plan>> {
+    try_solve(lifetimes, options, true)
+}
+
+fn try_solve(lifetimes: &[Lifetime], options: &Options, is_strict: bool) -> Result<Option<Plan>> {
     options.validate()?;
     let started = Instant::now();
+    let units = fixed_units(lifetimes.len());
+    if is_strict && !Effort::new(options.steps_max, None, None).affords(units) {
+        return Ok(None);
+    }
     let (scaled, placed) = Scaled::new(lifetimes, options)?;
     let goal = options.capacity_bytes.map_or(0, |bytes| bytes / scaled.unit_bytes).max(scaled.problem.load());
     let deadline = options.time_limit.and_then(|limit| started.checked_add(limit));
-    let (packing, steps) = run(&scaled, options, goal, deadline);
+    let Some((packing, steps)) = run(&scaled, options, goal, deadline, units, is_strict) else { return Ok(None) };
     let mut offsets = vec![0; lifetimes.len()];
     for (index, offset) in placed.iter().zip(&packing.offsets) {
         offsets[*index as usize] = offset * scaled.unit_bytes;
@@ -164,7 +181,12 @@ pub fn solve(lifetimes: &[Lifetime], options: &Options) -> Result<Plan> {
         steps,
     };
     plan.check(lifetimes, options)?;
-    Ok(plan)
+    Ok(Some(plan))
+}
+
+/// Units of what is done for so many lifetimes in any case: they are compressed, taken apart, and the plan is checked.
+fn fixed_units(count: usize) -> u64 {
+    CHECK_UNITS * count as u64 + 2 * sorting(count) + Problem::making(count)
 }
 
 /// The input in units: what the solver sees.
@@ -210,8 +232,15 @@ impl Scaled {
     }
 }
 
-/// The packing of one solver, or the best of several.
-fn run(scaled: &Scaled, options: &Options, goal: u64, deadline: Option<Instant>) -> (Packing, u64) {
+/// The packing of one solver, or the best of several, and the steps it took. So many units have been spent already.
+fn run(
+    scaled: &Scaled,
+    options: &Options,
+    goal: u64,
+    deadline: Option<Instant>,
+    units: u64,
+    is_strict: bool,
+) -> Option<(Packing, u64)> {
     let done = AtomicBool::new(false);
     let solve = |index: usize| {
         let mut solver = Solver {
@@ -219,12 +248,14 @@ fn run(scaled: &Scaled, options: &Options, goal: u64, deadline: Option<Instant>)
             effort: Effort::new(options.steps_max, deadline, Some(&done)),
             random: Random::new(options.seed.wrapping_add(index as u64)),
             turn: index,
+            is_strict,
         };
-        let packing = solver.solve(&scaled.problem, goal);
+        solver.effort.spend(units);
+        let packing = solver.solve(&scaled.problem, goal)?;
         if packing.height <= goal.max(packing.lower_bound) {
             done.store(true, Ordering::Relaxed);
         }
-        (packing, solver.effort.steps)
+        Some((packing, solver.effort.steps()))
     };
     if options.threads == 1 {
         return solve(0);
@@ -234,12 +265,11 @@ fn run(scaled: &Scaled, options: &Options, goal: u64, deadline: Option<Instant>)
         let others: Vec<_> = (1..options.threads).map(|index| scope.spawn(move || solve(index))).collect();
         let own = solve(0);
         // A thread that could not finish has nothing to offer.
-        std::iter::once(own).chain(others.into_iter().filter_map(|thread| thread.join().ok())).collect()
+        own.into_iter().chain(others.into_iter().filter_map(|thread| thread.join().ok().flatten())).collect()
     });
     let lower_bound = packings.iter().map(|(packing, _)| packing.lower_bound).max().unwrap_or(0);
-    let best = packings.into_iter().min_by_key(|(packing, _)| packing.height);
-    let (packing, steps) = best.unwrap_or_else(|| solve(0));
-    (Packing { lower_bound, ..packing }, steps)
+    let (packing, steps) = packings.into_iter().min_by_key(|(packing, _)| packing.height)?;
+    Some((Packing { lower_bound, ..packing }, steps))
 }
 
 fn gcd(a: u64, b: u64) -> u64 {

@@ -4,9 +4,9 @@ use super::effort::Random;
 use super::problem::Problem;
 
 /// What an order goes by, largest first. T is the largest load of any section that the buffer covers, W its width in
-/// sections, A its area: size times width.
+/// sections, A its area: size times width. The simple orders go by the input alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Key {
+pub enum Key {
     Twa,
     Wat,
     Taw,
@@ -14,6 +14,13 @@ pub(super) enum Key {
     Size,
     SizeRootWidth,
     Area,
+    /// The earliest first.
+    Time,
+    BareSize,
+    /// In ticks.
+    Duration,
+    /// In ticks.
+    BareArea,
 }
 
 impl Key {
@@ -31,8 +38,8 @@ impl Key {
         self.sort(problem, 0..problem.len() as u32)
     }
 
-    fn of(self, problem: &Problem, index: usize) -> [u128; 3] {
-        let span = problem.spans[index];
+    pub fn of(self, problem: &Problem, index: usize) -> [u128; 3] {
+        let (span, (lower, upper)) = (problem.spans[index], problem.times[index]);
         let (peak, size) = (u128::from(problem.peaks[index]), u128::from(problem.sizes[index]));
         let width = u128::from(span.end - span.first);
         let area = width * size;
@@ -45,6 +52,10 @@ impl Key {
             // Floats that are not negative sort as their bits do.
             Self::SizeRootWidth => [u128::from((size as f64 * (width as f64).sqrt()).to_bits()), size, 0],
             Self::Area => [area, size, 0],
+            Self::Time => [u128::from(u64::MAX - lower), 0, 0],
+            Self::BareSize => [size, 0, 0],
+            Self::Duration => [u128::from(upper - lower), 0, 0],
+            Self::BareArea => [u128::from(upper - lower) * size, 0, 0],
         }
     }
 
@@ -76,17 +87,21 @@ impl Key {
         keyed.into_iter().map(|(_, id)| id).collect()
     }
 
-    fn begins_with_peak(self) -> bool {
+    pub fn begins_with_peak(self) -> bool {
         matches!(self, Self::Twa | Self::Taw)
     }
 }
 
 /// All buffers, those first in whose sections the last searches had no room; changed by chance by up to `share`.
-pub(super) fn by_blame(problem: &Problem, blames: &[f64], share: f64, random: &mut Random) -> Vec<u32> {
+pub fn by_blame(problem: &Problem, blames: &[f64], share: f64, random: &mut Random) -> Vec<u32> {
+    let mut sums = vec![0.0; blames.len() + 1];
+    for (section, blame) in blames.iter().enumerate() {
+        sums[section + 1] = sums[section] + blame;
+    }
     let mut keyed: Vec<(f64, u64, u32, u32)> = (0..problem.len() as u32)
         .map(|id| {
             let span = problem.spans[id as usize];
-            let blame: f64 = blames[span.sections()].iter().sum();
+            let blame: f64 = sums[span.end as usize] - sums[span.first as usize];
             let chance = f64::from(random.below(1 << 20)) / f64::from(1 << 19) - 1.0;
             (blame * (1.0 + share * chance), problem.peaks[id as usize], span.end - span.first, id)
         })

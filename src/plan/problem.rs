@@ -6,9 +6,11 @@
 //! are alive at one time iff they share a section, and a buffer covers the consecutive sections `first..end`, at least
 //! one. A time axis of 10^9 steps becomes at most as many sections as there are buffers.
 
+use super::effort::sorting;
+
 /// The consecutive sections `first..end` that a buffer covers; never empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
+pub struct Span {
     pub first: u32,
     pub end: u32,
 }
@@ -21,11 +23,16 @@ impl Span {
     pub fn sections(self) -> std::ops::Range<usize> {
         self.first as usize..self.end as usize
     }
+
+    /// Units of going through its sections.
+    pub fn units(self) -> u64 {
+        2 + u64::from(self.end - self.first) / 4
+    }
 }
 
 /// Buffers to be packed. Everything is indexed by the buffer's place in this problem; sizes are in units.
 #[derive(Debug)]
-pub(super) struct Problem {
+pub struct Problem {
     pub sizes: Vec<u64>,
     /// `[lower, upper)`, not empty.
     pub times: Vec<(u64, u64)>,
@@ -54,6 +61,11 @@ impl Problem {
         Self::new(times, ids.iter().map(|id| self.sizes[*id as usize]).collect())
     }
 
+    /// Units that a problem of so many buffers takes to make.
+    pub fn making(count: usize) -> u64 {
+        3 * sorting(count)
+    }
+
     pub fn len(&self) -> usize {
         self.sizes.len()
     }
@@ -69,7 +81,7 @@ impl Problem {
 }
 
 /// The span of each lifetime, and a moment in each section.
-fn compress(times: &[(u64, u64)]) -> (Vec<Span>, Vec<u64>) {
+pub fn compress(times: &[(u64, u64)]) -> (Vec<Span>, Vec<u64>) {
     let mut starts: Vec<(u64, u32)> = times.iter().zip(0..).map(|(time, id)| (time.0, id)).collect();
     let mut ends: Vec<(u64, u32)> = times.iter().zip(0..).map(|(time, id)| (time.1, id)).collect();
     starts.sort_unstable();
@@ -92,7 +104,7 @@ fn compress(times: &[(u64, u64)]) -> (Vec<Span>, Vec<u64>) {
     (spans, moments)
 }
 
-fn loads(spans: &[Span], sizes: &[u64], sections: usize) -> Vec<u64> {
+pub fn loads(spans: &[Span], sizes: &[u64], sections: usize) -> Vec<u64> {
     let mut loads = vec![0u64; sections + 1];
     for (span, size) in spans.iter().zip(sizes) {
         loads[span.first as usize] = loads[span.first as usize].wrapping_add(*size);
@@ -108,7 +120,7 @@ fn loads(spans: &[Span], sizes: &[u64], sections: usize) -> Vec<u64> {
 }
 
 /// The largest load in each span, from a sparse table: row k has the largest of the 2^k loads from each place on.
-fn peaks(spans: &[Span], loads: &[u64]) -> Vec<u64> {
+pub fn peaks(spans: &[Span], loads: &[u64]) -> Vec<u64> {
     let mut rows = vec![loads.to_vec()];
     let mut half = 1;
     while 2 * half <= loads.len() {

@@ -19,11 +19,12 @@
 //! Each lemma makes room for the others: without its full spans a problem may fall apart, and a part has full spans of
 //! its own.
 
+use super::effort::Effort;
 use super::problem::Problem;
 
 /// A part of a problem that is connected and has no full span.
 #[derive(Debug)]
-pub(super) struct Atom {
+pub struct Atom {
     /// Where the buffers are in the problem.
     pub ids: Vec<u32>,
     /// The height of what is stacked under it.
@@ -33,7 +34,7 @@ pub(super) struct Atom {
 
 /// A problem taken apart.
 #[derive(Debug, Default)]
-pub(super) struct Reduced {
+pub struct Reduced {
     /// Full spans, with their offsets.
     pub stacked: Vec<(u32, u64)>,
     /// The height of the highest of those.
@@ -45,14 +46,22 @@ pub(super) struct Reduced {
 /// as many rounds as there are buffers; what is not reduced further is only harder to search.
 const VISITS_PER_BUFFER_MAX: usize = 64;
 
-/// Takes the buffers `ids` of a problem apart, their lifetimes clipped to a window of times.
-pub(super) fn reduce(problem: &Problem, ids: Vec<u32>, window: (u64, u64), strip: bool) -> Reduced {
+/// Takes the buffers `ids` of a problem apart, their lifetimes clipped to a window of times. What the limit cuts short is
+/// not reduced further.
+pub fn reduce(
+    problem: &Problem,
+    ids: Vec<u32>,
+    window: (u64, u64),
+    strip: bool,
+    effort: &mut Effort<'_>,
+) -> Reduced {
     let mut visits_left = VISITS_PER_BUFFER_MAX.saturating_mul(ids.len());
     let mut reduced = Reduced::default();
     let mut open = vec![(ids, window, 0)];
     while let Some((ids, window, base)) = open.pop() {
+        let is_left = effort.spend(Problem::making(ids.len()));
         let part = problem.part(&ids, window);
-        let enough = visits_left < ids.len();
+        let enough = visits_left < ids.len() || !is_left;
         visits_left = visits_left.saturating_sub(ids.len());
         let (mut stacked, rest): (Vec<u32>, Vec<u32>) =
             if strip { split_off_full_spans(&part) } else { (Vec::new(), (0..part.len() as u32).collect()) };
@@ -86,13 +95,13 @@ pub(super) fn reduce(problem: &Problem, ids: Vec<u32>, window: (u64, u64), strip
 }
 
 /// The buffers that cover every section, and the others.
-fn split_off_full_spans(problem: &Problem) -> (Vec<u32>, Vec<u32>) {
+pub fn split_off_full_spans(problem: &Problem) -> (Vec<u32>, Vec<u32>) {
     let sections = problem.sections();
     (0..problem.len() as u32).partition(|id| problem.spans[*id as usize].sections().len() == sections)
 }
 
 /// Sets of buffers such that no two of different sets share a section.
-fn components(problem: &Problem) -> Vec<Vec<u32>> {
+pub fn components(problem: &Problem) -> Vec<Vec<u32>> {
     // How many more spans go on over the boundary before each section than over the one before it.
     let mut change = vec![0i64; problem.sections() + 1];
     for span in &problem.spans {

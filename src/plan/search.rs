@@ -42,9 +42,20 @@ use super::slabs::Slabs;
 /// reason to leave something out would be missing, no more.
 const EXACT_BELOW: u64 = 1 << 52;
 
+/// Units of a node beside what is counted for its members and sections.
+const NODE_UNITS: u64 = 30;
+/// Units of a buffer or a section, where a search begins.
+const BEGIN_UNITS: u64 = 5;
+/// Units of a member, where a frame is opened.
+const MEMBER_OPEN_UNITS: u64 = 1;
+/// Units of a member that is copied to the next frame.
+const MEMBER_COPY_UNITS: u64 = 2;
+/// Sections that are gone through in a unit, one by one.
+const SECTIONS_PER_UNIT: u64 = 2;
+
 /// What came of a search.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum Verdict {
     /// Offsets of a packing within the capacity.
     Found(Vec<u64>),
     /// There is none.
@@ -55,7 +66,7 @@ pub(super) enum Verdict {
 
 /// An unplaced buffer, as a frame knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Member {
+pub struct Member {
     /// The lowest offset that what is placed lets it have.
     low: u64,
     size: u64,
@@ -68,14 +79,14 @@ struct Member {
 
 /// Unplaced buffers that are connected: nodes below this one have to place just these.
 #[derive(Clone, Debug)]
-struct Part {
+pub struct Part {
     members: Range<usize>,
     sections: Range<usize>,
 }
 
 /// A node whose children are being tried.
 #[derive(Debug)]
-struct Frame {
+pub struct Frame {
     part: Part,
     /// The least (offset, rank) that a further child may have.
     from: (u64, u32),
@@ -101,7 +112,7 @@ struct Frame {
 
 /// A search, and its stacks.
 #[derive(Debug)]
-pub(super) struct Search<'a> {
+pub struct Search<'a> {
     slabs: &'a Slabs,
     capacity: u64,
     /// The buffer of each rank.
@@ -120,6 +131,8 @@ pub(super) struct Search<'a> {
     floors: Vec<f64>,
     /// For each section, how often it was too full.
     pub blames: Vec<u32>,
+    /// The work since it was last told, in units.
+    units: u64,
     /// Leaves nothing out: no jumps.
     thorough: bool,
     conflicts: Conflicts,
@@ -145,7 +158,9 @@ impl<'a> Search<'a> {
         };
         let members: Vec<Member> = (0..).zip(order).map(member).collect();
         let mut crossings = vec![0; problem.sections()];
+        let mut units = BEGIN_UNITS * (members.len() + problem.sections()) as u64;
         for member in &members {
+            units += member.span.units();
             crossings[member.span.sections()].iter_mut().skip(1).for_each(|count| *count += 1);
         }
         Self {
@@ -160,18 +175,25 @@ impl<'a> Search<'a> {
             crossings,
             floors: vec![0.0; problem.sections()],
             blames: vec![0; problem.sections()],
+            units,
             thorough,
             conflicts: Conflicts::new(order.len()),
         }
     }
 
-    /// Searches with at most so many steps.
-    pub fn run(&mut self, steps_max: u64, effort: &mut Effort<'_>) -> Verdict {
+    /// Units of a search that places one buffer after another and never comes back.
+    pub fn dive(problem: &Problem) -> u64 {
+        let (count, sections) = (problem.len() as u64, problem.sections() as u64);
+        let widths: u64 = problem.spans.iter().map(|span| span.units()).sum();
+        let per_member = 1 + MEMBER_OPEN_UNITS + MEMBER_COPY_UNITS;
+        // Halves, for the members are fewer and fewer.
+        count * (NODE_UNITS + (count * per_member + widths + sections) / 2)
+    }
+
+    /// Searches until the limit is reached.
+    pub fn run(&mut self, effort: &mut Effort<'_>) -> Verdict {
         self.open(&Part { members: 0..self.members.len(), sections: 0..self.sums.len() }, (0, 0));
-        for _ in 0..steps_max {
-            if !effort.spend(1) {
-                break;
-            }
+        while effort.spend(NODE_UNITS + std::mem::take(&mut self.units)) {
             match self.advance() {
                 Step::Down => self.open_next_part(),
                 Step::Solved => {
@@ -189,7 +211,7 @@ impl<'a> Search<'a> {
         Verdict::Unknown
     }
 
-    fn offsets(&self) -> Vec<u64> {
+    pub fn offsets(&self) -> Vec<u64> {
         let mut offsets = vec![0; self.order.len()];
         for member in &self.trail {
             offsets[self.order[member.rank as usize] as usize] = member.low;
@@ -197,12 +219,14 @@ impl<'a> Search<'a> {
         offsets
     }
 
-    fn open(&mut self, part: &Part, from: (u64, u32)) {
+    pub fn open(&mut self, part: &Part, from: (u64, u32)) {
         let depth = self.frames.len();
         if !self.thorough {
             self.conflicts.clear(depth);
+            self.units += self.conflicts.units();
         }
         let members = &self.members[part.members.clone()];
+        self.units += MEMBER_OPEN_UNITS * members.len() as u64 + part.sections.len() as u64 / SECTIONS_PER_UNIT;
         let (mut least_top, mut highest_top) = (u64::MAX, 0);
         for member in members {
             let top = member.low + member.size;
@@ -232,16 +256,18 @@ impl<'a> Search<'a> {
     }
 
     /// A section in which what is unplaced has no room above the lowest offset that any of it may have.
-    fn overfull_section(&mut self, part: &Part, from: u64) -> Option<usize> {
+    pub fn overfull_section(&mut self, part: &Part, from: u64) -> Option<usize> {
         if self.capacity >= EXACT_BELOW {
             return None;
         }
         let floors = &mut self.floors[part.sections.clone()];
         floors.fill(f64::INFINITY);
+        self.units += part.sections.len() as u64 / SECTIONS_PER_UNIT;
         for member in &self.members[part.members.clone()] {
             let low = member.low.max(from) as f64;
             let sections =
                 member.span.first as usize - part.sections.start..member.span.end as usize - part.sections.start;
+            self.units += member.span.units();
             floors[sections].iter_mut().for_each(|floor| *floor = if low < *floor { low } else { *floor });
         }
         // Where nothing is unplaced the floor is infinite.
@@ -254,7 +280,8 @@ impl<'a> Search<'a> {
 
     /// Notes who is to blame for an overfull section: what is placed in it, what holds that up, and what holds up the
     /// rest.
-    fn blame(&mut self, depth: usize, part: &Part, section: usize) {
+    pub fn blame(&mut self, depth: usize, part: &Part, section: usize) {
+        self.units += part.members.len() as u64 + self.trail.len() as u64;
         for member in &self.members[part.members.clone()] {
             if member.span.sections().contains(&section) {
                 self.conflicts.add(depth, member.support);
@@ -269,7 +296,7 @@ impl<'a> Search<'a> {
     }
 
     /// Opens the next of the parts of the top frame's child.
-    fn open_next_part(&mut self) {
+    pub fn open_next_part(&mut self) {
         let Some(frame) = self.frames.last_mut() else { return };
         let Some(next) = frame.open_parts.next() else { return };
         self.members.truncate(frame.child_members_end);
@@ -279,7 +306,7 @@ impl<'a> Search<'a> {
     }
 
     /// Takes solved frames off. True if none is left.
-    fn close_solved(&mut self) -> bool {
+    pub fn close_solved(&mut self) -> bool {
         loop {
             self.frames.pop();
             let Some(frame) = self.frames.last() else { return true };
@@ -291,7 +318,7 @@ impl<'a> Search<'a> {
     }
 
     /// Takes failed frames off, up to one that may have another child. True if none is left.
-    fn close_failed(&mut self) -> bool {
+    pub fn close_failed(&mut self) -> bool {
         loop {
             let is_explained = self.frames.pop().is_some_and(|frame| frame.is_explained);
             let depth = self.frames.len();
@@ -302,6 +329,7 @@ impl<'a> Search<'a> {
                     self.conflicts.fill(depth);
                 }
                 frame.is_explained = true;
+                self.units += 2 * self.conflicts.units();
                 is_open &= self.conflicts.inherit(depth - 1, frame.from.1 - 1);
             }
             self.undo();
@@ -312,10 +340,11 @@ impl<'a> Search<'a> {
     }
 
     /// Takes away the top frame's child and all that was placed after it.
-    fn undo(&mut self) {
+    pub fn undo(&mut self) {
         let Some(frame) = self.frames.last() else { return };
         for member in self.trail.drain(frame.trail_end..) {
             let sections = member.span.sections();
+            self.units += 2 * member.span.units();
             self.sums[sections.clone()].iter_mut().for_each(|sum| *sum += member.size);
             self.crossings[sections].iter_mut().skip(1).for_each(|count| *count += 1);
         }
@@ -324,8 +353,9 @@ impl<'a> Search<'a> {
     }
 
     /// Places the top frame's next child.
-    fn advance(&mut self) -> Step {
+    pub fn advance(&mut self) -> Step {
         let Some(frame) = self.frames.last_mut() else { return Step::Failed };
+        self.units += frame.part.members.len() as u64;
         let Some(place) = choose(frame, &self.members) else { return Step::Failed };
         let chosen = self.members[place];
         frame.from = (chosen.low, chosen.rank + 1);
@@ -351,8 +381,9 @@ impl<'a> Search<'a> {
     }
 
     /// Copies a part's members without the chosen one, which raises those it meets. True if there are such.
-    fn copy_others(&mut self, part: &Part, place: usize, chosen: Member) -> bool {
+    pub fn copy_others(&mut self, part: &Part, place: usize, chosen: Member) -> bool {
         let begin = self.members.len();
+        self.units += MEMBER_COPY_UNITS * part.members.len() as u64;
         self.members.extend_from_within(part.members.start..place);
         self.members.extend_from_within(place + 1..part.members.end);
         let top = chosen.low + chosen.size;
@@ -373,8 +404,9 @@ impl<'a> Search<'a> {
     }
 
     /// Counts a buffer as placed. True if nothing unplaced crosses some boundary within its span any more.
-    fn take(&mut self, chosen: Member) -> bool {
+    pub fn take(&mut self, chosen: Member) -> bool {
         self.trail.push(chosen);
+        self.units += 2 * chosen.span.units();
         let sections = chosen.span.sections();
         self.sums[sections.clone()].iter_mut().for_each(|sum| *sum -= chosen.size);
         let mut falls_apart = false;
@@ -387,7 +419,7 @@ impl<'a> Search<'a> {
 
     /// Sorts the `members` that are left of a part into parts that are connected. Small ones come first: they fail
     /// soonest.
-    fn split(&mut self, part: &Part, members: Range<usize>, chosen: Span) {
+    pub fn split(&mut self, part: &Part, members: Range<usize>, chosen: Span) {
         let parts_begin = self.parts.len();
         let mut from = part.sections.start;
         for section in chosen.sections().skip(1).chain([part.sections.end]) {
@@ -395,6 +427,7 @@ impl<'a> Search<'a> {
                 continue;
             }
             let begin = self.members.len();
+            self.units += members.len() as u64;
             for index in members.clone() {
                 let member = self.members[index];
                 if (from..section).contains(&(member.span.first as usize)) {
@@ -411,7 +444,7 @@ impl<'a> Search<'a> {
 }
 
 /// The place of a frame's next child, if it has one.
-fn choose(frame: &Frame, members: &[Member]) -> Option<usize> {
+pub fn choose(frame: &Frame, members: &[Member]) -> Option<usize> {
     let (mut best, mut place) = ((u64::MAX, u32::MAX), None);
     for index in frame.part.members.clone() {
         let member = &members[index];
