@@ -2,7 +2,7 @@
 
 /// Sets of ranks, one for each frame of a stack, one behind another.
 #[derive(Debug)]
-pub struct Conflicts {
+pub(super) struct Conflicts {
     words: usize,
     bits: Vec<u64>,
 }

@@ -10,14 +10,14 @@ use std::time::Instant;
 use crate::sync::{AtomicBool, Ordering};
 
 /// Units of a step.
-pub const UNITS_PER_STEP: u64 = 1_000;
+pub(super) const UNITS_PER_STEP: u64 = 1_000;
 
 /// Units between two looks at the clock and the flag.
 const UNITS_BETWEEN_LOOKS: u64 = 100_000;
 
 /// The work that a solver has done and may do.
 #[derive(Debug)]
-pub struct Effort<'a> {
+pub(super) struct Effort<'a> {
     units: u64,
     units_max: u64,
     /// The limit of the stage that is under way: no more than `units_max`.
@@ -81,7 +81,7 @@ impl<'a> Effort<'a> {
     }
 
     #[cold]
-    pub fn look(&mut self) -> bool {
+    fn look(&mut self) -> bool {
         if self.is_sure {
             return true;
         }
@@ -99,15 +99,15 @@ impl<'a> Effort<'a> {
 }
 
 /// Units to sort so many keys.
-pub fn sorting(count: usize) -> u64 {
+pub(super) fn sorting(count: usize) -> u64 {
     let count = count as u64;
-    2 * count * u64::from(count.max(1).ilog2() + 1)
+    3 * count * u64::from(count.max(1).ilog2() + 1)
 }
 
 /// A small generator of random numbers (Marsaglia's xorshift with a multiplication): the crate's own, so that a seed
 /// gives the same plan whatever other crates do.
 #[derive(Clone, Debug)]
-pub struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
     pub fn new(seed: u64) -> Self {

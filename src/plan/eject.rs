@@ -21,7 +21,7 @@ const TABU_STEPS: u32 = 10;
 
 /// For each buffer the others that share a section with it, one list behind another.
 #[derive(Debug)]
-pub struct Neighbours {
+pub(super) struct Neighbours {
     begins: Vec<u32>,
     ids: Vec<u32>,
 }
@@ -77,7 +77,7 @@ const PLACED_UNITS: u64 = 8;
 const NOWHERE: u64 = u64::MAX;
 
 /// One search, and the room it works in.
-pub struct Ejection<'a> {
+struct Ejection<'a> {
     problem: &'a Problem,
     neighbours: &'a Neighbours,
     target: u64,
@@ -92,7 +92,7 @@ pub struct Ejection<'a> {
 }
 
 /// Offsets of height `target` or less, if they are found before the limit is reached. Without slabs.
-pub fn eject(
+pub(super) fn eject(
     problem: &Problem,
     neighbours: &Neighbours,
     target: u64,
@@ -130,7 +130,7 @@ pub fn eject(
 
 impl Ejection<'_> {
     /// Puts a buffer where that is cheapest, and throws out what is there.
-    pub fn place(&mut self, id: u32, step: u32, random: &mut Random) {
+    fn place(&mut self, id: u32, step: u32, random: &mut Random) {
         let size = self.problem.sizes[id as usize];
         self.gather(id, step);
         let offset = self.cheapest(size, random);
@@ -148,7 +148,7 @@ impl Ejection<'_> {
     }
 
     /// Collects where the placed neighbours begin and end.
-    pub fn gather(&mut self, id: u32, step: u32) {
+    fn gather(&mut self, id: u32, step: u32) {
         self.bottoms.clear();
         self.tops.clear();
         for other in self.neighbours.of(id) {
@@ -174,7 +174,7 @@ impl Ejection<'_> {
 
     /// The candidate that meets the least weight: the bottom, the top, on each neighbour and under each. Among equals,
     /// chance decides.
-    pub fn cheapest(&self, size: u64, random: &mut Random) -> u64 {
+    fn cheapest(&self, size: u64, random: &mut Random) -> u64 {
         let highest = self.target - size;
         let on = self.tops.iter().map(|(top, _)| *top).filter(|top| *top <= highest);
         let under = self.bottoms.iter().filter_map(|(bottom, _)| bottom.checked_sub(size));
@@ -195,7 +195,7 @@ impl Ejection<'_> {
 
     /// Of the neighbours that meet `start..end`: those that begin before its end, without those that end before its
     /// start.
-    pub fn weight(&self, start: u64, end: u64) -> u128 {
+    fn weight(&self, start: u64, end: u64) -> u128 {
         let sum = |list: &[(u64, u128)], count: usize| if count == 0 { 0 } else { list[count - 1].1 };
         let begun = self.bottoms.partition_point(|(bottom, _)| *bottom < end);
         let ended = self.tops.partition_point(|(top, _)| *top <= start);

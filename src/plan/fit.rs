@@ -20,14 +20,14 @@ use super::slabs::Slabs;
 
 /// Addresses `start..end` that are occupied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Occupied {
+struct Occupied {
     start: u64,
     end: u64,
 }
 
 /// Which of the gaps that are large enough a buffer takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rule {
+pub(super) enum Rule {
     /// The lowest.
     First,
     /// The smallest, and of those the lowest; the space above everything counts as the largest.
@@ -53,7 +53,7 @@ const MOVED_PER_UNIT: usize = 8;
 
 /// What is occupied where.
 #[derive(Debug, Default)]
-pub struct Tree {
+pub(super) struct Tree {
     leaves: usize,
     covering: Vec<Vec<Occupied>>,
     touching: Vec<Vec<Occupied>>,
@@ -108,7 +108,7 @@ impl Tree {
 }
 
 /// Calls `visit` with the canonical nodes of a span.
-pub fn canonical(leaves: usize, span: Span, mut visit: impl FnMut(usize)) {
+fn canonical(leaves: usize, span: Span, mut visit: impl FnMut(usize)) {
     let (mut left, mut right) = (leaves + span.first as usize, leaves + span.end as usize);
     while left < right {
         if left & 1 == 1 {
@@ -124,7 +124,7 @@ pub fn canonical(leaves: usize, span: Span, mut visit: impl FnMut(usize)) {
 }
 
 /// Calls `visit` with the nodes above the canonical ones: those that the span meets and does not cover.
-pub fn above(leaves: usize, span: Span, mut visit: impl FnMut(usize)) {
+fn above(leaves: usize, span: Span, mut visit: impl FnMut(usize)) {
     let (first, end) = (leaves + span.first as usize, leaves + span.end as usize);
     let (mut left, mut right, mut level) = (first, end - 1, 0);
     let partly = |node: usize, level: u32| (node << level) < first || (node + 1) << level > end;
@@ -140,7 +140,7 @@ pub fn above(leaves: usize, span: Span, mut visit: impl FnMut(usize)) {
 }
 
 /// Adds a range to sorted disjoint ranges; those that touch become one. Returns the units that took.
-pub fn add(list: &mut Vec<Occupied>, range: Occupied) -> u64 {
+fn add(list: &mut Vec<Occupied>, range: Occupied) -> u64 {
     let first = list.partition_point(|other| other.end < range.start);
     let count = list[first..].iter().take_while(|other| other.start <= range.end).count();
     let moved = if count == 1 { 0 } else { list.len() - first };
@@ -158,7 +158,7 @@ pub fn add(list: &mut Vec<Occupied>, range: Occupied) -> u64 {
 }
 
 /// Leaves out what ends at or before `at`. `units` are counted up.
-pub fn skip<'a>(list: &'a [Occupied], at: u64, units: &mut u64) -> &'a [Occupied] {
+fn skip<'a>(list: &'a [Occupied], at: u64, units: &mut u64) -> &'a [Occupied] {
     *units += LOOK_UNITS;
     match list {
         [first, ..] if first.end > at => list,
@@ -172,7 +172,7 @@ pub fn skip<'a>(list: &'a [Occupied], at: u64, units: &mut u64) -> &'a [Occupied
 }
 
 /// The lowest place from `at` on where `size` is free in all lists. The lists lose what lies below it. `units` are counted up.
-pub fn lowest(lists: &mut [&[Occupied]], at: u64, size: u64, slabs: &Slabs, units: &mut u64) -> u64 {
+fn lowest(lists: &mut [&[Occupied]], at: u64, size: u64, slabs: &Slabs, units: &mut u64) -> u64 {
     let mut at = slabs.place(at, size);
     // Lists that were found to leave the place free, one after another.
     let (mut free, mut index) = (0, 0);
@@ -194,7 +194,7 @@ pub fn lowest(lists: &mut [&[Occupied]], at: u64, size: u64, slabs: &Slabs, unit
 }
 
 /// The place in the smallest gap that has room for `size`.
-pub fn tightest(lists: &mut [&[Occupied]], size: u64, slabs: &Slabs, units: &mut u64) -> u64 {
+fn tightest(lists: &mut [&[Occupied]], size: u64, slabs: &Slabs, units: &mut u64) -> u64 {
     let (mut at, mut best, mut best_room) = (0, 0, u64::MAX);
     loop {
         at = lowest(lists, at, 1, &Slabs::NONE, units);
@@ -215,7 +215,7 @@ pub fn tightest(lists: &mut [&[Occupied]], size: u64, slabs: &Slabs, units: &mut
 
 /// What one pass over the buffers of a problem works with.
 #[derive(Debug)]
-pub struct Fitter<'a> {
+pub(super) struct Fitter<'a> {
     problem: &'a Problem,
     slabs: &'a Slabs,
     tree: Tree,
@@ -257,7 +257,7 @@ impl<'a> Fitter<'a> {
     }
 
     /// Places a buffer. Returns the units that took.
-    pub fn put(&mut self, id: u32, offset: u64) -> u64 {
+    fn put(&mut self, id: u32, offset: u64) -> u64 {
         let index = id as usize;
         self.offsets[index] = offset;
         self.tree.place(self.problem.spans[index], offset, self.problem.sizes[index])

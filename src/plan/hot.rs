@@ -7,13 +7,13 @@
 use super::effort::sorting;
 use super::fit::{Fitter, Rule};
 use super::order::Key;
-use super::pipeline::{Blames, Packing, Solver, Work};
+use super::solver::{Blames, Packing, Solver};
 use super::problem::Problem;
 use super::reduce::reduce;
 use super::search::Verdict;
 
 /// How many windows there are.
-pub const WINDOWS: usize = 5;
+pub(super) const WINDOWS: usize = 5;
 
 /// A window reaches from the first to the last section whose load is above this share of the largest.
 const SHARES: [f64; WINDOWS] = [0.97, 0.90, 0.99, 0.80, 0.60];
@@ -22,17 +22,18 @@ const SHARES: [f64; WINDOWS] = [0.97, 0.90, 0.99, 0.80, 0.60];
 const AROUND_KEYS: [Key; 4] = [Key::Twa, Key::Size, Key::SizeRootWidth, Key::Width];
 
 /// Tries each window, with so many units for what is searched in all of them. `first` is the first time.
-pub fn windows(
+pub(super) fn windows(
     solver: &mut Solver<'_>,
-    work: &mut Work<'_>,
+    problem: &Problem,
+    best: &mut Packing,
+    blames: &mut [Blames; WINDOWS],
     goal: u64,
     units: u64,
     first: bool,
 ) {
-    let (problem, best) = (work.problem, &mut work.best);
     // The whole is searched by itself.
     let mut tried = vec![window(problem, 0.0)];
-    for (share, blames) in SHARES.into_iter().zip(&mut work.in_windows) {
+    for (share, blames) in SHARES.into_iter().zip(blames) {
         let window = window(problem, share);
         if tried.contains(&window) {
             continue;
@@ -43,14 +44,14 @@ pub fn windows(
             Core::Impossible => best.lower_bound = best.lower_bound.max(goal + 1),
             Core::Unknown => {}
         }
-        if best.height <= goal.max(best.lower_bound) || best.lower_bound > goal || !solver.effort.is_left() {
+        if !best.is_open(goal) || best.lower_bound > goal || !solver.effort.is_left() {
             return;
         }
     }
 }
 
 /// The moments of the first and the last section over a share of the peak.
-pub fn window(problem: &Problem, share: f64) -> (u64, u64) {
+fn window(problem: &Problem, share: f64) -> (u64, u64) {
     let least = problem.load() as f64 * share;
     let is_hot = |load: &u64| *load as f64 > least;
     let first = problem.loads.iter().position(is_hot).unwrap_or(0);
@@ -65,7 +66,7 @@ enum Core {
 }
 
 /// Packs the buffers that meet the window within the goal.
-pub fn core(
+fn core(
     solver: &mut Solver<'_>,
     problem: &Problem,
     window: (u64, u64),
@@ -98,7 +99,7 @@ pub fn core(
 }
 
 /// Places all that is not frozen, by several orders.
-pub fn around(solver: &mut Solver<'_>, problem: &Problem, best: &mut Packing, goal: u64, frozen: &[(u32, u64)]) {
+fn around(solver: &mut Solver<'_>, problem: &Problem, best: &mut Packing, goal: u64, frozen: &[(u32, u64)]) {
     let mut is_frozen = vec![false; problem.len()];
     frozen.iter().for_each(|(id, _)| is_frozen[*id as usize] = true);
     let mut fitter = Fitter::new(problem, solver.slabs, &mut solver.effort);

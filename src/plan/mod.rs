@@ -48,6 +48,7 @@ mod reduce;
 mod schedule;
 mod search;
 mod slabs;
+mod solver;
 
 #[cfg(test)]
 mod tests;
@@ -66,7 +67,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{AtomicBool, Ordering};
 use crate::units::{exact, round_up, thousands};
 use effort::{Effort, Random, sorting};
-use pipeline::{Packing, Solver};
+use solver::{Packing, Solver};
 use problem::Problem;
 use slabs::Slabs;
 

@@ -6,7 +6,7 @@ use super::problem::Problem;
 /// What an order goes by, largest first. T is the largest load of any section that the buffer covers, W its width in
 /// sections, A its area: size times width. The simple orders go by the input alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Key {
+pub(super) enum Key {
     Twa,
     Wat,
     Taw,
@@ -38,7 +38,7 @@ impl Key {
         self.sort(problem, 0..problem.len() as u32)
     }
 
-    pub fn of(self, problem: &Problem, index: usize) -> [u128; 3] {
+    fn of(self, problem: &Problem, index: usize) -> [u128; 3] {
         let (span, (lower, upper)) = (problem.spans[index], problem.times[index]);
         let (peak, size) = (u128::from(problem.peaks[index]), u128::from(problem.sizes[index]));
         let width = u128::from(span.end - span.first);
@@ -87,13 +87,13 @@ impl Key {
         keyed.into_iter().map(|(_, id)| id).collect()
     }
 
-    pub fn begins_with_peak(self) -> bool {
+    fn begins_with_peak(self) -> bool {
         matches!(self, Self::Twa | Self::Taw)
     }
 }
 
 /// All buffers, those first in whose sections the last searches had no room; changed by chance by up to `share`.
-pub fn by_blame(problem: &Problem, blames: &[f64], share: f64, random: &mut Random) -> Vec<u32> {
+pub(super) fn by_blame(problem: &Problem, blames: &[f64], share: f64, random: &mut Random) -> Vec<u32> {
     let mut sums = vec![0.0; blames.len() + 1];
     for (section, blame) in blames.iter().enumerate() {
         sums[section + 1] = sums[section] + blame;

@@ -6,19 +6,25 @@
 //! at targets between the goal and the best height so far. A part is done when it is as high as the goal or as its own lower
 //! bound, which rises when a search shows that a height is impossible.
 
-use super::effort::{Effort, Random, sorting};
-use super::eject::{Neighbours, eject};
+use super::effort::sorting;
+use super::eject::Neighbours;
 use super::fit::{Fitter, Rule};
 use super::hot;
-use super::order::{self, Key};
+use super::order::Key;
 use super::problem::Problem;
-use super::reduce::{Atom, Reduced, reduce};
-use super::search::{Search, Verdict};
-use super::slabs::Slabs;
+use super::reduce::{Reduced, reduce};
+use super::search::Verdict;
+use super::solver::{Blames, Packing, Pass, Solver};
 
 /// Units that the first round gives to each stage, or those of the first pass where that took more; every further round
 /// gives twice as many.
 const ROUND_UNITS: u64 = 250_000;
+
+/// The round after which they grow no more.
+const ROUND_MAX: u32 = 40;
+
+/// What the first look at hot windows gets of them, or so many passes.
+const QUICK_PASSES: u64 = 8;
 
 /// What searches get of them, by what all else gets.
 const SEARCH_SHARE: u64 = 8;
@@ -26,37 +32,17 @@ const SEARCH_SHARE: u64 = 8;
 /// Heights between the goal and the best so far that each round tries too.
 const TARGETS: usize = 3;
 
-/// Most buffers that a search by depth is tried on.
-const SEARCHED_MAX: usize = 2_000;
-
-/// What one search gets of the units of all at one height in one round: of those by the first orders, and by blame.
-const FIRST_PART: u64 = 8;
-const BLAME_PART: u64 = 512;
-
-/// Each has so many times what a dive takes, or there is none.
-const FIRST_DIVES: u64 = 2;
-const BLAME_DIVES: u64 = 3;
-
-/// The first orders of them. All that follow go by blame, shaken a little.
-const SEARCH_KEYS: [Key; 4] = [Key::Twa, Key::Taw, Key::Wat, Key::Twa];
-const SHAKE: f64 = 0.05;
-
-/// The part of a search's blames that the next one still counts.
-const BLAME_KEPT: f64 = 0.9;
-
 const RULES: [Rule; 2] = [Rule::First, Rule::Best];
-
-/// An order, and where it puts each buffer.
-type Pass = (Key, Rule);
 
 /// The first pass, which closes most training steps, and those that close most others.
 const FIRST_PASS: [Pass; 1] = [(Key::Twa, Rule::First)];
 const NEXT_PASSES: [Pass; 3] = [(Key::Twa, Rule::Best), (Key::Size, Rule::First), (Key::Size, Rule::Best)];
 
-/// What a program without a solver might do. No plan is higher than what comes of any of these; of the first of them, whatever
-/// the limit.
-const SIMPLE_PASSES: [Pass; 8] = [
-    (Key::Time, Rule::First),
+/// What a program without a solver does. It is made whatever the limit, as the first pass is.
+const TIME_PASS: [Pass; 1] = [(Key::Time, Rule::First)];
+
+/// What a program without a solver might do. No plan is higher than what comes of any of these, if the limit left room for them.
+const SIMPLE_PASSES: [Pass; 7] = [
     (Key::Time, Rule::Best),
     (Key::BareSize, Rule::First),
     (Key::BareSize, Rule::Best),
@@ -79,60 +65,15 @@ const MORE_PASSES: [Pass; 10] = [
     (Key::Area, Rule::Best),
 ];
 
-/// Offsets of one problem, their height, and a height below which there is none.
-#[derive(Clone, Debug)]
-pub struct Packing {
-    pub offsets: Vec<u64>,
-    pub height: u64,
-    pub lower_bound: u64,
-}
-
-impl Packing {
-    pub fn improve(&mut self, problem: &Problem, offsets: &[u64]) {
-        let tops = offsets.iter().zip(&problem.sizes).map(|(offset, size)| offset + size);
-        let height = tops.max().unwrap_or(0);
-        if height < self.height {
-            self.height = height;
-            self.offsets.copy_from_slice(offsets);
-        }
-    }
-}
-
-/// What all attempts share.
-#[derive(Debug)]
-pub struct Solver<'a> {
-    pub slabs: &'a Slabs,
-    pub effort: Effort<'a>,
-    pub random: Random,
-    /// Turned by this many places, the lists of orders differ between threads.
-    pub turn: usize,
-    /// The limit holds for the first passes too.
-    pub is_strict: bool,
-}
-
-/// For each part of a problem and each of its sections, how often searches had no room there; the last ones count most.
-#[derive(Debug, Default)]
-pub struct Blames(Vec<Vec<f64>>);
-
-impl Blames {
-    /// Those of one part, which has so many sections.
-    pub fn of_part(&mut self, part: usize, sections: usize) -> &mut Vec<f64> {
-        self.0.resize_with(self.0.len().max(part + 1), Vec::new);
-        let blames = &mut self.0[part];
-        blames.resize(sections, 0.0);
-        blames
-    }
-}
-
 /// One part in the making.
-pub struct Work<'p> {
-    pub problem: &'p Problem,
-    pub best: Packing,
+struct Work<'p> {
+    problem: &'p Problem,
+    best: Packing,
     /// Units of the first pass.
     pass_units: u64,
     neighbours: Option<Neighbours>,
     /// What the searches in each hot window have learned, at the goal, and at each of the targets above it.
-    pub in_windows: [Blames; hot::WINDOWS],
+    in_windows: [Blames; hot::WINDOWS],
     at_goal: Blames,
     at_targets: [Blames; TARGETS],
     /// The order that the squeaky wheel has come to.
@@ -140,11 +81,10 @@ pub struct Work<'p> {
 }
 
 impl<'p> Work<'p> {
-    pub fn new(problem: &'p Problem) -> Self {
-        let best = Packing { offsets: vec![0; problem.len()], height: u64::MAX, lower_bound: problem.load() };
+    fn new(problem: &'p Problem) -> Self {
         Self {
             problem,
-            best,
+            best: Packing::new(problem),
             pass_units: 0,
             neighbours: None,
             in_windows: Default::default(),
@@ -152,10 +92,6 @@ impl<'p> Work<'p> {
             at_targets: Default::default(),
             squeaky: Vec::new(),
         }
-    }
-
-    pub fn is_open(&self, goal: u64) -> bool {
-        self.best.height > goal.max(self.best.lower_bound)
     }
 }
 
@@ -167,12 +103,16 @@ impl Solver<'_> {
         let reduced = reduce(problem, everything, (0, u64::MAX), self.slabs.is_none(), &mut self.effort);
         let mut works: Vec<Work<'_>> = reduced.atoms.iter().map(|atom| Work::new(&atom.problem)).collect();
         for (atom, work) in reduced.atoms.iter().zip(&mut works) {
-            self.begin(work, goal - atom.base)?;
+            self.first_passes(work, goal - atom.base)?;
+        }
+        for (atom, work) in reduced.atoms.iter().zip(&mut works) {
+            self.begin(work, goal - atom.base);
         }
         let mut whole = join(problem, &reduced, &works);
         if !reduced.stacked.is_empty() {
             // What was stacked may be luckier elsewhere.
-            self.simple_passes(problem, &mut whole, goal);
+            self.sure_passes(problem, &mut whole, goal, &TIME_PASS);
+            self.passes(problem, &mut whole, goal, &SIMPLE_PASSES);
         }
         self.rounds(&reduced, &mut works, goal, whole.height);
         let joined = join(problem, &reduced, &works);
@@ -183,8 +123,8 @@ impl Solver<'_> {
     }
 
     /// Refines the parts until one cannot be helped, or all are as low as the goal, or the limit is reached.
-    pub fn rounds(&mut self, reduced: &Reduced, works: &mut [Work<'_>], mut goal: u64, height: u64) {
-        for round in 0.. {
+    fn rounds(&mut self, reduced: &Reduced, works: &mut [Work<'_>], mut goal: u64, height: u64) {
+        for round in 0u32.. {
             for (atom, work) in reduced.atoms.iter().zip(&*works) {
                 goal = goal.max(atom.base + work.best.lower_bound);
             }
@@ -201,56 +141,59 @@ impl Solver<'_> {
         }
     }
 
-    /// What closes most training steps, and then the simple passes. `None` if the limit is strict, and reached in the first.
-    pub fn begin(&mut self, work: &mut Work<'_>, goal: u64) -> Option<()> {
+    /// The passes that are made in any case. `None` if the limit is strict, and reached in the first.
+    fn first_passes(&mut self, work: &mut Work<'_>, goal: u64) -> Option<()> {
         let units_before = self.effort.units();
-        self.effort.is_sure = !self.is_strict;
-        self.passes(work, goal, &FIRST_PASS);
-        self.effort.is_sure = false;
-        if work.best.height == u64::MAX {
-            return None;
+        for pass in [&FIRST_PASS, &TIME_PASS] {
+            if let Some(order) = self.sure_passes(work.problem, &mut work.best, goal, pass) {
+                work.squeaky = order;
+            }
+            work.pass_units = work.pass_units.max(self.effort.units() - units_before);
         }
-        work.pass_units = self.effort.units() - units_before;
-        self.passes(work, goal, &NEXT_PASSES);
-        if work.is_open(goal) {
-            hot::windows(self, work, goal, SEARCH_SHARE * ROUND_UNITS, true);
-        }
-        if let Some(order) = self.simple_passes(work.problem, &mut work.best, goal) {
-            work.squeaky = order;
-        }
-        Some(())
+        (work.best.height < u64::MAX).then_some(())
     }
 
-    pub fn simple_passes(&mut self, problem: &Problem, best: &mut Packing, goal: u64) -> Option<Vec<u32>> {
-        let (sure, others) = SIMPLE_PASSES.split_at(1);
+    /// What closes most training steps, and then the simple passes.
+    fn begin(&mut self, work: &mut Work<'_>, goal: u64) {
+        self.passes_of(work, goal, &NEXT_PASSES);
+        if work.best.is_open(goal) {
+            let outer = self.effort.begin_stage(QUICK_PASSES * ROUND_UNITS.max(work.pass_units));
+            self.windows(work, goal, SEARCH_SHARE * ROUND_UNITS, true);
+            self.effort.end_stage(outer);
+        }
+        self.passes_of(work, goal, &SIMPLE_PASSES);
+    }
+
+    /// Passes whatever the limit says, unless it is strict.
+    fn sure_passes(&mut self, problem: &Problem, best: &mut Packing, goal: u64, list: &[Pass]) -> Option<Vec<u32>> {
         self.effort.is_sure = !self.is_strict;
-        let in_time = passes(self, problem, best, goal, sure);
+        let order = self.passes(problem, best, goal, list);
         self.effort.is_sure = false;
-        passes(self, problem, best, goal, others).or(in_time)
+        order
     }
 
     /// One round for one part.
-    pub fn refine(&mut self, work: &mut Work<'_>, goal: u64, round: u32) {
-        let units = ROUND_UNITS.max(work.pass_units).checked_shl(round).unwrap_or(u64::MAX);
+    fn refine(&mut self, work: &mut Work<'_>, goal: u64, round: u32) {
+        let units = ROUND_UNITS.max(work.pass_units).saturating_mul(1 << round.min(ROUND_MAX));
         let search_units = SEARCH_SHARE.saturating_mul(units);
-        if work.is_open(goal) {
-            hot::windows(self, work, goal, search_units, false);
+        if work.best.is_open(goal) {
+            self.windows(work, goal, search_units, false);
         }
         if round == 0 {
-            self.passes(work, goal, &MORE_PASSES);
+            self.passes_of(work, goal, &MORE_PASSES);
         }
-        if work.is_open(goal) {
+        if work.best.is_open(goal) {
             self.search(work, goal, search_units.saturating_mul(2), None);
         }
-        if work.is_open(goal) {
+        if work.best.is_open(goal) {
             self.squeaky_wheel(work, goal, units);
         }
-        if work.is_open(goal) {
+        if work.best.is_open(goal) {
             self.eject(work, goal, units);
         }
         // Then targets above the goal, in thirds of what is still too much, and a hair below what there is.
         for index in 0..TARGETS {
-            if work.is_open(goal) {
+            if work.best.is_open(goal) {
                 let excess = work.best.height - goal;
                 let target = goal + (excess / TARGETS as u64 * (index as u64 + 1)).min(excess - 1);
                 self.search(work, target, search_units / TARGETS as u64, Some(index));
@@ -259,17 +202,18 @@ impl Solver<'_> {
         }
     }
 
-    pub fn passes(&mut self, work: &mut Work<'_>, goal: u64, list: &[Pass]) {
-        if let Some(order) = passes(self, work.problem, &mut work.best, goal, list) {
+    fn passes_of(&mut self, work: &mut Work<'_>, goal: u64, list: &[Pass]) {
+        if let Some(order) = self.passes(work.problem, &mut work.best, goal, list) {
             work.squeaky = order;
         }
     }
 
+    fn windows(&mut self, work: &mut Work<'_>, goal: u64, units: u64, first: bool) {
+        hot::windows(self, work.problem, &mut work.best, &mut work.in_windows, goal, units, first);
+    }
+
     /// Searches the whole part for a packing of height `target`, which is the goal or one above it.
-    pub fn search(&mut self, work: &mut Work<'_>, target: u64, units: u64, above: Option<usize>) {
-        if work.problem.len() > SEARCHED_MAX {
-            return;
-        }
+    fn search(&mut self, work: &mut Work<'_>, target: u64, units: u64, above: Option<usize>) {
         let blames = above.map_or(&mut work.at_goal, |index| &mut work.at_targets[index]);
         let blames = blames.of_part(0, work.problem.sections());
         match self.search_orders(work.problem, target, units, blames) {
@@ -279,40 +223,8 @@ impl Solver<'_> {
         }
     }
 
-    /// Searches a connected problem: once leaving nothing out, and then by several orders. How long a search takes has a
-    /// heavy tail, so that many short ones do better than one long one; and each learns from those before it.
-    pub fn search_orders(&mut self, problem: &Problem, capacity: u64, units: u64, blames: &mut [f64]) -> Verdict {
-        let (dive, begun) = (Search::dive(problem), self.effort.units());
-        for turn in 0.. {
-            let is_first = turn < SEARCH_KEYS.len();
-            let units_each = match turn {
-                0 if dive / 4 <= units => (units / FIRST_PART).max((FIRST_DIVES * dive).min(units)),
-                _ if is_first => (units / FIRST_PART).max(FIRST_DIVES * dive),
-                _ => (units / BLAME_PART).max(BLAME_DIVES * dive),
-            };
-            if self.effort.units() - begun + units_each > units || !self.effort.spend(sorting(problem.len()) + problem.sections() as u64) {
-                break;
-            }
-            let order = match SEARCH_KEYS.get(turn) {
-                Some(_) => SEARCH_KEYS[(turn + self.turn) % SEARCH_KEYS.len()].sort_all(problem),
-                None => order::by_blame(problem, blames, SHAKE, &mut self.random),
-            };
-            let outer = self.effort.begin_stage(units_each);
-            let mut search = Search::new(problem, &order, capacity, self.slabs, turn == 0);
-            let verdict = search.run(&mut self.effort);
-            self.effort.end_stage(outer);
-            if verdict != Verdict::Unknown {
-                return verdict;
-            }
-            for (sum, blame) in blames.iter_mut().zip(&search.blames) {
-                *sum = *sum * BLAME_KEPT + f64::from(*blame);
-            }
-        }
-        Verdict::Unknown
-    }
-
     /// Packs again and again; buffers that stick out above the goal move forward in the order.
-    pub fn squeaky_wheel(&mut self, work: &mut Work<'_>, goal: u64, units: u64) {
+    fn squeaky_wheel(&mut self, work: &mut Work<'_>, goal: u64, units: u64) {
         let problem = work.problem;
         let mut fitter = Fitter::new(problem, self.slabs, &mut self.effort);
         let units_max = self.effort.units().saturating_add(units);
@@ -342,7 +254,7 @@ impl Solver<'_> {
         }
     }
 
-    pub fn eject(&mut self, work: &mut Work<'_>, target: u64, units: u64) {
+    fn eject(&mut self, work: &mut Work<'_>, target: u64, units: u64) {
         if !self.slabs.is_none() {
             return;
         }
@@ -354,104 +266,10 @@ impl Solver<'_> {
             work.best.improve(work.problem, &offsets);
         }
     }
-
-    pub fn eject_within(
-        &mut self,
-        problem: &Problem,
-        neighbours: &Neighbours,
-        target: u64,
-        units: u64,
-    ) -> Option<Vec<u64>> {
-        let outer = self.effort.begin_stage(units);
-        let offsets = eject(problem, neighbours, target, &mut self.effort, &mut self.random);
-        self.effort.end_stage(outer);
-        offsets
-    }
-
-    /// Something of height `goal` or less for a part of a problem, or the proof that there is nothing. The passes, which
-    /// come to the same every time, are made if it is the `first` time.
-    pub fn pack_within(
-        &mut self,
-        problem: &Problem,
-        goal: u64,
-        units: u64,
-        blames: &mut [f64],
-        first: bool,
-    ) -> Verdict {
-        if problem.load() > goal {
-            return Verdict::Impossible;
-        }
-        if first && let Some(offsets) = self.pass_within(problem, goal) {
-            return Verdict::Found(offsets);
-        }
-        if problem.len() <= SEARCHED_MAX {
-            let verdict = self.search_orders(problem, goal, units, blames);
-            if verdict != Verdict::Unknown {
-                return verdict;
-            }
-        }
-        if self.slabs.is_none()
-            && let Some(neighbours) = Neighbours::new(problem, units, &mut self.effort)
-            && let Some(offsets) = self.eject_within(problem, &neighbours, goal, units)
-        {
-            return Verdict::Found(offsets);
-        }
-        Verdict::Unknown
-    }
-
-    pub fn pass_within(&mut self, problem: &Problem, goal: u64) -> Option<Vec<u64>> {
-        let mut fitter = Fitter::new(problem, self.slabs, &mut self.effort);
-        for key in [Key::Twa, Key::Size, Key::SizeRootWidth] {
-            self.effort.spend(sorting(problem.len()));
-            let order = key.sort_all(problem);
-            for rule in RULES {
-                if !self.effort.is_left() {
-                    return None;
-                }
-                fitter.begin(&[], &mut self.effort);
-                if fitter.pass(&order, rule, goal + 1, &mut self.effort).is_some() {
-                    return Some(fitter.offsets);
-                }
-            }
-        }
-        None
-    }
-}
-
-/// Passes over all buffers of a problem, until one comes to the goal. The order of the one that has made the best packing, if
-/// one has.
-pub fn passes(
-    solver: &mut Solver<'_>,
-    problem: &Problem,
-    best: &mut Packing,
-    goal: u64,
-    list: &[Pass],
-) -> Option<Vec<u32>> {
-    if best.height <= goal {
-        return None;
-    }
-    let effort = &mut solver.effort;
-    let mut fitter = Fitter::new(problem, solver.slabs, effort);
-    let (mut order, mut order_of, mut best_order) = (Vec::new(), None, None);
-    for (key, rule) in list {
-        if best.height <= goal || !effort.is_left() {
-            break;
-        }
-        if order_of != Some(key) {
-            effort.spend(sorting(problem.len()));
-            (order, order_of) = (key.sort_all(problem), Some(key));
-        }
-        fitter.begin(&[], effort);
-        if fitter.pass(&order, *rule, best.height, effort).is_some() {
-            best.improve(problem, &fitter.offsets);
-            best_order = Some(order.clone());
-        }
-    }
-    best_order
 }
 
 /// The packing of the whole that the parts make up.
-pub fn join(problem: &Problem, reduced: &Reduced, works: &[Work<'_>]) -> Packing {
+fn join(problem: &Problem, reduced: &Reduced, works: &[Work<'_>]) -> Packing {
     let mut whole = Packing { offsets: vec![0; problem.len()], height: reduced.height, lower_bound: problem.load() };
     for (id, offset) in &reduced.stacked {
         whole.offsets[*id as usize] = *offset;

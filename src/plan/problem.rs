@@ -10,7 +10,7 @@ use super::effort::sorting;
 
 /// The consecutive sections `first..end` that a buffer covers; never empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
+pub(super) struct Span {
     pub first: u32,
     pub end: u32,
 }
@@ -30,9 +30,12 @@ impl Span {
     }
 }
 
+/// Units of a problem, whatever its size.
+const PROBLEM_UNITS: u64 = 1_000;
+
 /// Buffers to be packed. Everything is indexed by the buffer's place in this problem; sizes are in units.
 #[derive(Debug)]
-pub struct Problem {
+pub(super) struct Problem {
     pub sizes: Vec<u64>,
     /// `[lower, upper)`, not empty.
     pub times: Vec<(u64, u64)>,
@@ -63,7 +66,7 @@ impl Problem {
 
     /// Units that a problem of so many buffers takes to make.
     pub fn making(count: usize) -> u64 {
-        3 * sorting(count)
+        PROBLEM_UNITS + 2 * sorting(count)
     }
 
     pub fn len(&self) -> usize {
@@ -81,7 +84,7 @@ impl Problem {
 }
 
 /// The span of each lifetime, and a moment in each section.
-pub fn compress(times: &[(u64, u64)]) -> (Vec<Span>, Vec<u64>) {
+fn compress(times: &[(u64, u64)]) -> (Vec<Span>, Vec<u64>) {
     let mut starts: Vec<(u64, u32)> = times.iter().zip(0..).map(|(time, id)| (time.0, id)).collect();
     let mut ends: Vec<(u64, u32)> = times.iter().zip(0..).map(|(time, id)| (time.1, id)).collect();
     starts.sort_unstable();
@@ -104,7 +107,7 @@ pub fn compress(times: &[(u64, u64)]) -> (Vec<Span>, Vec<u64>) {
     (spans, moments)
 }
 
-pub fn loads(spans: &[Span], sizes: &[u64], sections: usize) -> Vec<u64> {
+fn loads(spans: &[Span], sizes: &[u64], sections: usize) -> Vec<u64> {
     let mut loads = vec![0u64; sections + 1];
     for (span, size) in spans.iter().zip(sizes) {
         loads[span.first as usize] = loads[span.first as usize].wrapping_add(*size);
@@ -120,7 +123,7 @@ pub fn loads(spans: &[Span], sizes: &[u64], sections: usize) -> Vec<u64> {
 }
 
 /// The largest load in each span, from a sparse table: row k has the largest of the 2^k loads from each place on.
-pub fn peaks(spans: &[Span], loads: &[u64]) -> Vec<u64> {
+fn peaks(spans: &[Span], loads: &[u64]) -> Vec<u64> {
     let mut rows = vec![loads.to_vec()];
     let mut half = 1;
     while 2 * half <= loads.len() {

@@ -24,7 +24,7 @@ use super::problem::Problem;
 
 /// A part of a problem that is connected and has no full span.
 #[derive(Debug)]
-pub struct Atom {
+pub(super) struct Atom {
     /// Where the buffers are in the problem.
     pub ids: Vec<u32>,
     /// The height of what is stacked under it.
@@ -34,7 +34,7 @@ pub struct Atom {
 
 /// A problem taken apart.
 #[derive(Debug, Default)]
-pub struct Reduced {
+pub(super) struct Reduced {
     /// Full spans, with their offsets.
     pub stacked: Vec<(u32, u64)>,
     /// The height of the highest of those.
@@ -48,7 +48,7 @@ const VISITS_PER_BUFFER_MAX: usize = 64;
 
 /// Takes the buffers `ids` of a problem apart, their lifetimes clipped to a window of times. What the limit cuts short is
 /// not reduced further.
-pub fn reduce(
+pub(super) fn reduce(
     problem: &Problem,
     ids: Vec<u32>,
     window: (u64, u64),
@@ -95,13 +95,13 @@ pub fn reduce(
 }
 
 /// The buffers that cover every section, and the others.
-pub fn split_off_full_spans(problem: &Problem) -> (Vec<u32>, Vec<u32>) {
+fn split_off_full_spans(problem: &Problem) -> (Vec<u32>, Vec<u32>) {
     let sections = problem.sections();
     (0..problem.len() as u32).partition(|id| problem.spans[*id as usize].sections().len() == sections)
 }
 
 /// Sets of buffers such that no two of different sets share a section.
-pub fn components(problem: &Problem) -> Vec<Vec<u32>> {
+fn components(problem: &Problem) -> Vec<Vec<u32>> {
     // How many more spans go on over the boundary before each section than over the one before it.
     let mut change = vec![0i64; problem.sections() + 1];
     for span in &problem.spans {

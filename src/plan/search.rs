@@ -55,7 +55,7 @@ const SECTIONS_PER_UNIT: u64 = 2;
 
 /// What came of a search.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// Offsets of a packing within the capacity.
     Found(Vec<u64>),
     /// There is none.
@@ -66,7 +66,7 @@ pub enum Verdict {
 
 /// An unplaced buffer, as a frame knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Member {
+struct Member {
     /// The lowest offset that what is placed lets it have.
     low: u64,
     size: u64,
@@ -79,14 +79,14 @@ pub struct Member {
 
 /// Unplaced buffers that are connected: nodes below this one have to place just these.
 #[derive(Clone, Debug)]
-pub struct Part {
+struct Part {
     members: Range<usize>,
     sections: Range<usize>,
 }
 
 /// A node whose children are being tried.
 #[derive(Debug)]
-pub struct Frame {
+struct Frame {
     part: Part,
     /// The least (offset, rank) that a further child may have.
     from: (u64, u32),
@@ -112,7 +112,7 @@ pub struct Frame {
 
 /// A search, and its stacks.
 #[derive(Debug)]
-pub struct Search<'a> {
+pub(super) struct Search<'a> {
     slabs: &'a Slabs,
     capacity: u64,
     /// The buffer of each rank.
@@ -211,7 +211,7 @@ impl<'a> Search<'a> {
         Verdict::Unknown
     }
 
-    pub fn offsets(&self) -> Vec<u64> {
+    fn offsets(&self) -> Vec<u64> {
         let mut offsets = vec![0; self.order.len()];
         for member in &self.trail {
             offsets[self.order[member.rank as usize] as usize] = member.low;
@@ -219,7 +219,7 @@ impl<'a> Search<'a> {
         offsets
     }
 
-    pub fn open(&mut self, part: &Part, from: (u64, u32)) {
+    fn open(&mut self, part: &Part, from: (u64, u32)) {
         let depth = self.frames.len();
         if !self.thorough {
             self.conflicts.clear(depth);
@@ -256,7 +256,7 @@ impl<'a> Search<'a> {
     }
 
     /// A section in which what is unplaced has no room above the lowest offset that any of it may have.
-    pub fn overfull_section(&mut self, part: &Part, from: u64) -> Option<usize> {
+    fn overfull_section(&mut self, part: &Part, from: u64) -> Option<usize> {
         if self.capacity >= EXACT_BELOW {
             return None;
         }
@@ -280,7 +280,7 @@ impl<'a> Search<'a> {
 
     /// Notes who is to blame for an overfull section: what is placed in it, what holds that up, and what holds up the
     /// rest.
-    pub fn blame(&mut self, depth: usize, part: &Part, section: usize) {
+    fn blame(&mut self, depth: usize, part: &Part, section: usize) {
         self.units += part.members.len() as u64 + self.trail.len() as u64;
         for member in &self.members[part.members.clone()] {
             if member.span.sections().contains(&section) {
@@ -296,7 +296,7 @@ impl<'a> Search<'a> {
     }
 
     /// Opens the next of the parts of the top frame's child.
-    pub fn open_next_part(&mut self) {
+    fn open_next_part(&mut self) {
         let Some(frame) = self.frames.last_mut() else { return };
         let Some(next) = frame.open_parts.next() else { return };
         self.members.truncate(frame.child_members_end);
@@ -306,7 +306,7 @@ impl<'a> Search<'a> {
     }
 
     /// Takes solved frames off. True if none is left.
-    pub fn close_solved(&mut self) -> bool {
+    fn close_solved(&mut self) -> bool {
         loop {
             self.frames.pop();
             let Some(frame) = self.frames.last() else { return true };
@@ -318,7 +318,7 @@ impl<'a> Search<'a> {
     }
 
     /// Takes failed frames off, up to one that may have another child. True if none is left.
-    pub fn close_failed(&mut self) -> bool {
+    fn close_failed(&mut self) -> bool {
         loop {
             let is_explained = self.frames.pop().is_some_and(|frame| frame.is_explained);
             let depth = self.frames.len();
@@ -340,7 +340,7 @@ impl<'a> Search<'a> {
     }
 
     /// Takes away the top frame's child and all that was placed after it.
-    pub fn undo(&mut self) {
+    fn undo(&mut self) {
         let Some(frame) = self.frames.last() else { return };
         for member in self.trail.drain(frame.trail_end..) {
             let sections = member.span.sections();
@@ -353,7 +353,7 @@ impl<'a> Search<'a> {
     }
 
     /// Places the top frame's next child.
-    pub fn advance(&mut self) -> Step {
+    fn advance(&mut self) -> Step {
         let Some(frame) = self.frames.last_mut() else { return Step::Failed };
         self.units += frame.part.members.len() as u64;
         let Some(place) = choose(frame, &self.members) else { return Step::Failed };
@@ -381,7 +381,7 @@ impl<'a> Search<'a> {
     }
 
     /// Copies a part's members without the chosen one, which raises those it meets. True if there are such.
-    pub fn copy_others(&mut self, part: &Part, place: usize, chosen: Member) -> bool {
+    fn copy_others(&mut self, part: &Part, place: usize, chosen: Member) -> bool {
         let begin = self.members.len();
         self.units += MEMBER_COPY_UNITS * part.members.len() as u64;
         self.members.extend_from_within(part.members.start..place);
@@ -404,7 +404,7 @@ impl<'a> Search<'a> {
     }
 
     /// Counts a buffer as placed. True if nothing unplaced crosses some boundary within its span any more.
-    pub fn take(&mut self, chosen: Member) -> bool {
+    fn take(&mut self, chosen: Member) -> bool {
         self.trail.push(chosen);
         self.units += 2 * chosen.span.units();
         let sections = chosen.span.sections();
@@ -419,7 +419,7 @@ impl<'a> Search<'a> {
 
     /// Sorts the `members` that are left of a part into parts that are connected. Small ones come first: they fail
     /// soonest.
-    pub fn split(&mut self, part: &Part, members: Range<usize>, chosen: Span) {
+    fn split(&mut self, part: &Part, members: Range<usize>, chosen: Span) {
         let parts_begin = self.parts.len();
         let mut from = part.sections.start;
         for section in chosen.sections().skip(1).chain([part.sections.end]) {
@@ -444,7 +444,7 @@ impl<'a> Search<'a> {
 }
 
 /// The place of a frame's next child, if it has one.
-pub fn choose(frame: &Frame, members: &[Member]) -> Option<usize> {
+fn choose(frame: &Frame, members: &[Member]) -> Option<usize> {
     let (mut best, mut place) = ((u64::MAX, u32::MAX), None);
     for index in frame.part.members.clone() {
         let member = &members[index];
