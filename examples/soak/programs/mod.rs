@@ -3,7 +3,7 @@
 //! | program | on | the model |
 //! | --- | --- | --- |
 //! | [`space`] | one space | a bit a page, a byte a unit: it foretells every answer |
-//! | [`pool`] | one pool, one thread | a map of what is held, with a pattern in each block |
+//! | [`pool`] | one pool, one thread, with everything that a pool can do | a map of what is held, with a pattern in each block |
 //! | [`threads`] | one pool, many threads | the patterns alone |
 //!
 //! A program takes every decision from [`Choices`]: so the soak, the tests and the fuzzer run the same ones. It says that
@@ -11,19 +11,28 @@
 
 #![allow(dead_code, unused_imports, reason = "the soak, the tests and the fuzzer use a part each")]
 
+mod bombs;
 pub mod choices;
 pub mod disturbed;
+mod logger;
 pub mod pattern;
 mod planned;
 pub mod pool;
+mod pool_choose;
+mod pool_compact;
+mod pool_ends;
 mod pool_events;
+mod pool_futures;
 mod pool_judge;
 mod pool_model;
+mod pool_record;
 mod pool_requests;
+mod pool_wakers;
 pub mod space;
 mod space_model;
 pub mod threads;
 mod trail;
+mod trouble;
 
 pub use choices::{Bytes, Choices, Random};
 

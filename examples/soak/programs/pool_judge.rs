@@ -13,15 +13,24 @@ pub struct Attempt<'a> {
     may_block: bool,
     /// Nothing was held, nothing retired: the whole budget could be had.
     was_empty: bool,
-    /// The backend was to fail.
+    /// The backend was to fail, or other requests are in line.
     was_near: bool,
+    has_others: bool,
+    /// Calls of wakers and writers until then.
+    activity: Result<u64, String>,
 }
 
 impl<'a> Attempt<'a> {
     pub fn new<B: Ground>(program: &Program<B>, asks: &'a [Ask], may_block: bool) -> Self {
         let was_empty = program.books.used_bytes + program.books.retired_bytes == 0;
-        let was_near = program.trouble.as_ref().is_some_and(|trouble| trouble.is_near());
-        Self { asks, may_block, was_empty, was_near }
+        let was_near = program.trouble.is_near();
+        let (has_others, activity) = (!program.waiters.is_empty(), program.office.activity());
+        Self { asks, may_block, was_empty, was_near, has_others, activity }
+    }
+
+    /// Whether nothing but the call was at work.
+    fn was_alone<B: Ground>(&self, program: &Program<B>) -> bool {
+        !self.has_others && self.activity.is_ok() && self.activity == program.office.activity()
     }
 
     fn bytes(&self) -> u64 {
@@ -56,7 +65,10 @@ impl<B: Ground> Program<B> {
             _ => false,
         };
         assert!(is_right, "{:?} for {:?}: {error}", error.kind(), attempt.asks);
-        self.judge_numbers(attempt, error);
+        // What others have got or freed meanwhile is not in the books.
+        if attempt.was_alone(self) {
+            self.judge_numbers(attempt, error);
+        }
     }
 
     fn judge_numbers(&self, attempt: &Attempt<'_>, error: &Error) {
@@ -80,7 +92,7 @@ impl<B: Ground> Program<B> {
         let may_block = attempt.may_block && (ask.wait.is_none() || !self.is_late());
         let may_all = may_block && ask.may_do_all();
         let has_all = self.setup.reserve_bytes == 0 || ask.priority == Priority::High;
-        may_all && has_all && attempt.was_empty && !attempt.was_near
+        may_all && has_all && attempt.was_empty && !attempt.was_near && attempt.was_alone(self)
     }
 }
 

@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use tensorpool::{Block, Config, ErrorKind, Hold, Placement, Pool, Priority, Request, Result, SlabPolicy};
 
-use super::disturbed::{Disturbed, Failure, Trouble};
+use super::disturbed::Disturbed;
 use super::pattern::{Content, Pattern};
+use super::trouble::{Failure, Trouble};
 use super::{Choices, Done, Random};
 
 /// Longer than anybody has to wait who can be served.
