@@ -220,7 +220,7 @@ fn nothing_waits_for_a_waker() {
     let lock = locks.0.lock().unwrap();
     until(|| locks.1.load(Ordering::SeqCst));
     drop(late);
-    // Nobody else finds that the hold has ended, but the waiter itself.
+    // Only the waiter finds that the hold has ended.
     let hold = held.hold();
     drop(held);
     thread::scope(|scope| {

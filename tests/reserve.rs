@@ -1,4 +1,4 @@
-//! The reserve for high priority: what is open to others, whoever holds what.
+//! The reserve for high priority: what is open to others, whichever blocks are held.
 
 use std::future::Future;
 use std::pin::pin;

@@ -107,7 +107,7 @@ impl Bell {
     }
 
     /// The look has ended; the next one is at this time at the latest. `None` and `may_end`: there is none any more, unless
-    /// somebody asked for one meanwhile. Whether there is one.
+    /// another thread asked for one meanwhile. Whether there is one.
     fn looked(&self, at: Option<Instant>, may_end: bool) -> bool {
         let mut next = lock(&self.watch);
         next.is_looking = false;

@@ -88,7 +88,7 @@ impl<S> State<S> {
         if is_done { self.unretire(retired) } else { self.retired.push(retired) }
     }
 
-    /// `Fallback::Reclaim`: retired blocks that nobody uses any more, and idle pieces, go home.
+    /// `Fallback::Reclaim`: retired blocks that are no longer in use, and idle pieces, go home.
     pub(in crate::pool) fn gather(&mut self) {
         self.release_retired();
         for entry in self.entries.iter_mut().flatten() {
