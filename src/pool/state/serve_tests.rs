@@ -1,6 +1,7 @@
 //! The line beside a plain search: after each event, every waiter in turn is tried, and the first that fits is served, until
 //! none fits.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
@@ -11,6 +12,10 @@ use crate::backend::{Limit, Limits};
 use crate::pool::line::{Need, PRIORITIES, Ticket};
 use crate::pool::wait::Seat;
 use crate::pool::{Placement, Priority};
+
+/// Shared by all states: only a planner changes what a state reads of them, and there is none.
+static DIRECT: LazyLock<AtomicBool> = LazyLock::new(|| AtomicBool::new(true));
+static SIGNS: LazyLock<Signs> = LazyLock::new(Signs::new);
 
 /// A state, and the blocks that are out.
 struct Program {
@@ -130,8 +135,8 @@ impl Case {
             staging_bytes: 0,
             reserve_bytes: self.reserve_bytes,
             sizes,
-            direct: Box::leak(Box::new(AtomicBool::new(true))),
-            signs: Box::leak(Box::new(Signs::new())),
+            direct: &DIRECT,
+            signs: &SIGNS,
             has_free_lists: false,
         })
     }
