@@ -1,7 +1,10 @@
 //! The pool's tables: what it has in the program's memory is in `metadata_bytes`, and goes when what it was for has gone.
 
+use std::future::Future;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+use std::time::Duration;
 
 use peak_alloc::PeakAlloc;
 use tensorpool::plan::{self, Lifetime, Options};
@@ -88,6 +91,26 @@ fn retired_blocks() {
         blocks.clear();
         // A hold is a counter of its own.
         (std::mem::take(&mut holds), 20_000 * 24)
+    });
+}
+
+#[test]
+fn waiters() {
+    let _alone = alone();
+    let pool = pool(Config::new(1 << 20).slabs(SlabPolicy::Single));
+    let mut context = Context::from_waker(Waker::noop());
+    let mut futures = Vec::with_capacity(20_000);
+    check(&pool, 20_000, |blocks| {
+        blocks.push(pool.alloc(Request::bytes(1 << 20)).unwrap());
+        for number in 0..20_000u64 {
+            let request = Request::bytes(1024 + number % 5).wait(Duration::from_secs(600));
+            let mut future = Box::pin(pool.alloc_async(request));
+            assert!(future.as_mut().poll(&mut context).is_pending());
+            futures.push(future);
+        }
+        // A future has a copy of its request.
+        let own_bytes = 20_000 * (size_of_val(&*futures[0]) + size_of::<Request>()) as u64;
+        (std::mem::take(&mut futures), own_bytes)
     });
 }
 

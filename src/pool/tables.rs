@@ -21,6 +21,13 @@ pub(super) fn map_bytes<K, V, H>(map: &HashMap<K, V, H>) -> u64 {
     (places * (size_of::<(K, V)>() + 1)) as u64
 }
 
+/// The memory of a B-tree of `len` entries in bytes, about. A tree whose entries came in order fills 6 of the 11 places of a
+/// node, and one node in seven has 12 pointers beside them.
+pub(super) fn tree_bytes<T>(len: usize) -> u64 {
+    const NODE_BYTES: usize = 16 + 12 * size_of::<usize>() / 7;
+    (len.div_ceil(6) * (11 * size_of::<T>() + NODE_BYTES)) as u64
+}
+
 /// Gives back what a vector has in reserve, if that is three quarters of it: so the cost is a part of what it took to fill it.
 pub(super) fn keep_small<T>(vec: &mut Vec<T>) {
     if vec.capacity() > SMALL && vec.len() < vec.capacity() / 4 {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::line::{Entrant, Ticket};
 use super::state::Home;
+use super::tables::{ARC_BYTES, vec_bytes};
 use super::{Block, Fallback, Pool, Priority, Request, Shared};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
@@ -84,7 +85,14 @@ impl<S> Seat<S> {
             deadline: self.deadline(),
             kind: self.requests.iter().map(part).collect(),
             needs: [room_bytes, slab_bytes],
+            memory_bytes: self.memory_bytes(),
         }
+    }
+
+    /// What it has in memory, with the reference counts of the line and the kind it joins as.
+    fn memory_bytes(&self) -> u64 {
+        let parts_bytes = ARC_BYTES + self.requests.len() * size_of::<Part>();
+        vec_bytes(&self.requests) + vec_bytes(&self.slab_bytes) + (ARC_BYTES + size_of::<Self>() + parts_bytes) as u64
     }
 
     /// `None` if it is further away than the clock goes.

@@ -26,6 +26,7 @@ use std::time::Instant;
 
 use self::needs::Needs;
 use super::Priority;
+use super::tables::tree_bytes;
 
 /// How often those who came later may be served before a waiter.
 ///
@@ -62,6 +63,8 @@ pub(super) struct Entrant<K> {
     pub(super) kind: K,
     /// By [`Need`].
     pub(super) needs: [u64; Need::KINDS],
+    /// The memory that its kind and its item have.
+    pub(super) memory_bytes: u64,
 }
 
 #[cfg_attr(test, derive(Clone))]
@@ -91,6 +94,8 @@ pub(super) struct Line<K, T> {
     passes: u32,
     next_ticket: u64,
     changes: u64,
+    /// The memory of all kinds and items.
+    waiters_bytes: u64,
 }
 
 impl<K: Clone + Ord, T> Line<K, T> {
@@ -105,6 +110,7 @@ impl<K: Clone + Ord, T> Line<K, T> {
             passes: 0,
             next_ticket: 0,
             changes: 0,
+            waiters_bytes: 0,
         }
     }
 
@@ -126,6 +132,7 @@ impl<K: Clone + Ord, T> Line<K, T> {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         self.changes += 1;
+        self.waiters_bytes += entrant.memory_bytes;
         let needs = if self.first_of(&entrant.kind).is_none() { Some(entrant.needs) } else { None };
         self.needs[entrant.priority as usize].push(ticket, needs);
         self.kinds.insert((entrant.kind.clone(), ticket));
@@ -186,7 +193,8 @@ impl<K: Clone + Ord, T> Line<K, T> {
     pub(super) fn leave(&mut self, ticket: Ticket) -> Option<T> {
         let Waiter { entrant, marks, item } = self.waiters.remove(&ticket)?;
         self.changes += 1;
-        let Entrant { priority, deadline, kind, .. } = entrant;
+        let Entrant { priority, deadline, kind, memory_bytes, .. } = entrant;
+        self.waiters_bytes -= memory_bytes;
         if ticket < self.due_end {
             self.due[priority as usize] -= 1;
         } else {
@@ -232,10 +240,14 @@ impl<K: Clone + Ord, T> Line<K, T> {
         cleared.waiters.into_values().map(|waiter| waiter.item).collect()
     }
 
-    /// Memory of the bookkeeping, about: what the items have is theirs.
+    /// All memory of the line and its waiters, without this value itself.
     pub(super) fn metadata_bytes(&self) -> u64 {
-        let a_waiter = size_of::<(Ticket, Waiter<K, T>)>() + size_of::<(K, Ticket)>() + size_of::<(Instant, Ticket)>();
-        (self.needs.iter().map(Needs::metadata_bytes).sum::<usize>() + self.len() * a_waiter) as u64
+        let needs_bytes: usize = self.needs.iter().map(Needs::metadata_bytes).sum();
+        self.waiters_bytes
+            + needs_bytes as u64
+            + tree_bytes::<(Ticket, Waiter<K, T>)>(self.waiters.len())
+            + tree_bytes::<(K, Ticket)>(self.kinds.len())
+            + tree_bytes::<(Instant, Ticket)>(self.deadlines.len())
     }
 
     /// All waiters of a priority, by arrival.

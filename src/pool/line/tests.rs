@@ -8,7 +8,7 @@ use super::*;
 /// Joins as a waiter of its own kind that needs nothing.
 fn join<T: Copy>(line: &mut Line<u64, T>, priority: Priority, deadline: Option<Instant>, item: T) -> Ticket {
     let kind = line.next_ticket;
-    line.join(Entrant { priority, deadline, kind, needs: [0, 0] }, item)
+    line.join(Entrant { priority, deadline, kind, needs: [0, 0], memory_bytes: 0 }, item)
 }
 
 /// Those that may be served, in the order in which they are to be tried.
@@ -163,7 +163,7 @@ fn the_line_is_as_its_rules_say() {
                     let priority = PRIORITIES[kind as usize % 3];
                     let (deadline, needs) =
                         ((kind % 7 == 0).then(|| now + Duration::from_millis(40)), [kind / 3, kind % 11]);
-                    let ticket = line.join(Entrant { priority, deadline, kind, needs }, ());
+                    let ticket = line.join(Entrant { priority, deadline, kind, needs, memory_bytes: 0 }, ());
                     model.0.push(Passed { ticket, priority, deadline, kind, needs, passes: 0 });
                 }
                 6..9 => {

@@ -2,7 +2,6 @@
 
 use super::{Entry, Slab, State};
 use crate::pool::tables::{ARC_BYTES, keep_small, vec_bytes};
-use crate::pool::wait::Seat;
 use crate::space::Space;
 
 impl<S> State<S> {
@@ -19,8 +18,8 @@ impl<S> State<S> {
             + vec_bytes(&self.retired)
             + (of_slabs + leaving_slabs) as u64
             + self.record.as_ref().map_or(0, |record| record.metadata_bytes())
+            + vec_bytes(&self.burials)
             + self.line.metadata_bytes()
-            + (self.line.len() * (ARC_BYTES + size_of::<Seat<S>>())) as u64
     }
 
     /// The table of slabs ends with the last one that is there.
