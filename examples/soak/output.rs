@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::kind::KINDS;
+use crate::programs::{COUNTS, Count};
 use crate::run::{Difference, Run, Total};
 
 pub struct Output {
@@ -54,12 +55,12 @@ impl Output {
         for kind in KINDS {
             let Total { programs, done } = run.total(kind);
             if programs > 0 {
-                let (operations, faults) = (thousands(done.operations), thousands(done.faults));
-                let programs = thousands(programs);
-                self.write(&format!(
-                    "{kind:<8} {operations:>16} operations, {faults:>10} faults, {programs} programs"
-                ))?;
+                let (operations, programs) = (thousands(done[Count::Operations]), thousands(programs));
+                self.write(&format!("{kind:<8}{operations:>16} operations in {programs} programs"))?;
             }
+        }
+        for (count, name) in &COUNTS[1..] {
+            self.write(&format!("{:<24}{:>16}", name.replace('_', " "), thousands(run.sum().done[*count])))?;
         }
         self.write(&sentence(run))
     }
@@ -93,10 +94,12 @@ impl Output {
 fn event(name: &str, run: &Run, Total { programs, done }: &Total) -> String {
     let mut event = json!({
         "event": name, "seconds": run.elapsed().as_secs_f64(), "threads": run.workers(), "programs": programs,
-        "operations": done.operations, "faults": done.faults,
     });
+    for (count, name) in COUNTS {
+        event[name] = done[count].into();
+    }
     for kind in KINDS {
-        event[format!("{kind}_operations")] = run.total(kind).done.operations.into();
+        event[format!("{kind}_operations")] = run.total(kind).done[Count::Operations].into();
     }
     event.to_string()
 }
@@ -104,12 +107,12 @@ fn event(name: &str, run: &Run, Total { programs, done }: &Total) -> String {
 fn sentence(run: &Run) -> String {
     let (elapsed, workers) = (run.elapsed(), run.workers());
     let Total { done, .. } = run.sum();
-    let rate = done.operations as f64 / elapsed.as_secs_f64().max(1e-9);
+    let rate = done[Count::Operations] as f64 / elapsed.as_secs_f64().max(1e-9);
     format!(
         "{} operations without a difference, {}/s, {} faults, {workers} thread{}, {}",
-        thousands(done.operations),
+        thousands(done[Count::Operations]),
         thousands(rate as u64),
-        thousands(done.faults),
+        thousands(done[Count::Faults]),
         plural(workers),
         hours(elapsed)
     )

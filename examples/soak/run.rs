@@ -1,13 +1,14 @@
 //! Runs programs on several threads until it is time to stop, and counts what they did.
 
 use std::any::Any;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::kind::{KINDS, Kind};
-use crate::programs::Done;
+use crate::programs::{Count, Done, is_wanted};
 
 /// A program that takes longer than this hangs. The slowest take seconds, on a busy machine.
 const HANGS_AFTER: Duration = Duration::from_secs(300);
@@ -32,17 +33,10 @@ pub struct Run {
     is_over: AtomicBool,
     /// Programs begun.
     begun: AtomicU64,
-    counts: [Counts; KINDS.len()],
+    totals: [Mutex<Total>; KINDS.len()],
     difference: Mutex<Option<Difference>>,
     /// What each worker is at, and since when.
     at_work: Vec<Mutex<Option<(Kind, u64, Instant)>>>,
-}
-
-#[derive(Default)]
-struct Counts {
-    programs: AtomicU64,
-    operations: AtomicU64,
-    faults: AtomicU64,
 }
 
 /// What all programs of a kind did.
@@ -63,7 +57,7 @@ impl Run {
             start: Instant::now(),
             is_over: AtomicBool::new(false),
             begun: AtomicU64::new(0),
-            counts: Default::default(),
+            totals: Default::default(),
             difference: Mutex::new(None),
             at_work: (0..workers).map(|_| Mutex::new(None)).collect(),
         }
@@ -101,7 +95,7 @@ impl Run {
 
     /// One worker's programs, each as it comes: the kinds in turn, the numbers upwards.
     pub fn work(&self, worker: usize) {
-        while !self.is_over() && self.sum().done.operations < self.ops {
+        while !self.is_over() && self.sum().done[Count::Operations] < self.ops {
             let number = self.begun.fetch_add(1, Ordering::Relaxed);
             let kinds = self.kinds.len() as u64;
             let (kind, program) = match self.only {
@@ -114,7 +108,13 @@ impl Run {
             self.set_at_work(worker, None);
             match result {
                 Ok(done) => self.count(kind, done),
-                Err(panic) => self.differs(Difference { kind, program, message: message_of(&*panic) }),
+                Err(panic) => {
+                    self.differs(Difference { kind, program, message: message_of(&*panic) });
+                    if is_wanted(&*panic) {
+                        // It has no bytes, and its drop may panic, here outside of any program.
+                        mem::forget(panic);
+                    }
+                }
             }
         }
     }
@@ -125,7 +125,7 @@ impl Run {
             self.stop();
         }
         for at_work in &self.at_work {
-            let at_work = *at_work.lock().unwrap_or_else(PoisonError::into_inner);
+            let at_work = *lock(at_work);
             if let Some((kind, program, _)) = at_work.filter(|(_, _, since)| since.elapsed() > HANGS_AFTER) {
                 let message = format!("it has not ended in {} s", HANGS_AFTER.as_secs());
                 return Err(Difference { kind, program, message });
@@ -136,13 +136,11 @@ impl Run {
 
     /// What was found, if anything was.
     pub fn difference(&self) -> Option<Difference> {
-        self.difference.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.difference).clone()
     }
 
     pub fn total(&self, kind: Kind) -> Total {
-        let Counts { programs, operations, faults } = &self.counts[kind as usize];
-        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Total { programs: load(programs), done: Done { operations: load(operations), faults: load(faults) } }
+        *lock(&self.totals[kind as usize])
     }
 
     /// Of all kinds.
@@ -155,24 +153,30 @@ impl Run {
     }
 
     fn count(&self, kind: Kind, done: Done) {
-        let counts = &self.counts[kind as usize];
-        counts.programs.fetch_add(1, Ordering::Relaxed);
-        counts.operations.fetch_add(done.operations, Ordering::Relaxed);
-        counts.faults.fetch_add(done.faults, Ordering::Relaxed);
+        let mut total = lock(&self.totals[kind as usize]);
+        total.programs += 1;
+        total.done += done;
     }
 
     /// The first difference is the one that is told; everybody ends.
     fn differs(&self, difference: Difference) {
-        self.difference.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(difference);
+        lock(&self.difference).get_or_insert(difference);
         self.stop();
     }
 
     fn set_at_work(&self, worker: usize, at: Option<(Kind, u64, Instant)>) {
-        *self.at_work[worker].lock().unwrap_or_else(PoisonError::into_inner) = at;
+        *lock(&self.at_work[worker]) = at;
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn message_of(panic: &(dyn Any + Send)) -> String {
+    if is_wanted(panic) {
+        return "a panic that the program wanted came out of a call that does not panic".into();
+    }
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".into())
 }

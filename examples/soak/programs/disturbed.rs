@@ -1,10 +1,13 @@
 //! Backends for programs on a pool: the host, a virtual one, and one that fails, panics and is late as told.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use tensorpool::backend::{CopyDst, CopySrc, HostSlab, Span};
-use tensorpool::{Backend, Error, ErrorKind, Host, Limit, Limits, Result, Virtual};
+use tensorpool::{Backend, Host, Limit, Limits, Result, Virtual};
+
+use super::bombs::Callback;
+use super::logger;
+use super::trouble::Trouble;
 
 /// A backend that a program runs on.
 pub trait Ground: Backend {
@@ -33,126 +36,6 @@ impl Ground for Disturbed {
     }
 }
 
-/// How a creation fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    OutOfMemory,
-    Device,
-    Panic,
-}
-
-const FAILURES: [Failure; 3] = [Failure::OutOfMemory, Failure::Device, Failure::Panic];
-
-/// What a planned panic carries. It is thrown without a word: nothing is printed of it.
-pub struct Planned;
-
-/// What goes wrong next, and what went wrong before.
-#[derive(Debug, Default)]
-pub struct Trouble {
-    /// Bytes of the slabs there are, and the most there were.
-    reserved: AtomicU64,
-    reserved_peak: AtomicU64,
-    /// So many of the next creations fail, and how.
-    creations: AtomicU64,
-    how: AtomicU64,
-    /// So many of the next transfers fail.
-    transfers: AtomicU64,
-    /// Not 0: the device is lost.
-    lost: AtomicU64,
-    /// How much work is done each time somebody asks how far it is; 0: everything at once.
-    pace: AtomicU64,
-    recorded: AtomicU64,
-    completed: AtomicU64,
-    faults: AtomicU64,
-}
-
-impl Trouble {
-    pub fn reserved_bytes(&self) -> u64 {
-        self.reserved.load(SeqCst)
-    }
-
-    pub fn reserved_peak_bytes(&self) -> u64 {
-        self.reserved_peak.load(SeqCst)
-    }
-
-    pub fn fail_creations(&self, count: u64, how: Failure) {
-        self.creations.store(count, SeqCst);
-        self.how.store(how as u64, SeqCst);
-    }
-
-    pub fn fail_transfers(&self, count: u64) {
-        self.transfers.store(count, SeqCst);
-    }
-
-    pub fn lose(&self) {
-        self.lost.store(1, SeqCst);
-    }
-
-    pub fn is_lost(&self) -> bool {
-        self.lost.load(SeqCst) > 0
-    }
-
-    /// From now on work is done a little at a time, or at once if `pace` is 0.
-    pub fn be_late(&self, pace: u64) {
-        self.pace.store(pace, SeqCst);
-    }
-
-    pub fn is_late(&self) -> bool {
-        self.pace.load(SeqCst) > 0
-    }
-
-    /// How the next creation fails, if it does.
-    pub fn next_creation(&self) -> Option<Failure> {
-        (self.creations.load(SeqCst) > 0).then(|| FAILURES[self.how.load(SeqCst) as usize])
-    }
-
-    /// Whether anything is going to fail.
-    pub fn is_near(&self) -> bool {
-        self.is_lost() || self.creations.load(SeqCst) > 0 || self.transfers.load(SeqCst) > 0
-    }
-
-    pub fn faults(&self) -> u64 {
-        self.faults.load(SeqCst)
-    }
-
-    /// Counts one of the planned failures down; whether this call fails.
-    fn is_due(&self, planned: &AtomicU64) -> bool {
-        let is_due = planned.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
-        self.faults.fetch_add(u64::from(is_due), SeqCst);
-        is_due
-    }
-
-    fn check(&self) -> Result<()> {
-        match self.is_lost() {
-            true => Err(Error::new(ErrorKind::DeviceLost, "lost, as the program wants")),
-            false => Ok(()),
-        }
-    }
-
-    fn transfer(&self) -> Result<()> {
-        self.check()?;
-        if self.is_due(&self.transfers) {
-            return Err(Error::new(ErrorKind::Device, "the transfer fails, as the program wants"));
-        }
-        self.recorded.fetch_add(1, SeqCst);
-        Ok(())
-    }
-
-    fn create(&self, bytes: u64) -> Result<()> {
-        self.check()?;
-        let how = self.how.load(SeqCst) as usize;
-        if !self.is_due(&self.creations) {
-            return Ok(());
-        }
-        let kind = match FAILURES[how] {
-            Failure::OutOfMemory => ErrorKind::OutOfMemory,
-            Failure::Device => ErrorKind::Device,
-            Failure::Panic => std::panic::resume_unwind(Box::new(Planned)),
-        };
-        Err(Error::new(kind, format!("a slab of {bytes} bytes fails, as the program wants")))
-    }
-}
-
 /// Host memory that fails as told.
 #[derive(Debug, Clone)]
 pub struct Disturbed {
@@ -175,9 +58,19 @@ pub struct DisturbedSlab {
     trouble: Arc<Trouble>,
 }
 
+impl DisturbedSlab {
+    /// A write into a part of the span has failed.
+    fn spoil(&self, span: &mut Span, at: u64, len: u64) {
+        if span.range(at, len).is_ok() {
+            Host.upload(&self.slab, span, at, &vec![0xdb; len as usize]).expect("a range of the span");
+        }
+    }
+}
+
 impl Drop for DisturbedSlab {
     fn drop(&mut self) {
-        self.trouble.reserved.fetch_sub(self.bytes, SeqCst);
+        self.trouble.unreserve(self.bytes);
+        self.trouble.pass(Callback::DropSlab);
     }
 }
 
@@ -185,10 +78,12 @@ impl Backend for Disturbed {
     type Slab = DisturbedSlab;
 
     fn name(&self) -> &str {
+        self.trouble.pass(Callback::Name);
         "disturbed"
     }
 
     fn limits(&self) -> Limits {
+        self.trouble.pass(Callback::Limits);
         self.limits
     }
 
@@ -197,58 +92,71 @@ impl Backend for Disturbed {
         assert!(bytes > 0 && bytes.is_multiple_of(granule_bytes) && bytes <= slab.bytes, "a slab of {bytes} bytes");
         self.trouble.create(bytes)?;
         let slab = Host.create_slab(bytes)?;
-        let reserved_bytes = self.trouble.reserved.fetch_add(bytes, SeqCst) + bytes;
-        self.trouble.reserved_peak.fetch_max(reserved_bytes, SeqCst);
+        self.trouble.reserve(bytes);
         Ok(DisturbedSlab { slab, bytes, trouble: Arc::clone(&self.trouble) })
     }
 
     fn upload(&self, slab: &DisturbedSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
-        self.trouble.transfer()?;
+        self.trouble.transfer(Callback::Upload, || slab.spoil(span, at, bytes.len() as u64))?;
         Host.upload(&slab.slab, span, at, bytes)
     }
 
     fn download(&self, slab: &DisturbedSlab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
-        self.trouble.transfer()?;
+        self.trouble.transfer(Callback::Download, || {})?;
         Host.download(&slab.slab, span, at, bytes)
     }
 
     fn fill(&self, slab: &DisturbedSlab, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()> {
-        self.trouble.transfer()?;
+        self.trouble.transfer(Callback::Fill, || slab.spoil(span, 0, len))?;
         Host.fill(&slab.slab, span, len, pattern)
     }
 
+    fn zero_if_free(&self, slab: &DisturbedSlab, span: &mut Span, len: u64) -> Result<bool> {
+        self.trouble.transfer(Callback::Zero, || slab.spoil(span, 0, len))?;
+        if self.trouble.must_wait() {
+            return Ok(false);
+        }
+        Host.fill(&slab.slab, span, len, &[0]).map(|()| true)
+    }
+
     fn copy(&self, from: CopySrc<'_, DisturbedSlab>, to: CopyDst<'_, DisturbedSlab>, len: u64) -> Result<()> {
-        self.trouble.transfer()?;
+        self.trouble.transfer(Callback::Copy, || to.slab.spoil(to.span, to.at, len))?;
         let from = CopySrc { slab: &from.slab.slab, span: from.span, at: from.at };
         Host.copy(from, CopyDst { slab: &to.slab.slab, span: to.span, at: to.at }, len)
     }
 
     fn check(&self) -> Result<()> {
+        self.trouble.pass(Callback::Check);
         self.trouble.check()
     }
 
     /// Staging is a number here.
     fn open_staging(&self, bytes: u64) -> Result<u64> {
+        self.trouble.pass(Callback::OpenStaging);
         Ok(bytes)
     }
 
     fn recorded(&self) -> u64 {
-        self.trouble.recorded.load(SeqCst)
+        self.trouble.pass(Callback::Recorded);
+        self.trouble.recorded()
     }
 
     fn completed(&self) -> u64 {
-        let recorded = self.recorded();
-        let pace = self.trouble.pace.load(SeqCst);
-        let step = |completed: u64| Some(if pace == 0 { recorded } else { recorded.min(completed + pace) });
-        match self.trouble.completed.fetch_update(SeqCst, SeqCst, step) {
-            Ok(before) => step(before).unwrap_or(before),
-            Err(before) => before,
-        }
+        self.trouble.pass(Callback::Completed);
+        self.trouble.completed()
+    }
+
+    /// The pool's own thread comes here, too.
+    fn flush(&self) -> Result<()> {
+        logger::attend(&self.trouble);
+        self.trouble.pass(Callback::Flush);
+        Ok(())
     }
 
     fn complete(&self, point: u64) -> Result<()> {
+        self.trouble.pass(Callback::Complete);
         self.trouble.check()?;
-        self.trouble.completed.fetch_max(point, SeqCst);
+        self.trouble.complete(point);
         Ok(())
     }
 }

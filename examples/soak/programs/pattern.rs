@@ -75,13 +75,26 @@ impl Content {
 
     /// Looks at the bytes that are known: some, or all if `is_whole`.
     pub fn verify<B: Backend>(self, block: &Block<B>, is_whole: bool) -> Result<()> {
+        match self.differs(block, is_whole)? {
+            Some(difference) => panic!("{difference}"),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`verify`](Self::verify); says what differs.
+    pub fn differs<B: Backend>(self, block: &Block<B>, is_whole: bool) -> Result<Option<String>> {
         let mut found = [0; PART_BYTES];
+        let mut difference = None;
         self.each_part(is_whole && self.is_whole, |at, expected| {
             let found = &mut found[..expected.len()];
             block.download(at, found)?;
-            assert!(found == expected, "byte {at} and on of {block:?}: {found:x?} where {self:?} was: {expected:x?}");
+            if found != expected && difference.is_none() {
+                let what = format!("{found:x?} where {self:?} was: {expected:x?}");
+                difference = Some(format!("byte {at} and on of {block:?}: {what}"));
+            }
             Ok(())
-        })
+        })?;
+        Ok(difference)
     }
 
     fn each_part(self, is_whole: bool, mut part: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {

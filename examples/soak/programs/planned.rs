@@ -9,9 +9,12 @@ use tensorpool::plan::{self, Lifetime, Options};
 use tensorpool::{Backend, PlannedSteps};
 
 use super::Choices;
+use super::bombs::caught;
 use super::disturbed::Ground;
 use super::pool::Program;
-use super::pool_model::{Place, place_of};
+use super::pool_choose::Event;
+use super::pool_events::quietly;
+use super::pool_model::Place;
 use super::pool_requests::Ask;
 
 /// Events of a step that are repeated at most.
@@ -81,6 +84,12 @@ impl<B: Backend> Steps<B> {
         }
     }
 
+    /// Blocks have moved from the first place to the second, all at once.
+    pub fn moved(&mut self, moves: &[(Place, Place)]) {
+        let left: Vec<_> = moves.iter().map(|(from, to)| (*to, self.numbers.remove(from))).collect();
+        self.numbers.extend(left.into_iter().filter_map(|(to, number)| Some((to, number?))));
+    }
+
     fn end(&mut self) {
         let now = mem::take(&mut self.now);
         if (1..=EVENTS_MOST).contains(&now.len()) {
@@ -109,24 +118,33 @@ impl<B: Backend> Steps<B> {
 impl<B: Ground> Program<B> {
     /// A batch may be given places, and then be served without them: only the peaks remember.
     pub fn has_planned_batch(&self, asks: &[Ask]) -> bool {
-        self.steps.planning.is_some() && asks.len() > 1
+        self.is_planning() && asks.len() > 1
+    }
+
+    pub fn is_planning(&self) -> bool {
+        self.steps.planning.is_some()
+    }
+
+    /// Allocations that had planned places.
+    pub fn planned_so_far(&self) -> u64 {
+        let _pause = self.trouble.pause();
+        if self.is_planning() { self.pool().stats().allocations_planned } else { 0 }
     }
 
     /// A backend that is to fail may refuse the arena; so may a budget that is used, or steps that are planned already.
     pub fn begin_steps(&mut self, how: Begin) {
         let planning = match how {
-            Begin::Auto => self.pool.auto_plan().ok(),
+            Begin::Auto => caught(|| self.pool().auto_plan()),
             Begin::LastStep => {
                 let lifetimes = self.steps.lifetimes();
                 let options = Options::new().align(self.limits.alignment_bytes).steps(2_000);
-                // No creation may panic here: what then comes of the call is not looked at.
-                let plan = plan::solve(&lifetimes, &options).ok().filter(|_| !self.may_panic());
-                plan.and_then(|plan| self.pool.follow_plan(&lifetimes, &plan).ok())
+                let Ok(plan) = plan::solve(&lifetimes, &options) else { return };
+                caught(|| self.pool().follow_plan(&lifetimes, &plan))
             }
         };
-        if planning.is_some() {
-            assert!(self.steps.planning.is_none(), "planned twice");
-            self.steps.planning = planning;
+        if let Some(Ok(planning)) = planning {
+            assert!(!self.is_planning(), "planned twice");
+            self.steps.planning = Some(planning);
             self.steps.were_planned = true;
         }
     }
@@ -134,21 +152,18 @@ impl<B: Ground> Program<B> {
     pub fn end_steps(&mut self) {
         if let Some(planning) = self.steps.planning.take() {
             assert!(!planning.report().to_string().is_empty());
+            quietly(|| drop(planning));
         }
     }
 
     pub fn mark_step(&mut self) {
-        if !self.may_panic() {
-            self.pool.mark_step();
-            self.steps.end();
-        }
+        let is_over = caught(|| self.pool().mark_step()).is_some();
+        self.record_step(is_over);
+        self.steps.end();
     }
 
     /// The last step again, and its end. A block is freed if it is there.
     pub fn repeat_step(&mut self, deviations: u64, choices: &mut impl Choices) {
-        if self.may_panic() {
-            return;
-        }
         self.mark_step();
         let mut places = Vec::new();
         for did in self.steps.last.clone() {
@@ -162,16 +177,21 @@ impl<B: Ground> Program<B> {
                     }
                     let before = self.held.len();
                     if before < self.setup.blocks_most {
+                        self.trail.add(Event::Alloc(ask));
                         self.alloc(ask);
                     }
-                    places.push(self.held[before..].first().and_then(|held| place_of(&held.block)));
+                    places.push(self.held.get(before..).and_then(|held| held.first()?.facts.place));
                 }
                 Did::Free(number) => {
                     let place = places.get(number).copied().flatten();
-                    let index = self.held.iter().rposition(|held| place.is_some() && place_of(&held.block) == place);
-                    index.into_iter().for_each(|index| self.free(index));
+                    let index = self.held.iter().rposition(|held| place.is_some() && held.facts.place == place);
+                    if let Some(index) = index {
+                        self.trail.add(Event::Free(index));
+                        self.free(index);
+                    }
                 }
             }
+            self.poll_rung();
             self.compare();
         }
     }

@@ -1,21 +1,22 @@
-//! The events of a program on a pool.
+//! The events of a program on a pool: blocks come, are written and looked at, and go.
 
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use tensorpool::{Block, ErrorKind, Pool, Priority, Result};
 
-use super::disturbed::{Failure, Ground, Planned};
+use super::Count;
+use super::bombs::caught;
+use super::disturbed::Ground;
 use super::pattern::{Content, Pattern};
 use super::pool::{Held, Program, Retired};
 use super::pool_judge::Attempt;
-use super::pool_model::place_of;
+use super::pool_model::{Facts, ensure};
 use super::pool_requests::Ask;
 
 /// Blocks that are written and looked at as a whole, and not only in places.
-const WHOLE_BYTES_MOST: u64 = 16 << 10;
+pub const WHOLE_BYTES_MOST: u64 = 16 << 10;
 
 impl<B: Ground> Program<B> {
     pub fn alloc(&mut self, ask: Ask) {
@@ -25,6 +26,7 @@ impl<B: Ground> Program<B> {
     }
 
     pub fn alloc_all(&mut self, asks: &[Ask]) {
+        self.done[Count::Batches] += 1;
         let requests: Vec<_> = asks.iter().map(|ask| ask.request(&self.setup)).collect();
         self.attempt(asks, true, |pool| pool.alloc_all(&requests));
     }
@@ -47,78 +49,91 @@ impl<B: Ground> Program<B> {
             }
         });
         if is_pending {
+            self.done[Count::FuturesDropped] += 1;
             assert!(ask.wait.is_some(), "a future that need not wait");
-            self.recount(1);
+            self.may_have_had(1);
         }
     }
 
     /// Whatever comes of a call is looked at: the blocks, the error, or the panic that the program wanted.
     fn attempt(&mut self, asks: &[Ask], may_block: bool, call: impl FnOnce(&Pool<B>) -> Result<Vec<Block<B>>>) {
+        self.collect();
+        self.has_waited |= asks.iter().any(|ask| ask.wait.is_some());
         let attempt = Attempt::new(self, asks, may_block);
-        let planned = self.pool.stats().allocations_planned;
-        let result = catch_unwind(AssertUnwindSafe(|| call(&self.pool)));
-        self.steps.is_planned = self.pool.stats().allocations_planned > planned;
+        let planned = self.planned_so_far();
+        let result = caught(|| call(self.pool()));
+        self.steps.is_planned = self.planned_so_far() > planned;
         match result {
-            Ok(Ok(blocks)) => {
+            Some(Ok(blocks)) => {
                 if self.has_planned_batch(asks) {
-                    self.books.peaks_may_be_more();
+                    self.may_have_had(0);
                 }
                 // Fewer only if a future was given up.
-                for (block, ask) in blocks.into_iter().zip(asks) {
-                    self.receive(block, ask);
-                }
+                self.receive_all(blocks, asks, self.record_number());
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 self.judge(&attempt, &error);
-                self.recount(asks.len() as u64);
+                self.may_have_had(asks.len());
             }
-            Err(payload) if payload.is::<Planned>() => self.recount(asks.len() as u64),
-            Err(payload) => resume_unwind(payload),
+            None => self.may_have_had(asks.len()),
         }
     }
 
-    /// Blocks that nobody has seen may have been handed out and taken back: they count, at most so many.
-    fn recount(&mut self, most: u64) {
-        let allocations = self.pool.stats().allocations;
-        let range = self.books.allocations..=self.books.allocations + most;
-        assert!(range.contains(&allocations), "{allocations} allocations, and not {range:?}");
-        self.books.allocations = allocations;
-        self.books.peaks_may_be_more();
+    /// So many blocks may have been handed out and taken back before the program saw them.
+    pub fn may_have_had(&mut self, blocks: usize) {
+        self.books.may_have_had(blocks);
+        self.blur_record();
     }
 
-    fn receive(&mut self, mut block: Block<B>, ask: &Ask) {
+    /// Takes blocks that were handed out while this record was on, if one was.
+    pub fn receive_all(&mut self, blocks: Vec<Block<B>>, asks: &[Ask], record: Option<u64>) {
+        // What wakers have freed may be what has just been handed out.
+        self.collect();
+        for (block, ask) in blocks.into_iter().zip(asks) {
+            self.receive(block, ask, record);
+        }
+    }
+
+    fn receive(&mut self, block: Block<B>, ask: &Ask, record: Option<u64>) {
         assert_eq!((block.bytes(), block.label()), (ask.bytes, self.setup.labels[ask.label].as_str()));
         assert!(ask.align_bytes.is_power_of_two() && ask.align_bytes <= self.limits.alignment_bytes, "{ask:?}");
         let is_high = ask.priority == Priority::High;
-        self.books.add(&block, ask.label, is_high, self.limits.alignment_bytes);
+        let facts = Facts::of(&block, ask.label, is_high);
+        self.books.add(&facts, self.limits.alignment_bytes);
         if !is_high && ask.bytes > 0 && !self.steps.is_planned {
             let left_bytes = self.setup.open_bytes() - self.books.used_bytes - self.books.retired_bytes;
             let closed_bytes = self.setup.reserve_bytes.saturating_sub(self.books.high_bytes);
             assert!(left_bytes >= closed_bytes, "{left_bytes} are left, {closed_bytes} are closed: {ask:?}");
         }
+        self.steps.served(facts.place);
+        self.keep(block, facts, ask.zeroed, record);
+    }
+
+    /// The program has another block, which is in this record, if there is still that.
+    pub fn keep(&mut self, mut block: Block<B>, facts: Facts, is_zeroed: bool, record: Option<u64>) {
         let mut content = None;
         if B::KEEPS_BYTES {
-            if ask.zeroed {
-                let is_whole = ask.bytes <= WHOLE_BYTES_MOST;
-                self.tolerate(|_| Content::zeros(&block).verify(&block, is_whole));
+            if is_zeroed || self.setup.zero_on_free {
+                let is_whole = facts.bytes <= WHOLE_BYTES_MOST;
+                self.tolerate(|| Content::zeros(&block).verify(&block, is_whole));
             }
-            let is_whole = ask.bytes <= WHOLE_BYTES_MOST && self.patterns.is_multiple_of(8);
+            let is_whole = facts.bytes <= WHOLE_BYTES_MOST && self.patterns.is_multiple_of(8);
             content = self.write_pattern(&mut block, is_whole);
         }
-        self.steps.served(place_of(&block));
-        self.held.push(Held { block, content, label: ask.label, holds: Vec::new() });
+        let entry = self.record_alloc(&facts, record);
+        self.held.push(Held { block, facts, content, holds: Vec::new(), entry });
     }
 
     fn write_pattern(&mut self, block: &mut Block<B>, is_whole: bool) -> Option<Content> {
         self.patterns += 1;
         let pattern = Pattern::Unique(self.patterns);
-        self.tolerate(|_| Content::write(block, pattern, is_whole))
+        self.tolerate(|| Content::write(block, pattern, is_whole))
     }
 
-    /// Transfers may fail only if they were to.
-    fn tolerate<T>(&self, transfer: impl FnOnce(&Self) -> Result<T>) -> Option<T> {
-        let is_near = self.trouble.as_ref().is_some_and(|trouble| trouble.is_near());
-        match transfer(self) {
+    /// Transfers may fail, or panic, only if they were to.
+    pub fn tolerate<T>(&self, transfer: impl FnOnce() -> Result<T>) -> Option<T> {
+        let is_near = self.trouble.is_near();
+        match caught(transfer)? {
             Ok(value) => Some(value),
             Err(error) => {
                 assert!(is_near && matches!(error.kind(), ErrorKind::Device | ErrorKind::DeviceLost), "{error}");
@@ -138,40 +153,39 @@ impl<B: Ground> Program<B> {
     pub fn fill(&mut self, index: usize, pattern: [u8; 4], len: usize) {
         self.verify(index, false);
         let mut held = self.held.swap_remove(index);
-        held.content = self.tolerate(|_| Content::fill(&mut held.block, pattern, len));
+        held.content = self.tolerate(|| Content::fill(&mut held.block, pattern, len));
         self.held.push(held);
     }
 
     pub fn copy(&mut self, from: usize, to: usize) {
-        let Ok([from, to]) = self.held.get_disjoint_mut([from, to]) else { return };
-        let Some(content) = from.content else { return };
-        let is_near = self.trouble.as_ref().is_some_and(|trouble| trouble.is_near());
-        to.content = match content.copy(&from.block, &mut to.block) {
-            Ok(content) => content,
-            Err(error) => {
-                assert!(is_near && error.kind() == ErrorKind::Device, "{error}");
-                None
-            }
-        };
+        if from == to {
+            return;
+        }
+        let Some(content) = self.held[from].content else { return };
+        let mut target = self.held.swap_remove(to);
+        let from = if from == self.held.len() { to } else { from };
+        let source = &self.held[from].block;
+        target.content = self.tolerate(|| content.copy(source, &mut target.block)).flatten();
+        self.held.push(target);
     }
 
     pub fn verify(&self, index: usize, is_whole: bool) {
         let Held { block, content: Some(content), .. } = &self.held[index] else { return };
         if B::KEEPS_BYTES {
             let is_whole = is_whole && block.bytes() <= WHOLE_BYTES_MOST;
-            self.tolerate(|_| content.verify(block, is_whole));
+            self.tolerate(|| content.verify(block, is_whole));
         }
     }
 
     pub fn free(&mut self, index: usize) {
         self.verify(index, self.patterns.is_multiple_of(8));
-        let Held { block, label, holds, .. } = self.held.swap_remove(index);
-        self.books.remove(&block, label, !holds.is_empty());
-        let place = place_of(&block);
-        self.steps.freed(place);
-        drop(block);
+        let Held { block, facts, holds, entry, .. } = self.held.swap_remove(index);
+        self.books.remove(&facts, !holds.is_empty());
+        self.steps.freed(facts.place);
+        self.record_free(entry);
+        quietly(|| drop(block));
         // Blocks of zero bytes take no place.
-        self.retired.extend(place.filter(|_| !holds.is_empty()).map(|place| Retired { place, holds }));
+        self.retired.extend(facts.place.filter(|_| !holds.is_empty()).map(|place| Retired { place, holds }));
     }
 
     pub fn free_many(&mut self, from: usize, count: usize) {
@@ -195,19 +209,51 @@ impl<B: Ground> Program<B> {
         }
     }
 
-    /// Everything that may be asked of a pool without changing it.
+    pub fn trim(&mut self) {
+        caught(|| self.pool().trim());
+    }
+
+    /// Everything that may be asked of a pool without changing it, and the peaks.
     pub fn look(&mut self) {
-        self.books.compare_holders(&self.pool.holders(), &self.setup);
-        assert!(!format!("{:?} {}", self.pool, self.pool.stats()).is_empty());
-        self.pool.check();
+        caught(|| self.pool().stats());
+        caught(|| self.pool().holders());
+        caught(|| assert!(!format!("{:?} {}", self.pool(), self.pool().stats()).is_empty()));
+        let trouble = std::sync::Arc::clone(&self.trouble);
+        let _pause = trouble.pause();
+        if self.waiters.is_empty() {
+            self.compare_patiently(Self::try_compare_holders);
+            self.pool().check();
+        }
         if self.trail.events().is_multiple_of(2) {
-            self.pool.reset_peaks();
-            self.books.reset_peaks();
+            self.pool().reset_peaks();
+            // Where another thread may be at work, something may have come or gone just before.
+            self.books.reset_peaks(!self.has_waited);
         }
     }
 
-    /// A panic on the pool's own thread is not for this program to catch.
-    pub fn may_panic(&self) -> bool {
-        self.trouble.as_ref().is_some_and(|trouble| trouble.next_creation() == Some(Failure::Panic))
+    fn try_compare_holders(&mut self) -> Result<(), String> {
+        self.collect();
+        let activity = self.office.activity()?;
+        let holders = self.pool().holders();
+        ensure!(self.office.activity()? == activity, "a waker came in between");
+        self.books.compare_holders(&holders, &self.setup)
     }
+
+    /// The last handle goes while blocks are held, some of which are freed meanwhile; another one gives a new handle.
+    pub fn orphan(&mut self, freed: usize) {
+        if self.record.is_some() || self.is_planning() || freed >= self.held.len() {
+            return;
+        }
+        self.done[Count::LastHandles] += 1;
+        let last = self.set_pool(None);
+        quietly(|| drop(last));
+        self.free_many(0, freed);
+        let pool = self.held[0].block.pool();
+        self.set_pool(Some(pool));
+    }
+}
+
+/// Drops something. A drop does not panic, whatever the program's own code does in it.
+pub fn quietly(drop: impl FnOnce()) {
+    assert!(caught(drop).is_some(), "a drop has panicked");
 }

@@ -13,15 +13,24 @@ pub struct Attempt<'a> {
     may_block: bool,
     /// Nothing was held, nothing retired: the whole budget could be had.
     was_empty: bool,
-    /// The backend was to fail.
+    /// The backend was to fail, or other requests are in line.
     was_near: bool,
+    has_others: bool,
+    /// Calls of wakers and writers until then.
+    activity: Result<u64, String>,
 }
 
 impl<'a> Attempt<'a> {
     pub fn new<B: Ground>(program: &Program<B>, asks: &'a [Ask], may_block: bool) -> Self {
         let was_empty = program.books.used_bytes + program.books.retired_bytes == 0;
-        let was_near = program.trouble.as_ref().is_some_and(|trouble| trouble.is_near());
-        Self { asks, may_block, was_empty, was_near }
+        let was_near = program.trouble.is_near();
+        let (has_others, activity) = (!program.waiters.is_empty(), program.office.activity());
+        Self { asks, may_block, was_empty, was_near, has_others, activity }
+    }
+
+    /// Whether nothing but the call was at work.
+    fn was_alone<B: Ground>(&self, program: &Program<B>) -> bool {
+        !self.has_others && self.activity.is_ok() && self.activity == program.office.activity()
     }
 
     fn bytes(&self) -> u64 {
@@ -57,7 +66,10 @@ impl<B: Ground> Program<B> {
             _ => false,
         };
         assert!(is_right, "{:?} for {:?}: {error}", error.kind(), attempt.asks);
-        self.judge_numbers(attempt, error);
+        // What others have got or freed meanwhile is not in the books.
+        if attempt.was_alone(self) {
+            self.judge_numbers(attempt, error);
+        }
     }
 
     fn judge_numbers(&self, attempt: &Attempt<'_>, error: &Error) {
@@ -69,10 +81,13 @@ impl<B: Ground> Program<B> {
         assert!(shortage.needed_bytes >= shortage.asked_bytes, "{error}");
         assert_eq!(shortage.may_grow, !attempt.any(|ask| ask.without[GROW]), "{error}");
         if error.kind() != ErrorKind::OverBudget && attempt.any(|ask| ask.priority != Priority::High) {
-            // What is in the arena of planned steps is of no priority.
-            let closed_bytes = self.setup.reserve_bytes.saturating_sub(self.books.high_bytes);
-            assert!(shortage.high_priority_reserve_bytes >= closed_bytes, "{closed_bytes} are closed: {error}");
-            assert!(self.steps.were_planned || shortage.high_priority_reserve_bytes == closed_bytes, "{error}");
+            // What waits to be zeroed may be of high priority; what is in the arena of planned steps is of none.
+            let dirty_bytes = shortage.retired_bytes.saturating_sub(self.books.retired_bytes);
+            let closed_bytes = |high_bytes| self.setup.reserve_bytes.saturating_sub(high_bytes);
+            let least_bytes = closed_bytes(self.books.high_bytes + dirty_bytes);
+            let most_bytes = closed_bytes(if self.steps.were_planned { 0 } else { self.books.high_bytes });
+            let is_right = (least_bytes..=most_bytes).contains(&shortage.high_priority_reserve_bytes);
+            assert!(is_right, "{least_bytes} to {most_bytes} are closed: {error}");
         }
         match error.kind() {
             ErrorKind::Full if attempt.any(|ask| ask.without[GROW]) => {}
@@ -91,7 +106,7 @@ impl<B: Ground> Program<B> {
         // Who waits in line does not wait for a device beyond his time.
         let may_block = attempt.may_block && (attempt.any(|ask| ask.wait.is_none()) || !self.is_late());
         let may_all = may_block && attempt.asks.iter().all(Ask::may_do_all);
-        may_all && attempt.was_empty && !attempt.was_near
+        may_all && attempt.was_empty && !attempt.was_near && attempt.was_alone(self)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a pool must say of itself: what is held and where, as one thread knows that made all the calls.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use tensorpool::{Backend, Block, Holder, Stats};
 
@@ -9,42 +9,78 @@ use super::pool_requests::{LABELS, Setup};
 /// A block's place: the slab's serial number, and the first byte.
 pub type Place = (u64, u64);
 
+/// Fails with these words and values unless the condition holds.
+macro_rules! ensure {
+    ($condition:expr, $($words:tt)+) => {
+        if !$condition {
+            return Err(format!($($words)+));
+        }
+    };
+}
+pub(super) use ensure;
+
+/// What the books know of a block, also when it is not in the program's hands.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// `None` for zero bytes.
+    pub place: Option<Place>,
+    pub bytes: u64,
+    pub held_bytes: u64,
+    pub label: usize,
+    /// It was asked for with high priority.
+    pub is_high: bool,
+}
+
+impl Facts {
+    pub fn of<B: Backend>(block: &Block<B>, label: usize, is_high: bool) -> Self {
+        Self { place: place_of(block), bytes: block.bytes(), held_bytes: block.bytes_held(), label, is_high }
+    }
+}
+
+/// How exactly the pool's numbers are known.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// Slabs may be on their way to a device that is not done, and freed blocks may wait to be zeroed.
+    pub retired_is_least: bool,
+    /// Futures were served that the program has not looked at, for so many bytes and blocks at most.
+    pub unseen: Option<(u64, u64)>,
+    /// Requests in line, those not counted that may have left it.
+    pub waiting: u64,
+}
+
 /// The books of a program.
 #[derive(Debug, Default)]
 pub struct Books {
     pub live_bytes: u64,
     pub used_bytes: u64,
     pub blocks: u64,
-    pub allocations: u64,
+    allocations: u64,
+    /// So many more may have been handed out and taken back before the program saw them.
+    allocations_unseen: u64,
     /// Of blocks that are dropped, and still used.
     pub retired_bytes: u64,
     /// Of blocks of high priority, dropped ones that are still used among them.
     pub high_bytes: u64,
-    high_places: BTreeSet<Place>,
     live_peak_bytes: u64,
     used_peak_bytes: u64,
-    /// Something may have been handed out and taken back before anybody saw it.
+    /// Something may have been handed out and taken back before the program saw it.
     peaks_are_least: bool,
-    /// All places that nobody else may have, with their bytes.
-    occupied: BTreeMap<Place, u64>,
+    /// All places that no other block may have, with their bytes, and whether those are of high priority.
+    occupied: BTreeMap<Place, (u64, bool)>,
     /// Bytes and blocks of each label.
     labels: [(u64, u64); LABELS],
 }
 
 impl Books {
     /// A block was handed out.
-    pub fn add<B: Backend>(&mut self, block: &Block<B>, label: usize, is_high: bool, alignment_bytes: u64) {
-        let (bytes, held_bytes) = (block.bytes(), block.bytes_held());
-        let Some(place) = place_of(block) else {
+    pub fn add(&mut self, facts: &Facts, alignment_bytes: u64) {
+        let Facts { bytes, held_bytes, label, is_high, .. } = *facts;
+        let Some(place) = facts.place else {
             return assert_eq!((bytes, held_bytes), (0, 0), "a block of no slab");
         };
-        assert!(bytes > 0 && held_bytes >= bytes, "{block:?}");
-        assert_eq!(place.1 % alignment_bytes, 0, "{block:?} is not aligned");
-        self.occupy(place, held_bytes);
-        if is_high {
-            self.high_places.insert(place);
-            self.high_bytes += held_bytes;
-        }
+        assert!(bytes > 0 && held_bytes >= bytes, "{facts:?}");
+        assert_eq!(place.1 % alignment_bytes, 0, "{facts:?} is not aligned");
+        self.occupy(place, (held_bytes, is_high));
         self.live_bytes += bytes;
         self.used_bytes += held_bytes;
         self.blocks += 1;
@@ -56,10 +92,10 @@ impl Books {
     }
 
     /// A block is about to be dropped. Its place is free, unless it is retired: then until [`vacate`](Self::vacate).
-    pub fn remove<B: Backend>(&mut self, block: &Block<B>, label: usize, is_retired: bool) {
-        let Some(place) = place_of(block) else { return };
-        let held_bytes = block.bytes_held();
-        self.live_bytes -= block.bytes();
+    pub fn remove(&mut self, facts: &Facts, is_retired: bool) {
+        let Facts { bytes, held_bytes, label, .. } = *facts;
+        let Some(place) = facts.place else { return };
+        self.live_bytes -= bytes;
         self.used_bytes -= held_bytes;
         self.blocks -= 1;
         self.labels[label].0 -= held_bytes;
@@ -67,79 +103,114 @@ impl Books {
         if is_retired {
             self.retired_bytes += held_bytes;
         } else {
-            assert_eq!(self.leave(place), held_bytes);
+            assert_eq!(self.leave(place).0, held_bytes);
         }
     }
 
     /// The last hold on a retired block has ended.
     pub fn vacate(&mut self, place: Place) {
-        self.retired_bytes -= self.leave(place);
+        self.retired_bytes -= self.leave(place).0;
     }
 
-    fn leave(&mut self, place: Place) -> u64 {
-        let held_bytes = self.occupied.remove(&place).expect("an occupied place");
-        if self.high_places.remove(&place) {
-            self.high_bytes -= held_bytes;
-        }
-        held_bytes
+    /// Blocks have moved from the first place to the second, all at once.
+    pub fn move_all(&mut self, moves: &[(Place, Place)]) {
+        let left: Vec<_> = moves.iter().map(|(from, to)| (*to, self.leave(*from))).collect();
+        left.into_iter().for_each(|(to, what)| self.occupy(to, what));
     }
 
-    fn occupy(&mut self, place: Place, held_bytes: u64) {
+    fn leave(&mut self, place: Place) -> (u64, bool) {
+        let (held_bytes, is_high) = self.occupied.remove(&place).expect("an occupied place");
+        self.high_bytes -= if is_high { held_bytes } else { 0 };
+        (held_bytes, is_high)
+    }
+
+    fn occupy(&mut self, place: Place, (held_bytes, is_high): (u64, bool)) {
         let (serial, offset) = place;
         let end = offset + held_bytes;
-        if let Some((before, bytes)) = self.occupied.range(..place).next_back() {
+        if let Some((before, (bytes, _))) = self.occupied.range(..place).next_back() {
             assert!(before.0 != serial || before.1 + bytes <= offset, "{before:?} of {bytes} bytes reaches {place:?}");
         }
-        if let Some((after, bytes)) = self.occupied.range(place..).next() {
+        if let Some((after, (bytes, _))) = self.occupied.range(place..).next() {
             assert!(after.0 != serial || after.1 >= end, "{place:?} to {end} reaches {after:?} of {bytes} bytes");
         }
-        self.occupied.insert(place, held_bytes);
+        self.high_bytes += if is_high { held_bytes } else { 0 };
+        self.occupied.insert(place, (held_bytes, is_high));
     }
 
-    /// A call failed that may have handed blocks out and taken them back.
-    pub fn peaks_may_be_more(&mut self) {
+    /// So many blocks may have been handed out and taken back before the program saw them.
+    pub fn may_have_had(&mut self, blocks: usize) {
+        self.allocations_unseen += blocks as u64;
         self.peaks_are_least = true;
     }
 
-    pub fn reset_peaks(&mut self) {
-        (self.live_peak_bytes, self.used_peak_bytes) = (self.live_bytes, self.used_bytes);
-        self.peaks_are_least = false;
+    /// So many were handed out so far, those included that the program has not seen.
+    pub fn allocations_are(&mut self, allocations: u64) {
+        self.allocations = allocations;
+        self.allocations_unseen = 0;
     }
 
-    /// Compares everything that the pool counts. `is_late`: slabs may be on their way to a device that is not done.
-    pub fn compare(&self, stats: &Stats, setup: &Setup, is_late: bool) {
+    /// The pool has reset its peaks; to what is known now, or to what is not known.
+    pub fn reset_peaks(&mut self, are_known: bool) {
+        (self.live_peak_bytes, self.used_peak_bytes) =
+            if are_known { (self.live_bytes, self.used_bytes) } else { (0, 0) };
+        self.peaks_are_least = !are_known;
+    }
+
+    /// Compares everything that the pool counts; says what differs.
+    pub fn compare(&self, stats: &Stats, setup: &Setup, known: Known) -> Result<(), String> {
         let parts_bytes =
             stats.used_bytes + stats.cached_bytes + stats.retired_bytes + stats.free_bytes + stats.staging_bytes;
-        assert_eq!(parts_bytes, stats.reserved_bytes, "the parts: {stats:?}");
-        assert!(stats.reserved_bytes <= stats.reserved_peak_bytes, "{stats:?}");
-        assert!(stats.reserved_peak_bytes <= stats.budget_bytes, "over the budget: {stats:?}");
-        assert_eq!((stats.budget_bytes, stats.staging_bytes), (setup.budget_bytes, setup.staging_bytes));
-        let ours = (self.live_bytes, self.used_bytes, self.blocks, self.allocations, 0);
-        let its = (stats.live_bytes, stats.used_bytes, stats.blocks, stats.allocations, stats.waiting);
-        assert_eq!(ours, its, "live, used, blocks, allocations and waiting: {stats:?}");
-        if is_late {
-            assert!(stats.retired_bytes >= self.retired_bytes, "{} are retired: {stats:?}", self.retired_bytes);
-        } else {
-            assert_eq!(stats.retired_bytes, self.retired_bytes, "retired: {stats:?}");
-        }
+        ensure!(parts_bytes == stats.reserved_bytes, "the parts are {parts_bytes}: {stats:?}");
+        ensure!(stats.reserved_bytes <= stats.reserved_peak_bytes, "over the peak: {stats:?}");
+        ensure!(stats.reserved_peak_bytes <= stats.budget_bytes, "over the budget: {stats:?}");
+        let (ours, its) = ((setup.budget_bytes, setup.staging_bytes), (stats.budget_bytes, stats.staging_bytes));
+        ensure!(ours == its, "budget and staging of {ours:?}: {stats:?}");
+        self.compare_held(stats, known)?;
+        let retired_bytes = self.retired_bytes;
+        let is_right =
+            stats.retired_bytes == retired_bytes || known.retired_is_least && stats.retired_bytes >= retired_bytes;
+        ensure!(is_right, "{retired_bytes} are retired, {known:?}: {stats:?}");
         let ours = (self.live_peak_bytes, self.used_peak_bytes);
         let its = (stats.live_peak_bytes, stats.used_peak_bytes);
-        if self.peaks_are_least {
-            assert!(its.0 >= ours.0 && its.1 >= ours.1, "peaks of {ours:?}: {stats:?}");
+        if self.peaks_are_least || known.unseen.is_some() {
+            ensure!(its.0 >= ours.0 && its.1 >= ours.1, "peaks of {ours:?} at least: {stats:?}");
         } else {
-            assert_eq!(ours, its, "peaks: {stats:?}");
+            ensure!(ours == its, "peaks of {ours:?}: {stats:?}");
         }
+        Ok(())
+    }
+
+    fn compare_held(&self, stats: &Stats, known: Known) -> Result<(), String> {
+        let ours = (self.live_bytes, self.used_bytes, self.blocks);
+        let its = (stats.live_bytes, stats.used_bytes, stats.blocks);
+        let (bytes, blocks) = known.unseen.unwrap_or((0, 0));
+        match known.unseen {
+            None => {
+                ensure!(ours == its, "live, used and blocks of {ours:?}: {stats:?}");
+                ensure!(stats.waiting == known.waiting, "{} are waiting: {stats:?}", known.waiting);
+            }
+            Some(_) => {
+                let is_right = (ours.0..=ours.0.saturating_add(bytes)).contains(&its.0)
+                    && its.1 >= ours.1
+                    && (ours.2..=ours.2 + blocks).contains(&its.2);
+                ensure!(is_right, "live, used and blocks of {ours:?}, {known:?}: {stats:?}");
+            }
+        }
+        let allocations = self.allocations..=self.allocations + self.allocations_unseen + blocks;
+        ensure!(allocations.contains(&stats.allocations), "{allocations:?} allocations: {stats:?}");
+        Ok(())
     }
 
     /// Compares what each label holds.
-    pub fn compare_holders(&self, holders: &[Holder], setup: &Setup) {
+    pub fn compare_holders(&self, holders: &[Holder], setup: &Setup) -> Result<(), String> {
         let mut ours: Vec<_> = (0..LABELS)
             .filter(|label| self.labels[*label].1 > 0)
             .map(|label| (setup.labels[label].as_str(), self.labels[label].0, self.labels[label].1))
             .collect();
         ours.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(b.0)));
         let its: Vec<_> = holders.iter().map(|holder| (holder.label.as_str(), holder.bytes, holder.blocks)).collect();
-        assert_eq!(ours, its, "holders");
+        ensure!(ours == its, "holders {ours:?}: {its:?}");
+        Ok(())
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Setup {
     pub reserve_bytes: u64,
     pub placement: Placement,
     pub policy: SlabPolicy,
+    pub zero_on_free: bool,
+    pub has_free_lists: bool,
     /// Blocks held at most; many more only slow the program down.
     pub blocks_most: usize,
     pub labels: [String; LABELS],
@@ -40,6 +42,8 @@ impl Setup {
             reserve_bytes: if choices.chance(1, 4) { choices.even_in_log(budget_bytes) } else { 0 },
             placement: choices.pick(&[Placement::Exact, Placement::Exact, Placement::PowerOfTwo]),
             policy,
+            zero_on_free: choices.chance(1, 4),
+            has_free_lists: choices.chance(7, 8),
             blocks_most,
             labels: labels(choices),
         }
@@ -51,6 +55,8 @@ impl Setup {
             .high_priority_reserve(self.reserve_bytes)
             .placement(self.placement)
             .slabs(self.policy)
+            .zero_on_free(self.zero_on_free)
+            .free_lists(self.has_free_lists)
     }
 
     /// What blocks can have at most, together.
@@ -61,8 +67,10 @@ impl Setup {
 
 impl fmt::Display for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { budget_bytes, staging_bytes, reserve_bytes, placement, policy, .. } = self;
-        write!(f, "budget {budget_bytes}, staging {staging_bytes}, reserve {reserve_bytes}, {placement}, {policy}")
+        let Self { budget_bytes, staging_bytes, reserve_bytes, placement, policy, zero_on_free, .. } = self;
+        write!(f, "budget {budget_bytes}, staging {staging_bytes}, reserve {reserve_bytes}, {placement}, {policy}")?;
+        let lists = if self.has_free_lists { "free lists" } else { "no free lists" };
+        write!(f, ", {lists}{}", if *zero_on_free { ", zeroing" } else { "" })
     }
 }
 

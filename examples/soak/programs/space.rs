@@ -34,7 +34,7 @@ pub fn run(choices: &mut impl Choices, events: u64) -> Done {
     while program.trail.events() < events && !choices.is_over() {
         program.phase(choices, events);
     }
-    Done { operations: program.end(choices), faults: 0 }
+    Done::operations(program.end(choices))
 }
 
 impl Program {

@@ -15,9 +15,10 @@ use std::time::Duration;
 
 use tensorpool::{Block, Config, ErrorKind, Hold, Placement, Pool, Priority, Request, Result, SlabPolicy};
 
-use super::disturbed::{Disturbed, Failure, Trouble};
+use super::disturbed::Disturbed;
 use super::pattern::{Content, Pattern};
-use super::{Choices, Done, Random};
+use super::trouble::{Failure, Trouble};
+use super::{Choices, Count, Done, Random};
 
 /// Longer than anybody has to wait who can be served.
 const PATIENCE: Duration = Duration::from_secs(100);
@@ -61,7 +62,9 @@ pub fn run(seed: u64, program: u64, events: u64) -> Done {
         ended.into_iter().for_each(|end| end.unwrap_or_else(|panic| resume_unwind(panic)));
     });
     table.end();
-    Done { operations: threads * events, faults: table.trouble.faults() }
+    let mut done = Done::operations(threads * events);
+    done[Count::Faults] = table.trouble.faults();
+    done
 }
 
 impl Table {
