@@ -134,6 +134,11 @@ pub struct Shortage {
     /// Bytes of the budget kept for requests of high priority, if this one was of another: what they do not hold already of the
     /// reserve, or all of it where the request could never be served.
     pub high_priority_reserve_bytes: u64,
+    /// The arena of [planned steps](crate::Pool::auto_plan): bytes that other requests do not get while a block is in it. 0 if
+    /// there is none.
+    pub arena_bytes: u64,
+    /// What no block had of it, which counts as cached.
+    pub arena_idle_bytes: u64,
     /// Whether the request let the pool reserve more ([`Fallback::Grow`](crate::Fallback::Grow)).
     pub may_grow: bool,
     /// How long the request waited in line.
@@ -175,6 +180,10 @@ impl Shortage {
         }
         if self.high_priority_reserve_bytes > 0 {
             write!(f, ", of which {} are kept for high priority", exact(self.high_priority_reserve_bytes))?;
+        }
+        if self.arena_bytes > 0 {
+            let (idle, whole) = (exact(self.arena_idle_bytes), exact(self.arena_bytes));
+            write!(f, ", the arena of planned steps has {whole}, of which {idle} are idle")?;
         }
         if self.waiting > 0 {
             write!(f, ", {} waiting in line", self.waiting)?;

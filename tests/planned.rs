@@ -239,83 +239,54 @@ fn steps_that_return_are_planned_by_themselves() {
             run(&pool, &step);
         }
         let report = planning.report();
-        assert_eq!((report.steps, report.steps_profiled, report.steps_exact), (7, 1, 5), "seed {seed}: {report}");
-        assert_eq!(report.allocations_planned, 5 * allocations as u64, "seed {seed}");
+        assert_eq!((report.steps, report.steps_profiled, report.steps_exact), (7, 1, 4), "seed {seed}: {report}");
+        assert_eq!(report.allocations_planned, 4 * allocations as u64, "seed {seed}");
         assert_eq!(pool.stats().allocations - before, 6 * allocations as u64);
         assert_eq!(report.height_bytes, solve(&pool, &lifetimes(&step)).height);
     }
 }
 
 #[test]
-fn shapes_that_take_turns_are_all_followed_once_they_are_known() {
+fn shapes_that_take_turns_are_all_followed_once_they_come_as_expected() {
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     let shapes: Vec<Vec<Op>> = (0..3).map(|_| random_step(&mut rng, 40, 10_000)).collect();
     let pool = Pool::with_backend(Virtual::default(), &Config::new(64 * MIB)).unwrap();
     let planning = pool.auto_plan().unwrap();
     pool.mark_step();
     let turns = |times: usize| (0..times).for_each(|_| shapes.iter().for_each(|shape| run(&pool, shape)));
-    turns(3);
+    turns(10);
     let before = planning.report();
-    assert_eq!(before.plans, 3);
+    assert_eq!(before.plans, 3, "{before}");
     turns(10);
     let after = planning.report();
     assert_eq!(after.steps_exact - before.steps_exact, 30, "{after}");
     assert_eq!(after.allocations_planned - before.allocations_planned, 30 * 40);
-    assert_eq!(after.last_deviation, before.last_deviation);
-    // In another order they are recognized by what they begin with.
+    // In another order they are the pool's, until they come as expected for some steps.
     for index in [0, 0, 2, 1, 1, 0, 2, 2] {
         run(&pool, &shapes[index]);
     }
     let last = planning.report();
-    assert_eq!(last.steps_exact - after.steps_exact, 8, "{last}");
-}
-
-/// Its beginning was that of another shape, and the next part that of a third.
-#[test]
-fn a_shape_that_is_found_after_another_is_planned_from_its_beginning() {
-    let pool = Pool::with_backend(Virtual::default(), &Config::new(MIB)).unwrap();
-    let planning = pool.auto_plan().unwrap();
-    pool.mark_step();
-    let step = |rest: &[u64]| {
-        let mut ops: Vec<Op> = [1000, 2000].iter().chain(rest).map(|bytes| Op::Alloc(*bytes)).collect();
-        // The first is back early.
-        ops.insert(3, Op::Free(0));
-        ops.extend((1..2 + rest.len()).map(Op::Free));
-        ops
-    };
-    run(&pool, &step(&[300, 400]));
-    run(&pool, &step(&[500, 600, 700]));
-    (0..2).for_each(|_| run(&pool, &step(&[300, 400])));
-    // The first schedule is followed, then the second, and it is neither.
-    run(&pool, &step(&[500, 600, 800]));
-    let before = planning.report();
-    assert_eq!(before.plans, 3);
-    for _ in 0..3 {
-        run(&pool, &step(&[500, 600, 800]));
-    }
-    let after = planning.report();
-    assert_eq!(after.allocations_planned - before.allocations_planned, 3 * 5, "{after}");
-    assert_eq!(after.steps_exact - before.steps_exact, 3, "{after}");
+    assert_eq!((last.steps_exact - after.steps_exact, last.arena_bytes), (1, 0), "{last}");
+    turns(100);
+    assert!(planning.report().steps_exact - last.steps_exact > 100, "{}", planning.report());
 }
 
 #[test]
-fn steps_that_are_never_alike_are_not_planned_for_ever() {
+fn steps_that_are_never_alike_are_not_planned() {
     let pool = Pool::with_backend(Virtual::default(), &Config::new(64 * MIB)).unwrap();
     let planning = pool.auto_plan().unwrap();
     pool.mark_step();
     let step = |number: u64| [Op::Alloc(1000 + 64 * number), Op::Alloc(5000), Op::Free(0), Op::Free(1)];
     (0..100).for_each(|number| run(&pool, &step(number)));
     let report = planning.report();
-    assert_eq!((report.plans, report.steps_exact), (8, 0), "{report}");
-    // One that returns is planned when it is met the second time, and followed the third.
-    for _ in 0..4 {
-        run(&pool, &step(500));
-        run(&pool, &step(501));
-    }
+    assert_eq!((report.plans, report.steps_exact, report.allocations_planned), (0, 0, 0), "{report}");
+    // Nor are most of them written down.
+    assert!(report.steps_profiled < 20, "{report}");
+    // One that returns is planned once it has come eight times.
+    (0..20).for_each(|_| run(&pool, &step(500)));
     let report = planning.report();
-    assert_eq!((report.plans, report.steps_exact), (10, 4), "{report}");
-    (600..604).for_each(|number| run(&pool, &step(number)));
-    assert_eq!(planning.report().plans, 14);
+    assert_eq!(report.plans, 1, "{report}");
+    assert!(report.steps_exact >= 8, "{report}");
 }
 
 /// Gradients that are freed in the next step, after its input has come: as PyTorch's training loops do.
@@ -326,9 +297,9 @@ fn what_goes_on_into_the_next_step_moves_the_cut() {
     let alloc = |kib: u64| pool.alloc(Request::bytes(kib * KIB)).unwrap();
     let mut gradients: Vec<Block<Virtual>> = Vec::new();
     let mut state = None;
-    for number in 0..10 {
+    for number in 0..30 {
         pool.mark_step();
-        if number == 4 {
+        if number == 20 {
             pool.reset_peaks();
         }
         let input = alloc(3);
@@ -342,7 +313,8 @@ fn what_goes_on_into_the_next_step_moves_the_cut() {
         drop(input);
     }
     let report = planning.report();
-    assert_eq!((report.steps_profiled, report.steps_exact), (2, 7), "{report}");
+    // The second step lacks the state of the first, so it takes eight that are alike.
+    assert_eq!((report.steps_profiled, report.steps_exact), (2, 19), "{report}");
     // The input alone crosses the cut, and is the pool's.
     assert_eq!(report.height_bytes, 160 * KIB, "{report}");
     let stats = pool.stats();
@@ -595,7 +567,8 @@ fn threads_share_a_planned_step() {
             }
         });
         let report = planning.report();
-        assert!(report.allocations_planned > 0, "{report}");
+        // Steps of four threads are never alike.
+        assert_eq!(report.allocations_planned > 0, !auto, "{report}");
         drop(planning);
         check_empty(&pool);
     }
@@ -641,54 +614,24 @@ fn check_empty_single<B: Backend>(pool: &Pool<B>) {
     assert_eq!((stats.blocks, stats.live_bytes, stats.retired_bytes, stats.cached_bytes), (0, 0, 0, 0), "{stats:?}");
 }
 
+/// A block of an arena that is given up keeps its place, whatever the next steps are.
 #[test]
-fn an_arena_that_is_in_use_and_too_small_for_the_next_step_is_not_used_for_it() {
+fn a_step_that_is_another_leaves_the_arena() {
     let pool = Pool::host(Config::new(MIB).slabs(SlabPolicy::Single)).unwrap();
     let planning = pool.auto_plan().unwrap();
     pool.mark_step();
-    run(&pool, &[Op::Alloc(100 * KIB), Op::Free(0)]);
+    (0..4).for_each(|_| run(&pool, &[Op::Alloc(100 * KIB), Op::Free(0)]));
     let straggler = pool.alloc(Request::bytes(100 * KIB)).unwrap();
-    drop([300, 120].map(|kib| pool.alloc(Request::bytes(kib * KIB)).unwrap()));
     assert_eq!(planning.report().arena_bytes, 100 * KIB);
-    // Now the taller step is known, and there is no room for its arena.
-    let rest = aside(&pool, 520 * KIB);
     pool.mark_step();
-    // The first is the pool's, for it outlived its step; the last has a place past the end of this arena.
+    // The first is blocked, the second of another step: from there on the step is the pool's.
     let blocks: Vec<_> = [100, 300, 120].into_iter().flat_map(|kib| pool.alloc(Request::bytes(kib * KIB))).collect();
-    apart(&blocks.iter().chain([&rest, &straggler]).collect::<Vec<_>>());
-    drop(blocks);
+    assert_eq!((blocks.len(), planning.report().arena_bytes), (3, 0));
+    apart(&blocks.iter().chain([&straggler]).collect::<Vec<_>>());
     pool.check();
-    drop((rest, straggler));
+    drop(straggler);
     pool.mark_step();
-    drop(planning);
-    check_empty_single(&pool);
-}
-
-#[test]
-fn a_step_does_not_go_over_to_another_plan_that_its_arena_is_too_small_for() {
-    let pool = Pool::host(Config::new(MIB).slabs(SlabPolicy::Single)).unwrap();
-    let planning = pool.auto_plan().unwrap();
-    let shape = |kib: u64| [Op::Alloc(10 * KIB), Op::Alloc(kib * KIB), Op::Free(0), Op::Free(1)];
-    pool.mark_step();
-    for kib in [100, 400, 100, 400] {
-        run(&pool, &shape(kib));
-    }
-    assert_eq!(planning.report().plans, 2);
-    // The lower one is expected, and there is room for no more.
-    let rest = aside(&pool, 700 * KIB);
-    pool.mark_step();
-    run(&pool, &shape(100));
-    if planning.report().arena_bytes >= 410 * KIB || planning.report().arena_bytes == 0 {
-        run(&pool, &shape(100));
-    }
-    let small = planning.report().arena_bytes;
-    assert!(small > 0 && small < 400 * KIB, "{small}");
-    let first = pool.alloc(Request::bytes(10 * KIB)).unwrap();
-    if let Ok(second) = pool.alloc(Request::bytes(400 * KIB)) {
-        apart(&[&rest, &first, &second]);
-    }
-    pool.check();
-    drop((first, rest, planning));
+    drop((blocks, planning));
     check_empty_single(&pool);
 }
 
@@ -804,22 +747,23 @@ fn peaks_of_batches_and_futures_are_exact_too() {
     drop(planning);
 }
 
-/// The next step finds a place for both.
+/// Once the step is known to be longer, a plan has places for both.
 #[test]
 fn a_block_that_lives_longer_than_planned_is_planned_anew() {
     let pool = Pool::with_backend(Virtual::default(), &Config::new(MIB)).unwrap();
     let planning = pool.auto_plan().unwrap();
     pool.mark_step();
-    run(&pool, &[Op::Alloc(5000), Op::Free(0), Op::Alloc(5000), Op::Free(1)]);
+    (0..4).for_each(|_| run(&pool, &[Op::Alloc(5000), Op::Free(0), Op::Alloc(5000), Op::Free(1)]));
+    assert_eq!(planning.report().height_bytes, 5056);
     let longer = [Op::Alloc(5000), Op::Alloc(5000), Op::Free(0), Op::Free(1)];
-    run(&pool, &longer);
-    assert_eq!(planning.report().allocations_blocked, 1);
-    for _ in 0..4 {
-        run(&pool, &longer);
-    }
+    // The plan was followed for two steps, which did not pay: the next one takes longer.
+    (0..100).for_each(|_| run(&pool, &longer));
+    let before = planning.report();
+    assert_eq!((before.plans, before.allocations_blocked, before.height_bytes), (1, 1, 2 * 5056), "{before}");
+    (0..4).for_each(|_| run(&pool, &longer));
     let report = planning.report();
-    assert_eq!((report.plans, report.allocations_blocked, report.steps_exact), (1, 1, 4), "{report}");
-    assert_eq!(report.last_deviation, None);
+    assert_eq!(report.steps_exact - before.steps_exact, 4, "{report}");
+    assert_eq!((report.allocations_blocked, report.last_deviation), (1, None), "{report}");
 }
 
 #[test]
@@ -901,7 +845,7 @@ fn planned_steps_begin_anew() {
     let pool = Pool::host(Config::new(MIB)).unwrap();
     let planning = pool.auto_plan().unwrap();
     pool.mark_step();
-    run(&pool, &[Op::Alloc(5000), Op::Free(0)]);
+    (0..4).for_each(|_| run(&pool, &[Op::Alloc(5000), Op::Free(0)]));
     drop(pool.alloc(Request::bytes(7000)).unwrap());
     assert_eq!(planning.report().allocations_unplanned, 1);
     drop(planning);

@@ -20,14 +20,17 @@ const PASSED_AT_ONCE: usize = 64;
 /// With more of these places are not looked at one by one: nothing goes out until they are back.
 const STRAGGLERS_MAX: usize = 64;
 
-/// States of an entry. Less than these is when it was freed: the number of allocations that the step had made.
-const UNTOUCHED: u32 = u32::MAX;
+/// States of an entry.
+const UNTOUCHED: u8 = 4;
 /// It was asked for, and its place was not free.
-const REFUSED: u32 = u32::MAX - 1;
-const LIVE: u32 = u32::MAX - 2;
-const PASSED: u32 = u32::MAX - 3;
+const REFUSED: u8 = 3;
+const LIVE: u8 = 2;
+/// It was never asked for, and cannot go out any more.
+const PASSED: u8 = 1;
+/// It is back.
+const DONE: u8 = 0;
 
-fn is_done(state: u32) -> bool {
+fn is_done(state: u8) -> bool {
     state < LIVE
 }
 
@@ -102,15 +105,13 @@ pub(crate) enum Found {
 #[derive(Debug)]
 pub struct Cursor {
     schedule: Arc<Schedule>,
-    states: Vec<u32>,
+    states: Vec<u8>,
     /// The entry that is expected next.
     next: usize,
     /// Entries that are live, in this step.
     live: usize,
-    /// Ranges of the arena that blocks of earlier steps have, or of this one from before a [switch](Self::switch).
+    /// Ranges of the arena that blocks of earlier steps have.
     stragglers: Vec<(u64, u64)>,
-    /// Those of this step: which entries they are of, and where they are.
-    carried: Vec<(usize, u64)>,
     /// Every allocation so far was the next entry of the schedule.
     is_exact: bool,
     /// Entries that were asked for.
@@ -121,7 +122,7 @@ impl Cursor {
     /// The first step begins.
     pub fn new(schedule: Arc<Schedule>) -> Self {
         let states = vec![UNTOUCHED; schedule.len()];
-        Self { schedule, states, next: 0, live: 0, stragglers: Vec::new(), carried: Vec::new(), is_exact: true, met: 0 }
+        Self { schedule, states, next: 0, live: 0, stragglers: Vec::new(), is_exact: true, met: 0 }
     }
 
     /// The next step begins, by the same schedule.
@@ -135,29 +136,7 @@ impl Cursor {
         self.states.clear();
         self.states.resize(schedule.len(), UNTOUCHED);
         self.schedule = Arc::clone(schedule);
-        self.carried.clear();
         (self.next, self.is_exact, self.met) = (0, true, 0);
-    }
-
-    /// Goes on by another schedule whose allocations so far were the same. None of them goes out again.
-    pub(crate) fn switch(&mut self, schedule: &Arc<Schedule>) {
-        let (next, met, carried) = (self.next, self.met, self.live().collect());
-        let begun = self.states[..next].to_vec();
-        self.begin(schedule);
-        // What is back stays so, with when. What is not is told when it is.
-        for (state, before) in self.states.iter_mut().zip(begun) {
-            *state = before.min(PASSED);
-        }
-        (self.next, self.met, self.carried) = (next, met, carried);
-    }
-
-    /// A block from before a switch is back.
-    #[cold]
-    fn end_carried(&mut self, offset: u64) {
-        if let Some(at) = self.carried.iter().position(|(_, other)| *other == offset) {
-            let (index, _) = self.carried.remove(at);
-            self.states[index] = self.next as u32;
-        }
     }
 
     /// What is live becomes a straggler.
@@ -286,24 +265,16 @@ impl Cursor {
             && let Some(straggler) = self.stragglers.iter().position(|range| range.0 == offset)
         {
             self.stragglers.swap_remove(straggler);
-            self.end_carried(offset);
             return true;
         }
         match self.states.get_mut(index as usize) {
             Some(state) if *state == LIVE && self.schedule.entries()[index as usize].offset == offset => {
-                *state = self.next as u32;
+                *state = DONE;
                 self.live -= 1;
                 true
             }
             _ => false,
         }
-    }
-
-    /// A place that just went out does not: whoever asked is served elsewhere, and nobody tells when that is back.
-    #[cold]
-    pub(crate) fn take_back(&mut self, index: u32) {
-        self.states[index as usize] = PASSED;
-        self.live -= 1;
     }
 
     /// Where a place that went out is.
@@ -317,18 +288,23 @@ impl Cursor {
         self.live + self.stragglers.len()
     }
 
-    pub(crate) fn schedule(&self) -> &Arc<Schedule> {
-        &self.schedule
+    /// Ranges of the arena that are out, sorted.
+    pub(crate) fn ranges(&self) -> Vec<(u64, u64)> {
+        let entries = self.schedule.entries().iter().zip(&self.states);
+        let live = entries.filter(|(_, state)| **state == LIVE).map(|(entry, _)| entry.range());
+        let mut ranges: Vec<(u64, u64)> = live.chain(self.stragglers.iter().copied()).collect();
+        ranges.sort_unstable();
+        ranges
     }
 
     /// How many of the schedule's allocations the step has come to.
+    #[cfg(test)]
     pub(crate) fn allocations(&self) -> usize {
         self.next
     }
 
-    /// Allocations of the step so far, if it has followed the schedule.
-    pub(crate) fn followed(&self) -> Option<usize> {
-        self.is_exact.then_some(self.next)
+    pub(crate) fn schedule(&self) -> &Arc<Schedule> {
+        &self.schedule
     }
 
     /// Whether all of the schedule was asked for, and nothing else.
@@ -351,34 +327,14 @@ impl Cursor {
         self.schedule.entries()[..self.schedule.len()].get(self.next).map(|entry| entry.bytes)
     }
 
-    /// Of the first allocations: their bytes, and how many had been made when they were freed. `None` for what is live, or
-    /// the pool's.
-    pub(crate) fn begun(&self) -> impl Iterator<Item = (u64, Option<u32>)> {
-        let begun = self.schedule.entries().iter().zip(&self.states).take(self.next);
-        begun.map(|(entry, state)| (entry.bytes, (*state < PASSED).then_some(*state)))
-    }
-
-    /// Those of them that are live, and where.
-    pub(crate) fn live(&self) -> impl Iterator<Item = (usize, u64)> {
-        let live = self.states.iter().enumerate().filter(|(_, state)| **state == LIVE);
-        let live = live.map(|(index, _)| (index, self.schedule.entries()[index].offset));
-        self.carried.iter().copied().chain(live)
-    }
-
     pub(crate) fn metadata_bytes(&self) -> u64 {
-        let states_bytes = self.states.capacity() * size_of::<u32>();
-        let out =
-            self.stragglers.capacity() * size_of::<(u64, u64)>() + self.carried.capacity() * size_of::<(usize, u64)>();
-        (states_bytes + out) as u64
+        (self.states.capacity() + self.stragglers.capacity() * size_of::<(u64, u64)>()) as u64
     }
 
     /// Panics if blocks that are out overlap: a defect of this crate.
     pub(crate) fn check(&self) {
-        let entries = self.schedule.entries().iter().zip(&self.states);
-        let live = entries.filter(|(_, state)| **state == LIVE).map(|(entry, _)| entry.range());
-        let mut out: Vec<(u64, u64)> = live.chain(self.stragglers.iter().copied()).collect();
+        let out = self.ranges();
         assert_eq!(out.len(), self.out());
-        out.sort_unstable();
         assert!(out.is_sorted_by(|a, b| a.1 <= b.0), "blocks of a planned step overlap: {out:?}");
     }
 }

@@ -27,8 +27,6 @@ pub(crate) struct Entry {
     pub(crate) offset: u64,
     /// Where its predecessors begin. They end where those of the next entry begin.
     before: u32,
-    /// How many allocations the step has made when the block is freed, as it was planned.
-    pub(crate) freed_at: u32,
 }
 
 impl Entry {
@@ -79,13 +77,11 @@ impl Schedule {
             return Err(Error::new(ErrorKind::TooLarge, message));
         }
         order.sort_by_key(|index| lifetimes[*index].lower);
-        let starts: Vec<u64> = order.iter().map(|index| lifetimes[*index].lower).collect();
         let entry = |index: &usize| {
             let Lifetime { lower, upper, bytes } = lifetimes[*index];
             // Whoever is never live has no place. The sum was seen to fit when the plan was checked.
             let held_bytes = if lower < upper { round_up(bytes, align_bytes).unwrap_or(0) } else { 0 };
-            let freed_at = starts.partition_point(|start| *start < upper) as u32;
-            Entry { bytes, held_bytes, offset: plan.offsets[*index], before: 0, freed_at }
+            Entry { bytes, held_bytes, offset: plan.offsets[*index], before: 0 }
         };
         let mut schedule =
             Self { entries: order.iter().map(entry).collect(), predecessors: Vec::new(), height_bytes: 0 };
@@ -127,7 +123,7 @@ impl Schedule {
             self.height_bytes = self.height_bytes.max(end);
         }
         let before = self.predecessors.len() as u32;
-        self.entries.push(Entry { bytes: 0, held_bytes: 0, offset: 0, before, freed_at: 0 });
+        self.entries.push(Entry { bytes: 0, held_bytes: 0, offset: 0, before });
     }
 
     /// How many allocations it has.
@@ -158,17 +154,9 @@ impl Schedule {
         self.height_bytes
     }
 
-    /// Whether the first allocations of both are of the same sizes, so many of them.
-    pub(crate) fn begins_as(&self, other: &Self, count: usize) -> bool {
-        let sizes =
-            |schedule: &Self| schedule.entries[..count.min(schedule.len())].iter().map(|entry| entry.bytes).collect();
-        let (own, others): (Vec<u64>, Vec<u64>) = (sizes(self), sizes(other));
-        own.len() == count && own == others
-    }
-
-    /// Whether its allocations are of these sizes.
-    pub(crate) fn is_of(&self, sizes: impl ExactSizeIterator<Item = u64>) -> bool {
-        self.len() == sizes.len() && self.entries.iter().zip(sizes).all(|(entry, bytes)| entry.bytes == bytes)
+    /// The end of the highest block that ends at `end` or before.
+    pub(crate) fn end_before(&self, end: u64) -> u64 {
+        self.entries.iter().map(Entry::end).filter(|other| *other <= end).max().unwrap_or(0)
     }
 
     pub(crate) fn metadata_bytes(&self) -> u64 {

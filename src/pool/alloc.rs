@@ -35,7 +35,7 @@ type Attempt<S> = Result<Vec<Home<S>>, Error>;
 impl<B: Backend> Shared<B> {
     #[inline]
     pub(super) fn alloc(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
-        if self.shards.signs.is_on() { self.alloc_in_step(request) } else { self.alloc_in_pool(request) }
+        if self.shards.signs.looks() { self.alloc_in_step(request) } else { self.alloc_in_pool(request) }
     }
 
     /// As nothing is planned. Once in the place where all allocations pass: a handle that is moved on the way costs more than
@@ -68,7 +68,7 @@ impl<B: Backend> Shared<B> {
     fn alloc_from_slabs(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
         self.make_room_in_record();
         let tally = self.shards.tally();
-        if self.shards.signs.is_on() {
+        if self.shards.signs.has_arena() {
             self.fold_planned();
         }
         let checked = self.check_request(request);
@@ -165,6 +165,7 @@ impl<B: Backend> Shared<B> {
             Ok(Err(error)) => {
                 if patience.is_none() {
                     self.state().failed(requests);
+                    self.planning_failed();
                 }
                 Err((error, patience))
             }
@@ -184,7 +185,7 @@ impl<B: Backend> Shared<B> {
     pub(super) fn attempt(&self, requests: &[Request], may_block: bool) -> Result<Attempt<B::Slab>> {
         let may = |fallback| requests.iter().all(|request| request.may(fallback));
         let tally = self.shards.tally();
-        if self.shards.signs.is_on() {
+        if self.shards.signs.has_arena() {
             self.fold_planned();
         }
         {
@@ -204,7 +205,7 @@ impl<B: Backend> Shared<B> {
         {
             return Ok(Ok(vec![home]));
         }
-        let (mut gave_back, mut has_grown, mut has_zeroed) = (false, false, false);
+        let (mut gave_back, mut has_grown, mut has_zeroed, mut has_dissolved) = (false, false, false, false);
         let counted = requests.iter().filter(|request| !request.for_the_pool).count() as u64;
         loop {
             if may(Fallback::Reclaim) {
@@ -220,6 +221,18 @@ impl<B: Backend> Shared<B> {
                 }
                 taken
             };
+            // A plan that was learned takes nothing that the program needs: neither room, nor a slab beyond the peak.
+            if matches!(taken, Err(Short::Of(_)))
+                && counted > 0
+                && !has_dissolved
+                && self.shards.signs.has_arena()
+                && !(may(Fallback::Grow) && self.may_grow_beside_arena(requests))
+            {
+                drop(growth);
+                has_dissolved = true;
+                self.dissolve_arena();
+                continue;
+            }
             let mut refusal = None;
             // Each needs one slab of its own at most.
             let mut slabs_left = requests.len();
@@ -275,11 +288,20 @@ impl<B: Backend> Shared<B> {
                 has_zeroed = true;
                 continue;
             }
+            if counted > 0 && self.dissolve_arena() {
+                continue;
+            }
             return Ok(Err(match refusal {
                 Some(error) => self.refused(lacking, error),
                 None => self.no_room(&self.state(), requests, &short),
             }));
         }
+    }
+
+    /// Whether one slab will do for the requests, within what was reserved at some time before.
+    #[cold]
+    fn may_grow_beside_arena(&self, requests: &[Request]) -> bool {
+        matches!(requests, [request] if self.state().may_grow_within_peak(request))
     }
 
     /// Tries [`Fallback::Oversized`].

@@ -261,7 +261,7 @@ impl<B: Backend> Block<B> {
     fn give_home(&mut self, mut place: PoolHome<B>) {
         let Some(is_dirty) = self.leave(&place) else { return };
         if place.shared.shards.signs.is_learning() {
-            place.shared.write_down_free(planned::at(&place.home));
+            place.shared.write_down_free(planned::at(&place.home), self.span.bytes());
         }
         if place.home.extent.is_piece()
             && !is_dirty
@@ -315,7 +315,7 @@ impl<B: Backend> Block<B> {
         let PoolHome { shared, home } = place;
         let (bytes, holds) = (self.span.bytes(), self.holds.take());
         let tally = shared.shards.tally();
-        if shared.shards.signs.is_on() {
+        if shared.shards.signs.has_arena() {
             shared.fold_planned();
         }
         let (served, gives_back) = {

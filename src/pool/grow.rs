@@ -3,7 +3,7 @@
 //! Bytes are booked before a slab is created, and stay reserved until its memory is dropped: at no moment is more reserved
 //! than the budget.
 
-use super::state::{Slab, StateOf};
+use super::state::{NextSlab, Slab, StateOf};
 use super::{Request, Shared, SlabPolicy};
 use crate::backend::{Backend, Point};
 use crate::error::{Error, ErrorKind, Result};
@@ -84,26 +84,11 @@ impl<B: Backend> Shared<B> {
         Grown::Slab(state)
     }
 
-    /// Reserves a slab of the next size in the series or of the request, whichever is larger; halved as long as the device
-    /// refuses it and the request still fits. The slab is exactly of the request also where the request would take more of a
-    /// larger one than is open to it.
-    fn grow_one(
-        &self,
-        request: &Request,
-        mut exactly: bool,
-    ) -> Result<(MutexGuard<'_, StateOf<B>>, u64), Grown<'_, B>> {
-        let Some(least_bytes) = self.sizes.least(request.bytes) else { return Err(Grown::NoBudget) };
-        let mut slab_bytes = {
-            let state = self.state();
-            let (left_bytes, open_bytes) = (state.left_bytes(), state.open_bytes(request.priority));
-            if least_bytes > left_bytes.min(open_bytes) {
-                return Err(Grown::NoBudget);
-            }
-            let next_bytes = self.sizes.next(state.slab_count(), left_bytes).max(least_bytes).min(left_bytes);
-            let next_bytes = self.sizes.slab(next_bytes);
-            exactly |= self.sizes.taken(next_bytes, request.bytes) > open_bytes;
-            if exactly { least_bytes } else { next_bytes }
-        };
+    /// Reserves a slab of [`State::next_slab`](super::state::State::next_slab), halved as long as the device refuses it and the
+    /// request still fits.
+    fn grow_one(&self, request: &Request, exactly: bool) -> Result<(MutexGuard<'_, StateOf<B>>, u64), Grown<'_, B>> {
+        let sizes = self.state().next_slab(request, exactly);
+        let Some(NextSlab { least_bytes, bytes: mut slab_bytes, exactly }) = sizes else { return Err(Grown::NoBudget) };
         loop {
             match self.create_slab(slab_bytes) {
                 Ok(slab) => {

@@ -21,6 +21,9 @@ pub(super) struct Situation {
     /// Closed to each priority.
     reserve_bytes: [u64; PRIORITIES.len()],
     is_overdue: bool,
+    arena_bytes: u64,
+    /// What no block has of it.
+    arena_idle_bytes: u64,
 }
 
 impl<B: Backend> Shared<B> {
@@ -70,7 +73,10 @@ impl<B: Backend> Shared<B> {
         let mut holders = self.labels.holders(stats.used_bytes, stats.blocks);
         holders.truncate(HOLDERS_NAMED);
         let reserve_bytes = PRIORITIES.map(|priority| state.closed_bytes(priority));
-        Situation { stats, holders, reserve_bytes, is_overdue: state.is_due() }
+        let planner = self.shards.planner();
+        let (arena_bytes, arena_idle_bytes) = (planner.arena_bytes(), planner.arena_idle_bytes());
+        drop(planner);
+        Situation { stats, holders, reserve_bytes, is_overdue: state.is_due(), arena_bytes, arena_idle_bytes }
     }
 
     /// The error of requests that could not be served in such a situation.
@@ -92,7 +98,7 @@ impl<B: Backend> Shared<B> {
         waited: Duration,
         needed_bytes: u64,
     ) -> Error {
-        let Situation { stats, holders, reserve_bytes, is_overdue } = situation;
+        let Situation { stats, holders, reserve_bytes, is_overdue, .. } = situation;
         let label = requests.iter().map(|request| &*request.label).find(|label| !label.is_empty());
         Error::shortage_of(
             kind,
@@ -114,6 +120,8 @@ impl<B: Backend> Shared<B> {
                     _ if kind == ErrorKind::OverBudget => self.reserve_bytes,
                     priority => reserve_bytes[priority as usize],
                 },
+                arena_bytes: situation.arena_bytes,
+                arena_idle_bytes: situation.arena_idle_bytes,
                 may_grow: requests.iter().all(|request| request.may(Fallback::Grow)),
                 waited,
                 waiting: stats.waiting,

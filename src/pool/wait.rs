@@ -295,7 +295,9 @@ impl<B: Backend> Future for AllocFuture<B> {
             },
         };
         this.place = None;
-        Poll::Ready(homes.and_then(|homes| this.shared.blocks(homes, &this.requests)))
+        let blocks = homes.and_then(|homes| this.shared.blocks(homes, &this.requests));
+        blocks.iter().for_each(|blocks| this.shared.write_down_beside(blocks));
+        Poll::Ready(blocks)
     }
 }
 
@@ -345,7 +347,7 @@ impl<B: Backend> Pool<B> {
             };
             shared.blocks(homes, requests)
         };
-        if shared.shards.signs.is_on() { shared.alloc_all_in_step(requests, alloc_all) } else { alloc_all(requests) }
+        if shared.shards.signs.looks() { shared.alloc_all_in_step(requests, alloc_all) } else { alloc_all(requests) }
     }
 
     /// As [`alloc_all`](Pool::alloc_all), without blocking the thread; see [`alloc_async`](Pool::alloc_async).

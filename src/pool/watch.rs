@@ -292,6 +292,7 @@ impl<B: Backend> Shared<B> {
             let error = self.shortage_in(&situation, seat.requests(), ErrorKind::Timeout, seat.waited());
             seat.settle(Err(seat.caused(error)));
         }
+        self.planning_failed();
         wake(late);
         self.tell(served);
     }
@@ -310,7 +311,7 @@ impl<B: Backend> Shared<B> {
             Some(Look::Now) => Duration::ZERO,
             Some(Look::Soon) => POLL_PERIOD,
             None if !state.is_waited_for() => return None,
-            None if self.shards.signs.is_on() => ARENA_PERIOD,
+            None if self.shards.signs.has_arena() => ARENA_PERIOD,
             None => HEARTBEAT,
         };
         let at = Instant::now() + period;

@@ -44,7 +44,8 @@ const RUN: u32 = u32::MAX;
 const _: () = assert!(size_of::<Extent>() <= 24);
 
 impl Extent {
-    pub(super) fn run(offset: u64, bytes: u64) -> Extent {
+    /// A run of whole pages; also for a holder that gives one back in parts.
+    pub(crate) fn run(offset: u64, bytes: u64) -> Extent {
         Extent { offset, bytes, slot: RUN, is_marked: false }
     }
 

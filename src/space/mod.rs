@@ -377,6 +377,15 @@ impl Space {
         }
     }
 
+    /// As [`alloc`](Self::alloc), for what is no request of the program's: the rule for holes does not keep room for another one
+    /// like it. In whole pages, however small it is, so that it may be released in parts.
+    pub(crate) fn alloc_pages(&mut self, bytes: u64) -> Option<Extent> {
+        let largest = self.tree.largest();
+        let extent = self.alloc_run(bytes);
+        self.tree.set_largest(largest);
+        extent
+    }
+
     fn alloc_run(&mut self, bytes: u64) -> Option<Extent> {
         if bytes > self.bytes {
             return None;

@@ -20,6 +20,9 @@ use super::pool_requests::Ask;
 /// Events of a step that are repeated at most.
 const EVENTS_MOST: usize = 100;
 
+/// A step is repeated so often at most: eight are enough for a plan of the pool's own, whatever the steps before.
+const TIMES_MOST: u64 = 12;
+
 /// What planned steps begin with.
 #[derive(Clone, Copy, Debug)]
 pub enum Begin {
@@ -162,8 +165,16 @@ impl<B: Ground> Program<B> {
         self.steps.end();
     }
 
-    /// The last step again, and its end. A block is freed if it is there.
+    /// The last step again, and if it is the same without deviations, sometimes so often that the pool follows a plan of its own.
     pub fn repeat_step(&mut self, deviations: u64, choices: &mut impl Choices) {
+        let times = if deviations == 0 { choices.pick(&[1, 1, 1, TIMES_MOST]) } else { 1 };
+        for _ in 0..times {
+            self.repeat_once(deviations, choices);
+        }
+    }
+
+    /// The last step again, and its end. A block is freed if it is there.
+    fn repeat_once(&mut self, deviations: u64, choices: &mut impl Choices) {
         self.mark_step();
         let mut places = Vec::new();
         for did in self.steps.last.clone() {

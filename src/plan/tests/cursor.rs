@@ -10,7 +10,8 @@ use crate::sync::Arc;
 
 const ALIGN: u64 = 64;
 
-fn random_schedule(rng: &mut ChaCha8Rng, entries: u64) -> Schedule {
+/// And after how many allocations of the step each block is freed, as it was planned.
+fn random_schedule(rng: &mut ChaCha8Rng, entries: u64) -> (Schedule, Vec<u64>) {
     let sizes: Vec<u64> = (0..rng.random_range(1..8)).map(|_| rng.random_range(1..2000)).collect();
     let longest = rng.random_range(1..40);
     let lifetimes: Vec<Lifetime> = (0..entries)
@@ -20,7 +21,8 @@ fn random_schedule(rng: &mut ChaCha8Rng, entries: u64) -> Schedule {
         })
         .collect();
     let plan = plan::solve(&lifetimes, &Options::new().align(ALIGN).steps(2_000)).unwrap();
-    Schedule::new(&lifetimes, &plan, ALIGN).unwrap()
+    let schedule = Schedule::new(&lifetimes, &plan, ALIGN).unwrap();
+    (schedule, lifetimes.iter().map(|lifetime| lifetime.upper).collect())
 }
 
 fn meet(one: (u64, u64), other: (u64, u64)) -> bool {
@@ -54,7 +56,7 @@ fn predecessors_are_those_who_had_the_bytes_last() {
     for seed in 0..60 {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let len = rng.random_range(1..200);
-        let schedule = random_schedule(&mut rng, len);
+        let (schedule, _) = random_schedule(&mut rng, len);
         for index in (0..schedule.len()).filter(|index| schedule.entries()[*index].is_placed()) {
             let mut listed = schedule.predecessors(index).to_vec();
             listed.sort_unstable();
@@ -70,21 +72,23 @@ fn predecessors_are_those_who_had_the_bytes_last() {
 /// likes.
 #[test]
 fn what_is_out_never_overlaps() {
-    let (mut places, mut blocked, mut moved, mut switched) = (0, 0, 0, 0);
+    let (mut places, mut blocked, mut moved) = (0, 0, 0);
     for seed in 0..300 {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let schedules: Vec<Arc<Schedule>> = (0..3)
+        let schedules: Vec<(Arc<Schedule>, Vec<u64>)> = (0..3)
             .map(|_| {
                 let len = rng.random_range(1..80);
-                Arc::new(random_schedule(&mut rng, len))
+                let (schedule, freed_at) = random_schedule(&mut rng, len);
+                (Arc::new(schedule), freed_at)
             })
             .collect();
-        let mut cursor = Cursor::new(Arc::clone(&schedules[0]));
+        let mut current = 0;
+        let mut cursor = Cursor::new(Arc::clone(&schedules[0].0));
         // What is out: the entry it went out as, by where it begins; and where it ends.
         let mut out: HashMap<u64, (u32, u64)> = HashMap::new();
         let faithful = [0.5, 0.9, 0.99][rng.random_range(0..3)];
         for _ in 0..1000 {
-            let schedule = Arc::clone(cursor.schedule());
+            let (schedule, freed_at) = &schedules[current];
             let choice = rng.random_range(0..100);
             if choice < 50 {
                 let next = cursor.allocations();
@@ -109,8 +113,8 @@ fn what_is_out_never_overlaps() {
                 }
             } else if choice < 96 {
                 // By the plan, or one that it likes.
-                let next = cursor.allocations() as u32;
-                let is_over = |index: u32| schedule.entries()[index as usize].freed_at <= next;
+                let next = cursor.allocations() as u64;
+                let is_over = |index: u32| freed_at[index as usize] <= next;
                 let planned = out.iter().find(|(_, (index, _))| (*index as usize) < schedule.len() && is_over(*index));
                 let offset = match planned.map(|(offset, _)| *offset).filter(|_| rng.random_bool(faithful)) {
                     Some(offset) => Some(offset),
@@ -121,19 +125,13 @@ fn what_is_out_never_overlaps() {
                     let (index, _) = out.remove(&offset).unwrap();
                     assert!(cursor.put_back(index, offset));
                 }
-            } else if choice < 98 || cursor.allocations() < schedule.len() / 2 {
-                cursor.begin(&schedules[rng.random_range(0..schedules.len())]);
             } else {
-                let other = &schedules[rng.random_range(0..schedules.len())];
-                if cursor.allocations() < other.len() {
-                    cursor.switch(other);
-                    switched += 1;
-                }
+                current = rng.random_range(0..schedules.len());
+                cursor.begin(&schedules[current].0);
             }
             assert_eq!(cursor.out(), out.len(), "seed {seed}");
             cursor.check();
         }
     }
-    let counts = (places, blocked, moved, switched);
-    assert!(places > 10_000 && blocked > 1000 && moved > 1000 && switched > 50, "{counts:?}");
+    assert!(places > 10_000 && blocked > 1000 && moved > 1000, "{places} places, {blocked} blocked, {moved} moved");
 }

@@ -4,45 +4,79 @@
 //!   mark        mark        mark            mark
 //!    |  step 1   |  step 2   |   step 3      |
 //!    |...........|...........|..|............|..|
-//!     written down: two steps   ^ the cut: planned; from here on the schedule is followed
-//!     (one, if all of it is back)
+//!     written down: two steps   ^ the cut: if both were alike, planned; from here on the schedule is followed
 //! ```
 //!
 //! A program need not mark its steps where the least goes on from one to the next: the gradients of the last step, say, are
 //! often freed a little later. So steps are cut that many allocations after each mark.
+//!
+//! Writing down changes nothing for the program: the pool serves as if nothing were planned. Only a step that is
+//! [expected](super::expect) is planned.
 
-use std::collections::VecDeque;
-use std::hash::{DefaultHasher, Hasher};
-
+use super::arena::Layout;
+use super::expect::Expectation;
 use super::learn::{Learned, Learner, lifetimes};
+use super::planner::Wish;
 use crate::error::Result;
 use crate::plan::{self, Options, Schedule};
-use crate::sync::Arc;
 
 /// Shapes of steps that are remembered at once.
 const SHAPES_MAX: usize = 16;
 
-/// After so many plans in a row that no step has followed, a shape is planned when it is met a second time.
-const WASTED_MAX: u32 = 8;
+/// A step that leaves more alive than it found, or less, by one of so many of its bytes is none that repeats: its blocks will fill
+/// the pool, or stop coming.
+const GROWTH_MAX: i128 = 1000;
 
-/// How many shapes without a plan are remembered, to know them again.
-const MET_MAX: usize = 64;
+/// Beside an arena as much as this part of it stays free, and where steps have varied this part.
+const BESIDE: u64 = 8;
+const BESIDE_WARY: u64 = 1;
 
 /// What a plan may cost: every recorded training step is planned in a tenth of this.
 const PLAN_STEPS_MAX: u64 = 500_000;
 
-/// A step that was planned: a shape, as it is called where sizes differ from step to step.
+/// A step that was written down: a shape, as it is called where sizes differ from step to step.
 #[derive(Debug)]
-pub(super) struct Shape {
-    id: u64,
+struct Shape {
+    number: u64,
     step: Vec<Learned>,
-    pub(super) schedule: Arc<Schedule>,
-    /// Which shape came after it last time.
-    next: Option<u64>,
+    /// It leaves more alive than it found, or less.
+    grows: bool,
+    plan: Planned,
     used: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
+enum Planned {
+    NotYet,
+    /// Blocks lived longer than they were planned to: it is to be written down again.
+    Outlived,
+    /// Nothing of it can be planned.
+    Never,
+    /// In one run, and in several if there was none.
+    As(Vec<Layout>),
+}
+
+/// What the next step does.
+pub(super) enum Next {
+    /// What is served is as if nothing were planned.
+    Online,
+    Follow(Vec<Layout>),
+    /// A shape of this number is to be planned, then followed.
+    Plan(u64, Vec<Learned>),
+}
+
+/// How a step has ended that was to follow a schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Followed {
+    /// Everything had its place.
+    Well,
+    /// Blocks lived longer than they were planned to.
+    Outlived,
+    /// It was another step.
+    No,
+}
+
+#[derive(Debug)]
 pub(super) struct Auto {
     /// So many allocations after a mark a step ends. Unknown at first.
     cut: Option<u32>,
@@ -50,31 +84,53 @@ pub(super) struct Auto {
     /// The step that the last mark is of has begun.
     has_begun: bool,
     pub(super) learner: Option<Learner>,
+    /// The sizes of this step so far, unless it follows a schedule.
+    sizes: Sizes,
     shapes: Vec<Shape>,
-    /// The shape that is followed, or was last.
-    current: Option<u64>,
-    /// And that of the step before.
-    last: Option<u64>,
-    next_id: u64,
+    expectation: Expectation,
+    /// The shape that is followed.
+    followed: Option<u64>,
+    is_interrupted: bool,
     clock: u64,
-    /// Plans since one was followed.
-    wasted: u32,
-    /// Shapes that were not planned, by a hash of their sizes.
-    met: VecDeque<u64>,
+    /// So many arenas are asked for until a step is planned in several runs again, and how many they were before.
+    patience: (u32, u32),
+    /// An allocation has failed: no more plans.
+    pub(super) has_ended: bool,
 }
 
-/// A step that ends, as it was written down.
-#[derive(Debug)]
-pub(super) enum Ended {
-    /// It was the shape that was followed, or nobody knows.
-    Known,
-    /// To be planned, in place of the shape of this number if there is one.
-    New(Vec<Learned>, Option<u64>),
+/// Sizes in order, as a number.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sizes(u64);
+
+impl Sizes {
+    #[inline]
+    fn add(&mut self, bytes: u64) {
+        self.0 = (self.0.rotate_left(5) ^ bytes).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    fn of(step: &[Learned]) -> Self {
+        let mut sizes = Self::default();
+        step.iter().for_each(|learned| sizes.add(learned.bytes));
+        sizes
+    }
 }
 
 impl Auto {
     pub(super) fn new() -> Self {
-        Self { learner: Some(Learner::new()), ..Self::default() }
+        Self {
+            cut: None,
+            since_mark: 0,
+            has_begun: false,
+            learner: Some(Learner::new()),
+            sizes: Sizes::default(),
+            shapes: Vec::new(),
+            expectation: Expectation::new(),
+            followed: None,
+            is_interrupted: false,
+            clock: 0,
+            patience: (0, 0),
+            has_ended: false,
+        }
     }
 
     /// A block is asked for.
@@ -83,10 +139,21 @@ impl Auto {
         self.since_mark = self.since_mark.saturating_add(1);
     }
 
+    /// Whether nothing was asked for in this step, where it does not follow a schedule.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.sizes.0 == 0
+    }
+
+    /// And no schedule is followed.
+    #[inline]
+    pub(super) fn see(&mut self, bytes: u64) {
+        self.sizes.add(bytes);
+    }
+
     /// Whether a step ends, and another begins, before the next allocation.
     #[inline]
     pub(super) fn is_due(&self) -> bool {
-        !self.has_begun && self.cut.is_some_and(|cut| self.since_mark >= cut)
+        !self.has_begun && !self.has_ended && self.cut.is_some_and(|cut| self.since_mark >= cut)
     }
 
     /// Whether it is known where steps are cut.
@@ -102,169 +169,206 @@ impl Auto {
             *learner = Learner::new();
         }
         learner.mark();
-        // What was allocated before the first step is no part of it.
-        if let Some((start, _)) = learner.last_step().filter(|_| learner.marks() == 2)
-            && learner.is_all_back_since(start)
-        {
-            learner.forget_before(start);
-            self.cut = Some(0);
-        } else if let Some((_, start)) = learner.last_but_one() {
-            let cut = learner.cut();
-            learner.forget_before(start + cut);
-            self.cut = Some(cut);
-        }
-    }
-
-    /// The step has ended.
-    pub(super) fn end_step(&mut self, was_blocked: bool) -> Ended {
-        self.has_begun = true;
-        let Some(learner) = self.learner.take().filter(|learner| !learner.is_full()) else { return Ended::Known };
-        let mut step = learner.whole();
-        let Some(known) =
-            self.shapes.iter().find(|shape| shape.schedule.is_of(step.iter().map(|learned| learned.bytes)))
-        else {
-            return if self.is_worth_a_plan(&step) { Ended::New(step, None) } else { Ended::Known };
-        };
-        self.current = Some(known.id);
-        // The same sizes, and blocks that lived longer: a plan must be right for both.
-        for (learned, before) in step.iter_mut().zip(&known.step) {
-            learned.freed_at = Option::zip(learned.freed_at, before.freed_at).map(|(one, other)| one.max(other));
-        }
-        if was_blocked && step != known.step { Ended::New(step, Some(known.id)) } else { Ended::Known }
-    }
-
-    /// Steps that are never alike are not planned for nothing again and again.
-    fn is_worth_a_plan(&mut self, step: &[Learned]) -> bool {
-        if step.is_empty() || self.wasted < WASTED_MAX {
-            return !step.is_empty();
-        }
-        let mut hasher = DefaultHasher::new();
-        step.iter().for_each(|learned| hasher.write_u64(learned.bytes));
-        let hash = hasher.finish();
-        let was_met = self.met.contains(&hash);
-        if !was_met {
-            self.met.truncate(MET_MAX - 1);
-            self.met.push_front(hash);
-            // Nothing is followed for now: the next step is written down too.
-            self.current = None;
-        }
-        was_met
-    }
-
-    /// A step has followed its plan to the end.
-    pub(super) fn followed(&mut self) {
-        self.wasted = 0;
-    }
-
-    /// A step that was planned. What is there so that it is followed when it returns.
-    pub(super) fn learned(&mut self, step: Vec<Learned>, instead_of: Option<u64>, schedule: Schedule) {
-        if let Some(shape) = self.shapes.iter_mut().find(|shape| Some(shape.id) == instead_of) {
-            (shape.step, shape.schedule) = (step, Arc::new(schedule));
-            return;
-        }
-        if self.shapes.len() >= SHAPES_MAX
-            && let Some(oldest) = (0..self.shapes.len()).min_by_key(|index| self.shapes[*index].used)
-        {
-            self.shapes.swap_remove(oldest);
-        }
-        self.wasted += 1;
-        let id = self.next_id;
-        self.next_id += 1;
-        self.shapes.push(Shape { id, step, schedule: Arc::new(schedule), next: None, used: self.clock });
-        self.current = Some(id);
-    }
-
-    /// The schedule that the next step is expected to follow: of whichever shape came after this one last time, or else
-    /// the same again. `None` as long as none is known; then the step is written down.
-    pub(super) fn begin_step(&mut self) -> Option<Arc<Schedule>> {
-        self.clock += 1;
-        let ended = self.current;
-        if let Some(shape) = self.shapes.iter_mut().find(|shape| self.last.is_some_and(|last| shape.id == last)) {
-            shape.next = ended;
-        }
-        self.last = ended;
-        let next = self.shape(ended).and_then(|shape| shape.next);
-        let shape = self.shape(next).or_else(|| self.shape(ended)).map(|shape| (shape.id, Arc::clone(&shape.schedule)));
-        match shape {
-            Some((id, schedule)) => {
-                self.follow(id);
-                Some(schedule)
+        match learner.last_steps()[..] {
+            // What was allocated before the first step is no part of it.
+            [start, _] if learner.is_all_back_since(start) => {
+                learner.forget_before(start);
+                self.cut = Some(0);
             }
+            [first, second, _] => {
+                let cut = learner.cut();
+                let step = learner.step(first + cut, second + cut);
+                learner.forget_before(second + cut);
+                self.cut = Some(cut);
+                self.expectation.ended(Sizes::of(&step).0);
+            }
+            _ => {}
+        }
+    }
+
+    /// Keeps a step that was written down; its number.
+    fn keep(&mut self, learner: &Learner) -> u64 {
+        let (more_bytes, asked_bytes) = learner.balance();
+        if more_bytes.abs() * GROWTH_MAX > asked_bytes {
+            return self.unknown();
+        }
+        let mut step = learner.step(0, learner.len());
+        let number = Sizes::of(&step).0;
+        let grows = more_bytes != 0;
+        match self.shapes.iter_mut().find(|shape| shape.number == number) {
+            Some(shape) => {
+                // The same sizes, and blocks that lived longer: a plan must be right for both.
+                for (learned, before) in step.iter_mut().zip(&shape.step) {
+                    learned.freed_at =
+                        Option::zip(learned.freed_at, before.freed_at).map(|(one, other)| one.max(other));
+                }
+                (shape.step, shape.plan) = (step, Planned::NotYet);
+                shape.grows |= grows;
+            }
+            None if step.is_empty() => {}
             None => {
-                self.learner = Some(Learner::new());
-                None
+                if self.shapes.len() >= SHAPES_MAX
+                    && let Some(oldest) = (0..self.shapes.len()).min_by_key(|index| self.shapes[*index].used)
+                {
+                    self.shapes.swap_remove(oldest);
+                }
+                self.shapes.push(Shape { number, step, grows, plan: Planned::NotYet, used: self.clock });
             }
         }
+        number
     }
 
-    fn shape(&self, id: Option<u64>) -> Option<&Shape> {
-        self.shapes.iter().find(|shape| Some(shape.id) == id)
-    }
-
-    fn follow(&mut self, id: u64) {
-        self.current = Some(id);
-        if let Some(shape) = self.shapes.iter_mut().find(|shape| shape.id == id) {
-            shape.used = self.clock;
-        }
-    }
-
-    /// Another shape that begins with the same allocations as this schedule, so many, and goes on with one of `bytes`.
-    /// It is not higher than the arena.
-    pub(super) fn other(
-        &mut self,
-        schedule: &Arc<Schedule>,
-        count: usize,
-        bytes: u64,
-        most_bytes: u64,
-    ) -> Option<Arc<Schedule>> {
-        let fits = |shape: &&Shape| {
-            shape.schedule.entries()[..shape.schedule.len()].get(count).is_some_and(|entry| entry.bytes == bytes)
-                && !Arc::ptr_eq(&shape.schedule, schedule)
-                && shape.schedule.height_bytes() <= most_bytes
-                && shape.schedule.begins_as(schedule, count)
+    /// The step has ended; how, if it has followed a schedule to its end.
+    pub(super) fn end_step(&mut self, followed: Option<Followed>) {
+        self.has_begun = true;
+        let written_down = self.learner.take().filter(|learner| !learner.is_full());
+        let number = match (self.followed, followed) {
+            (Some(number), Some(Followed::Well)) => {
+                self.expectation.followed();
+                number
+            }
+            (Some(_), Some(followed)) => {
+                self.given_up(followed);
+                self.sizes.0
+            }
+            _ if self.is_interrupted => return,
+            _ => written_down.map_or(self.sizes.0, |learner| self.keep(&learner)),
         };
-        let (id, schedule) = self.shapes.iter().find(fits).map(|shape| (shape.id, Arc::clone(&shape.schedule)))?;
-        self.follow(id);
-        Some(schedule)
+        self.expectation.ended(number);
     }
 
-    /// A step has ended after so many allocations of a schedule: whether that is a shape of its own.
-    pub(super) fn ends_after(&mut self, schedule: &Schedule, count: usize) -> bool {
-        let fits = |shape: &&Shape| shape.schedule.len() == count && shape.schedule.begins_as(schedule, count);
-        match self.shapes.iter().find(fits).map(|shape| shape.id) {
-            Some(id) => {
-                self.follow(id);
-                true
+    /// The step that is followed is not as planned.
+    pub(super) fn given_up(&mut self, followed: Followed) {
+        if let Some(number) = self.followed.take()
+            && followed == Followed::Outlived
+            && let Some(shape) = self.shape(number)
+        {
+            shape.plan = Planned::Outlived;
+        }
+        self.expectation.given_up();
+        // As no other step.
+        self.sizes = Sizes(self.unknown());
+    }
+
+    /// The step that is followed goes on without an arena: it says nothing about those that come.
+    pub(super) fn interrupted(&mut self) {
+        (self.followed, self.is_interrupted) = (None, true);
+    }
+
+    /// A number that no step has.
+    fn unknown(&self) -> u64 {
+        !self.clock
+    }
+
+    fn shape(&mut self, number: u64) -> Option<&mut Shape> {
+        self.shapes.iter_mut().find(|shape| shape.number == number)
+    }
+
+    /// What the step does that begins now. One that is likely to be planned later is written down.
+    pub(super) fn begin_step(&mut self) -> Next {
+        self.clock += 1;
+        (self.followed, self.is_interrupted, self.sizes) = (None, false, Sizes::default());
+        let (clock, is_wary_enough) = (self.clock, self.expectation.is_wary_enough());
+        if let Some(number) = self.expectation.trusted()
+            && let Some(shape) = self.shape(number)
+            && (is_wary_enough || !shape.grows)
+        {
+            shape.used = clock;
+            match &shape.plan {
+                Planned::As(layouts) => {
+                    let layouts = layouts.clone();
+                    self.followed = Some(number);
+                    return Next::Follow(layouts);
+                }
+                Planned::NotYet => return Next::Plan(number, shape.step.clone()),
+                Planned::Never => return Next::Online,
+                Planned::Outlived => {}
             }
-            None => false,
+        }
+        if let Some(number) = self.expectation.nearly_trusted()
+            && self.shape(number).is_none_or(|shape| matches!(shape.plan, Planned::Outlived))
+        {
+            self.learner = Some(Learner::new());
+        }
+        Next::Online
+    }
+
+    /// The plan for a shape has come, or there is none.
+    pub(super) fn planned(&mut self, number: u64, schedule: Result<Schedule>) -> Next {
+        let Some(shape) = self.shape(number) else { return Next::Online };
+        let Ok(schedule) = schedule else {
+            shape.plan = Planned::Never;
+            return Next::Online;
+        };
+        let layouts = vec![Layout::whole(schedule)];
+        shape.plan = Planned::As(layouts.clone());
+        self.followed = Some(number);
+        Next::Follow(layouts)
+    }
+
+    /// What an arena is to be for.
+    pub(super) fn wish(&mut self) -> Wish {
+        let shape = self.followed.and_then(|number| self.shapes.iter().find(|shape| shape.number == number));
+        // To plan in several runs takes long, and where it has failed it will again.
+        let step = if self.patience.0 == 0 { shape.map(|shape| shape.step.clone()) } else { None };
+        self.patience.0 = self.patience.0.saturating_sub(1);
+        Wish::Learned { step, beside: if self.expectation.has_varied() { BESIDE_WARY } else { BESIDE } }
+    }
+
+    /// What came of the wish: an arena, and the layout that it is for if that is a new one, in place of another such.
+    pub(super) fn asked(&mut self, has_arena: bool, layout: Option<Layout>) {
+        if has_arena {
+            self.patience = (0, 0);
+        } else if self.patience.0 == 0 {
+            let times = self.patience.1.saturating_mul(2).max(1);
+            self.patience = (times, times);
+        }
+        if let Some(number) = self.followed
+            && let Some(layout) = layout
+            && let Some(Shape { plan: Planned::As(layouts), .. }) = self.shape(number)
+        {
+            layouts.truncate(1);
+            layouts.push(layout);
         }
     }
 
-    /// What an arena for every shape has.
-    pub(super) fn height_bytes(&self) -> u64 {
-        self.shapes.iter().map(|shape| shape.schedule.height_bytes()).max().unwrap_or(0)
+    /// There is no room for an arena: the step is served as if nothing were planned.
+    pub(super) fn does_without(&mut self) {
+        self.followed = None;
     }
 
-    pub(super) fn shapes(&self) -> usize {
-        self.shapes.len()
+    pub(super) fn plans(&self) -> usize {
+        self.shapes.iter().filter(|shape| matches!(shape.plan, Planned::As(_))).count()
     }
 
     pub(super) fn metadata_bytes(&self) -> u64 {
         let of_shape = |shape: &Shape| {
-            shape.schedule.metadata_bytes() + (shape.step.capacity() * size_of::<Learned>() + size_of::<Shape>()) as u64
+            let schedule = if let Planned::As(layouts) = &shape.plan {
+                layouts.iter().map(Layout::metadata_bytes).sum()
+            } else {
+                0
+            };
+            schedule + (shape.step.capacity() * size_of::<Learned>() + size_of::<Shape>()) as u64
         };
         let learner = self.learner.as_ref().map_or(0, Learner::metadata_bytes);
-        let met_bytes = self.met.capacity() * size_of::<u64>() + size_of::<Self>();
-        self.shapes.iter().map(of_shape).sum::<u64>() + learner + met_bytes as u64
+        let shapes = self.shapes.iter().map(of_shape).sum::<u64>() + size_of::<Self>() as u64;
+        shapes + learner + self.expectation.metadata_bytes()
     }
 }
 
-/// A plan for a step that was written down.
+/// A plan for a step that was written down: in one run; or in runs of these sizes one behind the other, of which the last is the
+/// height of a plan in one, for what has no room in the others.
 ///
 /// # Errors
 /// Nothing of it is to be planned, or the plan would exceed 2^62 bytes.
-pub(super) fn plan(step: &[Learned], align_bytes: u64) -> Result<Schedule> {
+pub(super) fn plan(step: &[Learned], align_bytes: u64, sizes: &[u64]) -> Result<Schedule> {
     let lifetimes = lifetimes(step);
-    let plan = plan::solve(&lifetimes, &Options::new().align(align_bytes).steps(PLAN_STEPS_MAX))?;
+    let mut options = Options::new().align(align_bytes).steps(PLAN_STEPS_MAX);
+    if let [.., height_bytes] = sizes {
+        // A little higher than in one run will do, and is found at once where it is found at all.
+        let enough_bytes = height_bytes.saturating_add(height_bytes / 128);
+        options = options.slabs(sizes.iter().copied()).capacity(enough_bytes).steps(PLAN_STEPS_MAX / 20);
+    }
+    let plan = plan::solve(&lifetimes, &options)?;
     Schedule::new(&lifetimes, &plan, align_bytes)
 }

@@ -34,6 +34,8 @@ pub(super) struct Learned {
 pub(super) struct Learner {
     allocations: Vec<Allocation>,
     live: HashMap<At, u32>,
+    /// Bytes of blocks that were freed and are no allocations here, without those of [`alloc_beside`](Self::alloc_beside).
+    gone_bytes: i128,
     /// How many allocations there were when each step began.
     marks: Vec<u32>,
 }
@@ -51,19 +53,25 @@ impl Learner {
         self.allocations.push(Allocation { bytes, freed_at: LIVE });
     }
 
-    /// What was allocated before, and when it was freed, or where it is.
-    pub(super) fn resume(&mut self, bytes: u64, freed_at: Option<u32>, at: Option<At>) {
-        if let Some(at) = at {
-            self.live.insert(at, self.allocations.len() as u32);
+    pub(super) fn free(&mut self, at: At, bytes: u64) {
+        let now = self.allocations.len() as u32;
+        match self.live.remove(&at) {
+            Some(index) => self.allocations[index as usize].freed_at = now,
+            None => self.gone_bytes += i128::from(bytes),
         }
-        self.allocations.push(Allocation { bytes, freed_at: freed_at.unwrap_or(LIVE) });
     }
 
-    /// Blocks that were not written down are nobody's here.
-    pub(super) fn free(&mut self, at: At) {
-        if let Some(index) = self.live.remove(&at) {
-            self.allocations[index as usize].freed_at = self.allocations.len() as u32;
-        }
+    /// A block that no plan is to have. Its free changes no balance.
+    pub(super) fn alloc_beside(&mut self, bytes: u64) {
+        self.gone_bytes -= i128::from(bytes);
+    }
+
+    /// Bytes that the step leaves alive more than it found, or fewer; and what it asks for.
+    pub(super) fn balance(&self) -> (i128, i128) {
+        let freed = self.allocations.iter().filter(|allocation| allocation.freed_at != LIVE);
+        let asked_bytes = self.allocations.iter().map(|allocation| i128::from(allocation.bytes)).sum::<i128>();
+        let freed_bytes = freed.map(|allocation| i128::from(allocation.bytes)).sum::<i128>();
+        (asked_bytes - freed_bytes - self.gone_bytes, asked_bytes)
     }
 
     /// As [`free`](Self::free), for a block that is somewhere else now.
@@ -136,26 +144,24 @@ impl Learner {
         allocations.iter().map(learned).collect()
     }
 
-    /// All that was written down, as a step.
-    pub(super) fn whole(&self) -> Vec<Learned> {
-        self.step(0, self.allocations.len() as u32)
+    /// How many allocations were written down.
+    pub(super) fn len(&self) -> u32 {
+        self.allocations.len() as u32
     }
 
-    /// When the last two steps began.
-    pub(super) fn last_step(&self) -> Option<(u32, u32)> {
-        let &[.., start, end] = &self.marks[..] else { return None };
-        Some((start, end))
-    }
-
-    /// When the two before the last began.
-    pub(super) fn last_but_one(&self) -> Option<(u32, u32)> {
-        let &[.., start, end, _] = &self.marks[..] else { return None };
-        Some((start, end))
+    /// When the last steps began, three at most: how many allocations there were.
+    pub(super) fn last_steps(&self) -> &[u32] {
+        &self.marks[self.marks.len().saturating_sub(3)..]
     }
 
     /// Forgets the allocations before this one.
     pub(super) fn forget_before(&mut self, start: u32) {
-        self.allocations.drain(..start as usize);
+        self.gone_bytes = 0;
+        for allocation in self.allocations.drain(..start as usize) {
+            if allocation.freed_at > start && allocation.freed_at != LIVE {
+                self.gone_bytes += i128::from(allocation.bytes);
+            }
+        }
         for allocation in self.allocations.iter_mut().filter(|allocation| allocation.freed_at != LIVE) {
             allocation.freed_at -= start;
         }

@@ -1,4 +1,4 @@
-//! Planned steps: a step that repeats is served at offsets that were found ahead of time, in one run of the pool.
+//! Planned steps: a step that repeats is served at offsets that were found ahead of time.
 //!
 //! ```text
 //!   Pool::follow_plan, Pool::auto_plan ──► PlannedSteps, while there is one:
@@ -8,45 +8,55 @@
 //!                └─ Auto: what a step asks for is written down (Learner), planned (crate::plan), followed (Schedule)
 //! ```
 //!
-//! The arena is a run of the pool like any other; what of it no block has counts as cached. It goes home when memory is
-//! short and nothing in it is in use, and is taken again when the next step begins.
+//! The arena is a run of the pool like any other, or several; what of it no block has counts as cached. It goes home when memory
+//! is short and nothing in it is in use, and is taken again when the next step begins. One that the pool has learned goes home in
+//! any case for a request that would fail.
 //!
-//! The schedule and the cursor are the plan's (`crate::plan`). Files, lowest first: `learn` (a step that is written
-//! down), `auto` (which schedule next), `report`, `planner` (the arena), `signs`; here what an allocation and a free
-//! do, and how an arena comes and goes; and `steps`, the public side.
+//! The schedule and the cursor are the plan's (`crate::plan`). Files, lowest first: `learn` (a step that is written down), `late`
+//! (blocks of arenas that are gone), `arena`, `expect` (whether the next step may be relied on), `auto` (which schedule next),
+//! `report`, `planner` (the step), `signs`; here what an allocation and a free do; `arenas`, how an arena comes and goes; and
+//! `steps`, the public side.
 //!
 //! The planner's latch is the innermost lock: nothing else is locked, nor anything dropped that could end the pool, while it
 //! is held.
 
+mod arena;
+mod arenas;
 mod auto;
+mod expect;
+mod late;
 mod learn;
 mod planner;
 mod report;
 mod signs;
 mod steps;
 
-use std::time::Duration;
-
-use self::auto::Ended;
+use self::arena::Rest;
 pub(super) use self::learn::At;
-use self::planner::{Held, Mode, Rest};
+use self::planner::Held;
 pub(super) use self::planner::{Planner, at};
 pub use self::report::{Deviation, PlanReport};
+use self::signs::Sign;
 pub(super) use self::signs::Signs;
 pub use self::steps::PlannedSteps;
-use super::shards::{PoolHome, Shards, Tally};
-use super::state::{Holds, Home};
+use super::shards::{PoolHome, Shards};
+use super::state::Holds;
 use super::zero::Zeroed;
-use super::{Block, Fallback, Request, Shared};
+use super::{Block, Request, Shared};
 use crate::backend::Backend;
-use crate::error::{ErrorKind, Result};
-use crate::sync::{Arc, LatchGuard, caught};
+use crate::error::Result;
+use crate::sync::{Arc, LatchGuard};
 
 impl<B: Backend> Shards<B> {
-    /// Every change of the planner's mode ends here.
+    /// Tells all threads what the planner does from now on. Every change of that ends here.
     fn show(&self, planner: &mut Planner<B>) {
-        let is_learning = planner.learner().is_some();
-        self.signs.set(planner.is_on(), is_learning);
+        let learns = planner.learner().is_some();
+        self.signs.set(
+            Sign::STEPS.when(planner.is_on())
+                | Sign::LOOKS.when(planner.looks())
+                | Sign::LEARNS.when(learns)
+                | Sign::ARENA.when(planner.has_arena()),
+        );
     }
 }
 
@@ -54,14 +64,14 @@ impl<B: Backend> Shared<B> {
     /// An allocation while steps are planned.
     #[inline(never)]
     pub(super) fn alloc_in_step(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
+        let mut began = None;
         if self.may_be_planned(request) && self.may_pass(request) {
             self.backend.check()?;
             let mut planner = self.shards.planner();
             if planner.is_due() {
                 planner = self.next_step(planner);
             }
-            if let Some(extent) = planner.take(request.bytes) {
-                let ties = planner.ties(self);
+            if let Some((ties, extent)) = planner.take(request.bytes, self) {
                 drop(planner);
                 self.pass();
                 if request.zeroed || !request.label.is_empty() || self.shards.signs.is_recording() {
@@ -70,16 +80,17 @@ impl<B: Backend> Shared<B> {
                 // Built where the caller wants it, and not moved: half of what an allocation costs here would be moves.
                 return Ok(Block::bare(ties.with(extent), request.bytes));
             }
+            began = Some(planner.began());
             self.do_without(planner);
         }
-        self.alloc_beside(request)
+        self.alloc_beside(request, began)
     }
 
-    /// What is not planned.
+    /// Serves a request for which the plan has no place.
     #[inline(never)]
-    fn alloc_beside(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
+    fn alloc_beside(self: &Arc<Self>, request: &Request, began: Option<u64>) -> Result<Block<B>> {
         let block = self.alloc_in_pool(request)?;
-        self.write_down(&block);
+        self.write_down(&block, began);
         Ok(block)
     }
 
@@ -101,7 +112,7 @@ impl<B: Backend> Shared<B> {
         bytes > 0 && align_bytes.is_power_of_two() && align_bytes <= self.limits.alignment_bytes
     }
 
-    /// Whether nobody in line is to be served before: what goes out of an arena is kept from them as any other memory.
+    /// Whether no waiter is to be served before: what goes out of an arena is kept from waiters as any other memory.
     #[inline]
     fn may_pass(&self, request: &Request) -> bool {
         !self.shards.signs.is_waited_for() || self.state().may_be_served(std::slice::from_ref(request))
@@ -133,6 +144,8 @@ impl<B: Backend> Shared<B> {
     ) -> Result<Vec<Block<B>>> {
         // What can never be served takes no places, and its error is of the whole batch.
         self.check_batch(requests)?;
+        let began = self.shards.planner().began();
+        let write_down = |block: &Block<B>| self.write_down(block, Some(began));
         let planned: Vec<Option<Block<B>>> =
             requests.iter().map(|request| self.alloc_planned(request)).collect::<Result<_>>()?;
         let rest: Vec<Request> = requests
@@ -147,27 +160,33 @@ impl<B: Backend> Shared<B> {
             _ => match self.rest_of_batch(&rest) {
                 Ok(Some(blocks)) => blocks,
                 none_or_error => {
-                    // Who waits, or fails, holds no place that keeps the arena from anybody.
+                    // A batch that waits, or fails, holds no place that keeps the arena from others.
                     let count = planned.iter().flatten().count() as u64;
                     drop(planned);
-                    self.revoke_planned(count);
+                    self.revoke_planned(count, began);
                     none_or_error?;
                     let blocks = others(requests)?;
-                    blocks.iter().for_each(|block| self.write_down(block));
+                    blocks.iter().for_each(write_down);
                     return Ok(blocks);
                 }
             },
         };
-        rest.iter().for_each(|block| self.write_down(block));
+        rest.iter().for_each(write_down);
         let mut rest = rest.into_iter();
         Ok(planned.into_iter().filter_map(|block| block.or_else(|| rest.next())).collect())
     }
 
-    /// So many planned blocks were taken back before anybody saw them: only the peaks remember.
-    fn revoke_planned(&self, count: u64) {
+    /// Takes so many planned blocks back before the caller sees them, of the planned steps that began then: only the peaks
+    /// remember.
+    fn revoke_planned(&self, count: u64, began: u64) {
         self.fold_planned();
         let revoke = |counter: &mut u64| *counter = counter.saturating_sub(count);
-        revoke(&mut self.shards.planner().report.allocations_planned);
+        {
+            let mut planner = self.shards.planner();
+            if planner.began() == began {
+                revoke(&mut planner.report.allocations_planned);
+            }
+        }
         let mut state = self.state();
         revoke(&mut state.totals().allocations);
         revoke(&mut state.totals().allocations_planned);
@@ -191,31 +210,44 @@ impl<B: Backend> Shared<B> {
         if planner.is_due() {
             planner = self.next_step(planner);
         }
-        let Some(extent) = planner.take(request.bytes) else {
+        let Some((ties, extent)) = planner.take(request.bytes, self) else {
             self.do_without(planner);
             return Ok(None);
         };
-        let ties = planner.ties(self);
         drop(planner);
         self.pass();
         self.planned_with_care(ties.with(extent), request).map(Some)
     }
 
-    /// A block of the pool was allocated.
-    fn write_down(&self, block: &Block<B>) {
+    /// A block of the pool was allocated for planned steps that `began` then. A thread that is late, and finds others, leaves
+    /// theirs alone.
+    fn write_down(&self, block: &Block<B>, began: Option<u64>) {
         if self.shards.signs.is_learning()
             && let Some(at) = block.at()
+        {
+            let mut planner = self.shards.planner();
+            if began.is_none_or(|began| began == planner.began())
+                && let Some(learner) = planner.learner()
+            {
+                learner.alloc(block.bytes(), at);
+            }
+        }
+    }
+
+    /// Blocks of the pool were allocated that are looked for in no plan.
+    pub(super) fn write_down_beside(&self, blocks: &[Block<B>]) {
+        if self.shards.signs.is_learning()
             && let Some(learner) = self.shards.planner().learner()
         {
-            learner.alloc(block.bytes(), at);
+            blocks.iter().for_each(|block| learner.alloc_beside(block.bytes()));
         }
     }
 
     /// A block of the pool is about to be freed.
     #[cold]
-    pub(super) fn write_down_free(&self, at: At) {
+    pub(super) fn write_down_free(&self, at: At, bytes: u64) {
         if let Some(learner) = self.shards.planner().learner() {
-            learner.free(at);
+            learner.free(at, bytes);
         }
     }
 
@@ -226,127 +258,6 @@ impl<B: Backend> Shared<B> {
         {
             learner.moved(from, to);
         }
-    }
-
-    /// A step ends and another begins. Plans and reserves without the planner: others are served by the pool meanwhile, may
-    /// begin a step of their own, or end planned steps.
-    fn next_step<'a>(self: &'a Arc<Self>, mut planner: LatchGuard<'a, Planner<B>>) -> LatchGuard<'a, Planner<B>> {
-        if let Ended::New(step, instead_of) = planner.end_step() {
-            self.shards.show(&mut planner);
-            drop(planner);
-            let schedule = auto::plan(&step, self.limits.alignment_bytes);
-            planner = self.shards.planner();
-            if let (Mode::Auto(auto), Ok(schedule)) = (&mut planner.mode, schedule) {
-                auto.learned(step, instead_of, schedule);
-            }
-        }
-        let wanted = planner.begin_step();
-        self.shards.show(&mut planner);
-        let Some((schedule, most_bytes)) = wanted else { return planner };
-        if planner.arena_bytes() < schedule.height_bytes() && planner.may_ask_for_an_arena() {
-            let rest = planner.leave_idle_arena();
-            drop(planner);
-            self.end_arenas(rest);
-            let arena = [most_bytes, schedule.height_bytes()].into_iter().find_map(|bytes| self.take_arena(bytes).ok());
-            planner = self.shards.planner();
-            planner.asked_for_an_arena(arena.is_some());
-            if let Some(arena) = arena {
-                let rest = planner.set_arena(arena);
-                planner = self.end_arenas_and_return(planner, rest);
-            }
-        }
-        let rest = planner.serve();
-        self.end_arenas_and_return(planner, rest)
-    }
-
-    /// What leaves does so without the planner.
-    fn end_arenas_and_return<'a>(
-        &'a self,
-        planner: LatchGuard<'a, Planner<B>>,
-        rest: Rest<B>,
-    ) -> LatchGuard<'a, Planner<B>> {
-        if rest.is_empty() {
-            return planner;
-        }
-        drop(planner);
-        self.end_arenas(rest);
-        self.shards.planner()
-    }
-
-    /// A run of the pool for planned steps.
-    fn take_arena(&self, bytes: u64) -> Result<Home<B::Slab>> {
-        self.check_slab(bytes)?;
-        self.backend.check()?;
-        // What is in a free list is some caller's size, and would be counted as a block.
-        let request = Request::bytes(bytes).label("arena of planned steps").without(Fallback::Oversized).for_the_pool();
-        {
-            let state = self.state();
-            state.check_open()?;
-            let requests = std::slice::from_ref(&request);
-            if self.is_over_budget(requests) {
-                return Err(self.shortage(&state, requests, ErrorKind::OverBudget, Duration::ZERO));
-            }
-        }
-        // From what is reserved already, if that will do; else what is idle makes room for it first.
-        let modest = request.clone().without(Fallback::Grow);
-        let homes = match self.attempt(std::slice::from_ref(&modest), true)? {
-            Ok(homes) => homes,
-            Err(_) => {
-                self.trim();
-                self.attempt(std::slice::from_ref(&request), true)??
-            }
-        };
-        Ok(homes.into_iter().next().expect("a home for the request"))
-    }
-
-    /// What a planner has done with goes home.
-    fn end_arenas(&self, rest: Rest<B>) {
-        let Rest { arenas, pools } = rest;
-        drop(pools);
-        if arenas.is_empty() {
-            return;
-        }
-        // Of the blocks that are back in them.
-        let tally = self.shards.tally_planned();
-        let (served, gives_back) = {
-            let mut state = self.state();
-            state.fold(tally);
-            for home in arenas {
-                state.fold(Tally { cached_bytes: -(home.extent.bytes() as i64), ..Tally::default() });
-                state.put_back([home]);
-            }
-            let gives_back = state.gives_back_at_once();
-            if gives_back {
-                self.detach_empty(&mut state);
-            }
-            (state.serve(), gives_back)
-        };
-        self.tell(served);
-        if gives_back {
-            caught(|| self.settle_completed());
-        }
-    }
-
-    /// Memory is short, or somebody waits for it: an arena that nobody has a block of goes home.
-    pub(super) fn give_idle_arena(&self) {
-        if self.shards.signs.is_on() {
-            self.end_holds(false);
-            let rest = self.shards.planner().leave_idle_arena();
-            self.end_arenas(rest);
-        }
-    }
-
-    /// No more planned steps.
-    pub(super) fn end_planning(&self) {
-        let rest = {
-            let mut planner = self.shards.planner();
-            let rest = planner.end();
-            self.shards.show(&mut planner);
-            rest
-        };
-        self.fold_planned();
-        self.end_arenas(rest);
-        self.state().direct_if_need_be();
     }
 
     /// Frees the arena's blocks without an owner that no hold keeps any more. Zeroing them may wait for the stream if it
@@ -381,10 +292,10 @@ pub(super) fn give<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Hol
     if shards.signs.is_recording() {
         place.shared.state().record_free(&place.home);
     }
-    if !shards.signs.is_on() {
+    if !shards.signs.has_arena() {
         let shared = Arc::clone(&place.shared);
         give_back(place, bytes, holds, is_dirty);
-        // Nobody else asks for it any more.
+        // No other call tells the pool of it any more.
         return shared.fold_planned();
     }
     give_back(place, bytes, holds, is_dirty);
@@ -396,9 +307,13 @@ fn give_back<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Holds>, i
         let shards = place.shared.shards;
         let rest = {
             let mut planner = shards.planner();
-            // Who joined the line before has looked at the arena, or looks at it after this.
+            // A waiter that joined the line before has looked at the arena, or looks at it after this.
             let is_wanted = shards.signs.is_waited_for();
-            planner.give(place, bytes, is_wanted)
+            let rest = planner.give(place, bytes, is_wanted);
+            if rest.is_some() {
+                shards.show(&mut planner);
+            }
+            rest
         };
         if let Some(rest) = rest {
             end(rest);

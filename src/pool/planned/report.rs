@@ -40,13 +40,13 @@ pub struct PlanReport {
     pub steps: u64,
     /// Those that followed their plan to the letter, until they ended.
     pub steps_exact: u64,
-    /// Those for which there was no plan: they were profiled, that is, written down.
+    /// Those that were profiled, that is, written down.
     pub steps_profiled: u64,
     /// Those that the pool had no room for an arena for, or took it back because memory was short.
     pub steps_without_room: u64,
     /// Plans that are kept, one for each shape of a step.
     pub plans: u64,
-    /// Bytes of the run of the pool that the steps are in; 0 while there is none.
+    /// Bytes of the runs of the pool that the steps are in; 0 while there are none.
     pub arena_bytes: u64,
     /// What the last step's plan needs of it.
     pub height_bytes: u64,
@@ -58,8 +58,11 @@ pub struct PlanReport {
     pub allocations_unplanned: u64,
     /// Those whose place was still in use.
     pub allocations_blocked: u64,
-    /// Those that were planned, and that nobody asked for.
+    /// Those that were planned and not asked for.
     pub allocations_skipped: u64,
+    /// An allocation has failed, and [`Pool::auto_plan`](crate::Pool::auto_plan) plans no more steps for it: everything is served
+    /// as without it.
+    pub is_over: bool,
     /// The last that was not the one that the plan had next.
     pub last_deviation: Option<Deviation>,
 }
@@ -86,6 +89,9 @@ impl fmt::Display for PlanReport {
             number(self.allocations_blocked),
             number(self.allocations_skipped)
         )?;
+        if self.is_over {
+            f.write_str("\nan allocation has failed: no more steps are planned")?;
+        }
         match self.last_deviation {
             Some(deviation) => write!(f, "\nlast deviation: {deviation}"),
             None => Ok(()),

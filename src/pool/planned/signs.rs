@@ -1,40 +1,78 @@
-//! What whoever allocates or frees must know of planned steps before anything is locked.
+//! What an allocation or a free must know of planned steps before anything is locked.
+
+use std::ops::BitOr;
 
 use crate::sync::{AtomicBool, AtomicU8, Ordering};
 
-/// Looked at without a lock: who is late is served as if nothing were planned.
+/// Looked at without a lock: a thread that is late is served as if nothing were planned.
 pub(in crate::pool) struct Signs {
     /// Changed with the planner locked.
     planner: AtomicU8,
     /// What is asked for is recorded. Changed with the pool's lock held.
     records: AtomicBool,
-    /// Somebody waits in line. Changed with the pool's lock held.
+    /// A request waits in line. Changed with the pool's lock held.
     waits: AtomicBool,
 }
 
-/// Allocations are looked for in a schedule, or written down.
-const ON: u8 = 1;
-/// Blocks of the pool that are freed are written down.
-const LEARNS: u8 = 2;
+/// What others see of the planner.
+#[derive(Clone, Copy)]
+pub(super) struct Sign(u8);
+
+impl Sign {
+    /// Steps are planned: it matters where they begin.
+    pub(super) const STEPS: Self = Self(1);
+    /// Allocations are looked for in a schedule, or counted.
+    pub(super) const LOOKS: Self = Self(2);
+    /// What is allocated and freed is written down.
+    pub(super) const LEARNS: Self = Self(4);
+    /// There is an arena.
+    pub(super) const ARENA: Self = Self(8);
+
+    pub(super) fn when(self, is_so: bool) -> Self {
+        if is_so { self } else { Self(0) }
+    }
+}
+
+impl BitOr for Sign {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
 
 impl Signs {
     pub(in crate::pool) fn new() -> Self {
         Self { planner: AtomicU8::new(0), records: AtomicBool::new(false), waits: AtomicBool::new(false) }
     }
 
-    pub(super) fn set(&self, is_on: bool, is_learning: bool) {
-        let signs = if is_on { ON } else { 0 } | if is_learning { LEARNS } else { 0 };
-        self.planner.store(signs, Ordering::Relaxed);
+    pub(super) fn set(&self, sign: Sign) {
+        self.planner.store(sign.0, Ordering::Relaxed);
     }
 
     #[inline]
-    pub(in crate::pool) fn is_on(&self) -> bool {
-        self.planner.load(Ordering::Relaxed) != 0
+    fn is(&self, sign: Sign) -> bool {
+        self.planner.load(Ordering::Relaxed) & sign.0 != 0
+    }
+
+    #[inline]
+    pub(in crate::pool) fn has_steps(&self) -> bool {
+        self.is(Sign::STEPS)
+    }
+
+    #[inline]
+    pub(in crate::pool) fn looks(&self) -> bool {
+        self.is(Sign::LOOKS)
     }
 
     #[inline]
     pub(in crate::pool) fn is_learning(&self) -> bool {
-        self.planner.load(Ordering::Relaxed) & LEARNS != 0
+        self.is(Sign::LEARNS)
+    }
+
+    #[inline]
+    pub(in crate::pool) fn has_arena(&self) -> bool {
+        self.is(Sign::ARENA)
     }
 
     #[inline]
@@ -42,7 +80,7 @@ impl Signs {
         self.records.load(Ordering::Relaxed)
     }
 
-    /// Then the arena is kept from nobody: it goes home as soon as nothing in it is in use.
+    /// Whether a request waits in line: then the arena goes home as soon as nothing in it is in use.
     #[inline]
     pub(in crate::pool) fn is_waited_for(&self) -> bool {
         self.waits.load(Ordering::Relaxed)

@@ -5,8 +5,10 @@
 
 mod audit;
 mod moves;
+mod next_slab;
 mod place;
 mod retire;
+mod runs;
 mod serve;
 #[cfg(test)]
 mod serve_tests;
@@ -14,7 +16,9 @@ mod tables;
 
 use std::time::Instant;
 
+pub(super) use self::next_slab::NextSlab;
 pub(super) use self::place::Short;
+
 use self::retire::Leaving;
 pub(super) use self::retire::{Holds, Retired};
 pub(super) use self::serve::{Candidate, Growth, Look, Served};
@@ -161,7 +165,7 @@ impl<S> State<S> {
             || self.closed
             || self.orphaned
             || self.record.is_some()
-            || self.signs.is_on()
+            || self.signs.has_arena()
             || self.reserve_bytes > 0
             || self.sizes.policy == SlabPolicy::PerBlock
             || !self.line.is_empty();

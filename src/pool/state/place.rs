@@ -169,14 +169,17 @@ impl<S> State<S> {
             space.release(extent);
             None
         };
+        let alloc = |space: &mut Space| {
+            if request.for_the_pool { space.alloc_pages(bytes) } else { space.alloc(bytes) }
+        };
         let found = if self.sizes.policy == SlabPolicy::PerBlock {
             let slab_bytes = self.sizes.least(bytes).ok_or(None)?;
             let suits = |entry: &Entry<S>| entry.slab.bytes == slab_bytes && entry.space.is_empty();
-            self.find(|space| space.alloc(bytes).and_then(|extent| if_open(space, extent)), suits)
+            self.find(|space| alloc(space).and_then(|extent| if_open(space, extent)), suits)
         } else {
-            let cached =
-                self.find(|space| space.alloc_cached(bytes).and_then(|extent| if_open(space, extent)), |_| true);
-            cached.or_else(|| self.find(|space| space.alloc(bytes).and_then(|extent| if_open(space, extent)), |_| true))
+            let mut cached = |space: &mut Space| space.alloc_cached(bytes).and_then(|extent| if_open(space, extent));
+            let cached = if request.for_the_pool { None } else { self.find(&mut cached, |_| true) };
+            cached.or_else(|| self.find(|space| alloc(space).and_then(|extent| if_open(space, extent)), |_| true))
         };
         let (index, extent) = found.ok_or(refused_bytes)?;
         let is_high = self.reserve_bytes > 0 && request.priority == Priority::High;

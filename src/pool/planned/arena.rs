@@ -1,0 +1,182 @@
+//! The runs of the pool that planned steps are in, and what blocks in them keep alive.
+
+use super::late::Late;
+use crate::backend::Backend;
+use crate::plan::{Cursor, Schedule};
+use crate::pool::Shared;
+use crate::pool::shards::PoolHome;
+use crate::pool::state::{Home, Slab};
+use crate::space::Extent;
+use crate::sync::Arc;
+
+/// A schedule, and the runs that its places are in.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    pub(super) schedule: Arc<Schedule>,
+    /// For each run the offset that it begins at, and its bytes.
+    pub(super) runs: Arc<[(u64, u64)]>,
+}
+
+impl Layout {
+    /// In one run.
+    pub(super) fn whole(schedule: Schedule) -> Self {
+        let runs = [(0, schedule.height_bytes())].into();
+        Self { schedule: Arc::new(schedule), runs }
+    }
+
+    /// In runs of so many bytes one behind the other, of which no block is in two. `None` if there are not enough of them.
+    pub(super) fn in_runs(schedule: Schedule, sizes: &[u64]) -> Option<Self> {
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        let mut at = 0;
+        for bytes in sizes {
+            let used = schedule.end_before(at + bytes);
+            if used > at {
+                runs.push((at, used - at));
+            }
+            at += bytes;
+        }
+        (schedule.height_bytes() <= at).then(|| Self { schedule: Arc::new(schedule), runs: runs.into() })
+    }
+
+    pub(super) fn metadata_bytes(&self) -> u64 {
+        self.schedule.metadata_bytes() + size_of_val(&*self.runs) as u64
+    }
+}
+
+/// What a block keeps alive: its pool, and its slab. They go from block to block without touching a reference count.
+pub(super) struct Ties<B: Backend> {
+    shared: Arc<Shared<B>>,
+    slab: Arc<Slab<B::Slab>>,
+}
+
+impl<B: Backend> Ties<B> {
+    #[inline(always)]
+    pub(super) fn with(self, extent: Extent) -> PoolHome<B> {
+        PoolHome { shared: self.shared, home: Home { slab: self.slab, extent } }
+    }
+}
+
+/// What is to be given home, and dropped, once the planner is not locked: that may end the pool. A slab is always the
+/// arena's too; so the thread that gives the arena home has the last of it, and may give the slab back.
+#[must_use]
+pub(super) struct Rest<B: Backend> {
+    pub(super) arenas: Vec<Home<B::Slab>>,
+    pub(super) pools: Vec<Arc<Shared<B>>>,
+    /// There is an arena less, whether or not anything of it goes home.
+    pub(super) has_left: bool,
+}
+
+impl<B: Backend> Rest<B> {
+    pub(super) fn new() -> Self {
+        Self { arenas: Vec::new(), pools: Vec::new(), has_left: false }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.arenas.is_empty() && self.pools.is_empty() && !self.has_left
+    }
+
+    pub(super) fn append(&mut self, other: Self) {
+        self.arenas.extend(other.arenas);
+        self.pools.extend(other.pools);
+        self.has_left |= other.has_left;
+    }
+}
+
+/// A run of the arena.
+struct Part<B: Backend> {
+    /// The schedule's offset that it begins at.
+    at: u64,
+    home: Home<B::Slab>,
+    /// Of blocks that came back.
+    ties: Vec<Ties<B>>,
+}
+
+impl<B: Backend> Part<B> {
+    /// The schedule's offset of a place, if that is in this run.
+    #[inline]
+    fn offset_of(&self, home: &Home<B::Slab>) -> Option<u64> {
+        let offset = home.extent.offset().checked_sub(self.home.extent.offset())?;
+        (Arc::ptr_eq(&self.home.slab, &home.slab) && offset < self.home.extent.bytes()).then_some(self.at + offset)
+    }
+}
+
+/// Its bytes count as cached where no block has them. It does not keep its pool alive.
+pub(super) struct Arena<B: Backend> {
+    parts: Vec<Part<B>>,
+    /// Of what it was taken for.
+    schedule: Arc<Schedule>,
+}
+
+impl<B: Backend> Arena<B> {
+    /// Of the homes that were taken for the runs of a layout.
+    pub(super) fn new(layout: &Layout, homes: Vec<Home<B::Slab>>) -> Self {
+        let part = |((at, _), home): (&(u64, u64), _)| Part { at: *at, home, ties: Vec::new() };
+        Self { parts: layout.runs.iter().zip(homes).map(part).collect(), schedule: Arc::clone(&layout.schedule) }
+    }
+
+    /// Whether all places of a schedule are in it.
+    pub(super) fn is_for(&self, schedule: &Arc<Schedule>) -> bool {
+        Arc::ptr_eq(&self.schedule, schedule)
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.home.extent.bytes()).sum()
+    }
+
+    /// Where a place of the schedule is, and in which part.
+    #[inline]
+    pub(super) fn extent(&self, (offset, bytes): (u64, u64), index: u32) -> (Extent, usize) {
+        let number = if self.parts.len() == 1 { 0 } else { self.parts.partition_point(|part| part.at <= offset) - 1 };
+        let part = &self.parts[number];
+        (part.home.extent.part(offset - part.at, bytes, index), number)
+    }
+
+    /// For a block in this part.
+    #[inline(always)]
+    pub(super) fn ties(&mut self, number: usize, shared: &Arc<Shared<B>>) -> Ties<B> {
+        let part = &mut self.parts[number];
+        part.ties.pop().unwrap_or_else(|| Ties { shared: Arc::clone(shared), slab: Arc::clone(&part.home.slab) })
+    }
+
+    /// The schedule's offset of a place that comes back, and its part; `None` for one of another arena.
+    #[inline]
+    pub(super) fn find(&self, home: &Home<B::Slab>) -> Option<(u64, usize)> {
+        self.parts.iter().enumerate().find_map(|(number, part)| Some((part.offset_of(home)?, number)))
+    }
+
+    #[inline]
+    pub(super) fn keep(&mut self, number: usize, shared: Arc<Shared<B>>, slab: Arc<Slab<B::Slab>>) {
+        self.parts[number].ties.push(Ties { shared, slab });
+    }
+
+    /// Bytes of it that no block has.
+    pub(super) fn idle_bytes(&self, cursor: Option<&Cursor>) -> u64 {
+        let out = cursor.map_or_else(Vec::new, Cursor::ranges);
+        self.bytes().saturating_sub(out.iter().map(|range| range.1 - range.0).sum())
+    }
+
+    /// It is not used any more. Blocks in it stay where they are: what goes home is pages that none of them has a part of, and
+    /// each block's with it.
+    pub(super) fn leave(self, cursor: Option<&Cursor>, late: &mut Late, page_bytes: impl Fn(u64) -> u64) -> Rest<B> {
+        let mut rest = Rest { has_left: true, ..Rest::new() };
+        let ranges = cursor.filter(|cursor| cursor.out() > 0).map_or_else(Vec::new, Cursor::ranges);
+        for Part { at, home, ties } in self.parts {
+            rest.pools.extend(ties.into_iter().map(|ties| ties.shared));
+            let end = at + home.extent.bytes();
+            let inside = ranges.iter().filter(|range| range.0 >= at && range.0 < end);
+            let inside: Vec<(u64, u64)> = inside.map(|range| (range.0 - at, range.1 - at)).collect();
+            if inside.is_empty() {
+                rest.arenas.push(home);
+                continue;
+            }
+            let free = late.leave(&home, &inside, page_bytes(home.slab.bytes));
+            rest.arenas.extend(free.into_iter().map(|extent| Home { slab: Arc::clone(&home.slab), extent }));
+        }
+        rest
+    }
+
+    pub(super) fn metadata_bytes(&self) -> u64 {
+        let of_part = |part: &Part<B>| size_of::<Part<B>>() + part.ties.capacity() * size_of::<Ties<B>>();
+        self.parts.iter().map(of_part).sum::<usize>() as u64
+    }
+}

@@ -1,0 +1,59 @@
+//! Blocks of arenas that are gone: each keeps the pages that it has a part of, and nothing else.
+
+use std::collections::BTreeMap;
+
+use super::learn::At;
+use crate::pool::state::Home;
+use crate::space::Extent;
+
+/// A block that is not back.
+#[derive(Clone, Copy, Debug)]
+struct Out {
+    end: u64,
+    /// Of its slab.
+    page_bytes: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Late {
+    out: BTreeMap<At, Out>,
+}
+
+impl Late {
+    /// An arena is given up while these ranges of it are out, sorted. The runs of it that go home now: all pages that no block has a
+    /// part of.
+    pub(super) fn leave<S>(&mut self, arena: &Home<S>, ranges: &[(u64, u64)], page_bytes: u64) -> Vec<Extent> {
+        let (start, end) = (arena.extent.offset(), arena.extent.offset() + arena.extent.bytes());
+        let (mut free, mut at) = (Vec::new(), start);
+        for (from, to) in ranges {
+            let (from, to) = (start + from, start + to);
+            self.out.insert((arena.slab.serial, from), Out { end: to, page_bytes });
+            let page = from / page_bytes * page_bytes;
+            if at < page {
+                free.push(Extent::run(at, page - at));
+            }
+            at = at.max(to.next_multiple_of(page_bytes).min(end));
+        }
+        if at < end {
+            free.push(Extent::run(at, end - at));
+        }
+        free
+    }
+
+    /// A block is back: the run that goes home with it, if no other block has a part of its pages. `None` if it is no block of these.
+    pub(super) fn put_back<S>(&mut self, home: &Home<S>) -> Option<Option<Extent>> {
+        let (serial, offset) = (home.slab.serial, home.extent.offset());
+        let Out { end, page_bytes } = self.out.remove(&(serial, offset))?;
+        let below = self.out.range((serial, 0)..(serial, offset)).next_back();
+        let above = self.out.range((serial, end)..=(serial, u64::MAX)).next();
+        let up = |at: u64| at.next_multiple_of(page_bytes).min(home.slab.bytes);
+        let down = |at: u64| at / page_bytes * page_bytes;
+        let from = below.map_or(0, |(_, out)| up(out.end)).max(down(offset));
+        let to = above.map_or(u64::MAX, |((_, at), _)| down(*at)).min(up(end));
+        Some((from < to).then(|| Extent::run(from, to - from)))
+    }
+
+    pub(super) fn metadata_bytes(&self) -> u64 {
+        (self.out.len() * size_of::<(At, Out)>()) as u64
+    }
+}
