@@ -2,9 +2,15 @@
 
 mod support;
 
-use std::sync::atomic::Ordering;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Waker};
+use std::thread;
+use std::time::Duration;
 
-use support::watched::{Watched, check, open, untouched};
+use support::watched::{Cause, Watched, check, open, untouched};
+use support::{LONG, until};
 use tensorpool::{Config, ErrorKind, Limit, Limits, Placement, Pool, Request, SlabPolicy, Virtual};
 
 const KIB: u64 = 1 << 10;
@@ -243,5 +249,47 @@ fn a_backend_that_panics_costs_no_budget() {
     let alloc = std::panic::AssertUnwindSafe(|| pool.alloc(Request::bytes(1)));
     assert!(std::panic::catch_unwind(alloc).is_err());
     assert!(pool.alloc(Request::bytes(MIB)).is_ok(), "{}", pool.stats());
+    pool.check();
+}
+
+/// What an error of the backend carries may call the pool when it is dropped.
+#[test]
+fn an_error_that_is_never_read_is_dropped_without_a_lock() {
+    let backend = Watched::new();
+    let pool = open(&backend, Config::new(2 * KIB).slabs(SlabPolicy::Fixed(KIB)));
+    let held = pool.alloc(Request::bytes(KIB)).unwrap();
+    backend.fail_calls(1..=u64::MAX);
+    let mut future = Box::pin(pool.alloc_async(Request::bytes(KIB).wait(Duration::from_millis(1))));
+    assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    let (again, calls) = (pool.clone(), Arc::new(AtomicU64::new(0)));
+    let counted = Arc::clone(&calls);
+    backend.on_drop(move || {
+        counted.fetch_add(again.stats().blocks, Ordering::SeqCst);
+    });
+    until(|| pool.stats().waiting == 0);
+    // The error comes a moment after the waiter has left the line.
+    thread::sleep(Duration::from_millis(20));
+    let dropped = thread::spawn(move || drop(future));
+    until(|| dropped.is_finished());
+    assert!(calls.load(Ordering::SeqCst) > 0);
+    // What is called has a handle of the pool.
+    *backend.seen.cause.lock().unwrap() = Cause::default();
+    drop(held);
+    pool.check();
+}
+
+/// Its slab goes as if the block had been dropped.
+#[test]
+fn a_served_future_that_is_dropped_gives_its_slab_back() {
+    let backend = Watched::new();
+    let pool = open(&backend, Config::new(KIB).slabs(SlabPolicy::PerBlock));
+    let held = pool.alloc(Request::bytes(KIB)).unwrap();
+    let mut future = Box::pin(pool.alloc_async(Request::bytes(KIB).wait(LONG)));
+    assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    drop(held);
+    until(|| pool.stats().waiting == 0);
+    assert_eq!(backend.reserved(), KIB);
+    drop(future);
+    assert_eq!((backend.reserved(), pool.stats().slabs), (0, 0));
     pool.check();
 }

@@ -100,16 +100,17 @@ fn waiters() {
     let pool = pool(Config::new(1 << 20).slabs(SlabPolicy::Single));
     let mut context = Context::from_waker(Waker::noop());
     let mut futures = Vec::with_capacity(20_000);
+    let label = "activation ".repeat(8);
     check(&pool, 20_000, |blocks| {
         blocks.push(pool.alloc(Request::bytes(1 << 20)).unwrap());
         for number in 0..20_000u64 {
-            let request = Request::bytes(1024 + number % 5).wait(Duration::from_secs(600));
+            let request = Request::bytes(1024 + number % 5).label(label.clone()).wait(Duration::from_secs(600));
             let mut future = Box::pin(pool.alloc_async(request));
             assert!(future.as_mut().poll(&mut context).is_pending());
             futures.push(future);
         }
         // A future has a copy of its request.
-        let own_bytes = 20_000 * (size_of_val(&*futures[0]) + size_of::<Request>()) as u64;
+        let own_bytes = 20_000 * (size_of_val(&*futures[0]) + size_of::<Request>() + label.len()) as u64;
         (std::mem::take(&mut futures), own_bytes)
     });
 }

@@ -4,6 +4,7 @@
 //! the seats, and wakes just those. What no call of the pool brings (work that the device finishes, holds that end, slabs,
 //! deadlines) is found by the [watch](super::watch).
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -89,9 +90,13 @@ impl<S> Seat<S> {
         }
     }
 
-    /// What it has in memory, with the reference counts of the line and the kind it joins as.
+    /// What it has in memory, with the requests' labels, the reference counts of the line and the kind it joins as.
     fn memory_bytes(&self) -> u64 {
-        let parts_bytes = ARC_BYTES + self.requests.len() * size_of::<Part>();
+        let labels = self.requests.iter().map(|request| match &request.label {
+            Cow::Owned(label) => label.capacity(),
+            Cow::Borrowed(_) => 0,
+        });
+        let parts_bytes = ARC_BYTES + self.requests.len() * size_of::<Part>() + labels.sum::<usize>();
         vec_bytes(&self.requests) + vec_bytes(&self.slab_bytes) + (ARC_BYTES + size_of::<Self>() + parts_bytes) as u64
     }
 
@@ -116,7 +121,9 @@ impl<S> Seat<S> {
 
     /// The backend has refused a slab for it. It waits on, and is told if nothing better comes.
     pub(super) fn refuse(&self, error: Error) {
-        lock(&self.result).refusal = Some(error);
+        // What an error carries is the backend's. Its drop may call the pool, which may serve this seat.
+        let before = lock(&self.result).refusal.replace(error);
+        caught(|| drop(before));
     }
 
     /// An error with what the backend said as its cause, if it did.
@@ -142,11 +149,16 @@ impl<S> Seat<S> {
         }
     }
 
-    /// The waiter has gone. Returns what it was served, and its waker, which is for the waiter's thread to drop.
-    fn leave(&self) -> (Option<Vec<Home<S>>>, Option<Waker>) {
+    /// The waiter has gone. Returns what it was served, and what else was in the seat.
+    fn leave(&self) -> (Option<Vec<Home<S>>>, Left) {
         let mut result = lock(&self.result);
         result.is_over = true;
-        (result.homes.take().and_then(Result::ok), result.waker.take())
+        let (homes, error) = match result.homes.take() {
+            Some(Ok(homes)) => (Some(homes), None),
+            Some(Err(error)) => (None, Some(error)),
+            None => (None, None),
+        };
+        (homes, Left { errors: [error, result.refusal.take()], waker: result.waker.take() })
     }
 
     pub(super) fn take(&self) -> Option<Result<Vec<Home<S>>>> {
@@ -177,6 +189,23 @@ impl<S> Seat<S> {
     }
 }
 
+/// What a waiter leaves in its seat. To drop it is not this crate's code: that is done without the pool's lock.
+struct Left {
+    errors: [Option<Error>; 2],
+    waker: Option<Waker>,
+}
+
+impl Left {
+    fn drop_all(self) {
+        let Self { errors, waker } = self;
+        caught(|| drop(waker));
+        // Each by itself: a second panic while the first unwinds would end the process.
+        errors.into_iter().for_each(|error| {
+            caught(|| drop(error));
+        });
+    }
+}
+
 /// A place in line. Dropping it leaves no trace, whatever had come of it.
 struct Place<B: Backend> {
     shared: Arc<Shared<B>>,
@@ -203,17 +232,24 @@ impl<B: Backend> Place<B> {
 
 impl<B: Backend> Drop for Place<B> {
     fn drop(&mut self) {
-        let (served, waker) = {
+        let (served, left, gives_back) = {
             let mut state = self.shared.state();
             state.leave(self.ticket);
-            let (homes, waker) = self.seat.leave();
+            let (homes, left) = self.seat.leave();
+            let gives_back = homes.is_some() && state.gives_back_at_once();
             if let Some(homes) = homes {
                 state.take_back(homes, &self.seat.requests);
             }
-            (state.serve(), waker)
+            if gives_back {
+                self.shared.detach_empty(&mut state);
+            }
+            (state.serve(), left, gives_back)
         };
-        caught(|| drop(waker));
+        left.drop_all();
         self.shared.tell(served);
+        if gives_back {
+            caught(|| self.shared.settle_completed());
+        }
     }
 }
 
@@ -317,7 +353,8 @@ impl<B: Backend> Pool<B> {
     ///
     /// Works under any executor. While anything waits, one thread of the pool looks at the device and at deadlines; it ends soon
     /// after the last waiter has left the line. A request that does not [wait](Request::wait) does not wait for the device
-    /// either, as `alloc` does for slabs on their way back.
+    /// either, as `alloc` does for slabs on their way back. The first poll may block all the same, beyond a deadline: while another
+    /// thread is inside [`create_slab`](Backend::create_slab), and while a recording is full.
     ///
     /// Dropping the future leaves the line, and leaves no trace. The drop waits for no other thread: not for one that wakes the
     /// future just then. A future that is polled and then forgotten ([`std::mem::forget`]) stays in line until its deadline.
@@ -355,3 +392,6 @@ impl<B: Backend> Pool<B> {
         AllocFuture::new(self.shared(), requests)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! A backend that counts for itself, and refuses memory when told to.
 
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tensorpool::backend::{CopyDst, CopySrc, HostSlab, Span};
 use tensorpool::{Backend, Config, Error, ErrorKind, Host, HostMemory, Limit, Limits, Pool, Result, Stats};
@@ -14,6 +15,34 @@ impl Drop for Bomb {
         panic!("as the test wants");
     }
 }
+
+type Drops = Arc<dyn Fn() + Send + Sync>;
+
+/// What the backend puts into the errors of `create_slab`: their drop calls what the test wants.
+#[derive(Clone, Default)]
+pub struct Cause(Option<Drops>);
+
+impl Drop for Cause {
+    fn drop(&mut self) {
+        if let Some(drops) = &self.0 {
+            drops();
+        }
+    }
+}
+
+impl fmt::Debug for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the cause of the test")
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the cause of the test")
+    }
+}
+
+impl std::error::Error for Cause {}
 
 /// What the backend saw.
 #[derive(Debug, Default)]
@@ -54,6 +83,8 @@ pub struct Seen {
     pub flushes: AtomicU64,
     /// So many of them panic, with a payload that panics when it is dropped.
     pub bombs: AtomicU64,
+    /// The cause of what `create_slab` reports.
+    pub cause: Mutex<Cause>,
 }
 
 impl Seen {
@@ -94,6 +125,11 @@ impl Watched {
         self.seen.copies.store(0, Ordering::Relaxed);
         self.seen.fail_copies_from.store(*calls.start(), Ordering::Relaxed);
         self.seen.fail_copies_to.store(*calls.end(), Ordering::Relaxed);
+    }
+
+    /// The errors of `create_slab` call this when they are dropped.
+    pub fn on_drop(&self, drops: impl Fn() + Send + Sync + 'static) {
+        self.seen.cause.lock().unwrap().0 = Some(Arc::new(drops));
     }
 
     pub fn reserved(&self) -> u64 {
@@ -146,7 +182,9 @@ impl Backend for Watched {
                 1 => ErrorKind::DeviceLost,
                 _ => ErrorKind::Device,
             };
-            return Err(Error::new(kind, format!("call {call} for {bytes} bytes fails, as the test wants")));
+            let error = Error::new(kind, format!("call {call} for {bytes} bytes fails, as the test wants"));
+            let drops = seen.cause.lock().unwrap().0.clone();
+            return Err(if drops.is_some() { error.with_source(Cause(drops)) } else { error });
         }
         std::thread::sleep(std::time::Duration::from_millis(seen.delay_ms.load(Ordering::Relaxed)));
         let slab = Host.create_slab(bytes)?;
