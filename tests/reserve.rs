@@ -1,5 +1,6 @@
 //! The reserve for high priority: what is open to others, whichever blocks are held.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -97,6 +98,40 @@ fn an_overdue_waiter_leaves_the_reserve_open() {
         drop(rest);
         let normal = normal.join().unwrap().unwrap();
         assert_eq!(normal.bytes_held(), 48 * KIB);
+    });
+    pool.check();
+}
+
+/// Also while a waiter that may not use the reserve is due.
+#[test]
+fn a_waiter_for_the_reserve_is_passed_a_bounded_number_of_times() {
+    let config = Config::new(64 * KIB).high_priority_reserve(16 * KIB).slabs(SlabPolicy::Single);
+    let pool = Pool::host(config).unwrap();
+    let rest = pool.alloc(Request::bytes(47 * KIB)).unwrap();
+    let mut small: VecDeque<_> = (0..15).map(|_| pool.alloc(high(KIB)).unwrap()).collect();
+    thread::scope(|scope| {
+        let normal = scope.spawn(|| pool.alloc(Request::bytes(48 * KIB).wait(LONG)).map(drop));
+        until(|| pool.stats().waiting == 1);
+        for _ in 0..16 {
+            pool.alloc(Request::bytes(KIB / 2)).unwrap();
+        }
+        assert!(pool.alloc(Request::bytes(KIB / 2)).unwrap_err().is_full());
+        let waiting = scope.spawn(|| pool.alloc(high(8 * KIB).wait(LONG)).map(drop));
+        until(|| pool.stats().waiting == 2);
+        let passes = (0..100).take_while(|_| {
+            drop(small.pop_front());
+            pool.alloc(high(KIB)).map(|block| small.push_back(block)).is_ok()
+        });
+        assert_eq!(passes.count(), 16);
+        // It may use the reserve past the other, and goes first there.
+        small.truncate(9);
+        assert!(pool.alloc(high(KIB)).unwrap_err().is_full());
+        small.clear();
+        waiting.join().unwrap().unwrap();
+        assert_eq!(pool.stats().waiting, 1);
+        drop(pool.alloc(high(KIB)).unwrap());
+        drop(rest);
+        normal.join().unwrap().unwrap();
     });
     pool.check();
 }

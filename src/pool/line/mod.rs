@@ -6,8 +6,8 @@
 //! - Everything that is served after a waiter arrived, and arrived after it, *passes* it. A waiter that was passed
 //!   [`PASSES_MAX`] times is *due*: nothing passes it any more, whatever the priority, until it is served or leaves. Several
 //!   that are due go by arrival. So no waiter starves. (Requests of high priority may still use their
-//!   [reserve](super::Config::high_priority_reserve), as long as the waiter lacks bytes that others hold.
-//!   [`State`](super::state::State) sees to that.)
+//!   [reserve](super::Config::high_priority_reserve), as long as the waiter lacks bytes that others hold. They pass all
+//!   waiters too, until one of high priority is due. [`State`](super::state::State) sees to that.)
 //!
 //! # How it stays fast
 //! Every call takes a time that grows with the logarithm of the waiters at most.
@@ -173,9 +173,18 @@ impl<K: Clone + Ord, T> Line<K, T> {
         self.needs[priority as usize].first(need, after, most_bytes)
     }
 
-    /// A request that was not in line has been served.
+    /// Of a priority, the first waiter that is due, with its need.
+    pub(super) fn first_due_of(&self, priority: Priority, need: Need) -> Option<(Ticket, u64)> {
+        if self.due[priority as usize] == 0 {
+            return None;
+        }
+        // The first of a priority is the first of its kind, so it can be found.
+        let ticket = self.first(Need::Room, priority, None, u64::MAX)?;
+        Some((ticket, self.waiters[&ticket].entrant.needs[need as usize]))
+    }
+
+    /// A request that was not in line has been served. It has passed all waiters.
     pub(super) fn passed(&mut self) {
-        debug_assert!(self.may_be_passed());
         if let Some((ticket, _)) = self.waiters.last_key_value() {
             self.mark(*ticket);
         }

@@ -1,7 +1,7 @@
 //! Places for requests: in which slab, in which order, and past whom.
 
 use super::{Entry, Home, State};
-use crate::pool::line::Need;
+use crate::pool::line::{Need, Ticket};
 use crate::pool::shards::{LIST_BYTES, REFILL};
 use crate::pool::sizes::Least;
 use crate::pool::{Fallback, Priority, Request, SlabPolicy};
@@ -50,24 +50,32 @@ impl<S> State<S> {
         Ok(homes)
     }
 
-    /// Returns whether these requests may be served before the waiters that are due.
-    ///
-    /// Requests of high priority may, as far as the reserve goes, if the waiter that is due is of another priority. It loses
-    /// no byte by that. But once as many bytes are left as it needs, only their places are in its way: then it goes first.
+    /// Returns whether requests that are not in line may be served before the waiters that are due.
     pub(in crate::pool) fn may_be_served(&self, requests: &[Request]) -> bool {
         let Some(due) = self.line.due_priority() else { return true };
-        let is_high = due < Priority::High && requests.iter().all(|request| request.priority == Priority::High);
-        is_high
+        due < Priority::High && self.may_pass_due(requests)
+    }
+
+    /// Returns whether these requests may be served past the waiter that is due and arrived first.
+    ///
+    /// Requests of high priority may, as far as the reserve goes, if that waiter is of another priority. It loses no byte by
+    /// that. But once as many bytes are left as it needs, only their places are in its way: then it goes first.
+    pub(in crate::pool) fn may_pass_due(&self, requests: &[Request]) -> bool {
+        let Some((ticket, priority, _)) = self.line.first_due(Need::Room) else { return true };
+        priority < Priority::High
+            && requests.iter().all(|request| request.priority == Priority::High)
             && Least::new(&self.sizes, requests).bytes <= self.closed_bytes(Priority::Normal)
-            && self
-                .line
-                .first_due(Need::Room)
-                .is_some_and(|(ticket, ..)| self.line.get(ticket).is_some_and(|seat| !self.are_left(seat.requests())))
+            && self.lacks_bytes(ticket)
+    }
+
+    /// Returns whether fewer bytes are left than this waiter takes at least.
+    pub(super) fn lacks_bytes(&self, ticket: Ticket) -> bool {
+        self.line.get(ticket).is_some_and(|seat| !self.are_left(seat.requests()))
     }
 
     /// A request that was not in line has been served.
     pub(in crate::pool) fn passed(&mut self) {
-        if self.line.may_be_passed() {
+        if !self.line.is_empty() {
             self.line.passed();
         }
     }

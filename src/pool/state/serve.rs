@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::place::bytes_of;
 use super::{Home, State};
 use crate::pool::line::{Line, Need, PRIORITIES, Ticket};
+use crate::pool::sizes::Least;
 use crate::pool::wait::{Parts, Seat};
 use crate::pool::{Fallback, Priority, Request, SlabPolicy};
 use crate::sync::Arc;
@@ -216,12 +217,28 @@ impl<S> State<S> {
         if is_left {
             return Some(ticket);
         }
+        if priority == Priority::High || !self.lacks_bytes(ticket) { None } else { self.turn_past_due(pass) }
+    }
+
+    /// The next waiter of high priority that may be served past the one that is due: the first of them that is due too, or any.
+    fn turn_past_due(&self, pass: &Pass) -> Option<Ticket> {
         let index = Priority::High as usize;
-        let most_bytes = pass.most_bytes[index].min(self.closed_bytes(Priority::Normal));
-        let mut after = pass.after[index];
-        while let Some(ticket) = self.line.first(pass.need, Priority::High, after, most_bytes) {
-            if self.line.get(ticket).is_some_and(|seat| self.may_be_served(seat.requests())) {
+        let (mut after, closed_bytes) = (pass.after[index], self.closed_bytes(Priority::Normal));
+        let mut most_bytes = pass.most_bytes[index].min(closed_bytes);
+        let may_pass = |seat: &Seat<S>| Least::new(&self.sizes, seat.requests()).bytes <= closed_bytes;
+        if let Some((ticket, need_bytes)) = self.line.first_due_of(Priority::High, pass.need) {
+            let is_left = after < Some(ticket) && need_bytes <= most_bytes;
+            return (is_left && self.line.get(ticket).is_some_and(|seat| may_pass(seat))).then_some(ticket);
+        }
+        while let Some(ticket) = self.line.first(pass.need, Priority::High, after, most_bytes)
+            && let Some(seat) = self.line.get(ticket)
+        {
+            if may_pass(seat) {
                 return Some(ticket);
+            }
+            // It takes more than it asks for, and so does every larger one.
+            if let [request] = seat.requests() {
+                most_bytes = most_bytes.min(request.bytes - 1);
             }
             after = Some(ticket);
         }

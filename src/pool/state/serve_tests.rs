@@ -84,8 +84,10 @@ fn turns(state: &State<()>) -> Vec<Ticket> {
         None => PRIORITIES.into_iter().rev().flat_map(of).collect(),
         Some((due, ..)) => {
             let may_pass =
-                |ticket: &Ticket| state.line.get(*ticket).is_some_and(|seat| state.may_be_served(seat.requests()));
-            let high = of(Priority::High).filter(may_pass);
+                |ticket: &Ticket| state.line.get(*ticket).is_some_and(|seat| state.may_pass_due(seat.requests()));
+            // One of high priority that is due is passed by no other.
+            let high_due = state.line.first_due_of(Priority::High, Need::Room).map(|(ticket, _)| ticket);
+            let high = of(Priority::High).filter(|ticket| high_due.is_none_or(|due| due == *ticket)).filter(may_pass);
             std::iter::once(due).chain(high).collect()
         }
     }
