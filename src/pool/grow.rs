@@ -40,7 +40,7 @@ struct Burial<'a, B: Backend> {
 impl<B: Backend> Drop for Burial<'_, B> {
     fn drop(&mut self) {
         self.shared.state().buried(self.bytes, this_thread());
-        self.shared.buried.notify_all();
+        self.shared.gone.notify_all();
     }
 }
 
@@ -241,7 +241,7 @@ impl<B: Backend> Shared<B> {
         let this_thread = this_thread();
         let mut state = self.state();
         while state.is_burying_for(this_thread) {
-            state = self.buried.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.gone.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 

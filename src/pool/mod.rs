@@ -91,8 +91,8 @@ pub(crate) struct Shared<B: Backend> {
     /// Held while a slab is created, so that two threads do not both grow for want of the same room. Never held while
     /// waiting for the device. The backend's `create_slab` runs with it held, and may call the pool.
     growth: OwnedLock,
-    /// Told when the memory of leaving slabs is gone.
-    buried: Condvar,
+    /// Told when the memory of leaving slabs is gone, and when a thread has zeroed what was dirty.
+    gone: Condvar,
     watch: watch::Watch,
     /// Told when a thread has written events of the record, and when the record ends.
     recorded: Condvar,
@@ -249,7 +249,7 @@ impl<B: Backend> Pool<B> {
             growth: OwnedLock::new(),
             labels: Labels::new(),
             front: Mutex::new(Weak::new()),
-            buried: Condvar::new(),
+            gone: Condvar::new(),
             watch: watch::Watch::new(),
             recorded: Condvar::new(),
         });
@@ -266,8 +266,10 @@ impl<B: Backend> Pool<B> {
     ///   request would wait), [`ErrorKind::Full`] or [`ErrorKind::Fragmented`], or [`ErrorKind::Timeout`] after waiting;
     /// - [`ErrorKind::Alignment`], [`ErrorKind::TooLarge`] (both numbers), [`ErrorKind::Closed`];
     /// - [`ErrorKind::OutOfMemory`], [`ErrorKind::DeviceLost`], [`ErrorKind::Device`] from the backend;
-    /// - [`ErrorKind::Recording`] for a request that would [wait](Request::wait) for this very thread, and [`ErrorKind::Invalid`]
-    ///   inside [`Backend::create_slab`], if it needs a slab.
+    /// - [`ErrorKind::Recording`] for a request that would [wait](Request::wait) for this very thread, or is to be
+    ///   [zeroed](Request::zeroed) while this thread records the stream; [`ErrorKind::Invalid`] inside [`Backend::create_slab`], if
+    ///   it needs a slab;
+    /// - [`ErrorKind::Defect`] for a request that needs a slab, once the pool's own counters contradict each other.
     ///
     /// After a failed call every held block, `live`, `used` and the budget are what they were; idle memory may have
     /// gone from `cached` to `free`, or back to the device.
@@ -307,8 +309,9 @@ impl<B: Backend> Pool<B> {
         self.shared().state().reset_peaks();
     }
 
-    /// Ends the pool: returns what is still held, by label, instead of logging it. Allocations through other handles
-    /// fail from now on with [`ErrorKind::Closed`]; blocks that are held stay valid until they are dropped.
+    /// Ends the pool: returns what is still held, by label, instead of logging it. Allocations through other handles, and
+    /// requests that wait in line, fail from now on with [`ErrorKind::Closed`]; blocks that are held stay valid until they are
+    /// dropped.
     pub fn close(self) -> Vec<Holder> {
         let shared = self.shared();
         shared.state().close();

@@ -12,7 +12,7 @@ use super::Shared;
 use super::state::Home;
 use crate::backend::{Backend, Span};
 use crate::error::{Error, ErrorKind};
-use crate::sync::caught;
+use crate::sync::{PoisonError, caught, this_thread};
 use crate::units::exact;
 
 /// What came of [`Shared::zero`].
@@ -70,7 +70,12 @@ impl<B: Backend> Shared<B> {
 
     /// Zeroes the retired places that no hold keeps, as far as it can. Returns whether any is free now.
     pub(super) fn zero_retired(&self, may_block: bool) -> bool {
-        let dirty = self.state().take_dirty();
+        // A thread that waits for the stream is not waited for: the stream's owner may be the one that would wait.
+        let thread = (!may_block).then(this_thread);
+        let dirty = self.state().take_dirty(thread);
+        if dirty.is_empty() {
+            return false;
+        }
         let mut any = false;
         for retired in dirty {
             match self.zero(&retired.home, may_block) {
@@ -82,14 +87,30 @@ impl<B: Backend> Shared<B> {
                 Zeroed::Lost => {}
             }
         }
+        if let Some(thread) = thread {
+            self.state().has_zeroed(thread);
+            self.gone.notify_all();
+        }
         any
     }
 
-    /// Zeroes what is dirty, in the pool and in arenas, and waits for the backend's stream. Returns whether there was any.
+    /// Waits for other threads that are zeroing retired places. Returns whether there were any.
+    fn wait_for_zeroing(&self) -> bool {
+        let this_thread = this_thread();
+        let mut state = self.state();
+        let any = state.is_zeroing_for(this_thread);
+        while state.is_zeroing_for(this_thread) {
+            state = self.gone.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        any
+    }
+
+    /// Zeroes what is dirty, in the pool and in arenas, and waits for the backend's stream, and for other threads that are zeroing.
+    /// Returns whether there was any.
     ///
     /// For a request that fails otherwise: what was freed while another thread had the stream is as good as free.
     pub(super) fn zero_all(&self) -> bool {
-        self.zero_on_free && (self.end_holds(true) | self.zero_retired(true))
+        self.zero_on_free && (self.end_holds(true) | self.zero_retired(true) | self.wait_for_zeroing())
     }
 
     /// The error of a backend that was lent a span and has given back another: a block's owner may have the first, and the bytes
@@ -108,6 +129,8 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU8, Ordering};
+    use std::thread;
+    use std::time::Duration;
 
     use crate::backend::{CopyDst, CopySrc, HostSlab, Limits, Span};
     use crate::plan::{self, Lifetime, Options};
@@ -117,6 +140,9 @@ mod tests {
     const SWAPS: u8 = 1;
     const PANICS: u8 = 2;
     const IS_BUSY: u8 = 3;
+    const IS_SLOW: u8 = 4;
+    /// It zeroes, slowly, until this is something else.
+    const HAS_BEGUN: u8 = 5;
 
     /// Host memory whose next zeroing goes wrong in some way.
     #[derive(Clone, Default)]
@@ -129,6 +155,13 @@ mod tests {
                 SWAPS => *span = Span::new(1 << 60, 0, 64),
                 PANICS => panic!("as the test wants"),
                 IS_BUSY => return Ok(false),
+                IS_SLOW => {
+                    self.0.store(HAS_BEGUN, Ordering::Relaxed);
+                    while self.0.load(Ordering::Relaxed) == HAS_BEGUN {
+                        thread::yield_now();
+                    }
+                    Host.fill(slab, span, len, &[0])?;
+                }
                 _ => Host.fill(slab, span, len, &[0])?,
             }
             Ok(true)
@@ -271,5 +304,27 @@ mod tests {
             assert!(whole.as_bytes().unwrap().iter().all(|byte| *byte == 0), "{way} {wrong}");
             pool.check();
         }
+    }
+
+    /// What another thread is zeroing is as good as free.
+    #[test]
+    fn an_allocation_waits_for_a_thread_that_zeroes() {
+        let (odd, pool, _) = pool(false);
+        let whole = dirty(&pool, 64 * KIB);
+        let hold = whole.hold();
+        drop(whole);
+        drop(hold);
+        odd.0.store(IS_SLOW, Ordering::Relaxed);
+        thread::scope(|scope| {
+            scope.spawn(|| pool.stats());
+            while odd.0.load(Ordering::Relaxed) != HAS_BEGUN {
+                thread::yield_now();
+            }
+            let other = scope.spawn(|| pool.alloc(Request::bytes(64 * KIB)).map(|block| block.bytes()));
+            thread::sleep(Duration::from_millis(50));
+            odd.0.store(0, Ordering::Relaxed);
+            assert_eq!(other.join().unwrap().unwrap(), 64 * KIB);
+        });
+        pool.check();
     }
 }

@@ -91,6 +91,8 @@ pub(super) struct State<S> {
     burying: Sum,
     /// The threads that are dropping it.
     burials: Vec<ThreadId>,
+    /// The threads that are zeroing retired places, and wait for no other thread.
+    zeroing: Vec<ThreadId>,
     /// All that was ever given back to the backend.
     returned_bytes: u64,
     /// See [`set_divided`](Self::set_divided).
@@ -140,6 +142,7 @@ impl<S> State<S> {
             leaving_sum: Sum::default(),
             burying: Sum::default(),
             burials: Vec::new(),
+            zeroing: Vec::new(),
             returned_bytes: 0,
             is_divided: false,
             is_wrong: false,

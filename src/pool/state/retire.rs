@@ -75,12 +75,27 @@ impl<S> State<S> {
         self.put_back_one(retired.home);
     }
 
-    /// Retired blocks that nobody uses any more, to be zeroed without the lock. They stay retired until they are
-    /// [told](Self::zeroed) to be.
-    pub(in crate::pool) fn take_dirty(&mut self) -> Vec<Retired<S>> {
-        let dirty = self.retired.extract_if(.., |retired| retired.is_over() && retired.is_dirty).collect();
+    /// Takes out the retired blocks that nobody uses any more, to be zeroed without the lock. They stay retired until they are
+    /// [told](Self::zeroed) to be. Until [`has_zeroed`](Self::has_zeroed) others may wait for the `thread`, if one is given.
+    pub(in crate::pool) fn take_dirty(&mut self, thread: Option<ThreadId>) -> Vec<Retired<S>> {
+        let dirty: Vec<_> = self.retired.extract_if(.., |retired| retired.is_over() && retired.is_dirty).collect();
         keep_small(&mut self.retired);
+        if !dirty.is_empty() {
+            self.zeroing.extend(thread);
+        }
         dirty
+    }
+
+    /// The thread has told of all that it had from `take_dirty`.
+    pub(in crate::pool) fn has_zeroed(&mut self, thread: ThreadId) {
+        if let Some(index) = self.zeroing.iter().position(|other| *other == thread) {
+            self.zeroing.swap_remove(index);
+        }
+    }
+
+    /// Returns whether other threads are zeroing retired places, so that this thread may wait for them.
+    pub(in crate::pool) fn is_zeroing_for(&self, thread: ThreadId) -> bool {
+        !self.zeroing.is_empty() && !self.zeroing.contains(&thread)
     }
 
     /// A block from `take_dirty` has been zeroed, or could not be for the time being.

@@ -19,6 +19,7 @@ impl<S> State<S> {
             + (of_slabs + leaving_slabs) as u64
             + self.record.as_ref().map_or(0, |record| record.metadata_bytes())
             + vec_bytes(&self.burials)
+            + vec_bytes(&self.zeroing)
             + self.line.metadata_bytes()
     }
 
