@@ -216,8 +216,11 @@ impl<B: Backend> Shared<B> {
             let mut taken = {
                 let mut state = self.state();
                 let taken = state.take_all(requests);
-                if taken.is_ok() && may(Fallback::Reclaim) && !gave_back {
-                    state.totals().allocations_after_reclaim += counted;
+                if let Ok(homes) = &taken
+                    && may(Fallback::Reclaim)
+                    && !gave_back
+                {
+                    state.totals().allocations_after_reclaim += counted.min(homes.len() as u64);
                 }
                 taken
             };

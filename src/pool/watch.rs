@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A look sends recorded work, takes home what the device is done with, serves the line, reserves slabs for it, and lets
-//! those go whose time is over. One thread does that for all waiters. It sleeps until the next deadline, and for a candidate time
+//! those go whose time is over. One thread does that for all waiters. It sleeps until the next deadline, and for a shorter time
 //! only while the device, a hold or an idle arena has memory. It ends soon after the last waiter has left.
 //!
 //! The thread keeps no pool alive between looks, and nothing waits for the thread: it may be in a waker, which is the caller's
@@ -29,10 +29,10 @@ use crate::sync::{Arc, Condvar, Mutex, PoisonError, Weak, caught, lock};
 /// How long it takes to the next look while the device or a hold has memory of the pool. No look follows another sooner.
 const POLL_PERIOD: Duration = Duration::from_millis(1);
 
-/// And while steps are planned, whose arena may be idle.
+/// How long it takes to the next look while steps are planned: their arena may be idle.
 const ARENA_PERIOD: Duration = Duration::from_millis(5);
 
-/// And in any case: a device may be lost, and a backend that refused a slab may have one.
+/// How long it takes to the next look in any case: a device may be lost, and a backend that refused a slab may have one.
 const HEARTBEAT: Duration = Duration::from_millis(100);
 
 /// The pool's own thread, which looks after those in line.
@@ -277,7 +277,7 @@ impl<B: Backend> Shared<B> {
         self.tell(served);
     }
 
-    /// Those whose time is over leave the line.
+    /// Takes the waiters whose time is over out of the line.
     pub(super) fn expire(&self) {
         let now = Instant::now();
         let (late, situation, served) = {

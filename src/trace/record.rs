@@ -31,7 +31,7 @@ impl RecordOptions {
     }
 
     /// Sets how many bytes of events may wait to be written before the record is full. An event has 48 bytes, and its label's
-    /// text unless that is static.
+    /// text unless that is static. Their table may have room for twice as many.
     #[must_use]
     pub fn buffer_bytes(mut self, bytes: usize) -> Self {
         self.room.most_bytes = bytes;

@@ -7,9 +7,9 @@ use super::Gpu;
 
 /// Records commands into a pool's stream; [`Gpu::encode`] lends it to a closure.
 ///
-/// It has the methods of `wgpu::CommandEncoder`, and hands out its passes. It cannot be moved out of the closure, so all
-/// that it records reaches the queue in the stream's order. Commands that another encoder of the same device has
-/// recorded get their place in that order from [`append`](Encoder::append).
+/// It has the methods of `wgpu::CommandEncoder` that concern passes, buffers and queries. It cannot be moved out of the
+/// closure, so all that it records reaches the queue in the stream's order. Commands that another encoder of the same device
+/// has recorded (copies between textures, say) get their place in that order from [`append`](Encoder::append).
 ///
 /// wgpu checks the commands when the closure has returned: what breaks a rule of wgpu is the error of
 /// [`encode`](Gpu::encode).
