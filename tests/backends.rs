@@ -327,6 +327,25 @@ fn a_backend_that_panics_loses_nothing() {
     }
 }
 
+/// Free lists tell the books later what went through them. A panic in between loses none of it.
+#[test]
+fn a_backend_that_panics_loses_no_counts() {
+    for at in 0.. {
+        let checks = AtomicU64::new(0);
+        let is_due = move |call| call == Call::Check && checks.fetch_add(1, Ordering::SeqCst) == at;
+        let (pool, _) = hooked(&Config::new(64 * KIB), move |call| assert!(!is_due(call), "as the test wants"));
+        let run = || [100, 100, 5000, 100, 5000].into_iter().for_each(|bytes| drop(pool.alloc(Request::bytes(bytes))));
+        let has_panicked = catch_unwind(AssertUnwindSafe(run)).is_err();
+        let stats = pool.stats();
+        assert_eq!((stats.live_bytes, stats.used_bytes, stats.blocks), (0, 0, 0), "at check {at}: {stats:?}");
+        pool.check();
+        if !has_panicked {
+            assert!(at >= 5, "each allocation asks the backend");
+            break;
+        }
+    }
+}
+
 /// Each slab's drop panics: the others are dropped, and the process does not end.
 #[test]
 fn slabs_whose_drop_panics_are_dropped_all() {

@@ -67,11 +67,12 @@ impl<B: Backend> Shared<B> {
 
     fn alloc_from_slabs(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
         self.make_room_in_record();
+        // Before the tally is taken: a panic of the backend would lose it.
+        let checked = self.check_request(request);
         let tally = self.shards.tally();
         if self.shards.signs.has_arena() {
             self.fold_planned();
         }
-        let checked = self.check_request(request);
         let at_once = {
             let mut state = self.state();
             state.fold(tally);
