@@ -27,7 +27,8 @@ use crate::output::Output;
 use crate::run::Run;
 
 const TICK: Duration = Duration::from_millis(100);
-const MILESTONE: Duration = Duration::from_secs(10);
+/// Also how long it takes until it is seen that nothing reads standard output any more.
+const MILESTONE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let args = Args::parse();

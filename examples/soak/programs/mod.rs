@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | [`space`] | one space | a bit a page, a byte a unit: it foretells every answer |
 //! | [`pool`] | one pool, one thread, with everything that a pool can do | a map of what is held, with a pattern in each block |
-//! | [`threads`] | one pool, many threads | the patterns alone |
+//! | [`threads`] | one pool, many threads, with everything as well | the patterns alone |
 //!
 //! A program takes every decision from [`Choices`]: so the soak, the tests and the fuzzer run the same ones. It says that
 //! something is wrong by a panic, and prints its last events before.
@@ -32,6 +32,9 @@ mod pool_wakers;
 pub mod space;
 mod space_model;
 pub mod threads;
+mod threads_events;
+mod threads_table;
+mod threads_worker;
 mod trail;
 mod trouble;
 

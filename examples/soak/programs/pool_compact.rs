@@ -89,7 +89,7 @@ impl<B: Ground> Program<B> {
 }
 
 /// A copy that fails while a block slides, and cannot be undone, loses what was in that block; so may one that panics.
-fn lost_most(result: &Option<Result<Compaction>>) -> usize {
+pub fn lost_most(result: &Option<Result<Compaction>>) -> usize {
     match result {
         Some(Ok(_)) => 0,
         Some(Err(error)) => usize::from(error.to_string().contains("lost")),

@@ -17,7 +17,7 @@ use super::pool::{PATIENCE, Program};
 use super::pool_events::quietly;
 use super::pool_judge::Attempt;
 use super::pool_requests::Ask;
-use super::pool_wakers::{Manner, Slot, lock};
+use super::pool_wakers::{Manner, Office, Slot, lock};
 
 /// Futures that wait at a time.
 const WAITERS_MOST: usize = 8;
@@ -52,7 +52,27 @@ impl<B: Ground> Waiter<B> {
     }
 }
 
+/// `None` if it panicked as the program wants, or is gone.
 type Polled<B> = Option<Poll<Result<Vec<Block<B>>>>>;
+
+/// Looks at a future, with a waker of this manner.
+pub fn poll_slot<B: Ground>(
+    office: &Arc<Office<B>>,
+    slot: &Slot<B>,
+    bell: &Arc<AtomicBool>,
+    manner: Manner,
+) -> Polled<B> {
+    bell.store(false, SeqCst);
+    let mut slot = lock(slot);
+    let future = slot.as_mut()?;
+    let waker = office.waker(manner, bell);
+    let polled = caught(|| future.as_mut().poll(&mut Context::from_waker(&waker)));
+    let ended = if matches!(polled, Some(Poll::Pending)) { None } else { slot.take() };
+    drop(slot);
+    quietly(|| drop(ended));
+    caught(|| drop(waker));
+    polled
+}
 
 impl<B: Ground> Program<B> {
     /// A future for one block or some, that waits if it has to.
@@ -101,16 +121,7 @@ impl<B: Ground> Program<B> {
     }
 
     fn poll_slot(&self, waiter: &Waiter<B>, manner: Manner) -> Polled<B> {
-        waiter.bell.store(false, SeqCst);
-        let mut slot = lock(&waiter.slot);
-        let future = slot.as_mut()?;
-        let waker = self.office.waker(manner, &waiter.bell);
-        let polled = caught(|| future.as_mut().poll(&mut Context::from_waker(&waker)));
-        let ended = if matches!(polled, Some(Poll::Pending)) { None } else { slot.take() };
-        drop(slot);
-        quietly(|| drop(ended));
-        caught(|| drop(waker));
-        polled
+        poll_slot(&self.office, &waiter.slot, &waiter.bell, manner)
     }
 
     /// Looks at a future again, with another waker.

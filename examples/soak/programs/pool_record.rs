@@ -47,11 +47,24 @@ impl Paper {
             is_lossy: choices.chance(1, 4),
         }
     }
+
+    /// Its writer does this besides.
+    pub fn with(self, manner: Manner) -> Self {
+        Self { manner, ..self }
+    }
+
+    pub fn options(&self) -> RecordOptions {
+        let options = RecordOptions::new().lossy(self.is_lossy);
+        match self.buffer_bytes {
+            Some(bytes) => options.buffer_bytes(bytes),
+            None => options,
+        }
+    }
 }
 
 /// What has come of the paper.
 #[derive(Default)]
-struct Sheet {
+pub struct Sheet {
     text: Mutex<Vec<u8>>,
     /// Its writer has failed or panicked.
     has_failed: AtomicBool,
@@ -60,7 +73,19 @@ struct Sheet {
     is_dropped: AtomicBool,
 }
 
-struct Pen<B: Backend> {
+impl Sheet {
+    pub fn has_failed(&self) -> bool {
+        self.has_failed.load(SeqCst)
+    }
+
+    /// What was written; `None` if that failed.
+    pub fn take_text(&self) -> Option<Vec<u8>> {
+        (!self.has_failed()).then(|| std::mem::take(&mut *lock(&self.text)))
+    }
+}
+
+/// A writer.
+pub struct Pen<B: Backend> {
     paper: Paper,
     sheet: Arc<Sheet>,
     office: Arc<Office<B>>,
@@ -69,6 +94,12 @@ struct Pen<B: Backend> {
 }
 
 impl<B: Backend> Pen<B> {
+    pub fn new(paper: Paper, office: &Arc<Office<B>>) -> (Self, Arc<Sheet>) {
+        let sheet = Arc::<Sheet>::default();
+        let pen = Self { paper, sheet: Arc::clone(&sheet), office: Arc::clone(office), slow_writes: SLOW_WRITES };
+        (pen, sheet)
+    }
+
     fn check(&self, callback: Callback) -> io::Result<()> {
         assert!(!self.sheet.has_failed.load(SeqCst), "a writer that has failed is called again");
         let trouble = &self.office.trouble;
@@ -139,19 +170,14 @@ pub struct Record<B: Backend> {
 
 impl<B: Ground> Program<B> {
     pub fn begin_record(&mut self, paper: Paper) {
-        let (sheet, office) = (Arc::<Sheet>::default(), Arc::clone(&self.office));
-        let pen = Pen { paper, sheet: Arc::clone(&sheet), office, slow_writes: SLOW_WRITES };
-        let mut options = RecordOptions::new().lossy(paper.is_lossy);
-        if let Some(bytes) = paper.buffer_bytes {
-            options = options.buffer_bytes(bytes);
-        }
-        let result = caught(|| self.pool().record_with(pen, &options));
+        let (pen, sheet) = Pen::new(paper, &self.office);
+        let result = caught(|| self.pool().record_with(pen, &paper.options()));
         match result {
             None => {}
             Some(Err(error)) => {
                 let is_right = match error.kind() {
                     ErrorKind::Invalid => self.record.is_some(),
-                    ErrorKind::File => sheet.has_failed.load(SeqCst),
+                    ErrorKind::File => sheet.has_failed(),
                     _ => false,
                 };
                 assert!(is_right, "{error}");
@@ -208,44 +234,18 @@ impl<B: Ground> Program<B> {
         self.collect();
         let Some(record) = self.record.take() else { return };
         let Record { recording, sheet, did, is_exact, .. } = record;
-        let mut recorded = None;
-        if is_finished {
-            let result = caught(|| recording.finish()).expect("the writer's panic is an error");
-            let has_failed = sheet.has_failed.load(SeqCst);
-            match result {
-                Ok(result) => {
-                    assert!(!has_failed, "a writer has failed, and finish says {result:?}");
-                    recorded = Some(result);
-                }
-                Err(error) => {
-                    let may_fail = has_failed || sheet.may_have_failed.load(SeqCst);
-                    assert!(may_fail && error.kind() == ErrorKind::File, "{error}");
-                }
-            }
-        } else {
-            quietly(|| drop(recording));
-        }
-        // Another thread may be writing, which then writes the rest.
-        let start = Instant::now();
-        while !sheet.is_dropped.load(SeqCst) {
-            assert!(start.elapsed() < PATIENCE, "the record has no end");
-            thread::sleep(Duration::from_micros(50));
-        }
-        if !sheet.has_failed.load(SeqCst) {
+        let recorded = end_recording(recording, is_finished, &sheet);
+        if let Some(text) = sheet.take_text() {
             let mail = self.patterns;
             self.collect();
             let is_exact = is_exact && mail == self.patterns;
-            let text = std::mem::take(&mut *lock(&sheet.text));
             self.done[Count::Recorded] += self.compare_record(&text, &did, recorded, is_exact);
         }
     }
 
     /// Returns how many events the record has.
     fn compare_record(&self, text: &[u8], did: &[Did], recorded: Option<Recorded>, is_exact: bool) -> u64 {
-        let trace = match Trace::parse(text, "record.trace").as_deref() {
-            Ok([trace]) => trace.clone(),
-            other => panic!("{other:?} of {}", String::from_utf8_lossy(text)),
-        };
+        let trace = parse(text);
         let (events, dropped) = (trace.events().len() as u64, trace.events_dropped());
         if let Some(recorded) = recorded {
             let ours = (events, dropped);
@@ -282,6 +282,41 @@ impl<B: Ground> Program<B> {
             Event::Step { .. } => Did::Step,
             _ => return None,
         })
+    }
+}
+
+/// Ends a recording, and waits until its writer is gone: what the pool says of it, if it is finished and not dropped.
+pub fn end_recording<B: Backend>(recording: Recording<B>, is_finished: bool, sheet: &Sheet) -> Option<Recorded> {
+    let mut recorded = None;
+    if is_finished {
+        let result = caught(|| recording.finish()).expect("the writer's panic is an error");
+        match result {
+            Ok(result) => {
+                assert!(!sheet.has_failed(), "a writer has failed, and finish says {result:?}");
+                recorded = Some(result);
+            }
+            Err(error) => {
+                let may_fail = sheet.has_failed() || sheet.may_have_failed.load(SeqCst);
+                assert!(may_fail && error.kind() == ErrorKind::File, "{error}");
+            }
+        }
+    } else {
+        quietly(|| drop(recording));
+    }
+    // Another thread may be writing, which then writes the rest.
+    let start = Instant::now();
+    while !sheet.is_dropped.load(SeqCst) {
+        assert!(start.elapsed() < PATIENCE, "the record has no end");
+        thread::sleep(Duration::from_micros(50));
+    }
+    recorded
+}
+
+/// Reads a record.
+pub fn parse(text: &[u8]) -> Trace {
+    match Trace::parse(text, "record.trace").as_deref() {
+        Ok([trace]) => trace.clone(),
+        other => panic!("{other:?} of {}", String::from_utf8_lossy(text)),
     }
 }
 

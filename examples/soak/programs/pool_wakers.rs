@@ -32,6 +32,8 @@ pub enum Manner {
     Quiet,
     /// It allocates so many bytes.
     Allocs(u64),
+    /// As `Allocs`, and it frees them.
+    Borrows(u64),
     /// It frees a block that it was offered.
     Frees,
     /// It drops a future, if that is not being looked at.
@@ -87,6 +89,24 @@ impl<B: Backend> Office<B> {
         })
     }
 
+    pub fn pool(&self) -> Option<Pool<B>> {
+        lock(&self.pool).clone()
+    }
+
+    fn alloc(&self, bytes: u64) -> Option<Block<B>> {
+        self.pool().and_then(|pool| pool.alloc(Request::bytes(bytes)).ok())
+    }
+
+    /// A block for wakers to free.
+    pub fn offer(&self, number: u64, block: Block<B>) {
+        lock(&self.offered).push((number, block));
+    }
+
+    /// What they have not freed.
+    pub fn take_offered(&self) -> Vec<(u64, Block<B>)> {
+        std::mem::take(&mut *lock(&self.offered))
+    }
+
     pub fn set_pool(&self, pool: Option<Pool<B>>) {
         let before = std::mem::replace(&mut *lock(&self.pool), pool);
         drop(before);
@@ -121,10 +141,10 @@ impl<B: Backend> Office<B> {
         match manner {
             Manner::Quiet => {}
             Manner::Allocs(bytes) => {
-                let pool = lock(&self.pool).clone();
-                let block = pool.and_then(|pool| pool.alloc(Request::bytes(bytes)).ok());
+                let block = self.alloc(bytes);
                 lock(&self.got).extend(block);
             }
+            Manner::Borrows(bytes) => drop(self.alloc(bytes)),
             Manner::Frees => {
                 let offered = lock(&self.offered).pop();
                 if let Some((number, block)) = offered {
@@ -177,13 +197,12 @@ impl<B: Ground> Program<B> {
         self.patterns += 1;
         let number = self.patterns;
         self.offered.insert(number, (facts, content, entry));
-        lock(&self.office.offered).push((number, block));
+        self.office.offer(number, block);
     }
 
     /// What wakers have not freed is the program's again.
     pub fn take_offered(&mut self) {
-        let left = std::mem::take(&mut *lock(&self.office.offered));
-        for (number, block) in left {
+        for (number, block) in self.office.take_offered() {
             let (facts, content, entry) = self.offered.remove(&number).expect("a block that was offered");
             self.held.push(Held { block, facts, content, holds: Vec::new(), entry });
         }
