@@ -475,3 +475,18 @@ fn bytes_are_seen_as_wider_elements_and_back() {
     let vast = pool.zeros::<u64>([0, usize::MAX >> 2]).unwrap();
     assert_eq!(vast.reinterpret::<u8>().unwrap_err().error().kind(), ErrorKind::Shape);
 }
+
+/// Free lists tell the books later what went through them, but before an error says what is held.
+#[test]
+fn an_error_says_what_is_held_also_where_free_lists_have_more_to_tell() {
+    let pool = Pool::host(Config::new(64 << 10)).unwrap();
+    let small = || Request::bytes(100);
+    let _held = pool.alloc(small()).unwrap();
+    drop(pool.alloc(small()).unwrap());
+    for batch in [vec![Request::bytes(65 << 10)], vec![Request::bytes(60 << 10), Request::bytes(5 << 10)]] {
+        let error = pool.alloc_all(&batch).unwrap_err();
+        assert!(error.is_over_budget());
+        let shortage = error.shortage().unwrap();
+        assert_eq!((shortage.live_bytes, shortage.used_bytes), (100, 128), "{error}");
+    }
+}

@@ -54,6 +54,10 @@ impl<B: Backend> Shared<B> {
     /// Refuses requests within the limits that can never be served, and counts them as a failure.
     pub(super) fn check_budget(&self, requests: &[Request]) -> Result<()> {
         let is_over = self.is_over_budget(requests);
+        if is_over {
+            // The error says what is held.
+            self.fold_shards();
+        }
         let mut state = self.state();
         state.check_open()?;
         if is_over {
