@@ -203,7 +203,7 @@ impl<B: Ground> Program<B> {
                 }
             }
             self.poll_rung();
-            self.compare();
+            self.compare_now_and_then();
         }
     }
 }

@@ -228,7 +228,14 @@ impl<B: Ground> Program<B> {
             Event::Orphan { freed } => self.orphan(freed),
         }
         self.poll_rung();
-        self.compare();
+        self.compare_now_and_then();
+    }
+
+    /// Compares, unless that is left to a later event.
+    pub fn compare_now_and_then(&mut self) {
+        if self.trail.events().is_multiple_of(self.setup.events_a_look) {
+            self.compare();
+        }
     }
 
     /// A batch.

@@ -19,6 +19,8 @@ pub struct Setup {
     pub policy: SlabPolicy,
     pub zero_on_free: bool,
     pub has_free_lists: bool,
+    /// The pool's numbers are asked for and compared after so many events: to ask is to tell what free lists have to tell.
+    pub events_a_look: u64,
     /// Blocks held at most; many more only slow the program down.
     pub blocks_most: usize,
     pub labels: [String; LABELS],
@@ -44,6 +46,7 @@ impl Setup {
             policy,
             zero_on_free: choices.chance(1, 4),
             has_free_lists: choices.chance(7, 8),
+            events_a_look: choices.pick(&[1, 1, 1, 16]),
             blocks_most,
             labels: labels(choices),
         }
