@@ -83,7 +83,7 @@ impl<B: Backend> Rest<B> {
 }
 
 /// A run of the arena.
-struct Part<B: Backend> {
+pub(super) struct Part<B: Backend> {
     /// The schedule's offset that it begins at.
     at: u64,
     home: Home<B::Slab>,
@@ -97,6 +97,12 @@ impl<B: Backend> Part<B> {
     fn offset_of(&self, home: &Home<B::Slab>) -> Option<u64> {
         let offset = home.extent.offset().checked_sub(self.home.extent.offset())?;
         (Arc::ptr_eq(&self.home.slab, &home.slab) && offset < self.home.extent.bytes()).then_some(self.at + offset)
+    }
+
+    /// A block in it is back: what it kept alive is for the next one.
+    #[inline]
+    pub(super) fn keep(&mut self, shared: Arc<Shared<B>>, slab: Arc<Slab<B::Slab>>) {
+        self.ties.push(Ties { shared, slab });
     }
 }
 
@@ -123,30 +129,34 @@ impl<B: Backend> Arena<B> {
         self.parts.iter().map(|part| part.home.extent.bytes()).sum()
     }
 
-    /// Where a place of the schedule is, and in which part.
-    #[inline]
-    pub(super) fn extent(&self, (offset, bytes): (u64, u64), index: u32) -> (Extent, usize) {
-        let number = if self.parts.len() == 1 { 0 } else { self.parts.partition_point(|part| part.at <= offset) - 1 };
-        let part = &self.parts[number];
-        (part.home.extent.part(offset - part.at, bytes, index), number)
-    }
-
-    /// For a block in this part.
+    /// Where a place of the schedule is, and what a block there keeps alive.
     #[inline(always)]
-    pub(super) fn ties(&mut self, number: usize, shared: &Arc<Shared<B>>) -> Ties<B> {
-        let part = &mut self.parts[number];
-        part.ties.pop().unwrap_or_else(|| Ties { shared: Arc::clone(shared), slab: Arc::clone(&part.home.slab) })
+    pub(super) fn place(
+        &mut self,
+        (offset, bytes): (u64, u64),
+        index: u32,
+        shared: &Arc<Shared<B>>,
+    ) -> (Ties<B>, Extent) {
+        let part = match &mut self.parts[..] {
+            [only] => only,
+            parts => {
+                let after = parts.partition_point(|part| part.at <= offset);
+                &mut parts[after - 1]
+            }
+        };
+        let extent = part.home.extent.part(offset - part.at, bytes, index);
+        let ties =
+            part.ties.pop().unwrap_or_else(|| Ties { shared: Arc::clone(shared), slab: Arc::clone(&part.home.slab) });
+        (ties, extent)
     }
 
-    /// The schedule's offset of a place that comes back, and its part; `None` for one of another arena.
+    /// The part that a place which comes back is in, and the schedule's offset of the place. `None` if it is of another arena.
     #[inline]
-    pub(super) fn find(&self, home: &Home<B::Slab>) -> Option<(u64, usize)> {
-        self.parts.iter().enumerate().find_map(|(number, part)| Some((part.offset_of(home)?, number)))
-    }
-
-    #[inline]
-    pub(super) fn keep(&mut self, number: usize, shared: Arc<Shared<B>>, slab: Arc<Slab<B::Slab>>) {
-        self.parts[number].ties.push(Ties { shared, slab });
+    pub(super) fn find(&mut self, home: &Home<B::Slab>) -> Option<(&mut Part<B>, u64)> {
+        match &mut self.parts[..] {
+            [only] => only.offset_of(home).map(|offset| (only, offset)),
+            parts => parts.iter_mut().find_map(|part| part.offset_of(home).map(|offset| (part, offset))),
+        }
     }
 
     /// Bytes of it that no block has.

@@ -167,6 +167,9 @@ impl<S> State<S> {
     /// Takes a place for one request. `Err` has the size of the smallest place that was found and is larger than what is open to
     /// the request.
     fn place(&mut self, request: &Request) -> Result<Home<S>, Option<u64>> {
+        if request.for_the_pool {
+            return self.place_for_the_pool(request).ok_or(None);
+        }
         let (bytes, open_bytes) = (request.bytes, self.open_bytes(request.priority));
         let mut refused_bytes: Option<u64> = None;
         let mut if_open = |space: &mut Space, extent: Extent| {
@@ -177,17 +180,14 @@ impl<S> State<S> {
             space.release(extent);
             None
         };
-        let alloc = |space: &mut Space| {
-            if request.for_the_pool { space.alloc_pages(bytes) } else { space.alloc(bytes) }
-        };
         let found = if self.sizes.policy == SlabPolicy::PerBlock {
             let slab_bytes = self.sizes.least(bytes).ok_or(None)?;
             let suits = |entry: &Entry<S>| entry.slab.bytes == slab_bytes && entry.space.is_empty();
-            self.find(|space| alloc(space).and_then(|extent| if_open(space, extent)), suits)
+            self.find(|space| space.alloc(bytes).and_then(|extent| if_open(space, extent)), suits)
         } else {
-            let mut cached = |space: &mut Space| space.alloc_cached(bytes).and_then(|extent| if_open(space, extent));
-            let cached = if request.for_the_pool { None } else { self.find(&mut cached, |_| true) };
-            cached.or_else(|| self.find(|space| alloc(space).and_then(|extent| if_open(space, extent)), |_| true))
+            let cached =
+                self.find(|space| space.alloc_cached(bytes).and_then(|extent| if_open(space, extent)), |_| true);
+            cached.or_else(|| self.find(|space| space.alloc(bytes).and_then(|extent| if_open(space, extent)), |_| true))
         };
         let (index, extent) = found.ok_or(refused_bytes)?;
         let is_high = self.reserve_bytes > 0 && request.priority == Priority::High;
@@ -198,6 +198,28 @@ impl<S> State<S> {
             self.books.take_high(extent.bytes());
         }
         Ok(Home { slab: Arc::clone(&self.entry(slot).slab), extent: extent.marked(is_high) })
+    }
+
+    /// Takes whole pages for what is no request of the program's.
+    #[cold]
+    fn place_for_the_pool(&mut self, request: &Request) -> Option<Home<S>> {
+        let open_bytes = self.open_bytes(request.priority);
+        let is_per_block = self.sizes.policy == SlabPolicy::PerBlock;
+        let slab_bytes = self.sizes.least(request.bytes)?;
+        let suits = |entry: &Entry<S>| !is_per_block || (entry.slab.bytes == slab_bytes && entry.space.is_empty());
+        let alloc = |space: &mut Space| {
+            let extent = space.alloc_pages(request.bytes)?;
+            if extent.bytes() > open_bytes {
+                space.release(extent);
+                return None;
+            }
+            Some(extent)
+        };
+        let (index, extent) = self.find(alloc, suits)?;
+        let slot = self.order[index];
+        self.settle(index);
+        self.books.take(extent.bytes());
+        Some(Home { slab: Arc::clone(&self.entry(slot).slab), extent })
     }
 
     fn find(

@@ -46,9 +46,9 @@ impl<B: Backend> Planner<B> {
             }
         };
         let (Some(arena), Some(cursor)) = (&mut self.arena, &self.cursor) else { return None };
-        let (extent, part) = arena.extent(cursor.place(index), index);
+        let (ties, extent) = arena.place(cursor.place(index), index, shared);
         self.tally.alloc(bytes, extent.bytes());
-        Some((arena.ties(part, shared), extent))
+        Some((ties, extent))
     }
 
     /// No schedule is followed.
@@ -136,15 +136,13 @@ impl<B: Backend> Planner<B> {
 
     #[inline]
     fn put_back(&mut self, home: Home<B::Slab>, shared: Option<Arc<Shared<B>>>, is_wanted: bool) -> Option<Rest<B>> {
-        let Some((arena, (offset, part))) =
-            self.arena.as_mut().and_then(|arena| arena.find(&home).map(|at| (arena, at)))
-        else {
+        let Some((part, offset)) = self.arena.as_mut().and_then(|arena| arena.find(&home)) else {
             return Some(self.put_back_late(home, shared));
         };
         let cursor = self.cursor.as_mut().expect("an arena is there for a schedule");
         cursor.put_back(home.extent.index(), offset);
         if let Some(shared) = shared {
-            arena.keep(part, shared, home.slab);
+            part.keep(shared, home.slab);
         }
         if is_wanted && cursor.out() == 0 { Some(self.leave_idle_arena()) } else { None }
     }
