@@ -1,4 +1,4 @@
-//! What a plan costs: one pass over many buffers, steps of recorded training and of compilers, and a search that must
+//! What a plan costs: two passes over many buffers, steps of recorded training and of compilers, and a search that must
 //! find.
 //!
 //!     cargo bench --no-default-features --bench plan
@@ -48,7 +48,7 @@ fn instances(criterion: &mut Criterion) {
 }
 
 fn passes(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("one pass and the check");
+    let mut group = criterion.benchmark_group("two passes and the check");
     group.sample_size(10);
     for count in [1_000, 10_000, 100_000] {
         let lifetimes = synthetic(count);

@@ -32,7 +32,7 @@ pub struct Args {
     #[arg(long, value_name = "SIZE")]
     pub slab: Option<ByteSize>,
 
-    /// Most placements to try for each file [default: 4000000]
+    /// Most work for each file, in steps of about a microsecond; the same work on every machine [default: 4000000]
     #[arg(long, value_name = "N")]
     pub steps: Option<u64>,
 

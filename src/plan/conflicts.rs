@@ -12,6 +12,11 @@ impl Conflicts {
         Self { words: ranks.div_ceil(64), bits: Vec::new() }
     }
 
+    /// Units of going through one set.
+    pub fn units(&self) -> u64 {
+        2 + self.words as u64 / 4
+    }
+
     /// Makes the set of frame `depth` empty, and forgets those above it.
     pub fn clear(&mut self, depth: usize) {
         self.bits.truncate(depth * self.words);

@@ -7,11 +7,14 @@
 
 use std::collections::BinaryHeap;
 
-use super::effort::{Effort, Random};
+use super::effort::{Effort, Random, sorting};
 use super::problem::Problem;
 
 /// Pairs of buffers that share a section, beyond which there is no list of neighbours: 64 MiB of them.
 const PAIRS_MAX: usize = 1 << 24;
+
+/// Units of a pair, in the making of the lists.
+const PAIR_UNITS: u64 = 12;
 
 /// Steps for which a buffer that was just placed is thrown out only if nothing else helps.
 const TABU_STEPS: u32 = 10;
@@ -24,19 +27,24 @@ pub(super) struct Neighbours {
 }
 
 impl Neighbours {
-    /// None if there are too many.
-    pub fn new(problem: &Problem) -> Option<Self> {
+    /// `None` if there are too many for so many units, or the limit leaves no room for them.
+    pub fn new(problem: &Problem, units: u64, effort: &mut Effort<'_>) -> Option<Self> {
+        if !effort.take(2 * sorting(problem.len())) {
+            return None;
+        }
         let mut by_first: Vec<u32> = (0..problem.len() as u32).collect();
         by_first.sort_unstable_by_key(|id| problem.spans[*id as usize].first);
-        let mut pairs = Vec::new();
+        let firsts: Vec<u32> = by_first.iter().map(|id| problem.spans[*id as usize].first).collect();
+        // Of each buffer: the first place behind which all others begin after its end.
+        let behind = |id: &u32| firsts.partition_point(|first| *first < problem.spans[*id as usize].end);
+        let count: usize = by_first.iter().enumerate().map(|(place, id)| behind(id) - place - 1).sum();
+        let pair_units = PAIR_UNITS * count as u64;
+        if count > PAIRS_MAX || pair_units > units || !effort.take(pair_units) {
+            return None;
+        }
+        let mut pairs = Vec::with_capacity(count);
         for (place, id) in by_first.iter().enumerate() {
-            let end = problem.spans[*id as usize].end;
-            for other in by_first[place + 1..].iter().take_while(|id| problem.spans[**id as usize].first < end) {
-                pairs.push((*id, *other));
-            }
-            if pairs.len() > PAIRS_MAX {
-                return None;
-            }
+            pairs.extend(by_first[place + 1..behind(id)].iter().map(|other| (*id, *other)));
         }
         let mut begins = vec![0u32; problem.len() + 2];
         for (one, other) in &pairs {
@@ -62,8 +70,10 @@ impl Neighbours {
     }
 }
 
-/// Neighbours that a search by depth looks at in about the time of one of its steps.
-const NEIGHBOURS_PER_STEP: u64 = 16;
+/// Units of a step beside those of its neighbours, of a neighbour, and of a placed one for each doubling of their number.
+const STEP_UNITS: u64 = 60;
+const NEIGHBOUR_UNITS: u64 = 4;
+const PLACED_UNITS: u64 = 8;
 
 const NOWHERE: u64 = u64::MAX;
 
@@ -82,12 +92,11 @@ struct Ejection<'a> {
     tops: Vec<(u64, u128)>,
 }
 
-/// Offsets of height `target` or less, if they are found in `steps_max` steps. Without slabs.
+/// Offsets of height `target` or less, if they are found before the limit is reached. Without slabs.
 pub(super) fn eject(
     problem: &Problem,
     neighbours: &Neighbours,
     target: u64,
-    steps_max: u64,
     effort: &mut Effort<'_>,
     random: &mut Random,
 ) -> Option<Vec<u64>> {
@@ -106,15 +115,18 @@ pub(super) fn eject(
         bottoms: Vec::new(),
         tops: Vec::new(),
     };
-    let steps_max = u32::try_from(steps_max).unwrap_or(u32::MAX - TABU_STEPS);
-    for step in 0..steps_max {
+    if !effort.take(sorting(count)) {
+        return None;
+    }
+    for step in 0..u32::MAX - 2 * TABU_STEPS {
         let Some((_, id)) = ejection.unplaced.pop() else { return Some(ejection.offsets) };
-        // A step looks at all neighbours; where these are many it counts for more, so that a limit of steps is one of
-        // time too.
-        if !effort.spend(1 + neighbours.of(id).len() as u64 / NEIGHBOURS_PER_STEP) {
+        if !effort.is_left() {
             return None;
         }
         ejection.place(id, step, random);
+        let (seen, placed) = (neighbours.of(id).len() as u64, ejection.bottoms.len() as u64);
+        let levels = u64::from(placed.max(1).ilog2() + 1);
+        effort.spend(STEP_UNITS + NEIGHBOUR_UNITS * seen + PLACED_UNITS * placed * levels);
     }
     None
 }

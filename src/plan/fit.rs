@@ -38,6 +38,19 @@ pub(super) enum Rule {
 /// them.
 const LISTS_MAX: usize = 4 * 32 + 1;
 
+/// Units of a new tree, of the first ranges in its lists, and of its end, by what it takes to clear them.
+const NEW_UNITS: u64 = 10;
+/// Units of getting hold of a list.
+const LIST_UNITS: u64 = 4;
+/// Units of a look at one, where a place is searched.
+const LOOK_UNITS: u64 = 3;
+/// Units of halving one, where a place in it is searched.
+const HALVE_UNITS: u64 = 3;
+/// Units of adding a range to one, but for the ranges that move.
+const ADD_UNITS: u64 = 14;
+/// Ranges that move in a unit.
+const MOVED_PER_UNIT: usize = 8;
+
 /// What is occupied where.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
@@ -52,36 +65,45 @@ impl Tree {
         Self { leaves, covering: vec![Vec::new(); 2 * leaves], touching: vec![Vec::new(); 2 * leaves] }
     }
 
+    /// Units that [`clear`](Self::clear) takes in a tree of so many sections.
+    pub fn clearing(sections: usize) -> u64 {
+        4 * sections.next_power_of_two() as u64
+    }
+
     pub fn clear(&mut self) {
         self.covering.iter_mut().for_each(Vec::clear);
         self.touching.iter_mut().for_each(Vec::clear);
     }
 
-    /// Occupies `offset..offset + size` in all sections of the span.
-    pub fn place(&mut self, span: Span, offset: u64, size: u64) {
+    /// Occupies `offset..offset + size` in all sections of the span. Returns the units that took.
+    pub fn place(&mut self, span: Span, offset: u64, size: u64) -> u64 {
         let range = Occupied { start: offset, end: offset + size };
+        let mut units = 0;
         canonical(self.leaves, span, |node| {
-            add(&mut self.covering[node], range);
-            add(&mut self.touching[node], range);
+            units += add(&mut self.covering[node], range);
+            units += add(&mut self.touching[node], range);
         });
-        above(self.leaves, span, |node| add(&mut self.touching[node], range));
+        above(self.leaves, span, |node| units += add(&mut self.touching[node], range));
+        units
     }
 
-    /// Where the rule puts a buffer of `size` that is alive in the span.
-    pub fn find(&self, rule: Rule, span: Span, size: u64, slabs: &Slabs) -> u64 {
+    /// Where the rule puts a buffer of `size` that is alive in the span, and the units it took to find that.
+    pub fn find(&self, rule: Rule, span: Span, size: u64, slabs: &Slabs) -> (u64, u64) {
         let mut lists: [&[Occupied]; LISTS_MAX] = [&[]; LISTS_MAX];
-        let mut count = 0;
+        let (mut count, mut units) = (0, 0);
         let mut keep = |list| {
             lists[count] = list;
             count += usize::from(!list.is_empty());
+            units += LIST_UNITS;
         };
         canonical(self.leaves, span, |node| keep(&self.touching[node]));
         above(self.leaves, span, |node| keep(&self.covering[node]));
         let lists = &mut lists[..count];
-        match rule {
-            Rule::First => lowest(lists, 0, size, slabs),
-            Rule::Best => tightest(lists, size, slabs),
-        }
+        let offset = match rule {
+            Rule::First => lowest(lists, 0, size, slabs, &mut units),
+            Rule::Best => tightest(lists, size, slabs, &mut units),
+        };
+        (offset, units)
     }
 }
 
@@ -117,37 +139,47 @@ fn above(leaves: usize, span: Span, mut visit: impl FnMut(usize)) {
     }
 }
 
-/// Adds a range to sorted disjoint ranges; those that touch become one.
-fn add(list: &mut Vec<Occupied>, range: Occupied) {
+/// Adds a range to sorted disjoint ranges; those that touch become one. Returns the units that took.
+fn add(list: &mut Vec<Occupied>, range: Occupied) -> u64 {
     let first = list.partition_point(|other| other.end < range.start);
     let count = list[first..].iter().take_while(|other| other.start <= range.end).count();
+    let moved = if count == 1 { 0 } else { list.len() - first };
+    let units =
+        ADD_UNITS + HALVE_UNITS * u64::from(list.len().max(1).ilog2()) + (count + moved / MOVED_PER_UNIT) as u64;
     if count == 0 {
-        return list.insert(first, range);
+        list.insert(first, range);
+        return units;
     }
     let end = list[first + count - 1].end.max(range.end);
     list[first] = Occupied { start: list[first].start.min(range.start), end };
     if count > 1 {
         list.drain(first + 1..first + count);
     }
+    units
 }
 
-/// Leaves out what ends at or before `at`.
-fn skip(list: &[Occupied], at: u64) -> &[Occupied] {
+/// Leaves out what ends at or before `at`. `units` are counted up.
+fn skip<'a>(list: &'a [Occupied], at: u64, units: &mut u64) -> &'a [Occupied] {
+    *units += LOOK_UNITS;
     match list {
         [first, ..] if first.end > at => list,
         [_, second, ..] if second.end > at => &list[1..],
         [] | [_] => &[],
-        _ => &list[list.partition_point(|range| range.end <= at)..],
+        _ => {
+            *units += HALVE_UNITS * u64::from(list.len().ilog2());
+            &list[list.partition_point(|range| range.end <= at)..]
+        }
     }
 }
 
-/// The lowest place from `at` on where `size` is free in all lists. The lists lose what lies below it.
-fn lowest(lists: &mut [&[Occupied]], at: u64, size: u64, slabs: &Slabs) -> u64 {
+/// The lowest place from `at` on where `size` is free in all lists. The lists lose what lies below it. `units` are counted
+/// up.
+fn lowest(lists: &mut [&[Occupied]], at: u64, size: u64, slabs: &Slabs, units: &mut u64) -> u64 {
     let mut at = slabs.place(at, size);
     // Lists that were found to leave the place free, one after another.
     let (mut free, mut index) = (0, 0);
     while free < lists.len() {
-        let list = skip(lists[index], at);
+        let list = skip(lists[index], at, units);
         lists[index] = list;
         match list.first() {
             Some(range) if range.start < at + size => {
@@ -164,10 +196,11 @@ fn lowest(lists: &mut [&[Occupied]], at: u64, size: u64, slabs: &Slabs) -> u64 {
 }
 
 /// The place in the smallest gap that has room for `size`.
-fn tightest(lists: &mut [&[Occupied]], size: u64, slabs: &Slabs) -> u64 {
+fn tightest(lists: &mut [&[Occupied]], size: u64, slabs: &Slabs, units: &mut u64) -> u64 {
     let (mut at, mut best, mut best_room) = (0, 0, u64::MAX);
     loop {
-        at = lowest(lists, at, 1, &Slabs::NONE);
+        at = lowest(lists, at, 1, &Slabs::NONE, units);
+        *units += lists.len() as u64;
         let end = lists.iter().filter_map(|list| list.first()).map(|range| range.start).min();
         let place = slabs.place(at, size);
         match end {
@@ -193,40 +226,44 @@ pub(super) struct Fitter<'a> {
 }
 
 impl<'a> Fitter<'a> {
-    pub fn new(problem: &'a Problem, slabs: &'a Slabs) -> Self {
-        Self { problem, slabs, tree: Tree::new(problem.sections()), offsets: vec![0; problem.len()] }
-    }
-
-    /// Forgets the last pass; `frozen` buffers are placed first, where they are said to be. Returns their height.
-    pub fn begin(&mut self, frozen: &[(u32, u64)]) -> u64 {
-        self.tree.clear();
-        let mut height = 0;
-        for (id, offset) in frozen {
-            height = height.max(self.put(*id, *offset));
+    /// `None` if the limit leaves no room for it.
+    pub fn new(problem: &'a Problem, slabs: &'a Slabs, effort: &mut Effort<'_>) -> Option<Self> {
+        if !effort.take(NEW_UNITS * Tree::clearing(problem.sections())) {
+            return None;
         }
-        height
+        Some(Self { problem, slabs, tree: Tree::new(problem.sections()), offsets: vec![0; problem.len()] })
     }
 
-    /// Places the buffers in this order; gives up where one would reach `limit` or higher. Returns the height of what
-    /// was placed.
+    /// Forgets the last pass; `frozen` buffers are placed first, where they are said to be. False if the limit was reached.
+    pub fn begin(&mut self, frozen: &[(u32, u64)], effort: &mut Effort<'_>) -> bool {
+        if !effort.take(Tree::clearing(self.problem.sections())) {
+            return false;
+        }
+        self.tree.clear();
+        frozen.iter().all(|(id, offset)| effort.spend(self.put(*id, *offset)))
+    }
+
+    /// Places the buffers in this order; gives up where one would reach `limit` or higher, or where the work is at its limit.
+    /// Returns the height of what was placed.
     pub fn pass(&mut self, order: &[u32], rule: Rule, limit: u64, effort: &mut Effort<'_>) -> Option<u64> {
         let mut height = 0;
         for id in order {
             let index = *id as usize;
             let (span, size) = (self.problem.spans[index], self.problem.sizes[index]);
-            let offset = self.tree.find(rule, span, size, self.slabs);
-            if offset + size >= limit || !effort.spend(1) {
+            let (offset, units) = self.tree.find(rule, span, size, self.slabs);
+            if !effort.spend(units) || offset + size >= limit {
                 return None;
             }
-            height = height.max(self.put(*id, offset));
+            height = height.max(offset + size);
+            effort.spend(self.put(*id, offset));
         }
         Some(height)
     }
 
+    /// Places a buffer. Returns the units that took.
     fn put(&mut self, id: u32, offset: u64) -> u64 {
         let index = id as usize;
-        self.tree.place(self.problem.spans[index], offset, self.problem.sizes[index]);
         self.offsets[index] = offset;
-        offset + self.problem.sizes[index]
+        self.tree.place(self.problem.spans[index], offset, self.problem.sizes[index])
     }
 }

@@ -23,12 +23,12 @@
 //! | height | bytes | the highest byte that the plan uses |
 //! | section | a number from 0 | a largest set of buffers that are live together; time, compressed |
 //! | unit | bytes | the greatest common divisor of all sizes: the solver counts in it |
-//! | step | a number | one placement tried; limits count them, so that one seed gives one plan |
+//! | step | a number | counted work of about a microsecond; limits count it, so that one seed gives one plan |
 //!
-//! Files, lowest first: `slabs` and `problem` (the input, compressed); `effort`; `order` and `fit` (placing one after
-//! another); `reduce` (the lemmas); `conflicts` and `search`, `eject` (at a fixed height); `hot` and `pipeline` (which
-//! of them when); `options`, `lifetimes`, `csv` (the interface); and `check`, which shares no code with all that and
-//! looks at every plan before it is returned. `schedule` and `cursor` are for following a plan: what goes out where,
+//! Files, lowest first: `effort` (counted work); `slabs` and `problem` (the input, compressed); `order` and `fit` (placing one
+//! after another); `reduce` (the lemmas); `conflicts`, `frames` and `search`, `eject` (at a fixed height); `solver`, `hot` and
+//! `pipeline` (which of them when); `options`, `lifetimes`, `csv` (the interface); and `check`, which shares no code with all
+//! that and looks at every plan before it is returned. `schedule` and `cursor` are for following a plan: what goes out where,
 //! and whether everything that had a part of the place is back.
 
 mod check;
@@ -38,6 +38,7 @@ mod cursor;
 mod effort;
 mod eject;
 mod fit;
+mod frames;
 mod hot;
 mod lifetimes;
 mod options;
@@ -48,6 +49,7 @@ mod reduce;
 mod schedule;
 mod search;
 mod slabs;
+mod solver;
 
 #[cfg(test)]
 mod tests;
@@ -65,10 +67,16 @@ pub use schedule::Schedule;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{AtomicBool, Ordering};
 use crate::units::{exact, round_up, thousands};
-use effort::{Effort, Random};
-use pipeline::{Packing, Solver};
+use effort::{Effort, Random, UNITS_PER_STEP, sorting};
 use problem::Problem;
 use slabs::Slabs;
+use solver::{Packing, Solver};
+
+/// Units of checking a lifetime's place, but for the sorting.
+const CHECK_UNITS: u64 = 150;
+
+/// Units of a lifetime in the making of a schedule.
+const SCHEDULE_UNITS: u64 = 500;
 
 /// Addresses stay below this, so that sums of two never overflow.
 const BYTES_MAX: u64 = 1 << 62;
@@ -110,7 +118,7 @@ pub struct Plan {
     /// No plan for these lifetimes and options is lower than this one: the height is the load, or a search that left
     /// nothing out has shown that less is impossible.
     pub proved: bool,
-    /// Steps that the solver made. With several threads, those of the one whose plan this is.
+    /// Work of the solver, in the steps of [`Options::steps`]. With several threads, that of the one whose plan this is.
     pub steps: u64,
 }
 
@@ -139,19 +147,61 @@ impl fmt::Debug for Plan {
 /// Plans the lifetimes: finds a low height, says whether it is the lowest, and has [`Plan::check`] look at the result.
 ///
 /// The same lifetimes and options give the same plan, unless the options name a time limit or several threads. Whatever
-/// the limits, there is a plan; whether it is within [`Options::capacity`] is told by its height.
+/// the limits, there is a plan, and it is no higher than first fit in the order of time; whether it is within
+/// [`Options::capacity`] is told by its height. With room for them in [`Options::steps`] it is no higher than any of the
+/// other simple orders either: first fit and best fit by time, by size, by duration, and by size times duration.
 ///
 /// # Errors
 ///
 /// A lifetime that ends before it begins, sizes whose sum exceeds 2^62 bytes, options that contradict themselves, a
 /// buffer that fits in no slab.
 pub fn solve(lifetimes: &[Lifetime], options: &Options) -> Result<Plan> {
+    let plan = solve_within(lifetimes, options, false)?;
+    Ok(plan.expect("the first passes are made whatever the limit"))
+}
+
+/// As [`solve`], but the limit of steps holds for all that is done, a [`Schedule`] of the plan included. The plan is the best
+/// that was found within it, or `None` if it was reached before there was one.
+pub(crate) fn solve_strictly(lifetimes: &[Lifetime], options: &Options) -> Result<Option<Plan>> {
+    solve_within(lifetimes, options, true)
+}
+
+/// What a solver keeps to.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// In units of size. A height that will do.
+    goal: u64,
+    /// Units of work, and those that are spent already.
+    units_max: u64,
+    units_spent: u64,
+    /// `units_max` holds for the first passes too.
+    is_strict: bool,
+    deadline: Option<Instant>,
+}
+
+fn solve_within(lifetimes: &[Lifetime], options: &Options, is_strict: bool) -> Result<Option<Plan>> {
     options.validate()?;
     let started = Instant::now();
+    let mut units_max = options.steps_max.saturating_mul(UNITS_PER_STEP);
+    let mut units_spent = fixed_units(lifetimes.len());
+    if is_strict {
+        // As much again is kept for the piece of work with which the solver passes its limit.
+        let kept = units_spent;
+        units_spent += SCHEDULE_UNITS * lifetimes.len() as u64;
+        units_max = units_max.saturating_sub(kept);
+        if units_spent > units_max {
+            return Ok(None);
+        }
+    }
     let (scaled, placed) = Scaled::new(lifetimes, options)?;
-    let goal = options.capacity_bytes.map_or(0, |bytes| bytes / scaled.unit_bytes).max(scaled.problem.load());
-    let deadline = options.time_limit.and_then(|limit| started.checked_add(limit));
-    let (packing, steps) = run(&scaled, options, goal, deadline);
+    let limits = Limits {
+        goal: options.capacity_bytes.map_or(0, |bytes| bytes / scaled.unit_bytes).max(scaled.problem.load()),
+        units_max,
+        units_spent,
+        is_strict,
+        deadline: options.time_limit.and_then(|limit| started.checked_add(limit)),
+    };
+    let Some((packing, steps)) = run(&scaled, options, limits) else { return Ok(None) };
     let mut offsets = vec![0; lifetimes.len()];
     for (index, offset) in placed.iter().zip(&packing.offsets) {
         offsets[*index as usize] = offset * scaled.unit_bytes;
@@ -164,7 +214,12 @@ pub fn solve(lifetimes: &[Lifetime], options: &Options) -> Result<Plan> {
         steps,
     };
     plan.check(lifetimes, options)?;
-    Ok(plan)
+    Ok(Some(plan))
+}
+
+/// Units of what is done for so many lifetimes in any case: compression, the first look at their parts, and the check.
+fn fixed_units(count: usize) -> u64 {
+    CHECK_UNITS * count as u64 + 2 * sorting(count) + 2 * Problem::making(count)
 }
 
 /// The input in units: what the solver sees.
@@ -210,21 +265,24 @@ impl Scaled {
     }
 }
 
-/// The packing of one solver, or the best of several.
-fn run(scaled: &Scaled, options: &Options, goal: u64, deadline: Option<Instant>) -> (Packing, u64) {
+/// The packing of one solver, or the best of several, and the steps it took. `None` if the limit is strict, and no pass was
+/// made within it.
+fn run(scaled: &Scaled, options: &Options, limits: Limits) -> Option<(Packing, u64)> {
     let done = AtomicBool::new(false);
     let solve = |index: usize| {
         let mut solver = Solver {
             slabs: &scaled.slabs,
-            effort: Effort::new(options.steps_max, deadline, Some(&done)),
+            effort: Effort::new(limits.units_max, limits.deadline, Some(&done)),
             random: Random::new(options.seed.wrapping_add(index as u64)),
             turn: index,
+            is_strict: limits.is_strict,
         };
-        let packing = solver.solve(&scaled.problem, goal);
-        if packing.height <= goal.max(packing.lower_bound) {
+        solver.effort.spend(limits.units_spent);
+        let packing = solver.solve(&scaled.problem, limits.goal)?;
+        if packing.height <= limits.goal.max(packing.lower_bound) {
             done.store(true, Ordering::Relaxed);
         }
-        (packing, solver.effort.steps)
+        Some((packing, solver.effort.steps()))
     };
     if options.threads == 1 {
         return solve(0);
@@ -234,12 +292,11 @@ fn run(scaled: &Scaled, options: &Options, goal: u64, deadline: Option<Instant>)
         let others: Vec<_> = (1..options.threads).map(|index| scope.spawn(move || solve(index))).collect();
         let own = solve(0);
         // A thread that could not finish has nothing to offer.
-        std::iter::once(own).chain(others.into_iter().filter_map(|thread| thread.join().ok())).collect()
+        own.into_iter().chain(others.into_iter().filter_map(|thread| thread.join().ok().flatten())).collect()
     });
     let lower_bound = packings.iter().map(|(packing, _)| packing.lower_bound).max().unwrap_or(0);
-    let best = packings.into_iter().min_by_key(|(packing, _)| packing.height);
-    let (packing, steps) = best.unwrap_or_else(|| solve(0));
-    (Packing { lower_bound, ..packing }, steps)
+    let (packing, steps) = packings.into_iter().min_by_key(|(packing, _)| packing.height)?;
+    Some((Packing { lower_bound, ..packing }, steps))
 }
 
 fn gcd(a: u64, b: u64) -> u64 {

@@ -4,7 +4,7 @@ use super::effort::Random;
 use super::problem::Problem;
 
 /// What an order goes by, largest first. T is the largest load of any section that the buffer covers, W its width in
-/// sections, A its area: size times width.
+/// sections, A its area: size times width. The simple orders go by the input alone, in the clock of the lifetimes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Key {
     Twa,
@@ -14,12 +14,17 @@ pub(super) enum Key {
     Size,
     SizeRootWidth,
     Area,
+    /// Simple: the earliest first.
+    Time,
+    /// Simple: by the size alone.
+    BareSize,
+    /// Simple.
+    Duration,
+    /// Simple: the size times the duration.
+    BareArea,
 }
 
 impl Key {
-    pub const ALL: [Self; 7] =
-        [Self::Twa, Self::Size, Self::SizeRootWidth, Self::Width, Self::Wat, Self::Taw, Self::Area];
-
     /// The buffers `ids` in this order; equal ones by their place in the problem.
     pub fn sort(self, problem: &Problem, ids: impl Iterator<Item = u32>) -> Vec<u32> {
         let mut keyed: Vec<([u128; 3], u32)> = ids.map(|id| (self.of(problem, id as usize), id)).collect();
@@ -32,7 +37,7 @@ impl Key {
     }
 
     fn of(self, problem: &Problem, index: usize) -> [u128; 3] {
-        let span = problem.spans[index];
+        let (span, (lower, upper)) = (problem.spans[index], problem.times[index]);
         let (peak, size) = (u128::from(problem.peaks[index]), u128::from(problem.sizes[index]));
         let width = u128::from(span.end - span.first);
         let area = width * size;
@@ -45,48 +50,24 @@ impl Key {
             // Floats that are not negative sort as their bits do.
             Self::SizeRootWidth => [u128::from((size as f64 * (width as f64).sqrt()).to_bits()), size, 0],
             Self::Area => [area, size, 0],
+            Self::Time => [u128::from(u64::MAX - lower), 0, 0],
+            Self::BareSize => [size, 0, 0],
+            Self::Duration => [u128::from(upper - lower), 0, 0],
+            Self::BareArea => [u128::from(upper - lower) * size, 0, 0],
         }
-    }
-
-    /// All buffers in about this order, each number of the key changed by chance by up to `share` up or down; without
-    /// it, the order itself.
-    pub fn shake(self, problem: &Problem, share: f64, random: &mut Random) -> Vec<u32> {
-        if share == 0.0 {
-            return self.sort_all(problem);
-        }
-        let mut factor = |number: u128| {
-            let chance = f64::from(random.below(1 << 20)) / f64::from(1 << 19) - 1.0;
-            (number as f64 * (1.0 + share * chance)) as u128
-        };
-        let mut keyed: Vec<([u128; 3], u32)> = (0..problem.len() as u32)
-            .map(|id| {
-                let key = self.of(problem, id as usize);
-                // The peak ties many buffers together, and stays what it is.
-                (
-                    if self.begins_with_peak() {
-                        [key[0], factor(key[1]), key[2]]
-                    } else {
-                        [factor(key[0]), key[1], key[2]]
-                    },
-                    id,
-                )
-            })
-            .collect();
-        keyed.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
-        keyed.into_iter().map(|(_, id)| id).collect()
-    }
-
-    fn begins_with_peak(self) -> bool {
-        matches!(self, Self::Twa | Self::Taw)
     }
 }
 
 /// All buffers, those first in whose sections the last searches had no room; changed by chance by up to `share`.
 pub(super) fn by_blame(problem: &Problem, blames: &[f64], share: f64, random: &mut Random) -> Vec<u32> {
+    let mut sums = vec![0.0; blames.len() + 1];
+    for (section, blame) in blames.iter().enumerate() {
+        sums[section + 1] = sums[section] + blame;
+    }
     let mut keyed: Vec<(f64, u64, u32, u32)> = (0..problem.len() as u32)
         .map(|id| {
             let span = problem.spans[id as usize];
-            let blame: f64 = blames[span.sections()].iter().sum();
+            let blame: f64 = sums[span.end as usize] - sums[span.first as usize];
             let chance = f64::from(random.below(1 << 20)) / f64::from(1 << 19) - 1.0;
             (blame * (1.0 + share * chance), problem.peaks[id as usize], span.end - span.first, id)
         })

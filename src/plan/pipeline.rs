@@ -1,222 +1,250 @@
-//! The order of attempts, from a pass that takes milliseconds to searches that go on until the steps are used up.
+//! The order of attempts, from passes that take microseconds to searches that go on until the limit is reached.
 //!
-//! A problem is taken apart (`reduce`), and every part gets a quick pass. Parts that are higher than the goal are then
-//! refined in rounds, each with twice the steps of the one before: more orders; hot windows; search of the whole part;
-//! squeaky wheel; ejection; and the same again at targets between the goal and the best height so far. A part is done
-//! when it is as high as the goal or as its own lower bound, which rises when a search shows that a height is
-//! impossible.
+//! A problem is taken apart (`reduce`), and every part gets two quick passes. Parts that are higher than the goal get one more,
+//! a look at hot windows, and the simple orders, so that no plan is higher than any of these makes it. Then they are refined in
+//! rounds, each with twice the work of the one before: hot windows; more orders; search of the whole part; squeaky wheel;
+//! ejection; and the same again at targets between the goal and the best height so far. A part is done when it is as high as
+//! the goal or as its own lower bound, which rises when a search shows that a height is impossible.
 
-use super::effort::{Effort, Random};
-use super::eject::{Neighbours, eject};
+use super::effort::sorting;
+use super::eject::Neighbours;
 use super::fit::{Fitter, Rule};
 use super::hot;
-use super::order::{self, Key};
+use super::order::Key;
 use super::problem::Problem;
-use super::reduce::{Atom, reduce};
-use super::search::{Search, Verdict};
-use super::slabs::Slabs;
+use super::reduce::{Reduced, reduce};
+use super::search::Verdict;
+use super::solver::{Blames, Packing, Pass, Solver};
 
-/// Steps that the first round gives to each search; every further round gives twice as many.
-const ROUND_STEPS: u64 = 4_000;
+/// Units that the first round gives to each stage, or those of the first passes where these took more; every further round
+/// gives twice as many.
+const ROUND_UNITS: u64 = 200_000;
 
-/// Most buffers that a search by depth is tried on.
-const SEARCHED_MAX: usize = 2_000;
+/// The round after which they grow no more.
+const ROUND_MAX: u32 = 40;
 
-/// Searches at one height in one round.
-const SEARCHES: usize = 16;
+/// What the first look at hot windows gets, by the units of the first passes.
+const QUICK_PASSES: u64 = 4;
 
-/// Their orders in turn, with the order by blame after these, and how much they are shaken from turn to turn.
-const SEARCH_KEYS: [Key; 3] = [Key::Twa, Key::Taw, Key::Wat];
-const SHAKES: [f64; 5] = [0.0, 0.1, 0.1, 0.3, 0.1];
+/// Units of the searches in it.
+const QUICK_UNITS: u64 = 2_000_000;
 
-/// The part of a search's blames that the next one still counts.
-const BLAME_KEPT: f64 = 0.7;
+/// What searches get, by what all else gets.
+const SEARCH_SHARE: u64 = 8;
+
+/// Heights between the goal and the best so far that each round tries too.
+const TARGETS: usize = 3;
 
 const RULES: [Rule; 2] = [Rule::First, Rule::Best];
 
-/// Offsets of one problem, their height, and a height below which there is none.
-#[derive(Clone, Debug)]
-pub(super) struct Packing {
-    pub offsets: Vec<u64>,
-    pub height: u64,
-    pub lower_bound: u64,
-}
+/// The first pass, which closes most training steps, and one that closes most others.
+const FIRST_PASS: [Pass; 1] = [(Key::Twa, Rule::First)];
+const NEXT_PASS: [Pass; 1] = [(Key::Twa, Rule::Best)];
 
-impl Packing {
-    pub fn improve(&mut self, problem: &Problem, offsets: &[u64]) {
-        let tops = offsets.iter().zip(&problem.sizes).map(|(offset, size)| offset + size);
-        let height = tops.max().unwrap_or(0);
-        if height < self.height {
-            self.height = height;
-            self.offsets.copy_from_slice(offsets);
-        }
-    }
-}
+/// What a program without a solver does. It is made whatever the limit, as the first pass is.
+const TIME_PASS: [Pass; 1] = [(Key::Time, Rule::First)];
 
-/// What all attempts share.
-#[derive(Debug)]
-pub(super) struct Solver<'a> {
-    pub slabs: &'a Slabs,
-    pub effort: Effort<'a>,
-    pub random: Random,
-    /// Turned by this many places, the lists of orders differ between threads.
-    pub turn: usize,
-}
+/// What a program without a solver might do. No plan is higher than what comes of any of these, if the limit has room for
+/// them. The cheap ones come first.
+const SIMPLE_PASSES: [Pass; 7] = [
+    (Key::BareSize, Rule::First),
+    (Key::BareArea, Rule::First),
+    (Key::Duration, Rule::First),
+    (Key::Time, Rule::Best),
+    (Key::BareSize, Rule::Best),
+    (Key::BareArea, Rule::Best),
+    (Key::Duration, Rule::Best),
+];
+
+const MORE_PASSES: [Pass; 12] = [
+    (Key::Size, Rule::First),
+    (Key::Size, Rule::Best),
+    (Key::SizeRootWidth, Rule::First),
+    (Key::SizeRootWidth, Rule::Best),
+    (Key::Width, Rule::First),
+    (Key::Width, Rule::Best),
+    (Key::Wat, Rule::First),
+    (Key::Wat, Rule::Best),
+    (Key::Taw, Rule::First),
+    (Key::Taw, Rule::Best),
+    (Key::Area, Rule::First),
+    (Key::Area, Rule::Best),
+];
 
 /// One part in the making.
 struct Work<'p> {
     problem: &'p Problem,
     best: Packing,
-    neighbours: Option<Option<Neighbours>>,
+    /// Units of the first passes.
+    first_units: u64,
+    neighbours: Option<Neighbours>,
+    /// What the searches in each hot window have learned, at the goal, and at each of the targets above it.
+    in_windows: [Blames; hot::WINDOWS],
+    at_goal: Blames,
+    at_targets: [Blames; TARGETS],
     /// The order that the squeaky wheel has come to.
     squeaky: Vec<u32>,
 }
 
+impl<'p> Work<'p> {
+    fn new(problem: &'p Problem) -> Self {
+        Self {
+            problem,
+            best: Packing::new(problem),
+            first_units: 0,
+            neighbours: None,
+            in_windows: Default::default(),
+            at_goal: Blames::default(),
+            at_targets: Default::default(),
+            squeaky: Vec::new(),
+        }
+    }
+}
+
 impl Solver<'_> {
-    /// Packs a problem; stops early where the height is no more than `goal`, which is at least the problem's load.
-    pub fn solve(&mut self, problem: &Problem, mut goal: u64) -> Packing {
+    /// Packs a problem; stops early where the height is no more than `goal`, which is at least the problem's load. `None` if
+    /// the limit holds for the first passes too, and was reached in one of them.
+    pub fn solve(&mut self, problem: &Problem, goal: u64) -> Option<Packing> {
         let everything = (0..problem.len() as u32).collect();
-        let reduced = reduce(problem, everything, (0, u64::MAX), self.slabs.is_none());
-        let mut work: Vec<Work<'_>> = reduced.atoms.iter().map(|atom| self.begin(atom)).collect();
-        let mut round = 0;
-        loop {
-            for (atom, work) in reduced.atoms.iter().zip(&work) {
+        self.effort.is_sure = !self.is_strict;
+        let reduced = reduce(problem, everything, (0, u64::MAX), self.slabs.is_none(), &mut self.effort);
+        self.effort.is_sure = false;
+        let mut works: Vec<Work<'_>> = reduced.atoms.iter().map(|atom| Work::new(&atom.problem)).collect();
+        for (atom, work) in reduced.atoms.iter().zip(&mut works) {
+            self.first_passes(work, goal - atom.base)?;
+        }
+        for (atom, work) in reduced.atoms.iter().zip(&mut works) {
+            self.begin(work, goal - atom.base);
+        }
+        let mut whole = join(problem, &reduced, &works);
+        if !reduced.stacked.is_empty() {
+            // What was stacked may be luckier elsewhere.
+            self.sure_passes(problem, &mut whole, goal, &TIME_PASS);
+            self.passes(problem, &mut whole, goal, &SIMPLE_PASSES);
+        }
+        self.rounds(&reduced, &mut works, goal, whole.height);
+        let joined = join(problem, &reduced, &works);
+        if whole.height < joined.height {
+            return Some(Packing { lower_bound: joined.lower_bound, ..whole });
+        }
+        Some(joined)
+    }
+
+    /// Refines the parts until one cannot be helped, or all are as low as the goal, or the limit is reached.
+    fn rounds(&mut self, reduced: &Reduced, works: &mut [Work<'_>], mut goal: u64, height: u64) {
+        for round in 0u32.. {
+            for (atom, work) in reduced.atoms.iter().zip(&*works) {
                 goal = goal.max(atom.base + work.best.lower_bound);
             }
-            let mut is_done = true;
-            for (atom, work) in reduced.atoms.iter().zip(&mut work) {
-                if atom.base + work.best.height > goal && self.effort.is_left() {
+            let (mut is_done, units_before) = (true, self.effort.units());
+            for (atom, work) in reduced.atoms.iter().zip(&mut *works) {
+                if height > goal && atom.base + work.best.height > goal && self.effort.is_left() {
                     self.refine(work, goal - atom.base, round);
                     is_done = false;
                 }
             }
-            if is_done {
+            // Where the limit leaves room for no stage any more, none counts anything.
+            if is_done || self.effort.units() == units_before {
                 break;
             }
-            round += 1;
         }
-        let mut packing =
-            Packing { offsets: vec![0; problem.len()], height: reduced.height, lower_bound: problem.load() };
-        for (id, offset) in reduced.stacked {
-            packing.offsets[id as usize] = offset;
-        }
-        for (atom, work) in reduced.atoms.iter().zip(work) {
-            packing.height = packing.height.max(atom.base + work.best.height);
-            packing.lower_bound = packing.lower_bound.max(atom.base + work.best.lower_bound);
-            for (id, offset) in atom.ids.iter().zip(work.best.offsets) {
-                packing.offsets[*id as usize] = atom.base + offset;
-            }
-        }
-        packing
     }
 
-    /// The first pass, which is made whatever the limits say.
-    fn begin<'p>(&mut self, atom: &'p Atom) -> Work<'p> {
-        let problem = &atom.problem;
-        let squeaky = Key::Twa.sort_all(problem);
-        let mut fitter = Fitter::new(problem, self.slabs);
-        let height = fitter.pass(&squeaky, Rule::First, u64::MAX, &mut Effort::unlimited()).unwrap_or(u64::MAX);
-        self.effort.count(problem.len() as u64);
-        let best = Packing { offsets: fitter.offsets, height, lower_bound: problem.load() };
-        Work { problem, best, neighbours: None, squeaky }
+    /// The passes that are made in any case. `None` if the limit is strict, and reached in the first.
+    fn first_passes(&mut self, work: &mut Work<'_>, goal: u64) -> Option<()> {
+        let units_before = self.effort.units();
+        for pass in [&FIRST_PASS, &TIME_PASS] {
+            if let Some(order) = self.sure_passes(work.problem, &mut work.best, goal, pass) {
+                work.squeaky = order;
+            }
+        }
+        work.first_units = self.effort.units() - units_before;
+        (work.best.height < u64::MAX).then_some(())
+    }
+
+    /// What closes most training steps, and then the simple passes.
+    fn begin(&mut self, work: &mut Work<'_>, goal: u64) {
+        self.passes_of(work, goal, &NEXT_PASS);
+        if work.best.is_open(goal) {
+            let outer = self.effort.begin_stage(QUICK_PASSES * work.first_units);
+            self.windows(work, goal, QUICK_UNITS, true);
+            self.effort.end_stage(outer);
+        }
+        self.passes_of(work, goal, &SIMPLE_PASSES);
+    }
+
+    /// Passes whatever the limit says, unless it is strict.
+    fn sure_passes(&mut self, problem: &Problem, best: &mut Packing, goal: u64, list: &[Pass]) -> Option<Vec<u32>> {
+        self.effort.is_sure = !self.is_strict;
+        let order = self.passes(problem, best, goal, list);
+        self.effort.is_sure = false;
+        order
     }
 
     /// One round for one part.
     fn refine(&mut self, work: &mut Work<'_>, goal: u64, round: u32) {
-        let steps = ROUND_STEPS.checked_shl(round).unwrap_or(u64::MAX);
-        let is_open = |work: &Work<'_>| work.best.height > goal.max(work.best.lower_bound);
-        if round == 0 {
-            self.orders(work, goal, &Key::ALL[..2]);
-        }
-        if is_open(work) {
-            hot::windows(self, work.problem, &mut work.best, goal, steps);
+        let units = ROUND_UNITS.max(work.first_units).saturating_mul(1 << round.min(ROUND_MAX));
+        let search_units = SEARCH_SHARE.saturating_mul(units);
+        if work.best.is_open(goal) {
+            self.windows(work, goal, search_units, false);
         }
         if round == 0 {
-            self.orders(work, goal, &Key::ALL[2..]);
+            self.passes_of(work, goal, &MORE_PASSES);
         }
-        if is_open(work) {
-            self.search(work, goal, steps);
+        if work.best.is_open(goal) {
+            self.search(work, goal, search_units.saturating_mul(2), None);
         }
-        if is_open(work) {
-            self.squeaky_wheel(work, goal, steps);
+        if work.best.is_open(goal) {
+            self.squeaky_wheel(work, goal, units);
         }
-        if is_open(work) {
-            self.eject(work, goal, steps);
+        if work.best.is_open(goal) {
+            self.eject(work, goal, units);
         }
         // Then targets above the goal, in thirds of what is still too much, and a hair below what there is.
-        for share in [1, 2, 3] {
-            if is_open(work) {
+        for index in 0..TARGETS {
+            if work.best.is_open(goal) {
                 let excess = work.best.height - goal;
-                let target = goal + (excess / 3 * share).min(excess - 1);
-                self.search(work, target, steps);
-                self.eject(work, target, steps);
+                let target = goal + (excess / TARGETS as u64 * (index as u64 + 1)).min(excess - 1);
+                self.search(work, target, search_units / TARGETS as u64, Some(index));
+                self.eject(work, target, units / TARGETS as u64);
             }
         }
     }
 
-    /// Passes in these orders.
-    fn orders(&mut self, work: &mut Work<'_>, goal: u64, keys: &[Key]) {
-        let problem = work.problem;
-        let mut fitter = Fitter::new(problem, self.slabs);
-        for key in keys {
-            let order = key.sort_all(problem);
-            for rule in RULES {
-                if work.best.height <= goal || !self.effort.is_left() {
-                    return;
-                }
-                fitter.begin(&[]);
-                if fitter.pass(&order, rule, work.best.height, &mut self.effort).is_some() {
-                    work.best.improve(problem, &fitter.offsets);
-                }
-            }
+    fn passes_of(&mut self, work: &mut Work<'_>, goal: u64, list: &[Pass]) {
+        if let Some(order) = self.passes(work.problem, &mut work.best, goal, list) {
+            work.squeaky = order;
         }
     }
 
-    /// Searches the whole part for a packing of height `target`.
-    fn search(&mut self, work: &mut Work<'_>, target: u64, steps: u64) {
-        if work.problem.len() > SEARCHED_MAX {
-            return;
-        }
-        match self.search_orders(work.problem, target, steps) {
+    fn windows(&mut self, work: &mut Work<'_>, goal: u64, units: u64, first: bool) {
+        hot::windows(self, work.problem, &mut work.best, &mut work.in_windows, goal, units, first);
+    }
+
+    /// Searches the whole part for a packing of height `target`, which is the goal or one above it.
+    fn search(&mut self, work: &mut Work<'_>, target: u64, units: u64, above: Option<usize>) {
+        let blames = above.map_or(&mut work.at_goal, |index| &mut work.at_targets[index]);
+        let blames = blames.of_part(0, work.problem.sections());
+        match self.search_orders(work.problem, target, units, blames) {
             Verdict::Found(offsets) => work.best.improve(work.problem, &offsets),
             Verdict::Impossible => work.best.lower_bound = work.best.lower_bound.max(target + 1),
             Verdict::Unknown => {}
         }
     }
 
-    /// Searches a connected problem: once leaving nothing out, and then by several orders, shaken more and more. How
-    /// long a search takes has a heavy tail, so that many short ones do better than one long one.
-    fn search_orders(&mut self, problem: &Problem, capacity: u64, steps: u64) -> Verdict {
-        let mut blames = vec![0.0; problem.sections()];
-        for turn in 0..SEARCHES {
-            let turned = turn + self.turn;
-            let share = SHAKES[turned / (SEARCH_KEYS.len() + 1) % SHAKES.len()];
-            let order = match SEARCH_KEYS.get(turned % (SEARCH_KEYS.len() + 1)) {
-                Some(key) => key.shake(problem, share, &mut self.random),
-                None => order::by_blame(problem, &blames, share, &mut self.random),
-            };
-            let mut search = Search::new(problem, &order, capacity, self.slabs, turn == 0);
-            match search.run(steps, &mut self.effort) {
-                Verdict::Unknown => {}
-                verdict => return verdict,
-            }
-            for (sum, blame) in blames.iter_mut().zip(&search.blames) {
-                *sum = *sum * BLAME_KEPT + f64::from(*blame);
-            }
-        }
-        Verdict::Unknown
-    }
-
     /// Packs again and again; buffers that stick out above the goal move forward in the order.
-    fn squeaky_wheel(&mut self, work: &mut Work<'_>, goal: u64, steps: u64) {
+    fn squeaky_wheel(&mut self, work: &mut Work<'_>, goal: u64, units: u64) {
         let problem = work.problem;
-        let mut fitter = Fitter::new(problem, self.slabs);
-        let passes = (steps / problem.len() as u64).max(2);
-        for pass in 0..passes {
-            if work.best.height <= goal || !self.effort.is_left() {
+        let Some(mut fitter) = Fitter::new(problem, self.slabs, &mut self.effort) else { return };
+        let units_max = self.effort.units().saturating_add(units);
+        for pass in 0.. {
+            if work.best.height <= goal
+                || self.effort.units() >= units_max
+                || !self.effort.take(sorting(problem.len()))
+                || !fitter.begin(&[], &mut self.effort)
+            {
                 return;
             }
-            fitter.begin(&[]);
             let rule = RULES[(pass % 4 == 3) as usize];
             if fitter.pass(&work.squeaky, rule, u64::MAX, &mut self.effort).is_none() {
                 return;
@@ -237,46 +265,32 @@ impl Solver<'_> {
         }
     }
 
-    fn eject(&mut self, work: &mut Work<'_>, target: u64, steps: u64) {
+    fn eject(&mut self, work: &mut Work<'_>, target: u64, units: u64) {
         if !self.slabs.is_none() {
             return;
         }
-        let neighbours = work.neighbours.get_or_insert_with(|| Neighbours::new(work.problem));
-        let Some(neighbours) = neighbours else { return };
-        if let Some(offsets) = eject(work.problem, neighbours, target, steps, &mut self.effort, &mut self.random) {
+        if work.neighbours.is_none() {
+            work.neighbours = Neighbours::new(work.problem, units, &mut self.effort);
+        }
+        let Some(neighbours) = &work.neighbours else { return };
+        if let Some(offsets) = self.eject_within(work.problem, neighbours, target, units) {
             work.best.improve(work.problem, &offsets);
         }
     }
+}
 
-    /// Something of height `goal` or less for a part of a problem, or the proof that there is nothing.
-    pub fn pack_within(&mut self, problem: &Problem, goal: u64, steps: u64) -> Verdict {
-        if problem.load() > goal {
-            return Verdict::Impossible;
-        }
-        let mut fitter = Fitter::new(problem, self.slabs);
-        for key in [Key::Twa, Key::Size, Key::SizeRootWidth] {
-            let order = key.sort_all(problem);
-            for rule in RULES {
-                if !self.effort.is_left() {
-                    return Verdict::Unknown;
-                }
-                fitter.begin(&[]);
-                if fitter.pass(&order, rule, goal + 1, &mut self.effort).is_some() {
-                    return Verdict::Found(fitter.offsets);
-                }
-            }
-        }
-        if problem.len() <= SEARCHED_MAX {
-            let verdict = self.search_orders(problem, goal, steps);
-            if verdict != Verdict::Unknown {
-                return verdict;
-            }
-        }
-        let neighbours = if self.slabs.is_none() { Neighbours::new(problem) } else { None };
-        let Some(neighbours) = neighbours else { return Verdict::Unknown };
-        match eject(problem, &neighbours, goal, steps, &mut self.effort, &mut self.random) {
-            Some(offsets) => Verdict::Found(offsets),
-            None => Verdict::Unknown,
+/// The packing of the whole that the parts make up.
+fn join(problem: &Problem, reduced: &Reduced, works: &[Work<'_>]) -> Packing {
+    let mut whole = Packing { offsets: vec![0; problem.len()], height: reduced.height, lower_bound: problem.load() };
+    for (id, offset) in &reduced.stacked {
+        whole.offsets[*id as usize] = *offset;
+    }
+    for (atom, work) in reduced.atoms.iter().zip(works) {
+        whole.height = whole.height.max(atom.base + work.best.height);
+        whole.lower_bound = whole.lower_bound.max(atom.base + work.best.lower_bound);
+        for (id, offset) in atom.ids.iter().zip(&work.best.offsets) {
+            whole.offsets[*id as usize] = atom.base + offset;
         }
     }
+    whole
 }

@@ -6,6 +6,8 @@
 //! are alive at one time iff they share a section, and a buffer covers the consecutive sections `first..end`, at least
 //! one. A time axis of 10^9 steps becomes at most as many sections as there are buffers.
 
+use super::effort::sorting;
+
 /// The consecutive sections `first..end` that a buffer covers; never empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
@@ -21,7 +23,15 @@ impl Span {
     pub fn sections(self) -> std::ops::Range<usize> {
         self.first as usize..self.end as usize
     }
+
+    /// Units of going through its sections.
+    pub fn units(self) -> u64 {
+        2 + u64::from(self.end - self.first) / 4
+    }
 }
+
+/// Units of a problem, whatever its size.
+const PROBLEM_UNITS: u64 = 1_000;
 
 /// Buffers to be packed. Everything is indexed by the buffer's place in this problem; sizes are in units.
 #[derive(Debug)]
@@ -52,6 +62,11 @@ impl Problem {
         let clip = |(lower, upper): (u64, u64)| (lower.max(window.0), upper.min(window.1));
         let times = ids.iter().map(|id| clip(self.times[*id as usize])).collect();
         Self::new(times, ids.iter().map(|id| self.sizes[*id as usize]).collect())
+    }
+
+    /// Units that a problem of so many buffers takes to make.
+    pub fn making(count: usize) -> u64 {
+        PROBLEM_UNITS + 2 * sorting(count)
     }
 
     pub fn len(&self) -> usize {

@@ -19,6 +19,7 @@
 //! Each lemma makes room for the others: without its full spans a problem may fall apart, and a part has full spans of
 //! its own.
 
+use super::effort::Effort;
 use super::problem::Problem;
 
 /// A part of a problem that is connected and has no full span.
@@ -45,17 +46,37 @@ pub(super) struct Reduced {
 /// as many rounds as there are buffers; what is not reduced further is only harder to search.
 const VISITS_PER_BUFFER_MAX: usize = 64;
 
-/// Takes the buffers `ids` of a problem apart, their lifetimes clipped to a window of times.
-pub(super) fn reduce(problem: &Problem, ids: Vec<u32>, window: (u64, u64), strip: bool) -> Reduced {
+/// Takes the buffers `ids` of a problem apart, their lifetimes clipped to a window of times. The caller has counted
+/// [`Problem::making`] for them; what the limit leaves no room for is not reduced further.
+pub(super) fn reduce(
+    problem: &Problem,
+    ids: Vec<u32>,
+    window: (u64, u64),
+    strip: bool,
+    effort: &mut Effort<'_>,
+) -> Reduced {
     let mut visits_left = VISITS_PER_BUFFER_MAX.saturating_mul(ids.len());
     let mut reduced = Reduced::default();
     let mut open = vec![(ids, window, 0)];
     while let Some((ids, window, base)) = open.pop() {
         let part = problem.part(&ids, window);
-        let enough = visits_left < ids.len();
+        let is_last = visits_left < ids.len();
         visits_left = visits_left.saturating_sub(ids.len());
         let (mut stacked, rest): (Vec<u32>, Vec<u32>) =
             if strip { split_off_full_spans(&part) } else { (Vec::new(), (0..part.len() as u32).collect()) };
+        let parts = if !stacked.is_empty() {
+            vec![rest]
+        } else if is_last {
+            Vec::new()
+        } else {
+            components(&part)
+        };
+        let is_reduced = !stacked.is_empty() || parts.len() > 1;
+        let parts_units = parts.iter().filter(|part| !part.is_empty()).map(|part| Problem::making(part.len())).sum();
+        if !is_reduced || !effort.take(parts_units) {
+            reduced.atoms.push(Atom { ids, base, problem: part });
+            continue;
+        }
         // Any order is right here. Those that live longest outside of the window are in the fewest others' way at the
         // bottom.
         let width = |index: &u32| problem.spans[ids[*index as usize] as usize].sections().len();
@@ -66,21 +87,9 @@ pub(super) fn reduce(problem: &Problem, ids: Vec<u32>, window: (u64, u64), strip
             base += part.sizes[*index as usize];
         }
         reduced.height = reduced.height.max(base);
-        let outer = |rest: &[u32]| rest.iter().map(|index| ids[*index as usize]).collect::<Vec<u32>>();
-        if rest.is_empty() {
-            continue;
-        }
-        if !stacked.is_empty() {
-            open.push((outer(&rest), window, base));
-            continue;
-        }
-        let components = if enough { Vec::new() } else { components(&part) };
-        if components.len() > 1 {
-            // Each part's own times: a component of a clipped problem lies within the window.
-            open.extend(components.into_iter().rev().map(|rest| (outer(&rest), window, base)));
-        } else {
-            reduced.atoms.push(Atom { ids, base, problem: part });
-        }
+        let outer = |part: Vec<u32>| part.iter().map(|index| ids[*index as usize]).collect::<Vec<u32>>();
+        // Each part's own times: a component of a clipped problem lies within the window.
+        open.extend(parts.into_iter().rev().filter(|part| !part.is_empty()).map(|part| (outer(part), window, base)));
     }
     reduced
 }

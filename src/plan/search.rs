@@ -35,12 +35,24 @@ use std::ops::Range;
 
 use super::conflicts::Conflicts;
 use super::effort::Effort;
+use super::frames::{Frame, Member, Part, Step};
 use super::problem::{Problem, Span};
 use super::slabs::Slabs;
 
 /// Floors are looked at where offsets and sums of two are exact in floating point. No memory is larger; if one were, this
 /// reason to leave something out would be missing, no more.
 const EXACT_BELOW: u64 = 1 << 52;
+
+/// Units of a node beside what is counted for its members and sections.
+const NODE_UNITS: u64 = 30;
+/// Units of a buffer or a section, where a search begins; a buffer's sections come to it.
+const BEGIN_UNITS: u64 = 5;
+/// Units of a member, where a frame is opened.
+const MEMBER_OPEN_UNITS: u64 = 1;
+/// Units of a member that is copied to the next frame.
+const MEMBER_COPY_UNITS: u64 = 2;
+/// Sections that are gone through in a unit, one by one.
+const SECTIONS_PER_UNIT: u64 = 2;
 
 /// What came of a search.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,52 +63,6 @@ pub(super) enum Verdict {
     Impossible,
     /// The steps were used up.
     Unknown,
-}
-
-/// An unplaced buffer, as a frame knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Member {
-    /// The lowest offset that what is placed lets it have.
-    low: u64,
-    size: u64,
-    span: Span,
-    /// Its place in the order.
-    rank: u32,
-    /// The rank of the buffer that it would lie on; its own if that is the bottom.
-    support: u32,
-}
-
-/// Unplaced buffers that are connected: nodes below this one have to place just these.
-#[derive(Clone, Debug)]
-struct Part {
-    members: Range<usize>,
-    sections: Range<usize>,
-}
-
-/// A node whose children are being tried.
-#[derive(Debug)]
-struct Frame {
-    part: Part,
-    /// The least (offset, rank) that a further child may have.
-    from: (u64, u32),
-    /// The span and size of the child that was tried last, and its offset.
-    twin: Option<(u64, Span, u64)>,
-    /// No child may lie higher, for the capacity.
-    highest: u64,
-    /// No child may lie here or higher, for something would fit under it.
-    least_top: u64,
-    /// Ends of the stacks before the child was placed.
-    trail_end: usize,
-    members_end: usize,
-    /// Where the members ended when it had been.
-    child_members_end: usize,
-    parts_end: usize,
-    /// The child's parts that are not solved yet.
-    open_parts: Range<usize>,
-    /// Something unplaced shares a section with the child.
-    is_met: bool,
-    /// The frame's set of conflicts says why it fails.
-    is_explained: bool,
 }
 
 /// A search, and its stacks.
@@ -120,19 +86,11 @@ pub(super) struct Search<'a> {
     floors: Vec<f64>,
     /// For each section, how often it was too full.
     pub blames: Vec<u32>,
+    /// The work since it was last told, in units.
+    units: u64,
     /// Leaves nothing out: no jumps.
     thorough: bool,
     conflicts: Conflicts,
-}
-
-/// What came of looking for a frame's next child.
-enum Step {
-    /// One was placed, and has parts that are to be solved.
-    Down,
-    /// One was placed, and nothing of the frame's is left.
-    Solved,
-    /// There is none.
-    Failed,
 }
 
 impl<'a> Search<'a> {
@@ -160,18 +118,29 @@ impl<'a> Search<'a> {
             crossings,
             floors: vec![0.0; problem.sections()],
             blames: vec![0; problem.sections()],
+            units: 0,
             thorough,
             conflicts: Conflicts::new(order.len()),
         }
     }
 
-    /// Searches with at most so many steps.
-    pub fn run(&mut self, steps_max: u64, effort: &mut Effort<'_>) -> Verdict {
+    /// Units of [`new`](Self::new).
+    pub fn making(problem: &Problem) -> u64 {
+        BEGIN_UNITS * (problem.len() + problem.sections()) as u64 + widths(problem)
+    }
+
+    /// Units of a search that places one buffer after another and never comes back.
+    pub fn dive(problem: &Problem) -> u64 {
+        let (count, sections, widths) = (problem.len() as u64, problem.sections() as u64, widths(problem));
+        let per_member = 1 + MEMBER_OPEN_UNITS + MEMBER_COPY_UNITS;
+        // Halves, for the members are fewer and fewer.
+        count * (NODE_UNITS + (count * per_member + widths + sections) / 2)
+    }
+
+    /// Searches until the limit is reached.
+    pub fn run(&mut self, effort: &mut Effort<'_>) -> Verdict {
         self.open(&Part { members: 0..self.members.len(), sections: 0..self.sums.len() }, (0, 0));
-        for _ in 0..steps_max {
-            if !effort.spend(1) {
-                break;
-            }
+        while effort.spend(NODE_UNITS + std::mem::take(&mut self.units)) {
             match self.advance() {
                 Step::Down => self.open_next_part(),
                 Step::Solved => {
@@ -201,8 +170,10 @@ impl<'a> Search<'a> {
         let depth = self.frames.len();
         if !self.thorough {
             self.conflicts.clear(depth);
+            self.units += self.conflicts.units();
         }
         let members = &self.members[part.members.clone()];
+        self.units += MEMBER_OPEN_UNITS * members.len() as u64 + part.sections.len() as u64 / SECTIONS_PER_UNIT;
         let (mut least_top, mut highest_top) = (u64::MAX, 0);
         for member in members {
             let top = member.low + member.size;
@@ -238,10 +209,12 @@ impl<'a> Search<'a> {
         }
         let floors = &mut self.floors[part.sections.clone()];
         floors.fill(f64::INFINITY);
+        self.units += part.sections.len() as u64 / SECTIONS_PER_UNIT;
         for member in &self.members[part.members.clone()] {
             let low = member.low.max(from) as f64;
             let sections =
                 member.span.first as usize - part.sections.start..member.span.end as usize - part.sections.start;
+            self.units += member.span.units();
             floors[sections].iter_mut().for_each(|floor| *floor = if low < *floor { low } else { *floor });
         }
         // Where nothing is unplaced the floor is infinite.
@@ -255,6 +228,7 @@ impl<'a> Search<'a> {
     /// Notes who is to blame for an overfull section: what is placed in it, what holds that up, and what holds up the
     /// rest.
     fn blame(&mut self, depth: usize, part: &Part, section: usize) {
+        self.units += part.members.len() as u64 + self.trail.len() as u64;
         for member in &self.members[part.members.clone()] {
             if member.span.sections().contains(&section) {
                 self.conflicts.add(depth, member.support);
@@ -302,6 +276,7 @@ impl<'a> Search<'a> {
                     self.conflicts.fill(depth);
                 }
                 frame.is_explained = true;
+                self.units += 2 * self.conflicts.units();
                 is_open &= self.conflicts.inherit(depth - 1, frame.from.1 - 1);
             }
             self.undo();
@@ -316,6 +291,7 @@ impl<'a> Search<'a> {
         let Some(frame) = self.frames.last() else { return };
         for member in self.trail.drain(frame.trail_end..) {
             let sections = member.span.sections();
+            self.units += 2 * member.span.units();
             self.sums[sections.clone()].iter_mut().for_each(|sum| *sum += member.size);
             self.crossings[sections].iter_mut().skip(1).for_each(|count| *count += 1);
         }
@@ -326,7 +302,8 @@ impl<'a> Search<'a> {
     /// Places the top frame's next child.
     fn advance(&mut self) -> Step {
         let Some(frame) = self.frames.last_mut() else { return Step::Failed };
-        let Some(place) = choose(frame, &self.members) else { return Step::Failed };
+        self.units += frame.part.members.len() as u64;
+        let Some(place) = frame.choose(&self.members) else { return Step::Failed };
         let chosen = self.members[place];
         frame.from = (chosen.low, chosen.rank + 1);
         frame.twin = Some((chosen.low, chosen.span, chosen.size));
@@ -353,6 +330,7 @@ impl<'a> Search<'a> {
     /// Copies a part's members without the chosen one, which raises those it meets. True if there are such.
     fn copy_others(&mut self, part: &Part, place: usize, chosen: Member) -> bool {
         let begin = self.members.len();
+        self.units += MEMBER_COPY_UNITS * part.members.len() as u64;
         self.members.extend_from_within(part.members.start..place);
         self.members.extend_from_within(place + 1..part.members.end);
         let top = chosen.low + chosen.size;
@@ -375,6 +353,7 @@ impl<'a> Search<'a> {
     /// Counts a buffer as placed. True if nothing unplaced crosses some boundary within its span any more.
     fn take(&mut self, chosen: Member) -> bool {
         self.trail.push(chosen);
+        self.units += 2 * chosen.span.units();
         let sections = chosen.span.sections();
         self.sums[sections.clone()].iter_mut().for_each(|sum| *sum -= chosen.size);
         let mut falls_apart = false;
@@ -395,6 +374,7 @@ impl<'a> Search<'a> {
                 continue;
             }
             let begin = self.members.len();
+            self.units += members.len() as u64;
             for index in members.clone() {
                 let member = self.members[index];
                 if (from..section).contains(&(member.span.first as usize)) {
@@ -410,15 +390,7 @@ impl<'a> Search<'a> {
     }
 }
 
-/// The place of a frame's next child, if it has one.
-fn choose(frame: &Frame, members: &[Member]) -> Option<usize> {
-    let (mut best, mut place) = ((u64::MAX, u32::MAX), None);
-    for index in frame.part.members.clone() {
-        let member = &members[index];
-        let key = (member.low, member.rank);
-        if key >= frame.from && key < best && frame.twin != Some((member.low, member.span, member.size)) {
-            (best, place) = (key, Some(index));
-        }
-    }
-    place.filter(|_| best.0 <= frame.highest && best.0 < frame.least_top)
+/// Units of going through the sections of every buffer.
+fn widths(problem: &Problem) -> u64 {
+    problem.spans.iter().map(|span| span.units()).sum()
 }

@@ -58,7 +58,7 @@ fn full_spans_cost_their_size_and_nothing_else() {
         assert_eq!(least_height(&all, None), sum + least_height(&rest, None), "{all:?}");
         // What covers every section is stacked, and every offset above the stack is a part's.
         let problem = problem(&all);
-        let reduced = reduce(&problem, (0..all.len() as u32).collect(), (0, u64::MAX), true);
+        let reduced = reduce(&problem, (0..all.len() as u32).collect(), (0, u64::MAX), true, &mut unlimited());
         let stacked: u64 = reduced.stacked.iter().map(|(id, _)| all[*id as usize].bytes).sum();
         assert!(stacked >= sum && reduced.atoms.iter().all(|atom| atom.base >= sum), "{all:?}");
     });
@@ -84,7 +84,7 @@ fn a_packing_of_a_clipped_window_holds_for_whole_lifetimes() {
                 assert_eq!(overlap_in_time(a, b), overlap_in_time(&clipped[i], &clipped[j]), "{a:?} {b:?} {window:?}");
             }
         }
-        let plan = solve(&clipped, &Options::new().steps(5_000));
+        let plan = solve(&clipped, &Options::new().steps(2_000));
         assert_disjoint(&whole, &plan.offsets);
     });
 }
@@ -97,7 +97,7 @@ fn a_problem_is_taken_apart_completely() {
         let count = random.random_range(1..40);
         let lifetimes = random_lifetimes(random, count, 60, 9);
         let problem = problem(&lifetimes);
-        let reduced = reduce(&problem, (0..count as u32).collect(), (0, u64::MAX), true);
+        let reduced = reduce(&problem, (0..count as u32).collect(), (0, u64::MAX), true, &mut unlimited());
         let mut ids: Vec<u32> = reduced.stacked.iter().map(|(id, _)| *id).collect();
         for atom in &reduced.atoms {
             ids.extend(&atom.ids);

@@ -4,13 +4,16 @@ mod builder;
 mod csv;
 mod cursor;
 mod edges;
+mod effort;
 mod lemmas;
 mod parts;
+mod simple;
 mod whole;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::effort::Effort;
 use super::problem::Problem;
 use super::{Lifetime, Options, Plan};
 
@@ -43,6 +46,11 @@ fn random_lifetimes(random: &mut ChaCha8Rng, count: usize, times: u64, bytes_max
         Lifetime::new(lower, upper, random.random_range(1..=bytes_max))
     };
     (0..count).map(one).collect()
+}
+
+/// Work without a limit.
+fn unlimited() -> Effort<'static> {
+    Effort::new(u64::MAX, None, None)
 }
 
 /// The problem that the solver makes of lifetimes, in bytes.

@@ -45,7 +45,7 @@ fn larger_ones_are_right_under_any_options() {
         let lifetimes = random_lifetimes(random, count, times, 1000);
         let align = 1 << random.random_range(0..9);
         let slabs: Vec<u64> = (0..random.random_range(0..3)).map(|_| 1024 * random.random_range(1..4)).collect();
-        let mut options = Options::new().align(align).slabs(slabs).steps(20_000).seed(random.random());
+        let mut options = Options::new().align(align).slabs(slabs).steps(5_000).seed(random.random());
         if random.random() {
             options = options.capacity(random.random_range(0..100_000));
         }
@@ -63,10 +63,11 @@ fn a_limit_of_steps_is_kept() {
     let random = &mut ChaCha8Rng::seed_from_u64(3);
     let lifetimes = random_lifetimes(random, 120, 60, 5000);
     let mut last = u64::MAX;
-    for steps in [0, 1000, 10_000, 100_000] {
+    let least_steps = solve(&lifetimes, &Options::new().steps(0)).steps;
+    for steps in [0, 100, 1_000, 10_000, 100_000] {
         let plan = solve(&lifetimes, &Options::new().steps(steps));
-        // The pass that is made in any case, and one that was under way.
-        assert!(plan.proved || plan.steps <= steps + 2 * 120, "{} steps for {steps}", plan.steps);
+        // What is done in any case, and the piece of work that passes the limit.
+        assert!(plan.steps <= least_steps.max(steps + 10), "{} steps for {steps}", plan.steps);
         assert!(plan.height <= last, "more steps gave {} after {last}", plan.height);
         last = plan.height;
     }
@@ -78,7 +79,7 @@ fn a_capacity_ends_the_search() {
     let lifetimes = random_lifetimes(random, 150, 80, 5000);
     let rough = solve(&lifetimes, &Options::new().steps(0));
     let plan = solve(&lifetimes, &Options::new().capacity(rough.height));
-    assert_eq!((plan.height, plan.steps), (rough.height, rough.steps));
+    assert!(plan.height <= rough.height && plan.steps <= rough.steps, "{plan:?} {rough:?}");
     let least = solve(&lifetimes, &Options::new().capacity(1).steps(50_000));
     assert!(least.height >= least.load && least.height <= rough.height);
 }
@@ -91,6 +92,6 @@ fn threads_and_a_time_limit_give_plans_too() {
     assert_disjoint(&lifetimes, &plan.offsets);
     let plan = solve(&lifetimes, &Options::new().time_limit(std::time::Duration::ZERO));
     assert_disjoint(&lifetimes, &plan.offsets);
-    assert!(plan.steps <= 150 * 2, "{} steps without time", plan.steps);
+    assert_eq!(plan.steps, solve(&lifetimes, &Options::new().steps(0)).steps, "steps without time");
     assert!(try_solve(&lifetimes, &Options::new().threads(0)).is_err());
 }
