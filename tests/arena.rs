@@ -12,8 +12,8 @@ use support::watched::{Watched, check, open};
 use tensorpool::backend::{CopyDst, CopySrc, HostSlab, Span};
 use tensorpool::plan::{self, Lifetime, Options};
 use tensorpool::{
-    Backend, Block, Config, Error, ErrorKind, Fallback, Host, Limits, Placement, PlannedSteps, Pool, Request, Result,
-    SlabPolicy, Virtual,
+    Backend, Block, Config, Error, ErrorKind, Fallback, Host, Limits, Placement, PlannedSteps, Pool, Priority, Request,
+    Result, SlabPolicy, Virtual,
 };
 
 const KIB: u64 = 1 << 10;
@@ -209,6 +209,53 @@ fn an_arena_that_was_learned_may_be_in_several_runs() {
     assert_eq!((report.steps_exact, report.steps_without_room, report.allocations_planned), (8, 0, 24), "{report}");
     assert!(report.arena_bytes >= 650 * KIB, "{report}");
     drop((middle, planned));
+}
+
+/// No arena has room at first. Runs are looked for again once there is room.
+#[test]
+fn an_arena_in_several_runs_is_asked_for_again() {
+    let pool = Pool::host(Config::new(MIB).slabs(SlabPolicy::Single)).unwrap();
+    let [low, _first, middle, _second] = [300, 60, 300, 60].map(|kib| alloc(&pool, kib * KIB));
+    drop((low, middle));
+    let in_the_way = [150, 150, 100].map(|kib| alloc(&pool, kib * KIB));
+    let planned = pool.auto_plan().unwrap();
+    let step = [200, 150, 100].map(|kib| kib * KIB);
+    for _ in 0..20 {
+        pool.mark_step();
+        drop(step.map(|bytes| alloc(&pool, bytes)));
+    }
+    let report = planned.report();
+    assert!((2..19).contains(&report.steps_without_room) && report.arena_bytes == 0, "{report}");
+    drop(in_the_way);
+    assert!(pool.stats().largest_free_run_bytes < step.iter().sum(), "{}", pool.stats());
+    repeat(&pool, &planned, &step);
+    assert_eq!((pool.stats().failures, planned.report().is_over), (0, false));
+}
+
+/// The reserve counts what requests of high priority hold, so these are served beside the plan.
+#[test]
+fn a_reserve_counts_the_same_while_steps_are_planned() {
+    let config = Config::new(MIB).high_priority_reserve(256 * KIB).slabs(SlabPolicy::Single);
+    for is_planned in [false, true] {
+        let pool = Pool::host(config.clone()).unwrap();
+        let planned = is_planned.then(|| pool.auto_plan().unwrap());
+        let step = || {
+            let high = pool.alloc(Request::bytes(256 * KIB).priority(Priority::High)).unwrap();
+            [high, alloc(&pool, 100 * KIB)]
+        };
+        for _ in 0..10 {
+            pool.mark_step();
+            drop(step());
+        }
+        pool.mark_step();
+        let held = step();
+        // Nothing of the reserve is left to be kept.
+        drop(alloc(&pool, 640 * KIB));
+        assert_eq!(pool.stats().failures, 0);
+        assert_eq!(planned.map_or(9, |planned| planned.report().allocations_planned), 9);
+        drop(held);
+        pool.check();
+    }
 }
 
 /// The request may not grow, it waits, or the backend has no memory: the arena goes before the caller hears of it.

@@ -290,11 +290,20 @@ impl Cursor {
 
     /// Ranges of the arena that are out, sorted.
     pub(crate) fn ranges(&self) -> Vec<(u64, u64)> {
-        let entries = self.schedule.entries().iter().zip(&self.states);
-        let live = entries.filter(|(_, state)| **state == LIVE).map(|(entry, _)| entry.range());
-        let mut ranges: Vec<(u64, u64)> = live.chain(self.stragglers.iter().copied()).collect();
+        let mut ranges: Vec<(u64, u64)> = self.ranges_out().collect();
         ranges.sort_unstable();
         ranges
+    }
+
+    /// Bytes of the arena that are out.
+    pub(crate) fn out_bytes(&self) -> u64 {
+        self.ranges_out().map(|(start, end)| end - start).sum()
+    }
+
+    fn ranges_out(&self) -> impl Iterator<Item = (u64, u64)> {
+        let entries = self.schedule.entries().iter().zip(&self.states);
+        let live = entries.filter(|(_, state)| **state == LIVE).map(|(entry, _)| entry.range());
+        live.chain(self.stragglers.iter().copied())
     }
 
     /// How many of the schedule's allocations the step has come to.

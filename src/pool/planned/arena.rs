@@ -155,14 +155,18 @@ impl<B: Backend> Arena<B> {
     pub(super) fn find(&mut self, home: &Home<B::Slab>) -> Option<(&mut Part<B>, u64)> {
         match &mut self.parts[..] {
             [only] => only.offset_of(home).map(|offset| (only, offset)),
-            parts => parts.iter_mut().find_map(|part| part.offset_of(home).map(|offset| (part, offset))),
+            parts => {
+                let offset = self.schedule.entries().get(home.extent.index() as usize)?.range().0;
+                let number = parts.partition_point(|part| part.at <= offset).checked_sub(1)?;
+                let part = &mut parts[number];
+                (part.offset_of(home)? == offset).then_some((part, offset))
+            }
         }
     }
 
     /// Bytes of it that no block has.
     pub(super) fn idle_bytes(&self, cursor: Option<&Cursor>) -> u64 {
-        let out = cursor.map_or_else(Vec::new, Cursor::ranges);
-        self.bytes().saturating_sub(out.iter().map(|range| range.1 - range.0).sum())
+        self.bytes().saturating_sub(cursor.map_or(0, Cursor::out_bytes))
     }
 
     /// It is not used any more. Blocks in it stay where they are: what goes home is pages that none of them has a part of, and

@@ -310,9 +310,16 @@ impl Auto {
     /// What an arena is to be for.
     pub(super) fn wish(&mut self) -> Wish {
         let shape = self.followed.and_then(|number| self.shapes.iter().find(|shape| shape.number == number));
-        // To plan in several runs takes long, and where it has failed it will again.
-        let step = if self.patience.0 == 0 { shape.map(|shape| shape.step.clone()) } else { None };
-        self.patience.0 = self.patience.0.saturating_sub(1);
+        // To plan in several runs takes long. After a refusal the pool rarely has other runs in the next step.
+        let step = if self.patience.0 == 0 {
+            // Until the arena comes, this counts as refused.
+            let times = self.patience.1.saturating_mul(2).max(1);
+            self.patience = (times, times);
+            shape.map(|shape| shape.step.clone())
+        } else {
+            self.patience.0 -= 1;
+            None
+        };
         Wish::Learned { step, beside: if self.expectation.has_varied() { BESIDE_WARY } else { BESIDE } }
     }
 
@@ -320,9 +327,6 @@ impl Auto {
     pub(super) fn asked(&mut self, has_arena: bool, layout: Option<Layout>) {
         if has_arena {
             self.patience = (0, 0);
-        } else if self.patience.0 == 0 {
-            let times = self.patience.1.saturating_mul(2).max(1);
-            self.patience = (times, times);
         }
         if let Some(number) = self.followed
             && let Some(layout) = layout

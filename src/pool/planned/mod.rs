@@ -42,7 +42,7 @@ pub use self::steps::PlannedSteps;
 use super::shards::{PoolHome, Shards};
 use super::state::Holds;
 use super::zero::Zeroed;
-use super::{Block, Request, Shared};
+use super::{Block, Priority, Request, Shared};
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::sync::{Arc, LatchGuard};
@@ -106,10 +106,13 @@ impl<B: Backend> Shared<B> {
         block.filled(request)
     }
 
+    /// Returns whether the request is looked for in a plan. One that may use a reserve is not: the reserve counts blocks, and
+    /// does not see the places of an arena.
     #[inline]
     fn may_be_planned(&self, request: &Request) -> bool {
-        let Request { bytes, align_bytes, .. } = *request;
-        bytes > 0 && align_bytes.is_power_of_two() && align_bytes <= self.limits.alignment_bytes
+        let Request { bytes, align_bytes, priority, .. } = *request;
+        let may_use_reserve = priority == Priority::High && self.reserve_bytes > 0;
+        bytes > 0 && align_bytes.is_power_of_two() && align_bytes <= self.limits.alignment_bytes && !may_use_reserve
     }
 
     /// Whether no waiter is to be served before: what goes out of an arena is kept from waiters as any other memory.
@@ -185,6 +188,7 @@ impl<B: Backend> Shared<B> {
             let mut planner = self.shards.planner();
             if planner.began() == began {
                 revoke(&mut planner.report.allocations_planned);
+                planner.revoked(count);
             }
         }
         let mut state = self.state();
@@ -219,17 +223,18 @@ impl<B: Backend> Shared<B> {
         self.planned_with_care(ties.with(extent), request).map(Some)
     }
 
-    /// A block of the pool was allocated for planned steps that `began` then. A thread that is late, and finds others, leaves
-    /// theirs alone.
+    /// Writes a block of the pool down. It is part of a step if it was looked for in the planned steps that `began` then, and
+    /// these go on.
     fn write_down(&self, block: &Block<B>, began: Option<u64>) {
         if self.shards.signs.is_learning()
             && let Some(at) = block.at()
         {
             let mut planner = self.shards.planner();
-            if began.is_none_or(|began| began == planner.began())
-                && let Some(learner) = planner.learner()
-            {
-                learner.alloc(block.bytes(), at);
+            let is_of_step = began == Some(planner.began());
+            match planner.learner() {
+                Some(learner) if is_of_step => learner.alloc(block.bytes(), at),
+                Some(learner) => learner.alloc_beside(block.bytes()),
+                None => {}
             }
         }
     }

@@ -167,7 +167,7 @@ impl<B: Backend> Planner<B> {
         self.report.steps_without_room += u64::from(step.lacks_room);
         let mut followed = None;
         if let Some(cursor) = self.cursor.as_ref().filter(|_| self.serves) {
-            self.report.steps_exact += u64::from(cursor.is_complete());
+            self.report.steps_exact += u64::from(cursor.is_complete() && step.unplanned == 0);
             self.report.allocations_skipped += cursor.unmet();
             followed = Some(match step {
                 StepSoFar { blocked: true, unplanned: 0, .. } if cursor.unmet() == 0 => Followed::Outlived,
@@ -311,6 +311,15 @@ impl<B: Backend> Planner<B> {
         auto.learner = None;
         self.number += 1;
         self.leave_arena()
+    }
+
+    /// So many places of a batch are taken back, which is served beside the plan.
+    pub(super) fn revoked(&mut self, count: u64) {
+        if self.serves {
+            self.step.unplanned += count;
+            self.step.strays = self.step.strays.saturating_add(1);
+            self.report.allocations_unplanned += count;
+        }
     }
 
     /// No more planned steps.
