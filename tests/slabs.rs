@@ -267,11 +267,11 @@ fn an_error_that_is_never_read_is_dropped_without_a_lock() {
         counted.fetch_add(again.stats().blocks, Ordering::SeqCst);
     });
     until(|| pool.stats().waiting == 0);
-    // The error comes a moment after the waiter has left the line.
+    // The error comes a moment after the waiter has left the line, here mostly before the future is dropped.
     thread::sleep(Duration::from_millis(20));
     let dropped = thread::spawn(move || drop(future));
     until(|| dropped.is_finished());
-    assert!(calls.load(Ordering::SeqCst) > 0);
+    until(|| calls.load(Ordering::SeqCst) > 0);
     // What is called has a handle of the pool.
     *backend.seen.cause.lock().unwrap() = Cause::default();
     drop(held);
