@@ -1,7 +1,7 @@
 //! Planning does no harm: programs whose steps are not all alike, with `auto_plan` and without.
 //!
-//! A run without failures has none with it, a run with failures has no more, and at most 1% more is reserved. The whole run is 100
-//! programs of each kind:
+//! A run without failures has none with it, a run with failures has no more, and at most 1% more is reserved. Programs that keep blocks
+//! from any step are the exception: one run in twenty may be harmed. The whole run is 100 programs of each kind:
 //!
 //!     TENSORPOOL_TEST_ROUNDS=25 cargo test --release --no-default-features --test harm -- --nocapture
 

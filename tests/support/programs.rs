@@ -209,7 +209,7 @@ pub fn varying_sparse_sizes(seed: u64) -> Trace {
 }
 
 /// Steps that are alike, of one kind or two, but for blocks that stay alive: made while the program warms up, in its first steps, as
-/// optimizers and caches do; and now and then later, in a fourth of the programs.
+/// optimizers and caches do.
 pub fn kept_blocks(seed: u64) -> Trace {
     kept(seed, [1, 2, 8, 40][seed as usize % 4], 0.0)
 }

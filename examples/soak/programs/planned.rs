@@ -20,7 +20,7 @@ use super::pool_requests::Ask;
 /// Events of a step that are repeated at most.
 const EVENTS_MOST: usize = 100;
 
-/// A step is repeated so often at most: eight are enough for a plan of the pool's own, whatever the steps before.
+/// A step is repeated so often at most: eight alike are enough for a plan of the pool's own, unless an earlier plan did not pay.
 const TIMES_MOST: u64 = 12;
 
 /// What planned steps begin with.

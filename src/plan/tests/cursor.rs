@@ -10,7 +10,7 @@ use crate::sync::Arc;
 
 const ALIGN: u64 = 64;
 
-/// And after how many allocations of the step each block is freed, as it was planned.
+/// After how many allocations of the step each block is freed, as it was planned.
 fn random_schedule(rng: &mut ChaCha8Rng, entries: u64) -> (Schedule, Vec<u64>) {
     let sizes: Vec<u64> = (0..rng.random_range(1..8)).map(|_| rng.random_range(1..2000)).collect();
     let longest = rng.random_range(1..40);

@@ -59,7 +59,7 @@ fn two_may_begin_a_planned_step() {
     });
 }
 
-/// The arena is idle when the block comes back, whoever of the two looks first.
+/// The arena is idle when the block comes back, whichever of the two threads looks first.
 #[test]
 fn an_arena_goes_to_the_one_who_waits() {
     model(|| {

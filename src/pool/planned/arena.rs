@@ -87,7 +87,7 @@ pub(super) struct Part<B: Backend> {
     /// The schedule's offset that it begins at.
     at: u64,
     home: Home<B::Slab>,
-    /// Of blocks that came back.
+    /// What blocks kept alive that came back.
     ties: Vec<Ties<B>>,
 }
 
@@ -99,7 +99,7 @@ impl<B: Backend> Part<B> {
         (Arc::ptr_eq(&self.home.slab, &home.slab) && offset < self.home.extent.bytes()).then_some(self.at + offset)
     }
 
-    /// A block in it is back: what it kept alive is for the next one.
+    /// Keeps what a block that came back kept alive, for the next block.
     #[inline]
     pub(super) fn keep(&mut self, shared: Arc<Shared<B>>, slab: Arc<Slab<B::Slab>>) {
         self.ties.push(Ties { shared, slab });
@@ -109,12 +109,12 @@ impl<B: Backend> Part<B> {
 /// Its bytes count as cached where no block has them. It does not keep its pool alive.
 pub(super) struct Arena<B: Backend> {
     parts: Vec<Part<B>>,
-    /// Of what it was taken for.
+    /// The schedule that it was taken for.
     schedule: Arc<Schedule>,
 }
 
 impl<B: Backend> Arena<B> {
-    /// Of the homes that were taken for the runs of a layout.
+    /// Makes an arena of the homes that were taken for the runs of a layout.
     pub(super) fn new(layout: &Layout, homes: Vec<Home<B::Slab>>) -> Self {
         let part = |((at, _), home): (&(u64, u64), _)| Part { at: *at, home, ties: Vec::new() };
         Self { parts: layout.runs.iter().zip(homes).map(part).collect(), schedule: Arc::clone(&layout.schedule) }
@@ -169,8 +169,8 @@ impl<B: Backend> Arena<B> {
         self.bytes().saturating_sub(cursor.map_or(0, Cursor::out_bytes))
     }
 
-    /// It is not used any more. Blocks in it stay where they are: what goes home is pages that none of them has a part of, and
-    /// each block's with it.
+    /// Gives the arena up. Blocks in it stay where they are. The pages that no block has a part of are free now; each other page
+    /// is free with its last block.
     pub(super) fn leave(self, cursor: Option<&Cursor>, late: &mut Late, page_bytes: impl Fn(u64) -> u64) -> Rest<B> {
         let mut rest = Rest { has_left: true, ..Rest::new() };
         let ranges = cursor.filter(|cursor| cursor.out() > 0).map_or_else(Vec::new, Cursor::ranges);

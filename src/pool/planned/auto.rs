@@ -134,7 +134,7 @@ impl Auto {
         }
     }
 
-    /// A block is asked for.
+    /// Counts a request for a block.
     #[inline]
     pub(super) fn count(&mut self) {
         self.since_mark = self.since_mark.saturating_add(1);
@@ -145,7 +145,7 @@ impl Auto {
         self.sizes.0 == 0
     }
 
-    /// And no schedule is followed.
+    /// Adds the size of a request to the step, which follows no schedule.
     #[inline]
     pub(super) fn see(&mut self, bytes: u64) {
         self.sizes.add(bytes);
@@ -162,7 +162,7 @@ impl Auto {
         self.cut.is_some()
     }
 
-    /// The program says that a step begins.
+    /// Notes that a step of the program begins.
     pub(super) fn mark(&mut self) {
         (self.since_mark, self.has_begun) = (0, false);
         let Some(learner) = self.learner.as_mut().filter(|_| self.cut.is_none()) else { return };
@@ -219,7 +219,7 @@ impl Auto {
         number
     }
 
-    /// The step has ended; how, if it has followed a schedule to its end.
+    /// Ends the step. `followed` says how it ended, if it followed a schedule to its end.
     pub(super) fn end_step(&mut self, followed: Option<Followed>) {
         self.has_begun = true;
         let written_down = self.learner.take().filter(|learner| !learner.is_full());
@@ -238,7 +238,7 @@ impl Auto {
         self.expectation.ended(number);
     }
 
-    /// The step that is followed is not as planned.
+    /// Ends the use of the plan in a step that is not as planned.
     pub(super) fn given_up(&mut self, followed: Followed) {
         if let Some(number) = self.followed.take()
             && followed == Followed::Outlived
@@ -247,16 +247,16 @@ impl Auto {
             shape.plan = Planned::Outlived;
         }
         self.expectation.given_up();
-        // As no other step.
+        // So that it counts as different from every other step.
         self.sizes = Sizes(self.unknown());
     }
 
-    /// The step that is followed goes on without an arena: it says nothing about those that come.
+    /// Ends the use of the plan in a step whose arena went for other requests. The step says nothing about later ones.
     pub(super) fn interrupted(&mut self) {
         (self.followed, self.is_interrupted) = (None, true);
     }
 
-    /// A number that no step has.
+    /// Returns a number that no step has.
     fn unknown(&self) -> u64 {
         !self.clock
     }
@@ -265,7 +265,7 @@ impl Auto {
         self.shapes.iter_mut().find(|shape| shape.number == number)
     }
 
-    /// What the step does that begins now. One that is likely to be planned later is written down.
+    /// Begins a step, and returns what it does. A step that is likely to be planned later is written down.
     pub(super) fn begin_step(&mut self) -> Next {
         self.clock += 1;
         (self.followed, self.is_interrupted, self.sizes) = (None, false, Sizes::default());
@@ -294,7 +294,7 @@ impl Auto {
         Next::Online
     }
 
-    /// The plan for a shape has come, or there is none.
+    /// Keeps the plan that was made for a shape, or notes that there is none. Returns what the step does.
     pub(super) fn planned(&mut self, number: u64, schedule: Result<Schedule>) -> Next {
         let Some(shape) = self.shape(number) else { return Next::Online };
         let Ok(schedule) = schedule else {
@@ -307,7 +307,7 @@ impl Auto {
         Next::Follow(layouts)
     }
 
-    /// What an arena is to be for.
+    /// Returns what an arena is to be for.
     pub(super) fn wish(&mut self) -> Wish {
         let shape = self.followed.and_then(|number| self.shapes.iter().find(|shape| shape.number == number));
         // To plan in several runs takes long. After a refusal the pool rarely has other runs in the next step.
@@ -323,7 +323,7 @@ impl Auto {
         Wish::Learned { step, beside: if self.expectation.has_varied() { BESIDE_WARY } else { BESIDE } }
     }
 
-    /// What came of the wish: an arena, and the layout that it is for if that is a new one, in place of another such.
+    /// Notes whether an arena came, and keeps the layout that it is for if that is a new one, in place of an older one.
     pub(super) fn asked(&mut self, has_arena: bool, layout: Option<Layout>) {
         if has_arena {
             self.patience = (0, 0);
@@ -337,7 +337,7 @@ impl Auto {
         }
     }
 
-    /// There is no room for an arena: the step is served as if nothing were planned.
+    /// Ends the use of the plan in a step that found no room for an arena. The pool serves it as if nothing were planned.
     pub(super) fn does_without(&mut self) {
         self.followed = None;
     }

@@ -40,7 +40,7 @@ impl Expectation {
         Self { history, met, next: None, right: 0, wrong: 0, needed: 1, followed: 0 }
     }
 
-    /// A step has ended.
+    /// Notes the number of the step that has ended, and tells the next one from it.
     pub(super) fn ended(&mut self, step: u64) {
         match self.next {
             Some(next) if next == step => (self.right, self.wrong) = (self.right.saturating_add(1), 0),
@@ -59,34 +59,34 @@ impl Expectation {
         self.next = Some(known.map_or(step, |(_, next)| *next));
     }
 
-    /// The step that is expected next, if enough have been as expected to follow a plan for it.
+    /// Returns the step that is expected next, if enough steps came as expected to follow a plan for it.
     pub(super) fn trusted(&self) -> Option<u64> {
         self.next.filter(|_| self.right >= self.needed)
     }
 
-    /// Whether so many have that a plan is followed even where steps have varied.
+    /// Returns whether enough steps came as expected to follow a plan even where steps have varied.
     pub(super) fn is_wary_enough(&self) -> bool {
         self.right >= self.needed.max(WARY)
     }
 
-    /// The step that is expected next, if that would be enough.
+    /// Returns the step that is expected next, if that step coming would be enough.
     pub(super) fn nearly_trusted(&self) -> Option<u64> {
         // Where no two steps are alike not every one is written down.
         let is_hopeless = self.right == 0 && self.wrong > WARY;
         self.next.filter(|_| self.right.saturating_add(1) >= self.needed && !is_hopeless)
     }
 
-    /// Whether a step was ever not as expected.
+    /// Returns whether a step was ever not as expected.
     pub(super) fn has_varied(&self) -> bool {
         self.needed > 1
     }
 
-    /// A step has followed its plan.
+    /// Counts a step that has followed its plan.
     pub(super) fn followed(&mut self) {
         self.followed = self.followed.saturating_add(1);
     }
 
-    /// A plan is given up: a step is not as expected, or memory is short.
+    /// Notes that a plan is given up, because a step is not as expected or memory is short.
     pub(super) fn given_up(&mut self) {
         let needed = self.needed.max(WARY);
         self.needed =

@@ -10,7 +10,7 @@ use crate::space::Extent;
 #[derive(Clone, Copy, Debug)]
 struct Out {
     end: u64,
-    /// Of its slab.
+    /// The page size of its slab.
     page_bytes: u64,
 }
 
@@ -20,8 +20,8 @@ pub(super) struct Late {
 }
 
 impl Late {
-    /// An arena is given up while these ranges of it are out, sorted. The runs of it that go home now: all pages that no block has a
-    /// part of.
+    /// Notes the blocks of an arena that is given up, by their ranges in it, sorted. Returns the runs that are free now: all pages
+    /// that no block has a part of.
     pub(super) fn leave<S>(&mut self, arena: &Home<S>, ranges: &[(u64, u64)], page_bytes: u64) -> Vec<Extent> {
         let (start, end) = (arena.extent.offset(), arena.extent.offset() + arena.extent.bytes());
         let (mut free, mut at) = (Vec::new(), start);
@@ -40,7 +40,8 @@ impl Late {
         free
     }
 
-    /// A block is back: the run that goes home with it, if no other block has a part of its pages. `None` if it is no block of these.
+    /// Takes a block back. Returns the run that is free with it, if there are pages that no other block has a part of. `None` if
+    /// the block is none of these.
     pub(super) fn put_back<S>(&mut self, home: &Home<S>) -> Option<Option<Extent>> {
         let (serial, offset) = (home.slab.serial, home.extent.offset());
         let Out { end, page_bytes } = self.out.remove(&(serial, offset))?;

@@ -175,7 +175,7 @@ impl Learner {
     }
 }
 
-/// As lifetimes: those that outlive the step are never live in it.
+/// Returns the lifetimes of a step. Blocks that outlive the step are never live in it.
 pub(super) fn lifetimes(step: &[Learned]) -> Vec<Lifetime> {
     let lifetime = |(index, learned): (u64, &Learned)| match learned.freed_at {
         Some(freed_at) => Lifetime::new(index, u64::from(freed_at).max(index + 1), learned.bytes),

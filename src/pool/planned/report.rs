@@ -38,32 +38,32 @@ impl fmt::Display for Deviation {
 pub struct PlanReport {
     /// Steps that have begun.
     pub steps: u64,
-    /// Those that followed their plan to the letter, until they ended.
+    /// Steps that followed their plan to the letter, until they ended.
     pub steps_exact: u64,
-    /// Those that were profiled, that is, written down.
+    /// Steps that were profiled, that is, written down.
     pub steps_profiled: u64,
-    /// Those that the pool had no room for an arena for, or took it back because memory was short.
+    /// Steps without an arena: the pool had no room for it, or took it back because memory was short.
     pub steps_without_room: u64,
     /// Plans that are kept, one for each shape of a step.
     pub plans: u64,
     /// Bytes of the runs of the pool that the steps are in; 0 while there are none.
     pub arena_bytes: u64,
-    /// What the last step's plan needs of it.
+    /// Bytes of the arena that the last step's plan needs.
     pub height_bytes: u64,
     /// Allocations at the place that was planned for them.
     pub allocations_planned: u64,
-    /// Those that came in another order than planned. They are planned ones too, unless they were blocked.
+    /// Allocations in another order than planned. They count as planned too, unless they were blocked.
     pub allocations_reordered: u64,
-    /// Those that no plan had: of another size, or one more.
+    /// Allocations that no plan had: of another size, or one more.
     pub allocations_unplanned: u64,
-    /// Those whose place was still in use.
+    /// Allocations whose place was still in use.
     pub allocations_blocked: u64,
-    /// Those that were planned and not asked for.
+    /// Allocations that were planned and never made.
     pub allocations_skipped: u64,
     /// An allocation has failed, and [`Pool::auto_plan`](crate::Pool::auto_plan) plans no more steps for it: everything is served
     /// as without it.
     pub is_over: bool,
-    /// The last that was not the one that the plan had next.
+    /// The last allocation that was not the one that the plan had next.
     pub last_deviation: Option<Deviation>,
 }
 

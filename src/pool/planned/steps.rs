@@ -26,7 +26,8 @@ impl<B: Backend> Pool<B> {
     /// when the next step begins.
     ///
     /// Blocks that live longer than their step keep their place from the next step. Requests that wait
-    /// ([`alloc_async`](Pool::alloc_async)) are not looked for in the plan.
+    /// ([`alloc_async`](Pool::alloc_async)) are not looked for in the plan, nor are those of high priority in a pool with a
+    /// [reserve](crate::Config::high_priority_reserve).
     ///
     /// ```
     /// use tensorpool::plan::{self, Lifetime, Options};
@@ -93,10 +94,13 @@ impl<B: Backend> Pool<B> {
     /// - A step of another shape is noticed by its first allocation that differs. The plan is given up, and the pool serves the
     ///   rest of the step.
     ///
-    /// The arena takes nothing that the program needs. It is taken from memory that is reserved and free, with as much left
-    /// beside it as the program may need, and it is given up for a request that finds no room, that would wait, or that would
-    /// make the pool reserve more than it ever had. Only then does such a request fail. After a failure no more steps are
-    /// planned, until planned steps begin anew ([`PlanReport::is_over`]).
+    /// The arena is taken from memory that is reserved and free, with room left beside it. The pool gives the arena up for a
+    /// request that finds no room, that would wait, or that would make the pool reserve more than it ever had, and tries such a
+    /// request again before it fails. A plan that was followed may still have left other blocks in other places than without it.
+    /// After a request has failed for want of room, no more steps are planned until planned steps begin anew
+    /// ([`PlanReport::is_over`]).
+    ///
+    /// In a pool with a [reserve](crate::Config::high_priority_reserve), requests of high priority are served beside the plan.
     ///
     /// What goes out is the same memory in another place: results do not change. Blocks that live longer than a step are the
     /// pool's as before.

@@ -51,7 +51,7 @@ impl<B: Backend> Planner<B> {
         Some((ties, extent))
     }
 
-    /// No schedule is followed.
+    /// Serves nothing: no schedule is followed.
     #[inline]
     fn pass_over(&mut self, bytes: u64) {
         self.report.allocations_unplanned += u64::from(self.step.is_abandoned);
@@ -78,7 +78,7 @@ impl<B: Backend> Planner<B> {
         }
     }
 
-    /// The next allocation is not the next one of the schedule.
+    /// Looks for an allocation that is not the next one of the schedule.
     #[cold]
     fn deviates(&mut self, bytes: u64) -> Option<Found> {
         let cursor = self.cursor.as_mut()?;
@@ -110,7 +110,7 @@ impl<B: Backend> Planner<B> {
         }
     }
 
-    /// The rest of this step is the pool's.
+    /// Leaves the rest of this step to the pool.
     fn abandon(&mut self) {
         self.step.is_abandoned = true;
         self.rest = Some(self.give_up_arena());
@@ -167,14 +167,14 @@ impl<B: Backend> Planner<B> {
         !self.held.is_empty()
     }
 
-    /// Those that are in no use any more.
+    /// Takes out the places that are in no use any more.
     pub(in crate::pool::planned) fn take_over(&mut self) -> Vec<Held<B>> {
         let over = self.held.extract_if(.., |held| held.is_over()).collect();
         keep_small(&mut self.held);
         over
     }
 
-    /// It is in no use any more, and as it should be.
+    /// Takes a held place back that is in no use any more and zeroed if it must be.
     pub(in crate::pool::planned) fn end_hold(&mut self, home: Home<B::Slab>) -> Rest<B> {
         self.put_back(home, None, false).unwrap_or_else(Rest::new)
     }
