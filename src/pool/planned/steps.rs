@@ -52,10 +52,10 @@ impl<B: Backend> Pool<B> {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the plan is none for these lifetimes, or not aligned, or if the pool's steps are planned
-    /// already: then nothing has changed. [`ErrorKind::TooLarge`] if it is higher than a slab can be, or has a block larger than
-    /// the backend's; as [`alloc`](Pool::alloc) if the pool has no run for it. Then nothing has changed, but that idle memory may
-    /// have gone home.
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the plan is none for these lifetimes, or not aligned, or if the pool's
+    /// steps are planned already: then nothing has changed. [`ErrorKind::TooLarge`](crate::ErrorKind::TooLarge) if it is higher
+    /// than a slab can be, or has a block larger than the backend's; as [`alloc`](Pool::alloc) if the pool has no run for it. Then
+    /// nothing has changed, but that idle memory may have gone home.
     pub fn follow_plan(&self, lifetimes: &[Lifetime], plan: &Plan) -> Result<PlannedSteps<B>> {
         let shared = self.shared();
         let layout = Layout::whole(Schedule::new(lifetimes, plan, shared.limits.alignment_bytes)?);
@@ -124,7 +124,8 @@ impl<B: Backend> Pool<B> {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] if the pool's steps are planned already; [`ErrorKind::Closed`].
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the pool's steps are planned already;
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed).
     pub fn auto_plan(&self) -> Result<PlannedSteps<B>> {
         let shared = self.shared();
         drop(shared.begin_planning(Mode::Auto(Box::new(Auto::new())))?);
