@@ -214,7 +214,8 @@ impl<B: Backend> Shared<B> {
             }
             // `None` inside `Backend::create_slab` of this pool: whatever else has room may serve the request.
             let growth = self.growth.lock();
-            let mut taken = {
+            // Whether there was an arena is read with the lock held: what another thread brings home after that is not missed.
+            let (mut taken, mut had_arena) = {
                 let mut state = self.state();
                 let taken = state.take_all(requests);
                 if let Ok(homes) = &taken
@@ -223,13 +224,13 @@ impl<B: Backend> Shared<B> {
                 {
                     state.totals().allocations_after_reclaim += counted.min(homes.len() as u64);
                 }
-                taken
+                (taken, self.shards.signs.has_arena())
             };
             // A plan that was learned takes nothing that the program needs: neither room, nor a slab beyond the peak.
             if matches!(taken, Err(Short::Of(_)))
                 && counted > 0
                 && !has_dissolved
-                && self.shards.signs.has_arena()
+                && had_arena
                 && !(may(Fallback::Grow) && self.may_grow_beside_arena(requests))
             {
                 drop(growth);
@@ -249,6 +250,7 @@ impl<B: Backend> Shared<B> {
                     // With the lock held since: the new slab is this request's first.
                     Grown::Slab(mut state) => {
                         has_grown = true;
+                        had_arena |= self.shards.signs.has_arena();
                         taken = state.take_all(requests);
                     }
                     Grown::NoBudget => break,
@@ -292,7 +294,8 @@ impl<B: Backend> Shared<B> {
                 has_zeroed = true;
                 continue;
             }
-            if counted > 0 && self.dissolve_arena() {
+            // Each round needs another arena that has come and gone meanwhile.
+            if counted > 0 && had_arena && self.dissolve_arena() {
                 continue;
             }
             return Ok(Err(match refusal {

@@ -147,19 +147,88 @@ fn planned_steps_may_begin_while_others_end() {
         let theirs = pool.alloc(Request::bytes(UNIT)).expect("there is room");
         let thread = thread::spawn(move || {
             drop(planning);
-            theirs
+            drop(theirs);
         });
         let steps = pool.auto_plan();
         if let Ok(steps) = &steps {
             assert_eq!(steps.report().allocations_planned, 0);
         }
-        let theirs = thread.join().expect("no panic");
+        thread.join().expect("no panic");
         if let Ok(steps) = &steps {
             assert_eq!(steps.report().allocations_planned, 0);
         }
         assert_eq!(pool.stats().allocations_planned, 1);
-        drop((theirs, steps));
+        drop(steps);
         pool.check();
         assert_eq!(pool.stats().cached_bytes, 0);
+    });
+}
+
+/// One thread brings an idle arena home while the other needs all of its memory. Without an error, as the memory is idle all along.
+#[test]
+fn an_idle_arena_is_found_on_its_way_home() {
+    model(|| {
+        let (pool, _) = pool(2);
+        let planning = planned(&pool);
+        let other = pool.clone();
+        let thread = thread::spawn(move || other.trim());
+        drop(pool.alloc(Request::bytes(2 * UNIT)).expect("idle memory"));
+        thread.join().expect("no panic");
+        drop(planning);
+        pool.check();
+    });
+}
+
+/// The arena of a step comes before or after the waiter joins the line. Either way the waiter gets its memory.
+#[test]
+fn an_arena_that_comes_goes_to_the_waiter() {
+    model(|| {
+        let (pool, _) = pool(2);
+        let planning = planned(&pool);
+        pool.trim();
+        let other = pool.clone();
+        let thread = thread::spawn(move || other.alloc(Request::bytes(2 * UNIT).wait(LONG)).map(drop));
+        pool.mark_step();
+        thread.join().expect("no panic").expect("served");
+        drop(planning);
+        pool.check();
+    });
+}
+
+/// A step takes the arena that was learned for it, while the other thread needs all memory. Without an error, and planning goes on.
+#[test]
+fn a_learned_arena_is_found_on_its_way() {
+    model(|| {
+        let (pool, _) = pool(4);
+        let planning = pool.auto_plan().expect("nothing is planned");
+        for _ in 0..3 {
+            pool.mark_step();
+            drop(pool.alloc(Request::bytes(UNIT)).expect("there is room"));
+        }
+        assert!(planning.report().arena_bytes > 0, "the step is followed");
+        pool.trim();
+        let other = pool.clone();
+        let thread = thread::spawn(move || other.mark_step());
+        drop(pool.alloc(Request::bytes(4 * UNIT)).expect("idle memory"));
+        thread.join().expect("no panic");
+        assert!(!planning.report().is_over);
+        drop(planning);
+        pool.check();
+    });
+}
+
+/// A block comes back into a page that another block has a part of, while planned steps end. The books are told of it.
+#[test]
+fn a_late_free_is_told() {
+    model(|| {
+        let (pool, _) = pool(WITH_PIECES);
+        let planning = planned(&pool);
+        let [one, other] = [(); 2].map(|()| pool.alloc(Request::bytes(UNIT)).expect("there is room"));
+        let thread = thread::spawn(move || drop(one));
+        drop(planning);
+        thread.join().expect("no panic");
+        assert_eq!(pool.shared().state().stats().live_bytes, UNIT);
+        drop(other);
+        pool.check();
     });
 }

@@ -56,29 +56,31 @@ impl<B: Backend> Ties<B> {
     }
 }
 
-/// What is to be given home, and dropped, once the planner is not locked: that may end the pool. A slab is always the
-/// arena's too; so the thread that gives the arena home has the last of it, and may give the slab back.
+/// What blocks that are back kept alive. A thread drops it once the planner is not locked: that may end the pool. It comes
+/// with memory that the planner has [left](Left).
 #[must_use]
 pub(super) struct Rest<B: Backend> {
-    pub(super) arenas: Vec<Home<B::Slab>>,
     pub(super) pools: Vec<Arc<Shared<B>>>,
-    /// There is an arena less, whether or not anything of it goes home.
-    pub(super) has_left: bool,
 }
 
 impl<B: Backend> Rest<B> {
     pub(super) fn new() -> Self {
-        Self { arenas: Vec::new(), pools: Vec::new(), has_left: false }
+        Self { pools: Vec::new() }
     }
+}
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.arenas.is_empty() && self.pools.is_empty() && !self.has_left
-    }
+/// What has left an arena and is not home yet. It stays in the planner until a thread takes it home with the pool's lock held: so
+/// each thread that looks for memory finds it. A slab is always the arena's too; so the thread that takes the arena home has the
+/// last of it, and may give the slab back.
+pub(super) struct Left<S> {
+    pub(super) homes: Vec<Home<S>>,
+    /// There is an arena less, or a free that the books are not told of, whether or not anything goes home.
+    pub(super) is_due: bool,
+}
 
-    pub(super) fn append(&mut self, other: Self) {
-        self.arenas.extend(other.arenas);
-        self.pools.extend(other.pools);
-        self.has_left |= other.has_left;
+impl<S> Default for Left<S> {
+    fn default() -> Self {
+        Self { homes: Vec::new(), is_due: false }
     }
 }
 
@@ -169,10 +171,17 @@ impl<B: Backend> Arena<B> {
         self.bytes().saturating_sub(cursor.map_or(0, Cursor::out_bytes))
     }
 
-    /// Gives the arena up. Blocks in it stay where they are. The pages that no block has a part of are free now; each other page
-    /// is free with its last block.
-    pub(super) fn leave(self, cursor: Option<&Cursor>, late: &mut Late, page_bytes: impl Fn(u64) -> u64) -> Rest<B> {
-        let mut rest = Rest { has_left: true, ..Rest::new() };
+    /// Gives the arena up. Blocks in it stay where they are. The pages that no block has a part of have `left`; each other page
+    /// leaves with its last block.
+    pub(super) fn leave(
+        self,
+        cursor: Option<&Cursor>,
+        late: &mut Late,
+        left: &mut Left<B::Slab>,
+        page_bytes: impl Fn(u64) -> u64,
+    ) -> Rest<B> {
+        left.is_due = true;
+        let mut rest = Rest::new();
         let ranges = cursor.filter(|cursor| cursor.out() > 0).map_or_else(Vec::new, Cursor::ranges);
         for Part { at, home, ties } in self.parts {
             rest.pools.extend(ties.into_iter().map(|ties| ties.shared));
@@ -180,11 +189,11 @@ impl<B: Backend> Arena<B> {
             let inside = ranges.iter().filter(|range| range.0 >= at && range.0 < end);
             let inside: Vec<(u64, u64)> = inside.map(|range| (range.0 - at, range.1 - at)).collect();
             if inside.is_empty() {
-                rest.arenas.push(home);
+                left.homes.push(home);
                 continue;
             }
             let free = late.leave(&home, &inside, page_bytes(home.slab.bytes));
-            rest.arenas.extend(free.into_iter().map(|extent| Home { slab: Arc::clone(&home.slab), extent }));
+            left.homes.extend(free.into_iter().map(|extent| Home { slab: Arc::clone(&home.slab), extent }));
         }
         rest
     }

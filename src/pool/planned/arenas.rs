@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::arena::{Arena, Layout, Rest};
 use super::auto::{self, Next};
-use super::late::Late;
 use super::learn::Learned;
 use super::planner::{Mode, Planner, Wish};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::shards::Tally;
+use crate::pool::state::{Home, State};
 use crate::pool::{Fallback, Request, Shared};
 use crate::sync::{Arc, LatchGuard, caught};
 use crate::units::round_up;
@@ -22,7 +22,7 @@ impl<B: Backend> Shared<B> {
         self: &'a Arc<Self>,
         mut planner: LatchGuard<'a, Planner<B>>,
     ) -> LatchGuard<'a, Planner<B>> {
-        let mut had_arena = planner.has_arena();
+        let mut has_come = false;
         planner.end_step();
         let mut next = planner.begin_step();
         let number = planner.number();
@@ -41,28 +41,22 @@ impl<B: Backend> Shared<B> {
             && planner.may_ask_for_an_arena()
         {
             let (rest, wish) = (planner.leave_arena(), planner.wish());
-            had_arena = false;
-            self.shards.show(&mut planner);
-            drop(planner);
-            self.end_arenas(rest);
-            let arena = self.arena_for(layouts, wish);
-            planner = self.shards.planner();
+            self.unlock(planner, rest);
+            planner = self.ask_for_arena(layouts, wish, number);
             if planner.number() != number {
-                drop(planner);
-                arena.into_iter().for_each(|(arena, _)| self.refuse_arena(arena));
-                return self.shards.planner();
+                return planner;
             }
-            layouts.extend(arena.as_ref().and_then(|(_, layout)| layout.clone()));
-            planner.asked_for_an_arena(arena);
+            has_come = planner.has_arena();
         }
         let rest = planner.serve(&next);
         self.shards.show(&mut planner);
-        if rest.is_empty() && planner.has_arena() == had_arena {
+        if !planner.has_left() && !has_come {
             return planner;
         }
-        drop(planner);
-        self.end_arenas(rest);
-        self.arena_has_come();
+        self.unlock(planner, rest);
+        if has_come {
+            self.arena_has_come();
+        }
         self.shards.planner()
     }
 
@@ -91,23 +85,62 @@ impl<B: Backend> Shared<B> {
         }
         planner.set_arena(arena);
         let rest = planner.serve(&Next::Follow(vec![layout]));
-        self.shards.show(&mut planner);
-        drop(planner);
-        self.end_arenas(rest);
+        self.unlock(planner, rest);
         self.arena_has_come();
     }
 
-    /// Takes an arena for one of these layouts, and makes another layout of the step if none has room.
-    fn arena_for(&self, layouts: &[Layout], wish: Wish) -> Option<(Arena<B>, Option<Layout>)> {
-        let Wish::Learned { step, beside } = wish else {
-            return self.take_arena(layouts.first()?).ok().map(|arena| (arena, None));
+    /// Takes an arena for one of these layouts, and makes another layout of the step if none has room. The planner has it when this
+    /// returns, unless the step of this number is over.
+    fn ask_for_arena(&self, layouts: &mut Vec<Layout>, wish: Wish, number: u64) -> LatchGuard<'_, Planner<B>> {
+        let planner = match wish {
+            Wish::Given => layouts.first().and_then(|layout| self.install_given(layout, number)),
+            Wish::Learned { step, beside } => {
+                let found = layouts.iter().find_map(|layout| self.install(layout, beside, number, false));
+                found.or_else(|| {
+                    let layout = self.layout_in_runs(layouts.first()?.schedule.height_bytes(), &step?)?;
+                    let planner = self.install(&layout, beside, number, true);
+                    layouts.push(layout);
+                    planner
+                })
+            }
         };
-        let take = |layout: &Layout| Some(Arena::new(layout, self.state().take_runs(&layout.runs, beside)?));
-        if let Some(arena) = layouts.iter().find_map(take) {
-            return Some((arena, None));
+        planner.unwrap_or_else(|| {
+            let mut planner = self.shards.planner();
+            if planner.number() == number {
+                planner.asked_for_an_arena(None);
+            }
+            planner
+        })
+    }
+
+    /// Takes free runs for a layout that was learned, as the arena of the step of this number. `None` if there is no room.
+    ///
+    /// The pool's lock is held from the one to the other: a request that finds these runs taken sees that there is an arena.
+    fn install(&self, layout: &Layout, beside: u64, number: u64, is_new: bool) -> Option<LatchGuard<'_, Planner<B>>> {
+        let mut state = self.state();
+        let homes = state.take_runs(&layout.runs, beside)?;
+        let mut planner = self.shards.planner();
+        if planner.number() == number {
+            planner.asked_for_an_arena(Some((Arena::new(layout, homes), is_new.then(|| layout.clone()))));
+            self.shards.show(&mut planner);
+            state.direct_if_need_be();
+        } else {
+            put_home(&mut state, homes);
         }
-        let layout = self.layout_in_runs(layouts.first()?.schedule.height_bytes(), &step?)?;
-        take(&layout).map(|arena| (arena, Some(layout)))
+        Some(planner)
+    }
+
+    /// As [`install`](Self::install), for the program's plan. Until the planner has it the arena is in use: by this step.
+    fn install_given(&self, layout: &Layout, number: u64) -> Option<LatchGuard<'_, Planner<B>>> {
+        let arena = self.take_arena(layout).ok()?;
+        let mut planner = self.shards.planner();
+        if planner.number() == number {
+            planner.asked_for_an_arena(Some((arena, None)));
+            return Some(planner);
+        }
+        drop(planner);
+        self.refuse_arena(arena);
+        Some(self.shards.planner())
     }
 
     /// Plans a step in the free runs that there are.
@@ -121,10 +154,18 @@ impl<B: Backend> Shared<B> {
         Layout::in_runs(schedule, &sizes)
     }
 
-    /// While there is an arena nothing goes through free lists; what they have counted so far is told before.
-    pub(super) fn arena_has_come(&self) {
-        self.state().direct_if_need_be();
+    /// While there is an arena nothing goes through free lists; what they have counted so far is told before. A request that has
+    /// joined the line since the arena was taken could not see it: the arena goes home for it.
+    fn arena_has_come(&self) {
+        let is_waited_for = {
+            let state = self.state();
+            state.direct_if_need_be();
+            state.is_waited_for()
+        };
         self.fold_shards();
+        if is_waited_for {
+            self.give_idle_arena();
+        }
     }
 
     /// Memory for a plan that the program brings: a run of the pool, in a slab of its own if need be.
@@ -155,26 +196,42 @@ impl<B: Backend> Shared<B> {
     }
 
     /// An arena that came too late goes home.
-    pub(super) fn refuse_arena(&self, arena: Arena<B>) {
-        self.end_arenas(arena.leave(None, &mut Late::default(), |_| 1));
+    fn refuse_arena(&self, arena: Arena<B>) {
+        self.bring_home(|planner| planner.refuse(arena));
     }
 
-    /// What a planner has done with goes home.
-    pub(super) fn end_arenas(&self, rest: Rest<B>) {
-        let Rest { arenas, pools, has_left } = rest;
-        drop(pools);
-        if arenas.is_empty() && !has_left {
-            return;
+    /// Lets an arena leave the planner, and takes home what has left it. Returns whether anything had.
+    fn bring_home(&self, leave: impl FnOnce(&mut Planner<B>) -> Rest<B>) -> bool {
+        let mut planner = self.shards.planner();
+        let rest = leave(&mut planner);
+        self.unlock(planner, rest)
+    }
+
+    /// Unlocks a planner that an arena may have left, and takes home what has left it. Returns whether anything had.
+    pub(super) fn unlock(&self, mut planner: LatchGuard<'_, Planner<B>>, rest: Rest<B>) -> bool {
+        self.shards.show(&mut planner);
+        let has_left = planner.has_left();
+        drop(planner);
+        if has_left {
+            self.end_arenas(rest);
         }
-        // Of the blocks that are back in them.
-        let tally = self.shards.tally_planned();
+        has_left
+    }
+
+    /// Takes home what has left arenas, whichever thread let it leave. With the pool's lock held from the planner to the spaces:
+    /// each thread that looks for memory finds it here or there, and sees that there is an arena as long as it is here.
+    pub(super) fn end_arenas(&self, rest: Rest<B>) {
         let (served, gives_back) = {
             let mut state = self.state();
+            let (tally, homes) = {
+                let mut planner = self.shards.planner();
+                let left = (planner.tally(), planner.take_left());
+                self.shards.show(&mut planner);
+                left
+            };
+            // Of the blocks that are back in them.
             state.fold(tally);
-            for home in arenas {
-                state.fold(Tally { cached_bytes: -(home.extent.bytes() as i64), ..Tally::default() });
-                state.put_back([home]);
-            }
+            put_home(&mut state, homes);
             // Where no arena is left.
             state.direct_if_need_be();
             let gives_back = state.gives_back_at_once();
@@ -183,6 +240,7 @@ impl<B: Backend> Shared<B> {
             }
             (state.serve(), gives_back)
         };
+        drop(rest);
         self.tell(served);
         if gives_back {
             caught(|| self.settle_completed());
@@ -194,59 +252,38 @@ impl<B: Backend> Shared<B> {
     pub(in crate::pool) fn give_idle_arena(&self) {
         if self.shards.signs.has_arena() {
             self.end_holds(false);
-            let rest = {
-                let mut planner = self.shards.planner();
+            self.bring_home(|planner| {
                 let rest = planner.leave_idle_arena();
-                let rest =
-                    if rest.is_empty() && self.shards.signs.is_waited_for() { planner.dissolve_arena() } else { rest };
-                self.shards.show(&mut planner);
-                rest
-            };
-            self.end_arenas(rest);
+                if planner.has_arena() && self.shards.signs.is_waited_for() { planner.dissolve_arena() } else { rest }
+            });
         }
     }
 
-    /// A request finds no room: the arena of steps that plan themselves is given up. False if there is none.
+    /// A request has found no room while there was an arena: that of steps that plan themselves is given up. Returns whether memory
+    /// has come home since, whichever thread brought it. If not, there is the arena of a plan that the program brought.
     #[cold]
     pub(in crate::pool) fn dissolve_arena(&self) -> bool {
-        if !self.shards.signs.has_arena() {
-            return false;
-        }
-        let rest = {
-            let mut planner = self.shards.planner();
-            let rest = planner.dissolve_arena();
-            self.shards.show(&mut planner);
-            rest
-        };
-        let any = !rest.arenas.is_empty();
-        self.end_arenas(rest);
-        any
+        !self.shards.signs.has_arena() || self.bring_home(Planner::dissolve_arena) || !self.shards.signs.has_arena()
     }
 
     /// A request has failed: steps no longer plan themselves.
     #[cold]
     pub(in crate::pool) fn planning_failed(&self) {
         if self.shards.signs.looks() {
-            let rest = {
-                let mut planner = self.shards.planner();
-                let rest = planner.failed();
-                self.shards.show(&mut planner);
-                rest
-            };
-            self.end_arenas(rest);
+            self.bring_home(Planner::failed);
         }
     }
 
     /// No more planned steps.
     pub(in crate::pool) fn end_planning(&self) {
-        let rest = {
-            let mut planner = self.shards.planner();
-            let rest = planner.end();
-            self.shards.show(&mut planner);
-            rest
-        };
-        self.fold_planned();
-        self.end_arenas(rest);
-        self.state().direct_if_need_be();
+        self.bring_home(Planner::end);
+    }
+}
+
+/// Runs of arenas, which count as cached, go back to their spaces.
+fn put_home<S>(state: &mut State<S>, homes: Vec<Home<S>>) {
+    for home in homes {
+        state.fold(Tally { cached_bytes: -(home.extent.bytes() as i64), ..Tally::default() });
+        state.put_back([home]);
     }
 }

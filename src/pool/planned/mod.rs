@@ -40,7 +40,7 @@ use self::signs::Sign;
 pub(super) use self::signs::Signs;
 pub use self::steps::PlannedSteps;
 use super::shards::{PoolHome, Shards};
-use super::state::Holds;
+use super::state::{Holds, Home, StateOf};
 use super::zero::Zeroed;
 use super::{Block, Priority, Request, Shared};
 use crate::backend::Backend;
@@ -55,7 +55,7 @@ impl<B: Backend> Shards<B> {
             Sign::STEPS.when(planner.is_on())
                 | Sign::LOOKS.when(planner.looks())
                 | Sign::LEARNS.when(learns)
-                | Sign::ARENA.when(planner.has_arena()),
+                | Sign::ARENA.when(planner.has_arena() || planner.has_left()),
         );
     }
 }
@@ -132,10 +132,8 @@ impl<B: Backend> Shared<B> {
     /// The plan has nothing for an allocation. From here on the step may be written down, and do without an arena.
     #[cold]
     fn do_without(&self, mut planner: LatchGuard<'_, Planner<B>>) {
-        let rest = planner.take_rest();
-        self.shards.show(&mut planner);
-        drop(planner);
-        rest.into_iter().for_each(|rest| self.end_arenas(rest));
+        let rest = planner.take_rest().unwrap_or_else(Rest::new);
+        self.unlock(planner, rest);
     }
 
     /// As [`Pool::alloc_all`], while steps are planned: those that have places get them, all others are served together.
@@ -268,26 +266,43 @@ impl<B: Backend> Shared<B> {
     /// Frees the arena's blocks without an owner that no hold keeps any more. Zeroing them may wait for the stream if it
     /// `may_block`. Returns whether there were any.
     pub(super) fn end_holds(&self, may_block: bool) -> bool {
-        let over = {
-            let mut planner = self.shards.planner();
-            if planner.holds_any() { planner.take_over() } else { return false }
-        };
-        let (mut ended, mut any) = (Rest::new(), false);
+        if !self.shards.planner().holds_any() {
+            return false;
+        }
+        let (over, mut any) = self.end_clean_holds();
         for held in over {
-            let zeroed = if held.is_dirty { self.zero(&held.home, may_block) } else { Zeroed::Done };
-            match zeroed {
+            match self.zero(&held.home, may_block) {
                 Zeroed::Done => {
                     any = true;
-                    self.state().unretire_listed(held.home.extent.bytes());
-                    ended.append(self.shards.planner().end_hold(held.home));
+                    let mut state = self.state();
+                    self.end_hold(&mut state, &mut self.shards.planner(), held.home);
                 }
                 Zeroed::Later => self.shards.planner().hold(Held { holds: None, ..held }),
                 Zeroed::Lost => {}
             }
         }
         // Behind the last of them: this runs code of others, and what is still to do must not be lost if it unwinds.
-        self.end_arenas(ended);
+        if any {
+            self.unlock(self.shards.planner(), Rest::new());
+        }
         any
+    }
+
+    /// Frees those that need no zeroing, with the pool's lock held: no request finds them gone and not yet back. Returns the others,
+    /// and whether there were any.
+    fn end_clean_holds(&self) -> (Vec<Held<B>>, bool) {
+        let mut state = self.state();
+        let mut planner = self.shards.planner();
+        let (dirty, clean): (Vec<_>, Vec<_>) = planner.take_over().into_iter().partition(|held| held.is_dirty);
+        let any = !clean.is_empty();
+        clean.into_iter().for_each(|held| self.end_hold(&mut state, &mut planner, held.home));
+        (dirty, any)
+    }
+
+    fn end_hold(&self, state: &mut StateOf<B>, planner: &mut Planner<B>, home: Home<B::Slab>) {
+        state.unretire_listed(home.extent.bytes());
+        planner.end_hold(home);
+        self.shards.show(planner);
     }
 }
 
@@ -297,19 +312,7 @@ pub(super) fn give<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Hol
     if shards.signs.is_recording() {
         place.shared.state().record_free(&place.home);
     }
-    if !shards.signs.has_arena() {
-        let shared = Arc::clone(&place.shared);
-        give_back(place, bytes, holds, is_dirty);
-        // No other call tells the pool of it any more.
-        return shared.fold_planned();
-    }
-    give_back(place, bytes, holds, is_dirty);
-}
-
-#[inline]
-fn give_back<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Holds>, is_dirty: bool) {
     if holds.is_none() && !is_dirty {
-        let shards = place.shared.shards;
         let rest = {
             let mut planner = shards.planner();
             // A waiter that joined the line before has looked at the arena, or looks at it after this.
@@ -339,8 +342,8 @@ fn give_back<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Holds>, i
 }
 
 #[cold]
-fn end<B: Backend>(rest: Rest<B>) {
-    if let Some(shared) = rest.pools.first().map(Arc::clone) {
+fn end<B: Backend>(mut rest: Rest<B>) {
+    if let Some(shared) = rest.pools.pop() {
         shared.end_arenas(rest);
     }
 }

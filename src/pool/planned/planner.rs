@@ -3,7 +3,7 @@
 mod take;
 
 pub(in crate::pool) use self::take::Held;
-use super::arena::{Arena, Layout, Rest};
+use super::arena::{Arena, Layout, Left, Rest};
 use super::auto::{Auto, Followed, Next};
 use super::late::Late;
 use super::learn::{At, Learned, Learner};
@@ -64,6 +64,8 @@ pub(in crate::pool) struct Planner<B: Backend> {
     /// Steps until an arena is asked for again, and how many they were after it was last refused.
     patience: (u32, u32),
     late: Late,
+    /// Of arenas, and on its way home.
+    left: Left<B::Slab>,
     /// It does not keep its pool alive.
     held: Vec<Held<B>>,
     alignment_bytes: u64,
@@ -87,6 +89,7 @@ impl<B: Backend> Planner<B> {
             arena: None,
             patience: (0, 0),
             late: Late::default(),
+            left: Left::default(),
             held: Vec::new(),
             alignment_bytes: 1,
             tally: Tally::default(),
@@ -125,6 +128,16 @@ impl<B: Backend> Planner<B> {
 
     pub(super) fn has_arena(&self) -> bool {
         self.arena.is_some()
+    }
+
+    /// Whether something of an arena is on its way home.
+    pub(super) fn has_left(&self) -> bool {
+        self.left.is_due
+    }
+
+    /// What has left arenas, for the thread that has the pool's lock: it takes it home before it unlocks that.
+    pub(super) fn take_left(&mut self) -> Vec<Home<B::Slab>> {
+        std::mem::take(&mut self.left).homes
     }
 
     /// Of the step, or of what comes after the last one of planned steps.
@@ -279,7 +292,13 @@ impl<B: Backend> Planner<B> {
         self.serves = false;
         let Some(arena) = arena else { return Rest::new() };
         let alignment_bytes = self.alignment_bytes;
-        arena.leave(cursor.as_ref(), &mut self.late, |slab_bytes| Space::page_bytes_for(slab_bytes, alignment_bytes))
+        let page_bytes = |slab_bytes| Space::page_bytes_for(slab_bytes, alignment_bytes);
+        arena.leave(cursor.as_ref(), &mut self.late, &mut self.left, page_bytes)
+    }
+
+    /// An arena that came too late for its step leaves.
+    pub(super) fn refuse(&mut self, arena: Arena<B>) -> Rest<B> {
+        arena.leave(None, &mut self.late, &mut self.left, |_| 1)
     }
 
     /// Memory is wanted elsewhere: the arena goes home if nothing in it is in use.
@@ -358,11 +377,13 @@ impl<B: Backend> Planner<B> {
             Mode::Fixed(layout) => layout.metadata_bytes(),
             Mode::Auto(auto) => auto.metadata_bytes(),
         };
-        let places = vec_bytes(&self.held) + self.arena.as_ref().map_or(0, Arena::metadata_bytes);
+        let places =
+            vec_bytes(&self.held) + vec_bytes(&self.left.homes) + self.arena.as_ref().map_or(0, Arena::metadata_bytes);
         mode + self.cursor.as_ref().map_or(0, Cursor::metadata_bytes) + self.late.metadata_bytes() + places
     }
 
     pub(in crate::pool) fn check(&self) {
+        assert!(!self.left.is_due, "memory of an arena is on its way home, and no thread takes it there");
         if let Some(cursor) = &self.cursor {
             cursor.check();
             assert!(self.arena.is_some() || cursor.out() == 0, "blocks of an arena that is gone");

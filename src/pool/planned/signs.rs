@@ -25,7 +25,8 @@ impl Sign {
     pub(super) const LOOKS: Self = Self(2);
     /// What is allocated and freed is written down.
     pub(super) const LEARNS: Self = Self(4);
-    /// There is an arena.
+    /// There is an arena, or something of one is on its way home. Until it is cleared, the books may not know of all blocks in
+    /// arenas. It is cleared with the pool's lock held, and set so for an arena that was learned.
     pub(super) const ARENA: Self = Self(8);
 
     pub(super) fn when(self, is_so: bool) -> Self {

@@ -153,8 +153,9 @@ impl<B: Backend> Planner<B> {
         let mut rest = Rest::new();
         rest.pools.extend(shared);
         if let Some(Some(extent)) = self.late.put_back(&home) {
-            rest.arenas.push(Home { slab: home.slab, extent });
+            self.left.homes.push(Home { slab: home.slab, extent });
         }
+        self.left.is_due = true;
         rest
     }
 
@@ -174,8 +175,9 @@ impl<B: Backend> Planner<B> {
         over
     }
 
-    /// Takes a held place back that is in no use any more and zeroed if it must be.
-    pub(in crate::pool::planned) fn end_hold(&mut self, home: Home<B::Slab>) -> Rest<B> {
-        self.put_back(home, None, false).unwrap_or_else(Rest::new)
+    /// Takes a held place back that is in no use any more and zeroed if it must be. It kept no pool alive.
+    pub(in crate::pool::planned) fn end_hold(&mut self, home: Home<B::Slab>) {
+        let rest = self.put_back(home, None, false);
+        debug_assert!(rest.is_none_or(|rest| rest.pools.is_empty()));
     }
 }
