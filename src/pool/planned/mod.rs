@@ -54,6 +54,7 @@ impl<B: Backend> Shards<B> {
         self.signs.set(
             Sign::STEPS.when(planner.is_on())
                 | Sign::LOOKS.when(planner.looks())
+                | Sign::AUTO.when(planner.is_auto())
                 | Sign::LEARNS.when(learns)
                 | Sign::ARENA.when(planner.has_arena() || planner.has_left()),
         );
@@ -106,12 +107,12 @@ impl<B: Backend> Shared<B> {
         block.filled(request)
     }
 
-    /// Returns whether the request is looked for in a plan. One that may use a reserve is not: the reserve counts blocks, and
-    /// does not see the places of an arena.
+    /// Returns whether the request is looked for in a plan. One that may use a reserve is not, where steps plan themselves: the
+    /// reserve counts blocks, and does not see the places of an arena.
     #[inline]
     fn may_be_planned(&self, request: &Request) -> bool {
         let Request { bytes, align_bytes, priority, .. } = *request;
-        let may_use_reserve = priority == Priority::High && self.reserve_bytes > 0;
+        let may_use_reserve = priority == Priority::High && self.reserve_bytes > 0 && self.shards.signs.are_auto();
         bytes > 0 && align_bytes.is_power_of_two() && align_bytes <= self.limits.alignment_bytes && !may_use_reserve
     }
 

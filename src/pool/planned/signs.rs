@@ -29,6 +29,9 @@ impl Sign {
     /// arenas. It is cleared with the pool's lock held, and set so for an arena that was learned.
     pub(super) const ARENA: Self = Self(8);
 
+    /// Steps plan themselves.
+    pub(super) const AUTO: Self = Self(16);
+
     pub(super) fn when(self, is_so: bool) -> Self {
         if is_so { self } else { Self(0) }
     }
@@ -59,6 +62,11 @@ impl Signs {
     #[inline]
     pub(in crate::pool) fn has_steps(&self) -> bool {
         self.is(Sign::STEPS)
+    }
+
+    #[inline]
+    pub(super) fn are_auto(&self) -> bool {
+        self.is(Sign::AUTO)
     }
 
     #[inline]

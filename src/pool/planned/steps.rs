@@ -26,8 +26,8 @@ impl<B: Backend> Pool<B> {
     /// when the next step begins.
     ///
     /// Blocks that live longer than their step keep their place from the next step. Requests that wait
-    /// ([`alloc_async`](Pool::alloc_async)) are not looked for in the plan, nor are those of high priority in a pool with a
-    /// [reserve](crate::Config::high_priority_reserve).
+    /// ([`alloc_async`](Pool::alloc_async)) are not looked for in the plan. The run is of normal priority: a block in it does not
+    /// count against the [reserve](crate::Config::high_priority_reserve), whatever its own priority.
     ///
     /// ```
     /// use tensorpool::plan::{self, Lifetime, Options};
