@@ -33,8 +33,9 @@ fn steps_that_plan_themselves_keep_every_tensors_bytes() {
     }
     pool.mark_step();
     let report = planning.report();
-    assert_eq!((report.steps_exact, report.allocations_unplanned, report.allocations_blocked), (11, 0, 0), "{report}");
-    assert_eq!(report.allocations_planned, 33);
+    // The first two are served online.
+    assert_eq!((report.steps_exact, report.allocations_unplanned, report.allocations_blocked), (10, 0, 0), "{report}");
+    assert_eq!(report.allocations_planned, 30);
 }
 
 /// Lent to foreign work, a tensor keeps its place over the step's end until that work is done.
@@ -49,8 +50,7 @@ fn a_lent_tensor_keeps_its_planned_place() {
         pool.mark_step();
         pool.from_array(&array![1.0f32, 2.0]).unwrap()
     };
-    drop(step());
-    drop(step());
+    (0..3).for_each(|_| drop(step()));
     assert_eq!(planning.report().allocations_planned, 1);
 
     let lent = step();
