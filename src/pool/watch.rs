@@ -184,7 +184,7 @@ impl<B: Backend> Shared<B> {
     /// Looks once at what no call of the pool brings. Returns when to look again, if anything waits.
     pub(super) fn look(&self) -> Option<Instant> {
         let is_lost = |error: &Error| error.kind() == ErrorKind::DeviceLost;
-        // Other errors are for those who recorded: here they only mean that nothing was sent.
+        // Other errors are for the threads that recorded: here they only mean that nothing was sent.
         let lost = self.backend.flush().and_then(|()| self.backend.check()).err().filter(is_lost);
         if let Some(error) = lost.or_else(|| self.bring_on().err()) {
             self.dismiss(ErrorKind::DeviceLost, &error.to_string());

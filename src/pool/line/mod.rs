@@ -1,4 +1,4 @@
-//! The line of those who wait for memory: which waiter is served next, and whom a newcomer may pass.
+//! The line of requests that wait for memory: which waiter is served next, and which waiters a newcomer may pass.
 //!
 //! A state machine without memory, lock or clock: its driver says what was served and what time it is.
 //!
@@ -28,7 +28,7 @@ use self::needs::Needs;
 use super::Priority;
 use super::tables::tree_bytes;
 
-/// How often those who came later may be served before a waiter.
+/// How often requests that came later may be served before a waiter.
 ///
 /// A large request waits for a gap that small ones keep filling: each pass is one more small block in its way, and each
 /// refused pass is a small one that waits without need. 16 keeps both short.

@@ -1,4 +1,4 @@
-//! Places for requests: in which slab, in which order, and past whom.
+//! Places for requests: in which slab, in which order, and past which waiters.
 
 use super::{Entry, Home, State};
 use crate::pool::line::{Need, Ticket};

@@ -75,7 +75,7 @@ impl<S> State<S> {
         self.put_back_one(retired.home);
     }
 
-    /// Takes out the retired blocks that nobody uses any more, to be zeroed without the lock. They stay retired until they are
+    /// Takes out the retired blocks that are in no use any more, to be zeroed without the lock. They stay retired until they are
     /// [told](Self::zeroed) to be. Until [`has_zeroed`](Self::has_zeroed) others may wait for the `thread`, if one is given.
     pub(in crate::pool) fn take_dirty(&mut self, thread: Option<ThreadId>) -> Vec<Retired<S>> {
         let dirty: Vec<_> = self.retired.extract_if(.., |retired| retired.is_over() && retired.is_dirty).collect();
