@@ -2,18 +2,17 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use support::rounds;
 use support::watched::{Watched, check, open};
-use tensorpool::backend::{CopyDst, CopySrc, HostSlab, Span};
 use tensorpool::plan::{self, Lifetime, Options};
 use tensorpool::{
-    Backend, Block, Config, Error, ErrorKind, Fallback, Host, Limits, Placement, PlannedSteps, Pool, Priority, Request,
-    Result, SlabPolicy, Virtual,
+    Backend, Block, Config, ErrorKind, Fallback, Host, Placement, PlannedSteps, Pool, Priority, Request, Result,
+    SlabPolicy, Virtual,
 };
 
 const KIB: u64 = 1 << 10;
@@ -288,6 +287,31 @@ fn an_arena_that_was_learned_makes_no_request_fail() {
     }
 }
 
+/// The device has no memory for a slab, until the arena leaves one empty.
+#[test]
+fn an_arena_that_is_given_up_leaves_slabs_that_can_go_back() {
+    let backend = Watched::new();
+    let pool = open(&backend, Config::new(4 * MIB).slabs(SlabPolicy::Fixed(512 * KIB)));
+    let low = alloc(&pool, 100 * KIB);
+    // It is the most that was ever reserved, and more than the request needs.
+    let most = [(); 5].map(|()| alloc(&pool, 512 * KIB));
+    drop(most);
+    pool.trim();
+    let planned = pool.auto_plan().unwrap();
+    repeat(&pool, &planned, &[300 * KIB, 300 * KIB]);
+    assert_eq!((pool.stats().slabs, planned.report().arena_bytes), (2, 600 * KIB));
+    // An idle arena would go at once.
+    let mut inside = Vec::from([(); 2].map(|()| alloc(&pool, 300 * KIB)));
+    assert_eq!(planned.report().allocations_planned, 2);
+    inside.retain(|block| block.slab() == low.slab());
+    assert_eq!(inside.len(), 1);
+    backend.seen.memory.store(512 * KIB + 768 * KIB, Ordering::Relaxed);
+    let large = alloc(&pool, 700 * KIB);
+    assert_eq!((pool.stats().failures, planned.report().arena_bytes), (0, 0));
+    drop((low, inside, large));
+    pool.check();
+}
+
 #[test]
 fn a_failure_ends_plans_that_were_learned_and_no_others() {
     for wait in [None, Some(std::time::Duration::from_millis(1))] {
@@ -354,61 +378,14 @@ fn futures_within_a_step_do_not_keep_it_from_being_planned() {
     assert!(report.steps_exact > 4, "{report}");
 }
 
-type Hook = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
-
-/// Host memory, whose next `create_slab` first runs what a test wants: what other threads do meanwhile.
-#[derive(Clone, Default)]
-struct Hooked {
-    hook: Hook,
-    /// It has no more memory.
-    refuses: Arc<AtomicBool>,
-}
-
-impl Backend for Hooked {
-    type Slab = HostSlab;
-
-    fn name(&self) -> &str {
-        "hooked"
-    }
-
-    fn limits(&self) -> Limits {
-        Host.limits()
-    }
-
-    fn create_slab(&self, bytes: u64) -> Result<HostSlab> {
-        let hook = self.hook.lock().unwrap().take();
-        hook.into_iter().for_each(|hook| hook());
-        if self.refuses.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::OutOfMemory, "as the test wants"));
-        }
-        Host.create_slab(bytes)
-    }
-
-    fn upload(&self, slab: &HostSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
-        Host.upload(slab, span, at, bytes)
-    }
-
-    fn download(&self, slab: &HostSlab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
-        Host.download(slab, span, at, bytes)
-    }
-
-    fn fill(&self, slab: &HostSlab, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()> {
-        Host.fill(slab, span, len, pattern)
-    }
-
-    fn copy(&self, from: CopySrc<'_, HostSlab>, to: CopyDst<'_, HostSlab>, len: u64) -> Result<()> {
-        Host.copy(from, to, len)
-    }
-}
-
 /// Planned steps with two blocks in them, in slabs that are there.
 struct Next {
-    planned: PlannedSteps<Hooked>,
-    blocks: [Block<Hooked>; 2],
+    planned: PlannedSteps<Watched>,
+    blocks: [Block<Watched>; 2],
 }
 
 impl Next {
-    fn new(pool: &Pool<Hooked>) -> Self {
+    fn new(pool: &Pool<Watched>) -> Self {
         let planned = follow(pool, &[10 * KIB, 10 * KIB]).unwrap();
         Self { planned, blocks: [(); 2].map(|()| alloc(pool, 10 * KIB)) }
     }
@@ -429,30 +406,29 @@ impl Next {
     }
 }
 
-/// A pool with a slab of 128 KiB, and a hook.
-fn hooked() -> (Pool<Hooked>, Hooked) {
-    let backend = Hooked::default();
-    let pool = Pool::with_backend(backend.clone(), &Config::new(MIB)).unwrap();
-    let block = alloc(&pool, KIB);
+/// A pool with a slab of 128 KiB.
+fn with_a_slab() -> (Pool<Watched>, Watched) {
+    let backend = Watched::new();
+    let pool = open(&backend, Config::new(MIB));
+    drop(alloc(&pool, KIB));
     assert_eq!(pool.stats().reserved_bytes, 128 * KIB);
-    drop(block);
     (pool, backend)
 }
 
 /// Replaces planned steps by others when the backend is asked for the next slab.
 fn replace(
-    pool: &Pool<Hooked>,
-    backend: &Hooked,
-    planned: PlannedSteps<Hooked>,
+    pool: &Pool<Watched>,
+    backend: &Watched,
+    planned: PlannedSteps<Watched>,
     has_memory: bool,
 ) -> Arc<Mutex<Option<Next>>> {
     let next = Arc::new(Mutex::new(None));
     let (target, other) = (Arc::clone(&next), pool.clone());
-    backend.refuses.store(!has_memory, Ordering::Relaxed);
-    *backend.hook.lock().unwrap() = Some(Box::new(move || {
+    backend.seen.refuse_over.store(u64::from(!has_memory), Ordering::Relaxed);
+    backend.before_slab(move || {
         drop(planned);
         *target.lock().unwrap() = Some(Next::new(&other));
-    }));
+    });
     next
 }
 
@@ -460,7 +436,7 @@ fn replace(
 #[test]
 fn a_batch_that_is_late_leaves_the_next_planned_steps_alone() {
     for has_memory in [false, true] {
-        let (pool, backend) = hooked();
+        let (pool, backend) = with_a_slab();
         let planned = follow(&pool, &[20 * KIB, 30 * KIB]).unwrap();
         let next = replace(&pool, &backend, planned, has_memory);
         let batch = pool.alloc_all(&[20 * KIB, 30 * KIB, 500 * KIB].map(Request::bytes));
@@ -474,7 +450,7 @@ fn a_batch_that_is_late_leaves_the_next_planned_steps_alone() {
 #[test]
 fn a_step_that_is_late_leaves_the_next_planned_steps_alone() {
     for has_memory in [false, true] {
-        let (pool, backend) = hooked();
+        let (pool, backend) = with_a_slab();
         let planned = follow(&pool, &[20 * KIB, 30 * KIB]).unwrap();
         drop(planned);
         // The arena of this one has no room beside the block.

@@ -44,6 +44,16 @@ impl fmt::Display for Cause {
 
 impl std::error::Error for Cause {}
 
+/// What the next `create_slab` runs first: what other threads do meanwhile.
+#[derive(Default)]
+pub struct Hook(Option<Box<dyn FnOnce() + Send>>);
+
+impl fmt::Debug for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "a hook" } else { "no hook" })
+    }
+}
+
 /// What the backend saw.
 #[derive(Debug, Default)]
 pub struct Seen {
@@ -85,6 +95,9 @@ pub struct Seen {
     pub bombs: AtomicU64,
     /// The cause of what `create_slab` reports.
     pub cause: Mutex<Cause>,
+    pub hook: Mutex<Hook>,
+    /// Bytes of memory that the device has; 0 is no end of it.
+    pub memory: AtomicU64,
 }
 
 impl Seen {
@@ -132,6 +145,11 @@ impl Watched {
         self.seen.cause.lock().unwrap().0 = Some(Arc::new(drops));
     }
 
+    /// The next call of `create_slab` runs this first.
+    pub fn before_slab(&self, hook: impl FnOnce() + Send + 'static) {
+        self.seen.hook.lock().unwrap().0 = Some(Box::new(hook));
+    }
+
     pub fn reserved(&self) -> u64 {
         self.seen.reserved.load(Ordering::SeqCst)
     }
@@ -172,10 +190,14 @@ impl Backend for Watched {
             "{bytes}"
         );
         let seen = &self.seen;
+        let hook = seen.hook.lock().unwrap().0.take();
+        hook.into_iter().for_each(|hook| hook());
         let call = seen.calls.fetch_add(1, Ordering::SeqCst) + 1;
         let (from, to) = (seen.fail_from.load(Ordering::Relaxed), seen.fail_to.load(Ordering::Relaxed));
         let refuse_over = seen.refuse_over.load(Ordering::Relaxed);
-        if (from..=to).contains(&call) && from > 0 || (refuse_over > 0 && bytes > refuse_over) {
+        let memory = seen.memory.load(Ordering::Relaxed);
+        let is_full = memory > 0 && self.reserved() + bytes > memory;
+        if (from..=to).contains(&call) && from > 0 || (refuse_over > 0 && bytes > refuse_over) || is_full {
             assert!(seen.panics.load(Ordering::Relaxed) == 0, "call {call} panics, as the test wants");
             let kind = match seen.lost.load(Ordering::Relaxed) {
                 0 => ErrorKind::OutOfMemory,
