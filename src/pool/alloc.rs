@@ -294,8 +294,9 @@ impl<B: Backend> Shared<B> {
                 has_zeroed = true;
                 continue;
             }
-            // Each round needs another arena that has come and gone meanwhile.
+            // Each round needs another arena that has come and gone meanwhile. It may leave slabs that are empty now.
             if counted > 0 && had_arena && self.dissolve_arena() {
+                gave_back = false;
                 continue;
             }
             return Ok(Err(match refusal {
