@@ -254,9 +254,8 @@ impl Solver<'_> {
             let places = (0..).zip(&work.squeaky);
             let mut moved: Vec<(u32, u32)> = places
                 .map(|(place, id)| {
-                    let forward =
-                        if sticks_out(*id) { place / 2 + self.random.below(place / 8 + 1) } else { 2 * place };
-                    (if sticks_out(*id) { forward } else { 2 * place }, *id)
+                    let moved = if sticks_out(*id) { place / 2 + self.random.below(place / 8 + 1) } else { 2 * place };
+                    (moved, *id)
                 })
                 .collect();
             moved.sort_by_key(|(place, _)| *place);
