@@ -129,7 +129,8 @@ fn whatever_panics_in_a_writer_stays_there() {
     impl Drop for Bomb {
         fn drop(&mut self) {
             if !thread::panicking() {
-                panic!("a bomb");
+                // It takes no memory, so none is leaked with it.
+                std::panic::panic_any(());
             }
         }
     }
