@@ -1,4 +1,5 @@
 //! A logger that panics: no drop panics for that, and no memory is lost or handed out.
+//! The logger is that of the whole process.
 
 #[cfg(feature = "gpu")]
 mod support;

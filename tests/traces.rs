@@ -1,4 +1,5 @@
-//! Traces in every format: what is read, what is written, and that no file breaks the reader.
+//! Traces in every format: what is read, what is written, and that no file breaks the reader. What the process has in RAM at most is
+//! one of the things compared, so it is a process of its own.
 
 mod support;
 

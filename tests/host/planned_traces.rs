@@ -1,10 +1,8 @@
 //! Planned steps on the recorded training runs: the whole run planned ahead, and a step that repeats.
 
-mod support;
-
 use std::ops::ControlFlow;
 
-use support::say;
+use crate::support::say;
 use tensorpool::plan::{self, Options};
 use tensorpool::trace::{Event, Trace, TraceBuilder, min_budget, replay};
 use tensorpool::{Block, Config, Pool, Request, SlabPolicy, Virtual};

@@ -1,15 +1,12 @@
 //! Random programs on a GPU, from several threads on one pool, each beside the same program on plain vectors.
-#![cfg(feature = "gpu")]
-
-mod support;
 
 use std::thread;
 use std::time::Duration;
 
+use crate::support::gpu::{self, LONG, random};
+use crate::support::rounds;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::gpu::{self, LONG, random};
-use support::rounds;
 use tensorpool::{Config, Error, Gpu, Loan, Placement, Pool, Priority, Request, SlabPolicy, Tensor};
 
 const KIB: u64 = 1 << 10;

@@ -3,13 +3,10 @@
 //! A run without failures has none with it, a run with failures has no more, and at most 1% more is reserved. Programs that keep blocks
 //! from any step are the exception: one run in twenty may be harmed. The whole run is 100 programs of each kind:
 //!
-//!     TENSORPOOL_TEST_ROUNDS=25 cargo test --release --no-default-features --test harm -- --nocapture
+//!     TENSORPOOL_TEST_ROUNDS=25 cargo test --release --no-default-features --test host harm:: -- --nocapture
 
-#[path = "support/programs.rs"]
-mod programs;
-mod support;
-
-use support::{rounds, say};
+use super::programs;
+use crate::support::{rounds, say};
 use tensorpool::trace::{Trace, replay};
 use tensorpool::{Config, PlanReport, Pool, SlabPolicy, Virtual};
 

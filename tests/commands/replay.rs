@@ -2,9 +2,10 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use crate::program;
 use serde_json::Value;
 use tensorpool::trace::{Progress, Trace, TraceBuilder, min_budget, replay, replay_while};
 use tensorpool::{Config, Host, Placement, Pool, SlabPolicy, Virtual};
@@ -155,18 +156,8 @@ fn the_bundled_traces_need_little_more_than_their_peak() {
     assert!(exact < 1.05 && power_of_two > 1.5, "{exact} {power_of_two}");
 }
 
-/// The example's executable, which cargo builds beside the folder of this test's own.
-fn program() -> PathBuf {
-    let test = std::env::current_exe().expect("this test is a file");
-    let profile = test.parent().and_then(Path::parent).expect("the test is in target/PROFILE/deps");
-    let program = profile.join("examples").join(format!("replay{}", std::env::consts::EXE_SUFFIX));
-    let hint = "`cargo test` builds it, `cargo test --test replay` alone does not: run `cargo build --example replay`";
-    assert!(program.exists(), "{} is not there: {hint}", program.display());
-    program
-}
-
 fn run(args: &[&str]) -> Output {
-    let output = Command::new(program()).args(args).output().expect("the example starts");
+    let output = Command::new(program("replay")).args(args).output().expect("the example starts");
     assert!(!text(&output.stderr).contains("panicked"), "{args:?}: {}", text(&output.stderr));
     output
 }
@@ -318,8 +309,12 @@ fn ctrl_c_ends_it_cleanly() {
     // A table's first row is out long before its last.
     let mut args = vec!["--min-budget".to_owned(), file("mlp_b128")];
     args.extend(std::iter::repeat_n(file("bert_base_b8_varlen"), 60));
-    let mut child =
-        Command::new(program()).args(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut child = Command::new(program("replay"))
+        .args(&args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     while !line.starts_with("mlp_b128") {

@@ -1,14 +1,12 @@
 //! The pool: budget, order of attempts, what failed calls leave, and every kind of error.
 
-mod support;
-
 use std::sync::atomic::Ordering;
 
+use crate::support::rounds;
+use crate::support::watched::{Watched, check, open, untouched};
 use ndarray::Ix2;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::rounds;
-use support::watched::{Watched, check, open, untouched};
 use tensorpool::{Block, Config, ErrorKind, Host, Placement, Pool, Request, SlabPolicy, Tensor};
 
 const KIB: u64 = 1 << 10;

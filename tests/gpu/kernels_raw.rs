@@ -3,15 +3,10 @@
 //! Operands are in [-1, 1] unless said otherwise. Elements that a kernel must not touch are compared as well, bit for bit:
 //! the twin leaves them alone, and the tolerances below are relative to 1.
 
-#![cfg(all(feature = "gpu", feature = "nn"))]
-
-#[path = "support/raw_gpu.rs"]
-mod raw_gpu;
-
+use crate::raw_gpu::{self, Gpu};
 use bytemuck::{Pod, bytes_of, cast_slice, pod_collect_to_vec};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use raw_gpu::Gpu;
 use tensorpool::nn::matmul::{self, Layout};
 use tensorpool::nn::{
     accuracy, adam, adam_moments, bias, momentum, relu, relu_backward, sgd, softmax_cross_entropy, sum_rows,

@@ -3,7 +3,7 @@
 use tensorpool::nn::{Allocator, Optimizer, Settings, StepKind, Trainer, needs};
 use tensorpool::{Config, Host, Pool, SlabPolicy};
 
-const README: &str = include_str!("../README.md");
+const README: &str = include_str!("../../README.md");
 
 fn default_settings() -> Settings {
     let optimizer = Optimizer::MOMENTUM;

@@ -1,15 +1,12 @@
 //! Memory that the GPU or a foreign encoder still uses, the staging ring under many threads, and waiting for both.
-#![cfg(feature = "gpu")]
-
-mod support;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use crate::support::gpu::{self, LONG, allocated_bytes, dispatch, doubling, until};
 use ndarray::array;
-use support::gpu::{self, LONG, allocated_bytes, dispatch, doubling, until};
 use tensorpool::{Backend, Config, Encoder, ErrorKind, Gpu, Pool, Request, SlabPolicy, Tensor};
 
 const KIB: u64 = 1 << 10;

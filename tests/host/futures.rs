@@ -1,7 +1,5 @@
 //! Waiting in line as a future: without a runtime, under executors, and beside wakers and backends that misbehave.
 
-mod support;
-
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,8 +8,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::watched::{Bomb, Watched};
-use support::{LONG, until};
+use crate::support::watched::{Bomb, Watched};
+use crate::support::{LONG, until};
 use tensorpool::{Block, Config, ErrorKind, Host, Pool, Priority, Request, SlabPolicy};
 
 fn pool(budget_bytes: u64) -> Pool<Host> {

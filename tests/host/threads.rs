@@ -1,15 +1,13 @@
 //! The free lists of the CPUs: what goes through them, what bounds them, and who still gets at what lies in them.
 
-mod support;
-
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Barrier, mpsc};
 use std::thread;
 
+use crate::support::rounds;
+use crate::support::watched::Watched;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::rounds;
-use support::watched::Watched;
 use tensorpool::{Block, Config, Fallback, Host, Limit, Limits, Pool, Priority, Request, SlabPolicy, Virtual};
 
 const KIB: u64 = 1024;

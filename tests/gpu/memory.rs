@@ -1,15 +1,12 @@
 //! GPU memory that comes, goes and is lent, inside the budget.
-#![cfg(feature = "gpu")]
-
-mod support;
 
 use std::sync::mpsc;
 use std::time::Duration;
 
+use crate::support::gpu::{self, dispatch, doubling};
 use ndarray::array;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::gpu::{self, dispatch, doubling};
 use tensorpool::{Backend, Config, ErrorKind, Gpu, Pool, Request, Result, SlabPolicy, Tensor};
 
 const KIB: u64 = 1 << 10;

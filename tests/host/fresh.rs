@@ -3,11 +3,9 @@
 //! A pool in one slab without free lists does so at once, and at the same offsets. Any other does so after [`Pool::trim`],
 //! by success or the kind of failure.
 
-mod support;
-
+use crate::support::rounds;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::rounds;
 use tensorpool::{
     Block, Config, ErrorKind, Fallback, Limit, Limits, Placement, Pool, Priority, Request, SlabPolicy, Virtual,
 };

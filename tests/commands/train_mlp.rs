@@ -1,15 +1,14 @@
 //! The example `train_mlp` as its users meet it: its exit codes, its output, its memory, and what it learns.
 
-mod support;
-
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::program;
+use crate::support::say;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use serde_json::Value;
-use support::say;
 use tensorpool::Host;
 use tensorpool::nn::{Allocator, Needs, Optimizer, Settings, StepKind, needs};
 use tensorpool::trace::{Event, Trace};
@@ -27,19 +26,8 @@ const WAYS: [(StepKind, Allocator); 4] = [
     (StepKind::Ordinary, Allocator::Naive),
 ];
 
-/// The example's executable, which cargo builds beside the folder of this test's own.
-fn program() -> PathBuf {
-    let test = std::env::current_exe().expect("this test is a file");
-    let profile = test.parent().and_then(Path::parent).expect("the test is in target/PROFILE/deps");
-    let program = profile.join("examples").join(format!("train_mlp{}", std::env::consts::EXE_SUFFIX));
-    let hint =
-        "`cargo test` builds it, `cargo test --test example` alone does not: run `cargo build --example train_mlp`";
-    assert!(program.exists(), "{} is not there: {hint}", program.display());
-    program
-}
-
 fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(program());
+    let mut command = Command::new(program("train_mlp"));
     // A layer of Mesa's that writes to standard error.
     command.args(args).env("NODEVICE_SELECT", "1");
     command

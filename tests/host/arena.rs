@@ -1,14 +1,12 @@
 //! The arena of planned steps: what it keeps from other requests, and for how long.
 
-mod support;
-
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
+use crate::support::rounds;
+use crate::support::watched::{Watched, check, open};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::rounds;
-use support::watched::{Watched, check, open};
 use tensorpool::plan::{self, Lifetime, Options};
 use tensorpool::{
     Backend, Block, Config, ErrorKind, Fallback, Host, Placement, PlannedSteps, Pool, Priority, Request, Result,
@@ -263,7 +261,7 @@ fn an_arena_that_was_learned_makes_no_request_fail() {
     let batch = |pool: &Pool<Watched>| pool.alloc_all(&[300 * KIB, 300 * KIB].map(Request::bytes)).map(drop);
     let plain = |pool: &Pool<Watched>| pool.alloc(Request::bytes(600 * KIB)).map(drop);
     let modest = |pool: &Pool<Watched>| pool.alloc(Request::bytes(600 * KIB).without(Fallback::Grow)).map(drop);
-    let patient = |pool: &Pool<Watched>| pool.alloc(Request::bytes(600 * KIB).wait(support::LONG)).map(drop);
+    let patient = |pool: &Pool<Watched>| pool.alloc(Request::bytes(600 * KIB).wait(crate::support::LONG)).map(drop);
     let future = |pool: &Pool<Watched>| pollster::block_on(pool.alloc_async(Request::bytes(600 * KIB))).map(drop);
     type Call<'a> = &'a dyn Fn(&Pool<Watched>) -> Result<()>;
     let requests: [Call<'_>; 5] = [&batch, &plain, &modest, &patient, &future];

@@ -1,7 +1,5 @@
 //! What the host twins refuse: every mistake a caller can make with sizes is an error, and nothing is written then.
 
-#![cfg(feature = "nn")]
-
 use std::mem::{offset_of, size_of};
 
 use bytemuck::{Pod, bytes_of_mut, cast_slice, cast_slice_mut};

@@ -1,13 +1,10 @@
 //! The edges of what a caller may do with a GPU pool: two pools, panics, odd budgets, sizes and labels.
-#![cfg(feature = "gpu")]
-
-mod support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
+use crate::support::gpu::{self, LONG, dispatch, double, doubling, until};
 use ndarray::{Array1, array};
-use support::gpu::{self, LONG, dispatch, double, doubling, until};
 use tensorpool::nn::{Kernels, Op, Operand, ParamsAt, relu};
 use tensorpool::{AnyBackend, Backend, Config, Error, ErrorKind, Gpu, Host, Pool, Request, Result, SlabPolicy};
 

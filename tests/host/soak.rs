@@ -1,14 +1,12 @@
 //! The programs that the example `soak` runs without end, a few of each kind, with fixed seeds.
 
-mod support;
-
-#[path = "../examples/soak/programs/mod.rs"]
+#[path = "../../examples/soak/programs/mod.rs"]
 mod programs;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use crate::support::{rounds, say};
 use programs::{Bytes, COUNTS, Count, Done, Random, pool, space, threads};
-use support::{rounds, say};
 
 /// Runs so many programs, times the rounds; says which one it was that went wrong.
 fn soak(what: &str, programs: u64, run: impl Fn(u64, u64) -> Done) -> Done {

@@ -1,10 +1,8 @@
 //! Training: memory against its formulas, bits against budgets, gradients against finite differences.
 
-mod support;
-
+use crate::support::watched::Watched;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::watched::Watched;
 use tensorpool::nn::{Allocator, Kernels, Optimizer, Settings, StepKind, Trainer, needs};
 use tensorpool::{AnyBackend, Config, ErrorKind, Host, Pool, SlabPolicy};
 

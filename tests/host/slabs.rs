@@ -1,7 +1,5 @@
 //! Slabs: when they come, how large, when they go, and what a backend may do meanwhile.
 
-mod support;
-
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,8 +7,8 @@ use std::task::{Context, Waker};
 use std::thread;
 use std::time::Duration;
 
-use support::watched::{Cause, Watched, check, open, untouched};
-use support::{LONG, until};
+use crate::support::watched::{Cause, Watched, check, open, untouched};
+use crate::support::{LONG, until};
 use tensorpool::{Config, ErrorKind, Limit, Limits, Placement, Pool, Request, SlabPolicy, Virtual};
 
 const KIB: u64 = 1 << 10;

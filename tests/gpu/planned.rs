@@ -1,10 +1,7 @@
 //! Planned steps in GPU memory: recorded work of one owner of a place, and then of the next.
-#![cfg(feature = "gpu")]
 
-mod support;
-
+use crate::support::gpu::{self, dispatch, doubling};
 use ndarray::{Array1, array};
-use support::gpu::{self, dispatch, doubling};
 use tensorpool::{Config, SlabPolicy, Tensor};
 
 const KIB: u64 = 1 << 10;

@@ -1,13 +1,11 @@
 //! Planned steps: what they promise, and what programs do that do not keep to the plan.
 
-mod support;
-
 use std::sync::atomic::Ordering;
 
+use crate::support::rounds;
+use crate::support::watched::{Watched, check, open};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::rounds;
-use support::watched::{Watched, check, open};
 use tensorpool::plan::{self, Lifetime, LifetimesBuilder, Options, Plan};
 use tensorpool::{
     Backend, Block, Config, ErrorKind, Fallback, Host, PlanReport, Pool, Priority, Request, SlabPolicy, Virtual,
@@ -643,8 +641,8 @@ fn an_arena_that_becomes_idle_goes_to_who_waits() {
     let planning = pool.follow_plan(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
     let inside = pool.alloc(Request::bytes(300 * KIB)).unwrap();
     std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| pool.alloc(Request::bytes(800 * KIB).wait(support::LONG)).map(drop));
-        support::until(|| pool.stats().waiting == 1);
+        let waiter = scope.spawn(|| pool.alloc(Request::bytes(800 * KIB).wait(crate::support::LONG)).map(drop));
+        crate::support::until(|| pool.stats().waiting == 1);
         drop(inside);
         waiter.join().unwrap().unwrap();
     });
@@ -661,11 +659,11 @@ fn steps_that_overlap_do_not_starve_who_waits() {
     let planning = pool.follow_plan(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
     let mut last = pool.alloc(Request::bytes(100 * KIB)).ok();
     std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| pool.alloc(Request::bytes(900 * KIB).wait(support::LONG)).map(drop));
-        support::until(|| pool.stats().waiting == 1);
+        let waiter = scope.spawn(|| pool.alloc(Request::bytes(900 * KIB).wait(crate::support::LONG)).map(drop));
+        crate::support::until(|| pool.stats().waiting == 1);
         let start = std::time::Instant::now();
         while !waiter.is_finished() {
-            assert!(start.elapsed() < support::LONG / 2, "the arena is never his");
+            assert!(start.elapsed() < crate::support::LONG / 2, "the arena is never his");
             for _ in 0..3 {
                 let next = pool.alloc(Request::bytes(100 * KIB)).ok();
                 last = next;
@@ -817,7 +815,7 @@ fn a_batch_that_the_arena_is_in_the_way_of_does_without() {
     let step = [Op::Alloc(300 * KIB), Op::Alloc(300 * KIB), Op::Free(0), Op::Free(1)];
     let lifetimes = lifetimes(&step);
     let planning = pool.follow_plan(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
-    for wait in [None, Some(support::LONG)] {
+    for wait in [None, Some(crate::support::LONG)] {
         let requests = [300 * KIB, 500 * KIB].map(|bytes| match wait {
             Some(wait) => Request::bytes(bytes).wait(wait),
             None => Request::bytes(bytes),

@@ -7,6 +7,7 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::program;
 use flate2::read::MultiGzDecoder;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -151,16 +152,6 @@ fn a_hundred_thousand_lifetimes_are_packed_to_their_load() {
     println!("{plan:?}");
 }
 
-/// The example's executable, which cargo builds beside the folder of this test's own.
-fn program() -> PathBuf {
-    let test = std::env::current_exe().expect("this test is a file");
-    let profile = test.parent().and_then(Path::parent).expect("the test is in target/PROFILE/deps");
-    let program = profile.join("examples").join(format!("plan{}", std::env::consts::EXE_SUFFIX));
-    let hint = "`cargo test` builds it, `cargo test --test plan` alone does not: run `cargo build --example plan`";
-    assert!(program.exists(), "{} is not there: {hint}", program.display());
-    program
-}
-
 struct Run {
     code: Option<i32>,
     stdout: String,
@@ -168,7 +159,7 @@ struct Run {
 }
 
 fn run(args: &[&str]) -> Run {
-    let output = Command::new(program()).args(args).current_dir(ROOT).output().expect("the example starts");
+    let output = Command::new(program("plan")).args(args).current_dir(ROOT).output().expect("the example starts");
     let text = |bytes| String::from_utf8(bytes).expect("the output is text");
     let run = Run { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
     assert!(!run.stderr.contains("panicked"), "{args:?}: {}", run.stderr);

@@ -1,14 +1,12 @@
 //! Waiting in line for memory: order, bounds, deadlines, batches, and what a waiter leaves behind.
 
-mod support;
-
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::watched::Watched;
-use support::{LONG, until};
+use crate::support::watched::Watched;
+use crate::support::{LONG, until};
 use tensorpool::{Config, ErrorKind, Fallback, Host, Placement, Pool, Priority, Request, SlabPolicy, Virtual};
 
 fn pool(budget_bytes: u64) -> Pool<Host> {

@@ -1,13 +1,10 @@
 //! Bytes to the GPU and back, copies, fills and bindings, on whatever adapter there is (llvmpipe does).
-#![cfg(feature = "gpu")]
 
-mod support;
-
+use crate::support::gpu::{self, random};
 use bytemuck::Pod;
 use ndarray::{Array2, ArrayD, array};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use support::gpu::{self, random};
 use tensorpool::{Config, Error, ErrorKind, Gpu, Pool, Request, SlabPolicy};
 
 const KIB: u64 = 1 << 10;

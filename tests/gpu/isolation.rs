@@ -2,14 +2,11 @@
 //!
 //! A binding is a range of a slab that neighbours share. WebGPU promises that an index outside a binding reads a zero or
 //! something inside it, and writes nothing or something inside it; this holds the promise on the adapter there is.
-#![cfg(feature = "gpu")]
 
-mod support;
-
+use crate::support::gpu::{self, LONG, doubling};
+use crate::support::rounds;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::gpu::{self, LONG, doubling};
-use support::rounds;
 use tensorpool::{Config, ErrorKind, Gpu, Pool, Request, SlabPolicy, Tensor};
 
 const KIB: u64 = 1 << 10;

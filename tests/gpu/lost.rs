@@ -1,14 +1,11 @@
 //! Limits of a GPU, and devices that are lost.
-#![cfg(feature = "gpu")]
-
-mod support;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::support::gpu::{self, LONG};
 use ndarray::array;
-use support::gpu::{self, LONG};
 use tensorpool::nn::{Optimizer, Settings, StepKind, Trainer};
 use tensorpool::{Backend, Config, ErrorKind, Gpu, Pool, Request, Result, SlabPolicy, Tensor};
 

@@ -1,10 +1,7 @@
 //! The stream: the one order of the work on a GPU, and what may not disturb it.
-#![cfg(feature = "gpu")]
 
-mod support;
-
+use crate::support::gpu::{self, dispatch, double, doubling};
 use ndarray::array;
-use support::gpu::{self, dispatch, double, doubling};
 use tensorpool::{Backend, Config, Error, ErrorKind, Gpu, Movable, SlabPolicy};
 
 const KIB: u64 = 1 << 10;

@@ -1,13 +1,11 @@
 //! Compaction: blocks move, with their contents, and nothing else changes.
 
-mod support;
-
 use std::sync::atomic::Ordering;
 
+use crate::support::watched::{Watched, check, open};
+use crate::support::{LONG, rounds, say, until};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::watched::{Watched, check, open};
-use support::{LONG, rounds, say, until};
 use tensorpool::trace::{Event, Trace};
 use tensorpool::{Block, Compaction, Config, ErrorKind, Hold, Movable, Placement, Pool, Request, SlabPolicy, Virtual};
 

@@ -1,0 +1,30 @@
+//! The pool over host memory.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod admission;
+mod arena;
+mod backends;
+mod busy_stream;
+mod compact;
+mod empty;
+mod fresh;
+mod futures;
+mod harm;
+mod layers;
+mod planned;
+mod planned_traces;
+mod pool;
+mod programs;
+mod recording;
+mod recording_writers;
+mod reserve;
+mod slabs;
+mod soak;
+mod threads;
+mod train;
+#[cfg(feature = "nn")]
+mod twins;
+mod waiting;
+mod walk;
