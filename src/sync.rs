@@ -5,7 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 pub(crate) use std::sync::atomic::Ordering;
-pub(crate) use std::sync::{Arc, OnceLock, PoisonError, Weak};
+pub(crate) use std::sync::{Arc, OnceLock, PoisonError, TryLockError, Weak};
 
 #[cfg(loom)]
 use loom::thread;
@@ -70,13 +70,24 @@ impl OwnedLock {
 
     /// Locks. Returns `None` if this thread has the lock.
     pub(crate) fn lock(&self) -> Option<OwnedGuard<'_>> {
-        let this_thread = Some(this_thread());
-        if *self.owner() == this_thread {
+        if *self.owner() == Some(this_thread()) {
             return None;
         }
-        let mutex = lock(&self.mutex);
-        *self.owner() = this_thread;
-        Some(OwnedGuard { lock: self, _mutex: mutex })
+        Some(self.owned(lock(&self.mutex)))
+    }
+
+    /// Locks. Returns `None` if any thread has the lock.
+    pub(crate) fn try_lock(&self) -> Option<OwnedGuard<'_>> {
+        match self.mutex.try_lock() {
+            Ok(mutex) => Some(self.owned(mutex)),
+            Err(TryLockError::Poisoned(poisoned)) => Some(self.owned(poisoned.into_inner())),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    fn owned<'a>(&'a self, mutex: MutexGuard<'a, ()>) -> OwnedGuard<'a> {
+        *self.owner() = Some(this_thread());
+        OwnedGuard { lock: self, _mutex: mutex }
     }
 
     fn owner(&self) -> std::sync::MutexGuard<'_, Option<ThreadId>> {

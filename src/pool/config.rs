@@ -323,6 +323,10 @@ impl Request {
     /// Who waits is served by priority, then by arrival. Requests that came later, in line or not, are served before one
     /// that needs more than there is at most 16 times; then everybody waits for it.
     ///
+    /// The time starts when the request joins the line. Before that the request waits for every thread that is inside
+    /// [`create_slab`](crate::Backend::create_slab), and may have slabs created itself. A future ends late by the time that the
+    /// pool's own thread needs to create a slab for the line.
+    ///
     /// Waiting submits the pool's stream: memory that recorded work still uses would not come back otherwise. A waiter fails at
     /// once if the device is lost, or reports an error when it is to create a slab for it. If the backend has no memory, the
     /// waiter stays in line: the backend is asked again, and its words are the [cause](crate::Error::cause) of the timeout.

@@ -136,6 +136,14 @@ fn watch<B: Backend>(pool: &Weak<Shared<B>>, bell: &Bell, signs: &Signs) {
     }
 }
 
+/// How far slabs helped those in line.
+enum Line {
+    /// As far as they can.
+    Served,
+    /// Another thread creates a slab: to be looked at again.
+    Left,
+}
+
 impl<B: Backend> Shared<B> {
     /// Wakes those that were served, and hastens the next look if others wait for one.
     pub(super) fn tell(&self, served: Served<B::Slab>) {
@@ -186,38 +194,42 @@ impl<B: Backend> Shared<B> {
         let is_lost = |error: &Error| error.kind() == ErrorKind::DeviceLost;
         // Other errors are for the threads that recorded: here they only mean that nothing was sent.
         let lost = self.backend.flush().and_then(|()| self.backend.check()).err().filter(is_lost);
-        if let Some(error) = lost.or_else(|| self.bring_on().err()) {
+        let brought = lost.map_or_else(|| self.bring_on(), Err);
+        if let Err(error) = &brought {
             self.dismiss(ErrorKind::DeviceLost, &error.to_string());
         }
         self.expire();
-        self.next_look()
+        let next = self.next_look();
+        // The thread that creates a slab now may need long for it.
+        let soonest = if matches!(brought, Ok(Line::Left)) { Some(Instant::now() + POLL_PERIOD) } else { None };
+        next.map(|at| soonest.map_or(at, |soonest| at.max(soonest)))
     }
 
     /// Serves the line with what came back, and with slabs.
     ///
     /// # Errors
     /// [`ErrorKind::DeviceLost`].
-    fn bring_on(&self) -> Result<()> {
+    fn bring_on(&self) -> Result<Line> {
         self.settle_completed();
         self.give_idle_arena();
         self.serve();
         let now = Instant::now();
-        if self.state().may_grow(Some(now)) { self.grow_for_line(now) } else { Ok(()) }
+        if self.state().may_grow(Some(now)) { self.grow_for_line(now) } else { Ok(Line::Served) }
     }
 
     /// Falls back to new slabs, and to returning empty ones, for each waiter in turn that they may help: a new slab serves the
-    /// line. Nothing here waits for the device: the thread that has its stream may be waiting for this one.
+    /// line. Nothing here waits for the device: the thread that has its stream may be waiting for this one. Nor does it wait for a
+    /// thread that creates a slab: the deadlines of those in line would pass meanwhile.
     ///
     /// A waiter gets what the backend reports, unless it has no memory: it may have some later.
     ///
     /// # Errors
     /// [`ErrorKind::DeviceLost`].
-    fn grow_for_line(&self, now: Instant) -> Result<()> {
+    fn grow_for_line(&self, now: Instant) -> Result<Line> {
         let mut growth = Growth::new();
         loop {
-            // The backend may be asking for memory while it creates a slab on this thread.
-            let Some(turn) = self.growth.lock() else { return Ok(()) };
-            let Some(candidate) = self.next_candidate(&mut growth, now) else { return Ok(()) };
+            let Some(turn) = self.growth.try_lock() else { return Ok(Line::Left) };
+            let Some(candidate) = self.next_candidate(&mut growth, now) else { return Ok(Line::Served) };
             let request = candidate.request();
             let requests = candidate.seat.requests();
             let mut slabs_left = growth.slabs_left(&candidate);

@@ -46,6 +46,40 @@ fn a_backend_that_panics_lets_its_futures_go() {
     pool.check();
 }
 
+/// The pool's thread does not wait for a thread that creates a slab: other waiters have deadlines meanwhile.
+#[test]
+fn a_future_ends_in_time_while_a_thread_creates_a_slab() {
+    let backend = Watched::new();
+    let (watched, seen) = (backend.clone(), Arc::clone(&backend.seen));
+    let pool = Pool::with_backend(backend, &Config::new(1024).slabs(SlabPolicy::PerBlock)).unwrap();
+    seen.refuse_over.store(1, Ordering::SeqCst);
+    // Long enough for the backend to be asked again while the other thread is inside.
+    let mut future = Box::pin(pool.alloc_async(Request::bytes(512).wait(Duration::from_millis(500))));
+    assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    thread::scope(|scope| {
+        let (ended, other) = loop {
+            let (entered, inside) = mpsc::channel();
+            let (ended, wait) = mpsc::channel::<()>();
+            watched.before_slab(move || {
+                let is_other = thread::current().name().is_none();
+                entered.send(is_other).unwrap();
+                if is_other {
+                    wait.recv_timeout(LONG).expect("the future ends meanwhile");
+                }
+            });
+            let other = scope.spawn(|| pool.alloc(Request::bytes(256)).map(drop));
+            // The pool's own thread may have come first.
+            if inside.recv().unwrap() {
+                break (ended, other);
+            }
+        };
+        assert!(pollster::block_on(future).unwrap_err().is_timeout());
+        ended.send(()).unwrap();
+        assert!(other.join().unwrap().is_err());
+    });
+    pool.check();
+}
+
 #[derive(Default)]
 struct Woken {
     times: AtomicU64,
