@@ -14,7 +14,7 @@
 //! | another kind of memory | [`Backend`] |
 //! | the bookkeeping alone | [`space`] |
 
-#![warn(missing_docs)]
+#![warn(missing_docs, missing_debug_implementations)]
 #![deny(unsafe_code)]
 
 mod error;

@@ -22,7 +22,7 @@ use super::tables::{keep_small_map, map_bytes};
 use super::{Pool, Request, Shared};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Ordering, PoisonError, ThreadId, this_thread};
+use crate::sync::{Ordering, PoisonError, ThreadId, caught, this_thread};
 
 /// Bytes of events that an allocation hands on at once.
 const HAND_ON_BYTES: usize = 256 << 10;
@@ -365,6 +365,9 @@ impl<B: Backend> Pool<B> {
         {
             let mut state = shared.state();
             if state.record.is_some() {
+                drop(state);
+                // A sink is the caller's. If its drop panicked on the way out of this function, the error would leak.
+                caught(|| drop(open));
                 let message = "the pool's allocations are being recorded already, or a record is still being written";
                 return Err(Error::new(ErrorKind::Invalid, message));
             }

@@ -5,6 +5,7 @@
 //! deadlines) is found by the [watch](super::watch).
 
 use std::borrow::Cow;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -298,6 +299,13 @@ pub struct AllocFuture<B: Backend> {
 impl<B: Backend> AllocFuture<B> {
     fn new(shared: &Arc<Shared<B>>, requests: &[Request]) -> Self {
         Self { shared: Arc::clone(shared), requests: requests.to_vec(), place: None }
+    }
+}
+
+impl<B: Backend> fmt::Debug for AllocFuture<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_in_line = self.place.is_some();
+        f.debug_struct("AllocFuture").field("requests", &self.requests).field("is_in_line", &is_in_line).finish()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Writing down what a live pool is asked for.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -72,6 +73,14 @@ pub struct Recording<B: Backend> {
     pool: Pool<B>,
     serial: u64,
     outcome: Arc<Mutex<Outcome>>,
+}
+
+impl<B: Backend> fmt::Debug for Recording<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Before anything is written: the formatter may be the caller's own.
+        let recorded = lock(&self.outcome).recorded;
+        f.debug_struct("Recording").field("recorded", &recorded).finish_non_exhaustive()
+    }
 }
 
 /// What has come of a recording so far.

@@ -122,6 +122,31 @@ fn a_writer_that_panics_ends_the_record_and_nothing_else() {
     }
 }
 
+/// The writer of a recording that is refused may panic in its drop: the caller gets the error.
+#[test]
+fn a_refused_writer_that_panics_in_its_drop_is_an_error() {
+    struct Bad;
+    impl Write for Bad {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    impl Drop for Bad {
+        fn drop(&mut self) {
+            std::panic::panic_any(());
+        }
+    }
+    let pool = pool(1 << 20);
+    let recording = pool.record_to(io::sink()).unwrap();
+    assert_eq!(pool.record_to(Bad).unwrap_err().kind(), ErrorKind::Invalid);
+    drop(pool.alloc(Request::bytes(1000)).unwrap());
+    assert_eq!(recording.finish().unwrap().events, 2);
+    pool.check();
+}
+
 /// A payload that panics when it is dropped, a writer that does, and a recording that is dropped instead of finished.
 #[test]
 fn whatever_panics_in_a_writer_stays_there() {
