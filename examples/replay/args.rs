@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, ValueEnum};
+use clap::{Parser, ValueEnum};
 use tensorpool::{ByteSize, Placement, SlabPolicy};
 
 /// Replays traces of allocations: what a run needs at least, what a pool makes of it, and how fast.
@@ -18,7 +17,7 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", conflicts_with = "min_budget")]
     pub budget: Option<ByteSize>,
 
-    /// Find the smallest budget that works too
+    /// Find the budgets that work too: `safe` to size a program by, `lowest` by bisection
     #[arg(long)]
     pub min_budget: bool,
 
@@ -38,8 +37,8 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t, hide_possible_values = true, value_name = "NAME")]
     pub backend: BackendName,
 
-    /// Size of a slab, or growing, single or per-block [default: 1/64 of the peak; growing in a budget; single for the
-    /// smallest]
+    /// Size of a slab, or growing, single or per-block. With --min-budget it is the search's; without --budget the pool has
+    /// twice the peak [default: growing; 1/64 of the peak without a budget]
     #[arg(long, value_name = "SIZE")]
     pub slab: Option<SlabPolicy>,
 
@@ -48,10 +47,28 @@ pub struct Args {
     pub json: bool,
 }
 
+/// What the pool of a replay has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    Budget(ByteSize, SlabPolicy),
+    TwiceThePeak(SlabPolicy),
+    /// All that it needs, in slabs of 1/64 of the peak.
+    Unlimited,
+}
+
 impl Args {
-    /// Whether the size of a slab is a part of the budget.
-    pub fn slabs_need_budget(&self) -> bool {
-        matches!(self.slab, Some(SlabPolicy::Growing | SlabPolicy::Single))
+    /// What the replay has. The one beside a search is unlimited, and `--slab` is the search's.
+    pub fn room(&self) -> Room {
+        match (self.budget, self.slab) {
+            (Some(budget), slabs) => Room::Budget(budget, slabs.unwrap_or_default()),
+            (None, Some(slabs)) if !self.min_budget => Room::TwiceThePeak(slabs),
+            (None, _) => Room::Unlimited,
+        }
+    }
+
+    /// The policy that is searched.
+    pub fn search_slabs(&self) -> Option<SlabPolicy> {
+        self.min_budget.then(|| self.slab.unwrap_or_default())
     }
 
     /// How the pool serves.
@@ -62,26 +79,19 @@ impl Args {
             _ => "",
         }
     }
-
-    /// What clap cannot tell.
-    pub fn check(self) -> Result<Self, clap::Error> {
-        if self.slabs_need_budget() && self.budget.is_none() && !self.min_budget {
-            let message = "--slab growing and single are parts of a budget: they need --budget or --min-budget";
-            return Err(Self::command().error(ErrorKind::MissingRequiredArgument, message));
-        }
-        Ok(self)
-    }
 }
 
 const EXAMPLES: &str = "\
 Examples, after `cargo run --release --example replay --`:
-  traces/*.gz --min-budget             what each of the bundled runs needs
+  traces/*.gz --min-budget             what each of the bundled runs needs, in growing slabs
+  traces/*.gz --min-budget --slab single
+                                       and in one slab
   traces/*.gz --min-budget --planned   and with all of it known ahead
   snapshot.pickle                      a run of yours, beside what PyTorch had reserved
   run.trace --budget 4GiB --json       whether it fits, for programs
   run.trace --backend gpu              on real memory
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 allocations failed in --budget, 130 stopped by Ctrl-C.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 allocations failed in the replay, 130 stopped by Ctrl-C.";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum PlacementName {

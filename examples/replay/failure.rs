@@ -31,7 +31,7 @@ impl Failure {
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self.kind {
             CLOSED_PIPE => 0,
-            "budget" => 3,
+            "no room" => 3,
             "stopped" => 130,
             _ => 1,
         })

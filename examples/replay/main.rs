@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tensorpool::trace::Trace;
-use tensorpool::{Backend, Host, Virtual};
+use tensorpool::{Backend, ByteSize, Host, Virtual};
 
 use crate::args::{Args, BackendName};
 use crate::failure::Failure;
@@ -26,7 +26,7 @@ use crate::output::{Output, Row};
 use crate::progress::Bar;
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse().and_then(Args::check) {
+    let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
             let _ = error.print();
@@ -87,11 +87,17 @@ fn replay_all<B: Backend>(
     }
     bar.finish();
     output.means(&rows)?;
-    let failures: u64 = rows.iter().map(|row| row.replay.failures).sum();
-    match args.budget {
-        Some(budget) if failures > 0 => {
-            Err(Failure::new("budget", format!("{failures} allocations failed in {budget}")))
-        }
-        _ => Ok(()),
-    }
+    failures(&rows)
+}
+
+/// An error that says for each trace why requests failed, if any did.
+fn failures(rows: &[Row]) -> Result<(), Failure> {
+    let failed = rows.iter().filter_map(|row| Some((row, row.replay.first_failure.as_ref()?)));
+    let reasons: Vec<String> = failed
+        .map(|(Row { name, replay, .. }, why)| {
+            let largest = ByteSize(replay.largest_failure_bytes);
+            format!("{name}: {} allocations failed, the largest of {largest}; the first: {why}", replay.failures)
+        })
+        .collect();
+    if reasons.is_empty() { Ok(()) } else { Err(Failure::new("no room", reasons.join("\n"))) }
 }

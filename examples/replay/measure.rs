@@ -6,7 +6,7 @@ use tensorpool::plan::{self, Lifetime, Options, Plan};
 use tensorpool::trace::{MinBudget, Replay, Trace, min_budget, replay_while};
 use tensorpool::{Backend, Config, PlanReport, PlannedSteps, Pool, SlabPolicy};
 
-use crate::args::Args;
+use crate::args::{Args, Room};
 use crate::failure::Failure;
 use crate::output::Row;
 use crate::progress::Bar;
@@ -53,7 +53,7 @@ impl Whole {
     }
 }
 
-/// Replays a trace, and looks for its smallest budget if that is asked for.
+/// Replays a trace, and looks for its budgets if that is asked for.
 pub fn measure<B: Backend>(
     args: &Args,
     trace: &Trace,
@@ -76,19 +76,17 @@ pub fn measure<B: Backend>(
             None => Ok(Served::Online(pool)),
         }
     };
-    let smallest: Option<MinBudget> = if args.min_budget {
-        let slabs = args.slab.unwrap_or(SlabPolicy::Single);
-        let found = min_budget(trace, |bytes| open(bytes, slabs), |step| bar.tell(step))?;
-        Some(found.ok_or_else(Failure::stopped)?)
-    } else {
-        None
+    let found: Option<MinBudget> = match args.search_slabs() {
+        Some(slabs) => {
+            let found = min_budget(trace, |bytes| open(bytes, slabs), |step| bar.tell(step))?;
+            Some(found.ok_or_else(Failure::stopped)?)
+        }
+        None => None,
     };
-    let slabs = args.slab.unwrap_or_else(|| default_slabs(args, trace));
-    let budget_bytes = match (args.budget, smallest) {
-        (Some(budget), _) => budget.0,
-        // Slabs that are a part of the budget need one.
-        (None, Some(found)) if args.slabs_need_budget() => found.bytes,
-        _ => UNLIMITED_BYTES,
+    let (budget_bytes, slabs) = match args.room() {
+        Room::Budget(budget, slabs) => (budget.0, slabs),
+        Room::TwiceThePeak(slabs) => (trace.live_peak_bytes().saturating_mul(2), slabs),
+        Room::Unlimited => (UNLIMITED_BYTES, slabs_of(trace)),
     };
     let (replay, ns_per_op, planning) = median(trace, || open(budget_bytes, slabs), bar)?;
     Ok(Row {
@@ -96,22 +94,19 @@ pub fn measure<B: Backend>(
         replay,
         ns_per_op,
         planning: planning.filter(|_| args.auto),
-        smallest,
+        slabs,
+        found,
         recorded_reserved_peak_bytes: trace.recorded_reserved_peak_bytes(),
         recorded_failures: trace.failures(),
+        recorded_largest_failure_bytes: trace.largest_failure_bytes(),
         events_dropped: trace.events_dropped(),
     })
 }
 
-/// What the pool's own defaults are in a budget.
-fn default_slabs(args: &Args, trace: &Trace) -> SlabPolicy {
-    match args.budget {
-        Some(_) => SlabPolicy::default(),
-        None => {
-            let bytes = (trace.live_peak_bytes() / SLABS_PER_PEAK).max(SLAB_BYTES_LEAST);
-            SlabPolicy::Fixed(bytes.checked_next_power_of_two().unwrap_or(bytes))
-        }
-    }
+/// Slabs of a pool that has no budget to derive them from.
+fn slabs_of(trace: &Trace) -> SlabPolicy {
+    let bytes = (trace.live_peak_bytes() / SLABS_PER_PEAK).max(SLAB_BYTES_LEAST);
+    SlabPolicy::Fixed(bytes.checked_next_power_of_two().unwrap_or(bytes))
 }
 
 /// Everything but the time is the same in every replay.

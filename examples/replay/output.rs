@@ -7,7 +7,7 @@ use serde_json::Value;
 use tensorpool::trace::{MinBudget, Replay, Trace};
 use tensorpool::{ByteSize, PlanReport, SlabPolicy};
 
-use crate::args::Args;
+use crate::args::{Args, Room};
 
 /// What is known of one trace.
 pub struct Row {
@@ -17,9 +17,12 @@ pub struct Row {
     pub ns_per_op: f64,
     /// What has come of the steps that were planned.
     pub planning: Option<PlanReport>,
-    pub smallest: Option<MinBudget>,
+    /// Of the replay.
+    pub slabs: SlabPolicy,
+    pub found: Option<MinBudget>,
     pub recorded_reserved_peak_bytes: Option<u64>,
     pub recorded_failures: u64,
+    pub recorded_largest_failure_bytes: u64,
     pub events_dropped: u64,
 }
 
@@ -42,40 +45,42 @@ impl<'a> Output<'a> {
         if self.args.json {
             return Ok(());
         }
-        let budget = self.args.budget.map_or("as much as needed".into(), |budget| budget.to_string());
-        let slabs = match self.args.slab {
-            Some(slabs @ SlabPolicy::Fixed(_)) => format!("slabs of {slabs}"),
-            Some(slabs) => format!("{slabs} slabs"),
-            None if self.args.budget.is_some() => "growing slabs".into(),
-            None => "slabs of 1/64 of the peak".into(),
+        let (budget, slabs) = match self.args.room() {
+            Room::Budget(budget, slabs) => (budget.to_string(), described(slabs)),
+            Room::TwiceThePeak(slabs) => ("twice the peak".into(), described(slabs)),
+            Room::Unlimited => ("as much as needed".into(), "slabs of 1/64 of the peak".into()),
         };
+        let (placement, serving) = (self.args.placement.name(), self.args.serving());
+        write(format_args!("backend {backend}, placement {placement}, budget {budget}, {slabs}{serving}\n"))?;
+        let (mut above, mut below) = (String::new(), String::new());
+        if let Some(slabs) = self.args.search_slabs() {
+            let slabs = described(slabs);
+            write(format_args!(
+                "searched in {slabs}: every budget tried from safe to twice the peak works; lowest works, 1 KiB less fails\n"
+            ))?;
+            above = format!(" {:>10} {:>5} {:>10} {:>6}", "safe", "", "lowest", "");
+            below = format!(" {:>10} {:>5} {:>10} {:>6}", "KiB", "ratio", "KiB", "ratio");
+        }
+        let width = self.width;
         write(format_args!(
-            "backend {backend}, placement {}, budget {budget}, {slabs}{}\n\n{:<width$}{:>10}{:>12}{:>12}{:>7}{:>12}{:>9}{:>7}{}\n",
-            self.args.placement.name(),
-            self.args.serving(),
+            "\n{:<width$} {:>7} {:>10} {:>10} {:>6} {:>10} {:>6} {:>5}{above}\n\
+             {:<width$} {:>7} {:>10} {:>10} {:>6} {:>10} {:>6} {:>5}{below}\n",
             "",
-            "events",
+            "",
             "peak",
             "peak",
             "",
             "largest",
             "",
             "ns an",
-            if self.args.min_budget { "    smallest" } else { "" },
-            width = self.width,
-        ))?;
-        write(format_args!(
-            "{:<width$}{:>10}{:>12}{:>12}{:>7}{:>12}{:>9}{:>7}{}\n",
             "trace",
-            "",
+            "events",
             "live",
             "reserved",
             "ratio",
             "free run",
-            "failures",
+            "failed",
             "op",
-            if self.args.min_budget { "      budget  ratio" } else { "" },
-            width = self.width,
         ))
     }
 
@@ -84,51 +89,19 @@ impl<'a> Output<'a> {
     }
 
     fn line(&self, row: &Row) -> io::Result<()> {
-        let Replay { events, live_peak_bytes, reserved_peak_bytes, largest_free_run_bytes, failures, .. } = row.replay;
-        let size = |bytes| ByteSize(bytes).to_string();
-        let smallest =
-            row.smallest.map_or(String::new(), |found| format!("{:>12}{:>7.3}", size(found.bytes), found.ratio()));
+        let Replay { events, live_peak_bytes, failures, .. } = row.replay;
         write(format_args!(
-            "{:<width$}{events:>10}{:>12}{:>12}{:>7.3}{:>12}{failures:>9}{:>7.1}{smallest}\n",
+            "{:<width$} {events:>7} {:>10} {:>10} {:>6} {:>10} {failures:>6} {:>5.1}{}\n",
             row.name,
             size(live_peak_bytes),
-            size(reserved_peak_bytes),
-            row.replay.ratio(),
-            size(largest_free_run_bytes),
+            size(row.replay.reserved_peak_bytes),
+            shown(row.replay.ratio()),
+            size(row.replay.largest_free_run_bytes),
             row.ns_per_op,
+            row.found.map_or(String::new(), budgets),
             width = self.width,
         ))?;
-        if let Some(bytes) = row.recorded_reserved_peak_bytes {
-            let ratio = bytes as f64 / live_peak_bytes as f64;
-            let reserved = size(bytes);
-            write(format_args!(
-                "{:<width$}  the recorded program had {reserved} reserved, {ratio:.3} of that peak\n",
-                "",
-                width = self.width
-            ))?;
-        }
-        if let Some(report) = row.planning {
-            let PlanReport { steps, steps_exact, plans, arena_bytes, allocations_planned, .. } = report;
-            let arena = size(arena_bytes);
-            write(format_args!(
-                "{:<width$}  {steps_exact} of {steps} steps exactly as planned ({plans} plans, an arena of {arena}), \
-                 {allocations_planned} allocations\n",
-                "",
-                width = self.width
-            ))?;
-        }
-        if row.recorded_failures > 0 {
-            let failures = row.recorded_failures;
-            write(format_args!(
-                "{:<width$}  it was recorded with {failures} failed allocation{}\n",
-                "",
-                if failures == 1 { "" } else { "s" },
-                width = self.width
-            ))?;
-        }
-        if row.events_dropped > 0 {
-            let dropped = row.events_dropped;
-            let note = format!("the recording dropped {dropped} events: the program needed more than this");
+        for note in notes(row) {
             write(format_args!("{:<width$}  {note}\n", "", width = self.width))?;
         }
         Ok(())
@@ -136,18 +109,26 @@ impl<'a> Output<'a> {
 
     /// The keys in this order.
     fn object(&self, row: &Row) -> io::Result<()> {
-        let fields: [(&str, Value); 11] = [
+        let fields: [(&str, Value); 19] = [
             ("trace", row.name.as_str().into()),
             ("events", row.replay.events.into()),
             ("live_peak_bytes", row.replay.live_peak_bytes.into()),
             ("reserved_peak_bytes", row.replay.reserved_peak_bytes.into()),
             ("ratio", row.replay.ratio().into()),
-            ("min_budget_bytes", row.smallest.map(|found| found.bytes).into()),
-            ("min_ratio", row.smallest.map(|found| found.ratio()).into()),
+            ("min_budget_bytes", row.found.map(|found| found.lowest_bytes).into()),
+            ("min_ratio", row.found.and_then(|found| found.lowest_ratio()).into()),
+            ("safe_bytes", row.found.and_then(|found| found.safe_bytes).into()),
+            ("safe_ratio", row.found.and_then(|found| found.safe_ratio()).into()),
+            ("search_slabs", self.args.search_slabs().map(option).into()),
             ("failures", row.replay.failures.into()),
+            ("largest_failure_bytes", row.replay.largest_failure_bytes.into()),
             ("ns_per_op", row.ns_per_op.into()),
             ("placement", self.args.placement.name().into()),
+            ("slabs", option(row.slabs).into()),
             ("planned", (self.args.planned || self.args.auto).into()),
+            ("recorded_failures", row.recorded_failures.into()),
+            ("recorded_largest_failure_bytes", row.recorded_largest_failure_bytes.into()),
+            ("recorded_reserved_peak_bytes", row.recorded_reserved_peak_bytes.into()),
         ];
         let fields: Vec<String> =
             fields.iter().map(|(name, value)| format!("{}:{value}", Value::from(*name))).collect();
@@ -159,18 +140,97 @@ impl<'a> Output<'a> {
         if self.args.json || !self.several {
             return Ok(());
         }
-        let ratio = geometric_mean(rows.iter().map(|row| row.replay.ratio()));
-        let ns = geometric_mean(rows.iter().map(|row| row.ns_per_op));
-        let smallest = rows.iter().map(|row| row.smallest.map(|found| found.ratio())).collect::<Option<Vec<_>>>();
-        let smallest =
-            smallest.map_or(String::new(), |ratios| format!("{:>12}{:>7.3}", "", geometric_mean(ratios.into_iter())));
-        write(format_args!("{MEANS:<width$}{:>34}{ratio:>7.3}{:>21}{ns:>7.1}{smallest}\n", "", "", width = self.width))
+        // An empty trace has no ratio.
+        let rows: Vec<&Row> = rows.iter().filter(|row| row.replay.live_peak_bytes > 0).collect();
+        let mean = |pick: fn(&Row) -> Option<f64>| geometric_mean(rows.iter().map(|row| pick(row)).collect());
+        let ns = mean(|row| Some(row.ns_per_op)).map_or("-".into(), |ns| format!("{ns:.1}"));
+        let budgets = if self.args.min_budget {
+            let safe = mean(|row| row.found?.safe_ratio());
+            format!("{:>17}{:>18}", shown(safe), shown(mean(|row| row.found?.lowest_ratio())))
+        } else {
+            String::new()
+        };
+        let ratio = shown(mean(|row| row.replay.ratio()));
+        write(format_args!("{MEANS:<width$}{:>30}{ratio:>7}{:>18}{ns:>6}{budgets}\n", "", "", width = self.width))
     }
 }
 
-fn geometric_mean(numbers: impl ExactSizeIterator<Item = f64>) -> f64 {
-    let count = numbers.len() as f64;
-    (numbers.map(f64::ln).sum::<f64>() / count).exp()
+/// The budgets in whole KiB, which is what they are: rounded ones may fail in `--budget`.
+fn budgets(found: MinBudget) -> String {
+    let kib = |bytes: Option<u64>| bytes.map_or("-".into(), |bytes| (bytes / 1024).to_string());
+    let (safe, lowest) = (kib(found.safe_bytes), kib(Some(found.lowest_bytes)));
+    format!(" {safe:>10} {:>5} {lowest:>10} {:>6}", shown(found.safe_ratio()), shown(found.lowest_ratio()))
+}
+
+/// What stands under a row.
+fn notes(row: &Row) -> Vec<String> {
+    let mut notes = Vec::new();
+    if row.found.is_some_and(|found| found.safe_bytes.is_none()) {
+        notes.push("no budget up to twice the peak is safe".to_owned());
+    }
+    if let Some(bytes) = row.recorded_reserved_peak_bytes {
+        let reserved = size(bytes);
+        notes.push(match row.replay.live_peak_bytes {
+            0 => format!("the recorded program had {reserved} reserved"),
+            live => {
+                let ratio = bytes as f64 / live as f64;
+                format!("the recorded program had {reserved} reserved, {ratio:.3} of that peak")
+            }
+        });
+    }
+    if let Some(PlanReport { steps, steps_exact, plans, arena_bytes, allocations_planned, .. }) = row.planning {
+        let arena = size(arena_bytes);
+        notes.push(format!(
+            "{steps_exact} of {steps} steps exactly as planned ({plans} plans, an arena of {arena}), \
+             {allocations_planned} allocations"
+        ));
+    }
+    if row.recorded_failures > 0 {
+        let largest = size(row.recorded_largest_failure_bytes);
+        let failed = match row.recorded_failures {
+            1 => format!("1 allocation of {largest} failed in the recording"),
+            several => format!("{several} allocations failed in the recording, the largest of {largest}"),
+        };
+        let meaning = match row.found {
+            Some(_) => "safe and lowest are budgets of the requests that succeeded",
+            None => "the replay leaves out what failed",
+        };
+        notes.push(format!("{failed}: {meaning}"));
+    }
+    if row.events_dropped > 0 {
+        let dropped = row.events_dropped;
+        notes.push(format!("the recording dropped {dropped} events: the program needed more than this"));
+    }
+    notes
+}
+
+fn described(slabs: SlabPolicy) -> String {
+    match slabs {
+        SlabPolicy::Fixed(_) => format!("slabs of {slabs}"),
+        _ => format!("{slabs} slabs"),
+    }
+}
+
+/// As `--slab` takes it, to the byte.
+fn option(slabs: SlabPolicy) -> String {
+    match slabs {
+        SlabPolicy::Fixed(bytes) => bytes.to_string(),
+        _ => slabs.to_string(),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    ByteSize(bytes).to_string()
+}
+
+fn shown(ratio: Option<f64>) -> String {
+    ratio.map_or("-".into(), |ratio| format!("{ratio:.3}"))
+}
+
+/// `None` if a number is missing, or there is none.
+fn geometric_mean(numbers: Option<Vec<f64>>) -> Option<f64> {
+    let numbers = numbers.filter(|numbers| !numbers.is_empty())?;
+    Some((numbers.iter().map(|number| number.ln()).sum::<f64>() / numbers.len() as f64).exp())
 }
 
 /// As `print!`, but a closed pipe is an error and no panic.

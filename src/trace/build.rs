@@ -104,7 +104,9 @@ impl TraceBuilder {
     pub fn failure(&mut self, bytes: u64, label: &str) {
         let label = self.label(label);
         self.trace.events.push(Event::Failure { bytes, label });
-        self.trace.counts.failures += 1;
+        let counts = &mut self.trace.counts;
+        counts.failures += 1;
+        counts.largest_failure_bytes = counts.largest_failure_bytes.max(bytes);
     }
 
     /// The trace.

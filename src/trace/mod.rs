@@ -31,6 +31,7 @@
 //! A recording that had no room for events says how many are missing so far where they are: `# events_dropped: N`.
 
 mod addresses;
+mod budget;
 mod build;
 mod lifetimes;
 mod limits;
@@ -44,9 +45,10 @@ mod torch;
 
 use std::path::Path;
 
+pub use self::budget::{MinBudget, min_budget};
 pub use self::build::TraceBuilder;
 pub use self::record::{RecordOptions, Recorded, Recording};
-pub use self::replay::{MinBudget, Progress, Replay, min_budget, replay, replay_while};
+pub use self::replay::{Progress, Replay, replay, replay_while};
 use crate::error::Result;
 use crate::plan::Lifetime;
 
@@ -113,6 +115,7 @@ struct Counts {
     allocations: u64,
     frees: u64,
     failures: u64,
+    largest_failure_bytes: u64,
     live_bytes: u64,
     live_peak_bytes: u64,
     /// How many events there are up to the first at which most was live.
@@ -222,6 +225,11 @@ impl Trace {
     /// How many allocations failed when it was recorded.
     pub fn failures(&self) -> u64 {
         self.counts.failures
+    }
+
+    /// The largest of the allocations that failed when it was recorded, in bytes; 0 where none did.
+    pub fn largest_failure_bytes(&self) -> u64 {
+        self.counts.largest_failure_bytes
     }
 
     /// The most bytes that are alive at one time, as they were asked for: no pool needs less.

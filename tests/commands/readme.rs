@@ -1,7 +1,13 @@
 //! Holds the README's figures and the error it shows to what the crate does.
 
+use std::ops::ControlFlow;
+
 use tensorpool::nn::{Allocator, Optimizer, Settings, StepKind, Trainer, needs};
-use tensorpool::{Config, Host, Pool, SlabPolicy};
+use tensorpool::plan::{self, Options};
+use tensorpool::trace::{MinBudget, Trace, min_budget};
+use tensorpool::{Config, Host, Placement, Pool, SlabPolicy, Virtual};
+
+use crate::replay::{NAMES, bundled, model};
 
 const README: &str = include_str!("../../README.md");
 
@@ -49,4 +55,69 @@ fn the_error_of_a_budget_one_page_too_small_is_the_one_shown() {
     let error = trainer.step(&vec![0.0; 128 * 784], &[0; 128]).unwrap_err().to_string();
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
     assert!(words(README).contains(&words(&error)), "the README does not show this error:\n{error}");
+}
+
+/// In a pool's rows, a larger budget never fails: the grid of `replay --min-budget` from the smallest up to twice it.
+#[test]
+fn every_larger_budget_trains_too() {
+    for settings in [default_settings(), deep_settings()] {
+        for kind in [StepKind::Frugal, StepKind::Ordinary] {
+            let smallest = needs(&Host, &settings, kind, Allocator::Pool).unwrap().budget_bytes;
+            for per_mille in (1000..1500).step_by(5).chain((1500..=2000).step_by(50)) {
+                let budget = (smallest * per_mille).div_ceil(1000);
+                let config = Config::new(budget).free_lists(false).slabs(SlabPolicy::Single);
+                let pool = Pool::with_backend(Virtual::default(), &config).unwrap();
+                let mut trainer = Trainer::new(&pool, settings.clone(), kind).unwrap();
+                let (images, labels) = (vec![0.0; settings.batch * 784], vec![0; settings.batch]);
+                for _ in 0..2 {
+                    trainer.step(&images, &labels).unwrap_or_else(|error| panic!("{kind:?} in {budget}: {error}"));
+                }
+            }
+        }
+    }
+}
+
+/// The row of a table that begins with this cell: the other cells.
+fn cells(row: &str) -> Vec<&'static str> {
+    let line = README.lines().find(|line| line.starts_with(&format!("| {row} |"))).expect(row);
+    line.split('|').map(str::trim).skip(2).collect()
+}
+
+fn geometric_mean(found: &[MinBudget], pick: fn(&MinBudget) -> Option<f64>) -> Option<f64> {
+    let ratios: Option<Vec<f64>> = found.iter().map(pick).collect();
+    ratios.map(|ratios| (ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len() as f64).exp())
+}
+
+#[test]
+fn the_table_of_recorded_runs_has_what_they_need() {
+    let online = |name: &str, placement, slabs| {
+        let open = |budget| model(budget, placement, slabs);
+        min_budget(&bundled(name), open, |_| ControlFlow::Continue(())).unwrap().unwrap()
+    };
+    let planned = |name: &str| {
+        let trace: Trace = bundled(name).without_steps();
+        let lifetimes = trace.lifetimes();
+        let plan = plan::solve(&lifetimes, &Options::new().align(64)).unwrap();
+        let open = |budget| model(budget, Placement::Exact, SlabPolicy::Single)?.follow_plan(&lifetimes, &plan);
+        min_budget(&trace, open, |_| ControlFlow::Continue(())).unwrap().unwrap()
+    };
+    let rows: [(&str, &(dyn Fn(&str) -> MinBudget + Sync)); 4] = [
+        ("slabs as needed, the default", &|name| online(name, Placement::Exact, SlabPolicy::Growing)),
+        ("one slab", &|name| online(name, Placement::Exact, SlabPolicy::Single)),
+        ("one slab, the whole run planned ahead", &planned),
+        ("one slab, as a classic buddy", &|name| online(name, Placement::PowerOfTwo, SlabPolicy::Single)),
+    ];
+    std::thread::scope(|scope| {
+        for (row, find) in rows {
+            scope.spawn(move || {
+                let found: Vec<MinBudget> = NAMES.iter().map(|name| find(name)).collect();
+                let safe = match geometric_mean(&found, MinBudget::safe_ratio) {
+                    Some(ratio) => format!("{ratio:.3}"),
+                    None => format!("none in {}", found.iter().filter(|found| found.safe_bytes.is_none()).count()),
+                };
+                let lowest = format!("{:.3}", geometric_mean(&found, MinBudget::lowest_ratio).unwrap());
+                assert_eq!(cells(row)[..2], [safe, lowest], "{row}");
+            });
+        }
+    });
 }

@@ -1,4 +1,4 @@
-//! Replays: what they count, the smallest budget, and the example `replay` as its users meet it.
+//! Replays: what they count, and the example `replay` as its users meet it.
 
 use std::io::{BufRead, BufReader, Read};
 use std::ops::ControlFlow;
@@ -7,16 +7,15 @@ use std::process::{Command, Output, Stdio};
 
 use crate::program;
 use serde_json::Value;
-use tensorpool::trace::{Progress, Trace, TraceBuilder, min_budget, replay, replay_while};
-use tensorpool::{Config, Host, Placement, Pool, SlabPolicy, Virtual};
+use tensorpool::trace::{Progress, Trace, TraceBuilder, replay, replay_while};
+use tensorpool::{Config, Placement, Pool, SlabPolicy, Virtual};
 
-const KIB: u64 = 1024;
-const MIB: u64 = 1024 * KIB;
+const MIB: u64 = 1 << 20;
 
 const TRACES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/traces");
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
 
-const NAMES: [&str; 14] = [
+pub(crate) const NAMES: [&str; 14] = [
     "bert_base_b8_s128",
     "bert_base_b8_varlen",
     "gpt2_small_b2_s256",
@@ -33,20 +32,20 @@ const NAMES: [&str; 14] = [
     "vit_tiny_b16",
 ];
 
-fn file(name: &str) -> String {
+pub(crate) fn file(name: &str) -> String {
     format!("{TRACES}/{name}.trace.gz")
 }
 
-fn bundled(name: &str) -> Trace {
+pub(crate) fn bundled(name: &str) -> Trace {
     Trace::read(file(name)).unwrap().remove(0)
 }
 
-fn model(budget: u64, placement: Placement, slabs: SlabPolicy) -> tensorpool::Result<Pool<Virtual>> {
+pub(crate) fn model(budget: u64, placement: Placement, slabs: SlabPolicy) -> tensorpool::Result<Pool<Virtual>> {
     Pool::with_backend(Virtual::default(), &Config::new(budget).placement(placement).slabs(slabs))
 }
 
 /// 4 MiB that stay, 1 MiB that goes, 1 MiB again, and 3 MiB.
-fn tiny() -> Trace {
+pub(crate) fn tiny() -> Trace {
     let mut builder = TraceBuilder::new("tiny");
     builder.alloc(4 * MIB, "weights").unwrap();
     let first = builder.alloc(MIB, "x").unwrap();
@@ -64,7 +63,7 @@ fn a_replay_counts_what_the_pool_does() {
     let found = replay(&tiny(), &pool).unwrap();
     assert_eq!((found.events, found.failures, found.live_peak_bytes), (5, 0, 8 * MIB));
     assert_eq!((found.reserved_peak_bytes, found.largest_free_run_bytes), (16 * MIB, 8 * MIB));
-    assert_eq!(found.ratio(), 2.0);
+    assert_eq!((found.ratio(), found.largest_failure_bytes, found.first_failure.as_ref()), (Some(2.0), 0, None));
     assert!(found.ns_per_op() > 0.0);
     // What it held has come home.
     assert_eq!((pool.stats().live_bytes, pool.stats().allocations), (0, 4));
@@ -72,6 +71,9 @@ fn a_replay_counts_what_the_pool_does() {
     let small = model(7 * MIB, Placement::Exact, SlabPolicy::Single).unwrap();
     let found = replay(&tiny(), &small).unwrap();
     assert_eq!((found.failures, found.largest_free_run_bytes), (1, 2 * MIB));
+    assert_eq!((found.ratio(), found.largest_failure_bytes), (None, 3 * MIB));
+    let why = found.first_failure.unwrap();
+    assert!(why.starts_with("no room for 3,145,728 bytes"), "{why}");
 
     let closed = model(MIB, Placement::Exact, SlabPolicy::Growing).unwrap();
     let other = closed.clone();
@@ -92,8 +94,6 @@ fn a_replay_stops_when_it_is_told_to() {
     assert_eq!(told.last(), Some(&Progress::Events(trace.events().len())));
     let pool = model(1 << 40, Placement::Exact, SlabPolicy::Fixed(MIB)).unwrap();
     assert_eq!(replay_while(&trace, &pool, |_| ControlFlow::Break(())).unwrap(), None);
-    let open = |budget| model(budget, Placement::Exact, SlabPolicy::Single);
-    assert_eq!(min_budget(&trace, open, |_| ControlFlow::Break(())).unwrap(), None);
 }
 
 #[test]
@@ -110,71 +110,25 @@ fn slabs_of_one_size_or_of_the_request() {
     assert_eq!(pool.stats().reserved_peak_bytes, 6 * MIB);
 }
 
-#[test]
-fn the_smallest_budget_works_and_one_page_less_does_not() {
-    for name in ["mlp_b128", "lenet_b64", "resnet18_b16_96"] {
-        let trace = bundled(name);
-        for placement in [Placement::Exact, Placement::PowerOfTwo] {
-            for slabs in [SlabPolicy::Single, SlabPolicy::Growing, SlabPolicy::Fixed(MIB)] {
-                let open = |budget| model(budget, placement, slabs);
-                let find = || min_budget(&trace, open, |_| ControlFlow::Continue(())).unwrap().unwrap();
-                let found = find();
-                assert_eq!(found, find(), "{name} {placement:?} {slabs}");
-                assert!(found.ratio() >= 1.0 && found.ratio() < 3.0, "{name} {placement:?} {slabs}: {found:?}");
-                let failures = |budget| replay(&trace, &open(budget).unwrap()).unwrap().failures;
-                assert_eq!(failures(found.bytes), 0, "{name} {placement:?} {slabs}");
-                assert!(failures(found.bytes - KIB) > 0, "{name} {placement:?} {slabs}");
-            }
-        }
-    }
-    // A trace without any allocation needs nothing, and a device's limit ends the search.
-    let nothing = TraceBuilder::new("nothing").finish();
-    let open = |budget| model(budget, Placement::Exact, SlabPolicy::Single);
-    let found = min_budget(&nothing, open, |_| ControlFlow::Continue(())).unwrap().unwrap();
-    assert_eq!((found.bytes, found.ratio()), (0, 1.0));
-    let limited = |budget| {
-        let mut limits = tensorpool::Backend::limits(&Host);
-        limits.block.bytes = MIB;
-        Pool::with_backend(Virtual::new(limits), &Config::new(budget))
-    };
-    let error = min_budget(&tiny(), limited, |_| ControlFlow::Continue(())).unwrap_err().to_string();
-    assert!(error.contains("no budget up to") && error.contains("tiny"), "{error}");
-}
-
-#[test]
-fn the_bundled_traces_need_little_more_than_their_peak() {
-    let mean = |placement| {
-        let logs = NAMES.iter().map(|name| {
-            let open = |budget| model(budget, placement, SlabPolicy::Single);
-            let found = min_budget(&bundled(name), open, |_| ControlFlow::Continue(())).unwrap().unwrap();
-            found.ratio().ln()
-        });
-        (logs.sum::<f64>() / NAMES.len() as f64).exp()
-    };
-    // 1.037 and 1.637 (2026-11).
-    let (exact, power_of_two) = (mean(Placement::Exact), mean(Placement::PowerOfTwo));
-    assert!(exact < 1.05 && power_of_two > 1.5, "{exact} {power_of_two}");
-}
-
-fn run(args: &[&str]) -> Output {
+pub(crate) fn run(args: &[&str]) -> Output {
     let output = Command::new(program("replay")).args(args).output().expect("the example starts");
     assert!(!text(&output.stderr).contains("panicked"), "{args:?}: {}", text(&output.stderr));
     output
 }
 
-fn text(bytes: &[u8]) -> &str {
+pub(crate) fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("the output is text")
 }
 
 #[track_caller]
-fn succeeds(args: &[&str]) -> String {
+pub(crate) fn succeeds(args: &[&str]) -> String {
     let output = run(args);
     assert_eq!(output.status.code(), Some(0), "{args:?}: {}{}", text(&output.stdout), text(&output.stderr));
     assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
     text(&output.stdout).to_owned()
 }
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 19] = [
     "trace",
     "events",
     "live_peak_bytes",
@@ -182,10 +136,18 @@ const KEYS: [&str; 11] = [
     "ratio",
     "min_budget_bytes",
     "min_ratio",
+    "safe_bytes",
+    "safe_ratio",
+    "search_slabs",
     "failures",
+    "largest_failure_bytes",
     "ns_per_op",
     "placement",
+    "slabs",
     "planned",
+    "recorded_failures",
+    "recorded_largest_failure_bytes",
+    "recorded_reserved_peak_bytes",
 ];
 
 #[test]
@@ -200,15 +162,24 @@ fn objects_are_as_documented() {
         let of = |key: &str| object[key].as_f64().expect(key);
         assert_eq!(of("ratio"), of("reserved_peak_bytes") / of("live_peak_bytes"));
         assert_eq!(of("min_ratio"), of("min_budget_bytes") / of("live_peak_bytes"));
-        assert!(of("ns_per_op") > 0.0 && of("min_ratio") >= 1.0);
+        assert_eq!(of("safe_ratio"), of("safe_bytes") / of("live_peak_bytes"));
+        assert!(of("ns_per_op") > 0.0 && of("min_ratio") >= 1.0 && of("safe_ratio") >= of("min_ratio"), "{line}");
         assert_eq!((&object["placement"], &object["planned"]), (&"exact".into(), &false.into()));
+        // Slabs of the replay beside the search are 1/64 of the peak, rounded up, or 64 KiB.
+        let slab_bytes = ((of("live_peak_bytes") as u64 / 64).max(64 << 10)).next_power_of_two();
+        assert_eq!((&object["search_slabs"], &object["slabs"]), (&"growing".into(), &slab_bytes.to_string().into()));
+        assert_eq!((&object["failures"], &object["recorded_failures"]), (&0.into(), &0.into()));
+        assert_eq!(object["recorded_reserved_peak_bytes"], Value::Null);
     }
     assert_eq!((&objects[0]["trace"], &objects[1]["trace"]), (&"mlp_b128".into(), &"lenet_b64".into()));
     assert_eq!((&objects[0]["events"], &objects[0]["live_peak_bytes"]), (&264.into(), &8_980_656.into()));
 
     let stdout = succeeds(&[&mlp, "--json", "--placement", "power-of-two", "--slab", "1MiB"]);
     let object: Value = serde_json::from_str(&stdout).unwrap();
-    assert_eq!((&object["min_budget_bytes"], &object["min_ratio"]), (&Value::Null, &Value::Null));
+    for key in ["min_budget_bytes", "min_ratio", "safe_bytes", "safe_ratio", "search_slabs"] {
+        assert_eq!(object[key], Value::Null, "{key}");
+    }
+    assert_eq!(object["slabs"], "1048576");
     assert_eq!((&object["placement"], &object["failures"]), (&"power-of-two".into(), &0.into()));
     assert_eq!(object["reserved_peak_bytes"].as_u64().unwrap() % MIB, 0);
 }
@@ -219,14 +190,17 @@ fn the_table_has_a_row_a_trace_and_the_means() {
     let stdout = succeeds(&[&file("mlp_b128"), &snapshot, "--min-budget"]);
     let lines: Vec<&str> = stdout.lines().collect();
     assert_eq!(lines[0], "backend virtual, placement exact, budget as much as needed, slabs of 1/64 of the peak");
+    assert!(
+        lines[1].starts_with("searched in growing slabs: every budget tried from safe to twice the peak"),
+        "{stdout}"
+    );
     let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
-    let rows = lines[4..].iter().filter_map(|line| first(line)).collect::<Vec<_>>();
-    assert_eq!(rows, ["mlp_b128", "snapshot4", "the", "it", "snapshot4", "the", "geometric"]);
+    let rows = lines[5..].iter().filter_map(|line| first(line)).collect::<Vec<_>>();
+    assert_eq!(rows, ["mlp_b128", "snapshot4", "the", "1", "snapshot4", "the", "geometric"]);
     assert!(stdout.contains("the recorded program had 10 KiB reserved, 1.862 of that peak"), "{stdout}");
-    assert!(stdout.contains("it was recorded with 1 failed allocation"), "{stdout}");
     // Columns stand under each other.
-    let widths: Vec<usize> = [2, 3, 4, 5].map(|line: usize| lines[line].len()).into();
-    assert!(widths[1..].iter().all(|width| *width == widths[1]), "{stdout}");
+    let widths: Vec<usize> = [4, 5, 6].map(|line: usize| lines[line].len()).into();
+    assert!(widths.iter().all(|width| *width == widths[0] && *width <= 120), "{stdout}");
     // One trace has no mean.
     assert!(!succeeds(&[&file("mlp_b128")]).contains("geometric"));
 }
@@ -265,12 +239,63 @@ fn every_backend_gives_the_same_numbers() {
 }
 
 #[test]
-fn a_budget_that_is_too_small_is_told_and_is_an_exit_code() {
-    let output = run(&[&file("mlp_b128"), "--budget", "8MiB"]);
-    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
-    assert!(text(&output.stderr).contains("allocations failed in 8 MiB"), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).contains("budget 8 MiB, growing slabs"), "{}", text(&output.stdout));
-    assert_eq!(run(&[&file("mlp_b128"), "--budget", "16MiB"]).status.code(), Some(0));
+fn requests_that_fail_are_told_with_the_reason_and_are_an_exit_code() {
+    let fails = |args: &[&str]| {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(3), "{args:?}: {}", text(&output.stderr));
+        (text(&output.stdout).to_owned(), text(&output.stderr).to_owned())
+    };
+    let (mlp, lenet) = (file("mlp_b128"), file("lenet_b64"));
+    let (stdout, stderr) = fails(&[&mlp, "--budget", "8MiB"]);
+    assert!(stdout.contains("budget 8 MiB, growing slabs"), "{stdout}");
+    assert!(
+        stderr.starts_with("error: mlp_b128: ") && stderr.contains(" allocations failed, the largest of "),
+        "{stderr}"
+    );
+    assert!(stderr.contains("; the first: no room for "), "{stderr}");
+    // What was reserved says nothing of a peak that was not reached.
+    let row = stdout.lines().last().unwrap().split_whitespace().collect::<Vec<_>>();
+    assert_eq!((row[0], row[6]), ("mlp_b128", "-"), "{stdout}");
+    assert_eq!(run(&[&mlp, "--budget", "16MiB"]).status.code(), Some(0));
+
+    let (stdout, stderr) = fails(&[&mlp, &lenet, "--budget", "4MiB", "--json"]);
+    for line in stdout.lines() {
+        let object: Value = serde_json::from_str(line).unwrap();
+        assert!(object["failures"].as_u64() > Some(0) && object["largest_failure_bytes"].as_u64() > Some(0), "{line}");
+        assert_eq!(object["ratio"], Value::Null, "{line}");
+    }
+    assert!(stderr.contains("mlp_b128: ") && stderr.contains("\nlenet_b64: "), "{stderr}");
+
+    // Memory that no machine has, without a budget.
+    let huge = Path::new(env!("CARGO_TARGET_TMPDIR")).join("huge.trace");
+    std::fs::write(&huge, "a 0 4096\na 1 1125899906842624\n").unwrap();
+    let (stdout, stderr) = fails(&[huge.to_str().unwrap(), "--backend", "host", "--json"]);
+    let object: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((&object["failures"], &object["largest_failure_bytes"]), (&1.into(), &(1u64 << 50).into()));
+    assert!(stderr.contains("huge: 1 allocations failed") && stderr.contains("; the first: "), "{stderr}");
+}
+
+#[test]
+fn an_empty_trace_has_no_ratio() {
+    let empty = Path::new(env!("CARGO_TARGET_TMPDIR")).join("empty.trace");
+    std::fs::write(&empty, "# reserved_peak_bytes: 4096\n# step 1\n").unwrap();
+    let (empty, mlp) = (empty.to_str().unwrap(), file("mlp_b128"));
+    let object: Value = serde_json::from_str(&succeeds(&[empty, "--min-budget", "--json"])).unwrap();
+    for key in ["ratio", "min_ratio", "safe_ratio"] {
+        assert_eq!(object[key], Value::Null, "{key}");
+    }
+    assert_eq!((&object["min_budget_bytes"], &object["safe_bytes"]), (&0.into(), &0.into()));
+    // Means leave it out.
+    let stdout = succeeds(&[empty, &mlp, "--min-budget"]);
+    let cells = |name: &str| -> Vec<String> {
+        let line = stdout.lines().find(|line| line.starts_with(name)).expect(name);
+        line.split_whitespace().filter(|cell| cell.parse::<f64>().is_ok()).map(str::to_owned).collect()
+    };
+    let (row, means) = (cells("mlp_b128"), cells("geometric mean"));
+    assert_eq!(means[0], row[3], "{stdout}");
+    assert_eq!((&means[2], &means[3]), (&row[8], &row[10]), "{stdout}");
+    assert!(!stdout.contains("NaN") && !stdout.contains("inf"), "{stdout}");
+    assert!(!succeeds(&[empty, empty]).contains("NaN"));
 }
 
 #[test]
@@ -280,7 +305,6 @@ fn wrong_usage_and_broken_files_are_told_apart() {
         &[][..],
         &[&mlp, "--budget", "much"],
         &[&mlp, "--budget", "1MiB", "--min-budget"],
-        &[&mlp, "--slab", "single"],
         &[&mlp, "--placement", "best"],
         &[&mlp, "--slab", "huge"],
         &[&mlp, "--planned", "--auto"],

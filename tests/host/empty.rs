@@ -132,7 +132,7 @@ fn traces_of_nothing_are_replayed() {
     assert_eq!((done.events, done.failures, done.reserved_peak_bytes), (0, 0, 0));
     let open = |budget_bytes| Pool::host(Config::new(budget_bytes));
     let found = trace::min_budget(&trace, open, |_| ControlFlow::Continue(())).unwrap().unwrap();
-    assert_eq!(found.bytes, 0);
+    assert_eq!((found.lowest_bytes, found.safe_bytes, found.lowest_ratio()), (0, Some(0), None));
     assert!(trace.lifetimes().is_empty());
 
     let (pool, written) = (pool(), Arc::new(Mutex::new(Vec::new())));

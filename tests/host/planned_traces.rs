@@ -1,10 +1,8 @@
 //! Planned steps on the recorded training runs: the whole run planned ahead, and a step that repeats.
 
-use std::ops::ControlFlow;
-
 use crate::support::say;
 use tensorpool::plan::{self, Options};
-use tensorpool::trace::{Event, Trace, TraceBuilder, min_budget, replay};
+use tensorpool::trace::{Event, Trace, TraceBuilder, replay};
 use tensorpool::{Block, Config, Pool, Request, SlabPolicy, Virtual};
 
 /// Those whose steps are all alike come first.
@@ -46,15 +44,16 @@ fn a_run_that_is_known_ahead_needs_what_it_has_alive() {
             let trace = bundled(name).without_steps();
             let lifetimes = trace.lifetimes();
             let plan = plan::solve(&lifetimes, &Options::new().align(256)).unwrap();
-            let open = |budget_bytes| open(budget_bytes)?.follow_plan(&lifetimes, &plan);
-            let found = min_budget(&trace, open, |_| ControlFlow::Continue(())).unwrap().unwrap();
-            assert!(found.bytes < plan.height + (4 << 10), "{name}: {} for {plan}", found.bytes);
-            found.ratio()
+            let budget_bytes = plan.height + (3 << 10);
+            let pool = open(budget_bytes).unwrap().follow_plan(&lifetimes, &plan).unwrap();
+            let done = replay(&trace, pool.as_ref()).unwrap();
+            assert_eq!(done.failures, 0, "{name}: in {budget_bytes}, {:?}", done.first_failure);
+            budget_bytes as f64 / trace.live_peak_bytes() as f64
         })
         .collect();
     let mean = geometric_mean(&ratios);
-    say(&format!("planned ahead, smallest budget by peak live: {mean:.4}, {ratios:.4?}"));
-    // 1.0001 (2026-11).
+    say(&format!("planned ahead, a budget that works by peak live: {mean:.4}, {ratios:.4?}"));
+    // 1.0003 (2026-11). What the search finds is in README, and held there.
     assert!(mean < 1.001, "{mean}: {ratios:?}");
 }
 
