@@ -28,8 +28,8 @@ pub struct MinBudget {
     /// A budget that works, in bytes, found by bisection. 1 KiB less fails, but a lower budget may work, and a higher one
     /// may fail.
     pub lowest_bytes: u64,
-    /// The lowest budget of the grid, in bytes, from which every budget of the grid works. At least `lowest_bytes`. `None`
-    /// where twice the peak is too little.
+    /// The lowest budget of the grid, in bytes, from which every budget of the grid works. It is not below `lowest_bytes`, as a
+    /// budget next to that fails. `None` where a budget of twice the peak, or of more, fails.
     ///
     /// The grid has a budget at every 0.5% from the peak to 1.5 times the peak, and at every 5% from there to twice the peak,
     /// each rounded up to 1 KiB.
@@ -61,7 +61,7 @@ impl MinBudget {
 /// `open` makes a fresh pool of a budget in bytes, or one whose steps are [planned](crate::PlannedSteps). Its slab policy is
 /// the one that is searched: another policy needs other budgets. `go_on` is called before each budget, and now and then
 /// within its replay; the search returns `None` where that says to stop. Budgets are whole KiB, and what is found is the same
-/// every time. A replay ends at its first failure. The search takes up to 140 of them.
+/// every time. A replay ends at its first failure. There are up to 111 for the grid, and some 25 for the bisection.
 ///
 /// ```
 /// use std::ops::ControlFlow;

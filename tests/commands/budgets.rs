@@ -39,9 +39,10 @@ fn the_lowest_budget_works_and_so_does_the_grid_from_the_safe_one_on() {
                 let works = |budget| replay(&trace, &model(budget, placement, slabs).unwrap()).unwrap().failures == 0;
                 assert!(works(found.lowest_bytes) && !works(found.lowest_bytes - KIB), "{what}: {found:?}");
                 let grid = grid(trace.live_peak_bytes());
-                let safe = grid.iter().rev().take_while(|budget| works(**budget)).last();
+                // A budget next to the lowest fails: in one of these that is where all of the grid works.
+                let safe =
+                    grid.iter().rev().take_while(|budget| **budget >= found.lowest_bytes && works(**budget)).last();
                 assert_eq!(found.safe_bytes.as_ref(), safe, "{what}");
-                assert!(found.safe_bytes.is_none_or(|safe| safe >= found.lowest_bytes), "{what}: {found:?}");
             }
         }
     }

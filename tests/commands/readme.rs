@@ -88,6 +88,9 @@ fn geometric_mean(found: &[MinBudget], pick: fn(&MinBudget) -> Option<f64>) -> O
     ratios.map(|ratios| (ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len() as f64).exp())
 }
 
+/// Finds the budgets of a bundled trace.
+type Find<'a> = &'a (dyn Fn(&str) -> MinBudget + Sync);
+
 #[test]
 fn the_table_of_recorded_runs_has_what_they_need() {
     let online = |name: &str, placement, slabs| {
@@ -101,7 +104,7 @@ fn the_table_of_recorded_runs_has_what_they_need() {
         let open = |budget| model(budget, Placement::Exact, SlabPolicy::Single)?.follow_plan(&lifetimes, &plan);
         min_budget(&trace, open, |_| ControlFlow::Continue(())).unwrap().unwrap()
     };
-    let rows: [(&str, &(dyn Fn(&str) -> MinBudget + Sync)); 4] = [
+    let rows: [(&str, Find<'_>); 4] = [
         ("slabs as needed, the default", &|name| online(name, Placement::Exact, SlabPolicy::Growing)),
         ("one slab", &|name| online(name, Placement::Exact, SlabPolicy::Single)),
         ("one slab, the whole run planned ahead", &planned),
