@@ -96,7 +96,11 @@ fn failures(rows: &[Row]) -> Result<(), Failure> {
     let reasons: Vec<String> = failed
         .map(|(Row { name, replay, .. }, why)| {
             let largest = ByteSize(replay.largest_failure_bytes);
-            format!("{name}: {} allocations failed, the largest of {largest}; the first: {why}", replay.failures)
+            let failed = match replay.failures {
+                1 => format!("1 allocation of {largest} failed"),
+                several => format!("{several} allocations failed, the largest of {largest}"),
+            };
+            format!("{name}: {failed}; the first: {why}")
         })
         .collect();
     if reasons.is_empty() { Ok(()) } else { Err(Failure::new("no room", reasons.join("\n"))) }

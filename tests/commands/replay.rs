@@ -275,7 +275,7 @@ fn requests_that_fail_are_told_with_the_reason_and_are_an_exit_code() {
     let (stdout, stderr) = fails(&[huge.to_str().unwrap(), "--backend", "host", "--json"]);
     let object: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((&object["failures"], &object["largest_failure_bytes"]), (&1.into(), &(1u64 << 50).into()));
-    assert!(stderr.contains("huge: 1 allocations failed") && stderr.contains("; the first: "), "{stderr}");
+    assert!(stderr.contains("huge: 1 allocation of 1024 TiB failed") && stderr.contains("; the first: "), "{stderr}");
 }
 
 #[test]
