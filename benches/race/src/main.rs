@@ -85,7 +85,7 @@ struct How {
     /// Only allocators whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
-    /// Also a picture of the peaks and the smallest budgets, as SVG.
+    /// Also a picture of the peaks and the safe budgets, as SVG.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 }

@@ -9,8 +9,9 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 /// What one allocator needs, in live peaks. Not a number where there is none.
 pub struct Bars {
     pub name: &'static str,
+    pub safe_ratio: f64,
+    pub lowest_ratio: f64,
     pub reserved_ratio: f64,
-    pub budget_ratio: f64,
 }
 
 type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -26,7 +27,7 @@ const ROW: i32 = 30;
 const BAR: i32 = 11;
 
 /// Colours that also those can tell apart who do not see all, and grey prints.
-const BUDGET: RGBColor = RGBColor(0, 90, 156);
+const SAFE: RGBColor = RGBColor(0, 90, 156);
 const RESERVED: RGBColor = RGBColor(230, 159, 0);
 const INK: RGBColor = RGBColor(34, 34, 34);
 const PALE: RGBColor = RGBColor(221, 221, 221);
@@ -35,8 +36,8 @@ const PALE: RGBColor = RGBColor(221, 221, 221);
 const RATIO_MAX: f64 = 2.5;
 const GRID: [f64; 5] = [0.5, 1.0, 1.5, 2.0, 2.5];
 
-/// Writes the picture of those that have a figure: by the smallest budget, and at the end by their peak those that cannot be
-/// held to one. `what` says what the figures are of.
+/// Writes the picture of those that have a figure: by the safe budget, then those that have none by the lowest, and at the end
+/// by their peak those that cannot be held to one. `what` says what the figures are of.
 pub fn write(path: &Path, bars: &[Bars], what: &str) -> Result<(), String> {
     let svg = svg(bars, what).map_err(|error| format!("{}: {error}", path.display()))?;
     std::fs::write(path, svg).map_err(|error| format!("{}: {error}", path.display()))
@@ -61,10 +62,9 @@ fn svg(bars: &[Bars], what: &str) -> Result<String, DrawingAreaErrorKind<std::io
 }
 
 fn sorted(bars: &[Bars]) -> Vec<&Bars> {
-    let rank = |bars: &Bars| match (bars.budget_ratio.is_finite(), bars.reserved_ratio.is_finite()) {
-        (true, _) => Some((0, bars.budget_ratio)),
-        (false, true) => Some((1, bars.reserved_ratio)),
-        (false, false) => None,
+    let rank = |bars: &Bars| {
+        let figures = [bars.safe_ratio, bars.lowest_ratio, bars.reserved_ratio];
+        (0..).zip(figures).find(|(_, ratio)| ratio.is_finite())
     };
     let mut sorted: Vec<&Bars> = bars.iter().filter(|bars| rank(bars).is_some()).collect();
     sorted.sort_by(|a, b| rank(a).partial_cmp(&rank(b)).expect("they are finite"));
@@ -74,11 +74,11 @@ fn sorted(bars: &[Bars]) -> Vec<&Bars> {
 fn head(canvas: &Canvas, what: &str) -> Outcome {
     text(canvas, "Peak memory by allocator", (16, 24), 22, HPos::Left, FontStyle::Bold)?;
     text(canvas, what, (16, 48), 15, HPos::Left, FontStyle::Normal)?;
-    for (x, colour, meaning) in [(16, BUDGET, "smallest budget that works"), (236, RESERVED, "peak reserved")] {
+    for (x, colour, meaning) in [(16, SAFE, "safe budget"), (136, RESERVED, "peak reserved")] {
         canvas.draw(&Rectangle::new([(x, 64), (x + 14, 78)], colour.filled()))?;
         text(canvas, meaning, (x + 20, 71), 15, HPos::Left, FontStyle::Normal)?;
     }
-    text(canvas, "both by peak live, the bytes that were asked for", (364, 71), 15, HPos::Left, FontStyle::Normal)
+    text(canvas, "both by peak live, the bytes that were asked for", (264, 71), 15, HPos::Left, FontStyle::Normal)
 }
 
 fn scale(canvas: &Canvas, bottom: i32) -> Outcome {
@@ -101,17 +101,19 @@ fn draw_bars(canvas: &Canvas, top: i32, bars: &Bars) -> Outcome {
     let style = if bars.name.starts_with("tensorpool") { FontStyle::Bold } else { FontStyle::Normal };
     text(canvas, bars.name, (NAMES - 10, top + ROW / 2), 15, HPos::Right, style)?;
     let middle = top + ROW / 2;
-    let figures = [(middle - BAR, bars.budget_ratio, BUDGET), (middle, bars.reserved_ratio, RESERVED)];
+    let figures = [(middle - BAR, bars.safe_ratio, SAFE), (middle, bars.reserved_ratio, RESERVED)];
     for (y, ratio, colour) in figures {
         if ratio.is_finite() {
             draw_bar(canvas, y, ratio, colour)?;
         } else {
-            text(canvas, "no budget can be set", (NAMES + 4, y + BAR / 2), 12, HPos::Left, FontStyle::Normal)?;
+            let why =
+                if bars.lowest_ratio.is_finite() { "no budget up to 2.0 is safe" } else { "no budget can be set" };
+            text(canvas, why, (NAMES + 4, y + BAR / 2), 12, HPos::Left, FontStyle::Normal)?;
         }
     }
     let number = |at: (i32, i32), ratio: f64| text(canvas, &shown(ratio), at, 13, HPos::Left, style);
-    if shown(bars.budget_ratio) == shown(bars.reserved_ratio) {
-        return number((end_of(bars.budget_ratio) + 6, middle), bars.budget_ratio);
+    if shown(bars.safe_ratio) == shown(bars.reserved_ratio) {
+        return number((end_of(bars.safe_ratio) + 6, middle), bars.safe_ratio);
     }
     for (y, ratio, _) in figures.into_iter().filter(|(_, ratio, _)| ratio.is_finite()) {
         number((end_of(ratio) + 6, y + BAR / 2), ratio)?;
@@ -151,17 +153,34 @@ mod tests {
 
     #[test]
     fn the_picture_has_every_figure_in_order() {
-        let of = |name, budget_ratio, reserved_ratio| Bars { name, reserved_ratio, budget_ratio };
+        let of =
+            |name, safe_ratio, lowest_ratio, reserved_ratio| Bars { name, safe_ratio, lowest_ratio, reserved_ratio };
         let bars = [
-            of("wide", 20.25, 30.5),
-            of("<b>", 1.125, 1.25),
-            of("same", 2.0, 2.0001),
-            of("no budget", f64::NAN, 1.0),
-            of("none", f64::NAN, f64::NAN),
+            of("wide", 20.25, 3.0, 30.5),
+            of("<b>", 1.125, 1.0625, 1.25),
+            of("same", 2.0, 2.0, 2.0001),
+            of("no budget", f64::NAN, f64::NAN, 1.0),
+            of("unsafe", f64::NAN, 1.75, 1.5),
+            of("none", f64::NAN, f64::NAN, f64::NAN),
         ];
         let svg = svg(&bars, "3 workloads").unwrap();
-        let places = ["&lt;b&gt;", "1.125", "1.250", "same", "2.000", "wide", "20.250", "30.500", "no budget", "1.000"]
-            .map(|words| svg.find(words).unwrap_or_else(|| panic!("{words} is not in {svg}")));
+        let words = [
+            "&lt;b&gt;",
+            "1.125",
+            "1.250",
+            "same",
+            "2.000",
+            "wide",
+            "20.250",
+            "30.500",
+            "unsafe",
+            "is safe",
+            "1.500",
+            "no budget",
+            "can be set",
+            "1.000",
+        ];
+        let places = words.map(|words| svg.find(words).unwrap_or_else(|| panic!("{words} is not in {svg}")));
         assert!(places.is_sorted(), "{places:?}");
         assert!(
             svg.contains("3 workloads")

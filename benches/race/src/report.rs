@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::contest::{Bound, Contestant, UNIT_BYTES, budget_least_bytes};
+use crate::contest::{Bound, Contestant, UNIT_BYTES, budget_lowest_bytes, budget_safe_bytes};
 use crate::plot::Bars;
 use crate::sample::{geometric_mean, median};
 use crate::workload::Workload;
@@ -37,8 +37,10 @@ impl Effort {
 struct Outcome {
     event_ns: f64,
     reserved_ratio: f64,
+    /// Not a number where no budget up to twice the peak is safe, or none can be set.
+    safe_ratio: f64,
     /// Not a number where no budget works, or none can be set.
-    budget_ratio: f64,
+    lowest_ratio: f64,
     metadata_bytes: Option<u64>,
     failures: u64,
 }
@@ -90,9 +92,12 @@ fn column(results: &[Vec<Outcome>], index: usize) -> Vec<&Outcome> {
 }
 
 fn bars(name: &'static str, results: &[&Outcome]) -> Bars {
-    let (reserved_ratio, budget_ratio) =
-        (mean(results, |result| result.reserved_ratio), mean(results, |result| result.budget_ratio));
-    Bars { name, reserved_ratio, budget_ratio }
+    Bars {
+        name,
+        safe_ratio: mean(results, |result| result.safe_ratio),
+        lowest_ratio: mean(results, |result| result.lowest_ratio),
+        reserved_ratio: mean(results, |result| result.reserved_ratio),
+    }
 }
 
 fn mean(results: &[&Outcome], pick: impl Fn(&Outcome) -> f64) -> f64 {
@@ -102,9 +107,9 @@ fn mean(results: &[&Outcome], pick: impl Fn(&Outcome) -> f64) -> f64 {
 fn print_table(contestants: &[Box<dyn Contestant>], workloads: &[Workload], results: &[Vec<Outcome>]) {
     println!("{}; failures summed\n", title(workloads));
     println!(
-        "| allocator | ns an operation | peak reserved / peak live | smallest budget / peak live | worst | books, KiB | handle, B | failures at {TIGHT_PERCENT}% | workloads whole there |"
+        "| allocator | ns an operation | peak reserved / peak live | safe budget / peak live | worst | lowest budget / peak live | worst | books, KiB | handle, B | failures at {TIGHT_PERCENT}% | workloads whole there |"
     );
-    println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|");
+    println!("|---|{}", "---:|".repeat(10));
     for (index, contestant) in contestants.iter().enumerate() {
         println!("{}", row(contestant.as_ref(), &column(results, index)));
     }
@@ -146,14 +151,15 @@ fn outcome(contestant: &dyn Contestant, workload: &Workload, roomy_bytes: u64, e
         Bound::None => roomy.failures,
         Bound::Arena | Bound::Device => contestant.needs(workload, tight_bytes).failures,
     };
-    let budget_least_bytes = budget_least_bytes(contestant, workload);
+    let lowest_bytes = budget_lowest_bytes(contestant, workload);
+    let safe_bytes = lowest_bytes.and_then(|bytes| budget_safe_bytes(contestant, workload, bytes));
     // An arena is reserved whole, so it is as large as it must be.
-    let reserved_bytes =
-        if contestant.bound() == Bound::Arena { budget_least_bytes } else { roomy.reserved_peak_bytes };
+    let reserved_bytes = if contestant.bound() == Bound::Arena { lowest_bytes } else { roomy.reserved_peak_bytes };
     Outcome {
         event_ns,
         reserved_ratio: ratio(reserved_bytes.filter(|_| roomy.failures == 0)),
-        budget_ratio: ratio(budget_least_bytes),
+        safe_ratio: ratio(safe_bytes),
+        lowest_ratio: ratio(lowest_bytes),
         metadata_bytes: roomy.metadata_bytes,
         failures,
     }
@@ -161,12 +167,12 @@ fn outcome(contestant: &dyn Contestant, workload: &Workload, roomy_bytes: u64, e
 
 fn row(contestant: &dyn Contestant, results: &[&Outcome]) -> String {
     let mean = |pick: fn(&Outcome) -> f64| mean(results, pick);
-    let Bars { reserved_ratio, budget_ratio, .. } = bars(contestant.name(), results);
+    let Bars { safe_ratio, lowest_ratio, reserved_ratio, .. } = bars(contestant.name(), results);
     // Not a number stays so.
-    let worst = results
-        .iter()
-        .map(|result| result.budget_ratio)
-        .fold(0.0, |most: f64, ratio| if most.is_nan() || ratio.is_nan() { f64::NAN } else { most.max(ratio) });
+    let worst = |pick: fn(&Outcome) -> f64| {
+        let ratios = results.iter().map(|result| pick(result));
+        ratios.fold(0.0, |most: f64, ratio| if most.is_nan() || ratio.is_nan() { f64::NAN } else { most.max(ratio) })
+    };
     let books = mean(|result| result.metadata_bytes.map_or(f64::NAN, |bytes| bytes.max(1) as f64 / 1024.0));
     let whole = results.iter().filter(|result| result.failures == 0).count();
     let (failures, whole) = if contestant.bound() != Bound::None {
@@ -175,12 +181,14 @@ fn row(contestant: &dyn Contestant, results: &[&Outcome]) -> String {
         ("-".to_owned(), "-".to_owned())
     };
     format!(
-        "| {} | {:.1} | {} | {} | {} | {} | {} | {failures} | {whole} |",
+        "| {} | {:.1} | {} | {} | {} | {} | {} | {} | {} | {failures} | {whole} |",
         contestant.name(),
         mean(|result| result.event_ns),
         shown(reserved_ratio, 3),
-        shown(budget_ratio, 3),
-        shown(worst, 3),
+        shown(safe_ratio, 3),
+        shown(worst(|result| result.safe_ratio), 3),
+        shown(lowest_ratio, 3),
+        shown(worst(|result| result.lowest_ratio), 3),
         shown(books, 1),
         contestant.handle_bytes(),
     )
@@ -188,10 +196,11 @@ fn row(contestant: &dyn Contestant, results: &[&Outcome]) -> String {
 
 fn print_each(contestants: &[Box<dyn Contestant>], workloads: &[Workload], results: &[Vec<Outcome>]) {
     type Figure = fn(&Outcome) -> f64;
-    let tables: [(&str, Figure, usize); 3] = [
+    let tables: [(&str, Figure, usize); 4] = [
         ("ns an operation", |result| result.event_ns, 1),
         ("peak reserved / peak live", |result| result.reserved_ratio, 3),
-        ("smallest budget / peak live", |result| result.budget_ratio, 3),
+        ("safe budget / peak live", |result| result.safe_ratio, 3),
+        ("lowest budget / peak live", |result| result.lowest_ratio, 3),
     ];
     for (title, pick, digits) in tables {
         println!("\n| {title} | {} |", contestants.iter().map(|each| each.name()).collect::<Vec<_>>().join(" | "));
@@ -212,7 +221,7 @@ fn line(contestant: &dyn Contestant, workload: &Workload, result: &Outcome) -> V
     json!({
         "allocator": contestant.name(), "workload": workload.name, "events": workload.events.len(),
         "live_peak_bytes": workload.live_peak_bytes, "ns_per_op": result.event_ns,
-        "reserved_ratio": result.reserved_ratio, "budget_ratio": result.budget_ratio,
+        "reserved_ratio": result.reserved_ratio, "safe_ratio": result.safe_ratio, "budget_ratio": result.lowest_ratio,
         "metadata_bytes": result.metadata_bytes, "handle_bytes": contestant.handle_bytes(),
         "failures_at_105": result.failures,
     })
