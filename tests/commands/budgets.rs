@@ -39,7 +39,7 @@ fn the_lowest_budget_works_and_so_does_the_grid_from_the_safe_one_on() {
                 let works = |budget| replay(&trace, &model(budget, placement, slabs).unwrap()).unwrap().failures == 0;
                 assert!(works(found.lowest_bytes) && !works(found.lowest_bytes - KIB), "{what}: {found:?}");
                 let grid = grid(trace.live_peak_bytes());
-                // A budget next to the lowest fails: in one of these that is where all of the grid works.
+                // The budget 1 KiB below the lowest fails, in one of these cases above a grid budget from which all work.
                 let safe =
                     grid.iter().rev().take_while(|budget| **budget >= found.lowest_bytes && works(**budget)).last();
                 assert_eq!(found.safe_bytes.as_ref(), safe, "{what}");

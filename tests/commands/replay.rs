@@ -163,7 +163,7 @@ fn objects_are_as_documented() {
         for (ratio, bytes) in
             [("ratio", "reserved_peak_bytes"), ("min_ratio", "min_budget_bytes"), ("safe_ratio", "safe_bytes")]
         {
-            // Which is read with an error in the last digit.
+            // A ratio is read from JSON with an error in its last digit.
             assert!((of(ratio) * of("live_peak_bytes") / of(bytes) - 1.0).abs() < 1e-12, "{ratio}: {line}");
         }
         assert!(of("ns_per_op") > 0.0 && of("min_ratio") >= 1.0 && of("safe_ratio") >= of("min_ratio"), "{line}");
