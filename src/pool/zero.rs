@@ -306,25 +306,29 @@ mod tests {
         }
     }
 
-    /// What another thread is zeroing is as good as free.
+    /// What another thread is zeroing is as good as free, also where it was a place of an arena.
     #[test]
     fn an_allocation_waits_for_a_thread_that_zeroes() {
-        let (odd, pool, _) = pool(false);
-        let whole = dirty(&pool, 64 * KIB);
-        let hold = whole.hold();
-        drop(whole);
-        drop(hold);
-        odd.0.store(IS_SLOW, Ordering::Relaxed);
-        thread::scope(|scope| {
-            scope.spawn(|| pool.stats());
-            while odd.0.load(Ordering::Relaxed) != HAS_BEGUN {
-                thread::yield_now();
-            }
-            let other = scope.spawn(|| pool.alloc(Request::bytes(64 * KIB)).map(|block| block.bytes()));
-            thread::sleep(Duration::from_millis(50));
-            odd.0.store(0, Ordering::Relaxed);
-            assert_eq!(other.join().unwrap().unwrap(), 64 * KIB);
-        });
-        pool.check();
+        for is_planned in [false, true] {
+            let (odd, pool, planning) = pool(is_planned);
+            let mut blocks: Vec<_> = (0..8).map(|_| dirty(&pool, 4 * KIB)).collect();
+            let block = blocks.remove(3);
+            let hold = block.hold();
+            drop((block, blocks));
+            drop(hold);
+            odd.0.store(IS_SLOW, Ordering::Relaxed);
+            thread::scope(|scope| {
+                scope.spawn(|| pool.stats());
+                while odd.0.load(Ordering::Relaxed) != HAS_BEGUN {
+                    thread::yield_now();
+                }
+                drop(planning);
+                let other = scope.spawn(|| pool.alloc(Request::bytes(64 * KIB)).map(|block| block.bytes()));
+                thread::sleep(Duration::from_millis(50));
+                odd.0.store(0, Ordering::Relaxed);
+                assert_eq!(other.join().unwrap().unwrap(), 64 * KIB, "planned: {is_planned}");
+            });
+            pool.check();
+        }
     }
 }

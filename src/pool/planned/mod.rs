@@ -45,7 +45,7 @@ use super::zero::Zeroed;
 use super::{Block, Priority, Request, Shared};
 use crate::backend::Backend;
 use crate::error::Result;
-use crate::sync::{Arc, LatchGuard};
+use crate::sync::{Arc, LatchGuard, ThreadId, this_thread};
 
 impl<B: Backend> Shards<B> {
     /// Tells all threads what the planner does from now on. Every change of that ends here.
@@ -270,7 +270,10 @@ impl<B: Backend> Shared<B> {
         if !self.shards.planner().holds_any() {
             return false;
         }
-        let (over, mut any) = self.end_clean_holds();
+        // As in `zero_retired`: a request that finds no room waits for this thread, unless this thread waits itself.
+        let thread = (!may_block).then(this_thread);
+        let (over, mut any) = self.end_clean_holds(thread);
+        let has_zeroed = !over.is_empty();
         for held in over {
             match self.zero(&held.home, may_block) {
                 Zeroed::Done => {
@@ -282,6 +285,12 @@ impl<B: Backend> Shared<B> {
                 Zeroed::Lost => {}
             }
         }
+        if let Some(thread) = thread
+            && has_zeroed
+        {
+            self.state().has_zeroed(thread);
+            self.gone.notify_all();
+        }
         // Behind the last of them: this runs code of others, and what is still to do must not be lost if it unwinds.
         if any {
             self.unlock(self.shards.planner(), Rest::new());
@@ -290,13 +299,16 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Frees those that need no zeroing, with the pool's lock held: no request finds them gone and not yet back. Returns the others,
-    /// and whether there were any.
-    fn end_clean_holds(&self) -> (Vec<Held<B>>, bool) {
+    /// which the thread zeroes next, and whether there were any.
+    fn end_clean_holds(&self, thread: Option<ThreadId>) -> (Vec<Held<B>>, bool) {
         let mut state = self.state();
         let mut planner = self.shards.planner();
         let (dirty, clean): (Vec<_>, Vec<_>) = planner.take_over().into_iter().partition(|held| held.is_dirty);
         let any = !clean.is_empty();
         clean.into_iter().for_each(|held| self.end_hold(&mut state, &mut planner, held.home));
+        if !dirty.is_empty() {
+            state.zeroes(thread);
+        }
         (dirty, any)
     }
 

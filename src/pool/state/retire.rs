@@ -81,12 +81,17 @@ impl<S> State<S> {
         let dirty: Vec<_> = self.retired.extract_if(.., |retired| retired.is_over() && retired.is_dirty).collect();
         keep_small(&mut self.retired);
         if !dirty.is_empty() {
-            self.zeroing.extend(thread);
+            self.zeroes(thread);
         }
         dirty
     }
 
-    /// The thread has told of all that it had from `take_dirty`.
+    /// The thread zeroes places from now on, until [`has_zeroed`](Self::has_zeroed). It is not said of one that may wait itself.
+    pub(in crate::pool) fn zeroes(&mut self, thread: Option<ThreadId>) {
+        self.zeroing.extend(thread);
+    }
+
+    /// The places that the thread had are free, or kept for later.
     pub(in crate::pool) fn has_zeroed(&mut self, thread: ThreadId) {
         if let Some(index) = self.zeroing.iter().position(|other| *other == thread) {
             self.zeroing.swap_remove(index);
