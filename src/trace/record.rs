@@ -88,7 +88,7 @@ impl<B: Backend> fmt::Debug for Recording<B> {
 struct Outcome {
     recorded: Recorded,
     /// What the writer reported first.
-    error: Option<std::io::Error>,
+    error: Option<String>,
     /// `finish` reports the error.
     is_reported: bool,
 }
@@ -144,8 +144,11 @@ impl Output {
         }
     }
 
+    /// Keeps what the writer reported first. The error is the caller's code: its text is taken, and it is dropped, without a lock.
     fn failed(&self, error: std::io::Error) {
-        lock(&self.outcome).error.get_or_insert(error);
+        let text = caught(|| error.to_string()).unwrap_or_else(|| "the writer's error has panicked".to_owned());
+        caught(|| drop(error));
+        lock(&self.outcome).error.get_or_insert(text);
     }
 }
 
@@ -174,9 +177,8 @@ impl Sink for Output {
         }
         let outcome = lock(&self.outcome);
         if !outcome.is_reported
-            && let Some(error) = &outcome.error
+            && let Some(message) = outcome.error.clone()
         {
-            let message = error.to_string();
             drop(outcome);
             // A logger is the caller's code too.
             caught(|| log::error!("a trace could not be written: {message}"));
@@ -325,6 +327,6 @@ impl<B: Backend> Drop for Recording<B> {
     }
 }
 
-fn unwritten(error: &std::io::Error) -> Error {
+fn unwritten(error: &str) -> Error {
     Error::new(ErrorKind::File, format!("the trace could not be written: {error}"))
 }

@@ -122,6 +122,41 @@ fn a_writer_that_panics_ends_the_record_and_nothing_else() {
     }
 }
 
+/// The text of a writer's error is the caller's code: it may panic, and the pool can be recorded again.
+#[test]
+fn an_error_that_panics_when_it_is_told_ends_the_record_and_nothing_else() {
+    #[derive(Debug)]
+    struct Untold;
+    impl std::fmt::Display for Untold {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("as the test wants")
+        }
+    }
+    impl std::error::Error for Untold {}
+    struct Bad;
+    impl Write for Bad {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::Error::other(Untold))
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let pool = pool(1 << 20);
+    for is_finished in [false, true] {
+        let recording = pool.record_to(Bad).unwrap();
+        drop(pool.alloc(Request::bytes(1000)).unwrap());
+        if is_finished {
+            let error = recording.finish().unwrap_err();
+            assert!(error.to_string().contains("the writer's error has panicked"), "{error}");
+        } else {
+            drop(recording);
+        }
+    }
+    pool.record_to(io::sink()).unwrap().finish().unwrap();
+    pool.check();
+}
+
 /// The writer of a recording that is refused may panic in its drop: the caller gets the error.
 #[test]
 fn a_refused_writer_that_panics_in_its_drop_is_an_error() {
