@@ -272,6 +272,11 @@ impl<B: Backend> Shared<B> {
                     } else if has_grown {
                         state.totals().allocations_grown += blocks;
                     }
+                    drop(state);
+                    if has_grown {
+                        // What is left of the slab is for those in line.
+                        self.serve();
+                    }
                     return Ok(Ok(homes));
                 }
                 Err(short) => short,
@@ -296,7 +301,7 @@ impl<B: Backend> Shared<B> {
             }
             // Each round needs another arena that has come and gone meanwhile. It may leave slabs that are empty now.
             if counted > 0 && had_arena && self.dissolve_arena() {
-                gave_back = false;
+                (gave_back, has_grown) = (false, false);
                 continue;
             }
             return Ok(Err(match refusal {

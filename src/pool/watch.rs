@@ -292,20 +292,26 @@ impl<B: Backend> Shared<B> {
     /// Takes the waiters whose time is over out of the line.
     pub(super) fn expire(&self) {
         let now = Instant::now();
-        let (late, situation, served) = {
+        let (in_time, late, situation, served) = {
             let mut state = self.state();
             if state.deadline().is_none_or(|deadline| deadline > now) {
                 return;
             }
+            // There may be room that no thread has told the line of.
+            let in_time = state.serve();
             let late = state.expire(now);
-            (late, self.situation(&state), state.serve())
+            (in_time, late, self.situation(&state), state.serve())
         };
         for seat in &late {
             let error = self.shortage_in(&situation, seat.requests(), ErrorKind::Timeout, seat.waited());
-            seat.settle(Err(seat.caused(error)));
+            // A waiter that has left meanwhile leaves the error here, and its drop is the backend's code.
+            caught(|| seat.settle(Err(seat.caused(error))));
         }
-        self.planning_failed();
+        if !late.is_empty() {
+            self.planning_failed();
+        }
         wake(late);
+        self.tell(in_time);
         self.tell(served);
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::watched::{Bomb, Watched};
 use crate::support::{LONG, until};
-use tensorpool::{Block, Config, ErrorKind, Host, Pool, Priority, Request, SlabPolicy};
+use tensorpool::{Block, Config, ErrorKind, Fallback, Host, Pool, Priority, Request, SlabPolicy};
 
 fn pool(budget_bytes: u64) -> Pool<Host> {
     Pool::host(Config::new(budget_bytes).slabs(SlabPolicy::Single)).unwrap()
@@ -77,6 +77,20 @@ fn a_future_ends_in_time_while_a_thread_creates_a_slab() {
         ended.send(()).unwrap();
         assert!(other.join().unwrap().is_err());
     });
+    pool.check();
+}
+
+/// What a new slab leaves is served at once, and not when the pool's thread looks again.
+#[test]
+fn a_slab_of_another_request_serves_the_line_at_once() {
+    let pool = Pool::host(Config::new(1 << 20).slabs(SlabPolicy::Fixed(1 << 16))).unwrap();
+    let request = Request::bytes(1 << 12).without(Fallback::Grow).wait(LONG);
+    let mut future = Box::pin(pool.alloc_async(request));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(future.as_mut().poll(&mut context).is_pending());
+    let held = pool.alloc(Request::bytes(1 << 13)).unwrap();
+    assert!(future.as_mut().poll(&mut context).is_ready());
+    drop(held);
     pool.check();
 }
 
