@@ -324,8 +324,8 @@ impl Request {
     /// that needs more than there is at most 16 times; then everybody waits for it.
     ///
     /// The time starts when the request joins the line. Before that the request waits for every thread that is inside
-    /// [`create_slab`](crate::Backend::create_slab), and may have slabs created itself. A future ends late by the time that the
-    /// pool's own thread needs to create a slab for the line.
+    /// [`create_slab`](crate::Backend::create_slab), and may have slabs created itself. A thread that waits may create or drop a
+    /// slab for the line, and so may the pool's own thread, which ends futures: either ends late by that time.
     ///
     /// Waiting submits the pool's stream: memory that recorded work still uses would not come back otherwise. A waiter fails at
     /// once if the device is lost, or reports an error when it is to create a slab for it. If the backend has no memory, the

@@ -40,7 +40,7 @@ pub struct MinBudget {
     pub failures: u64,
     /// The largest of them, in bytes; 0 where none failed.
     pub largest_failure_bytes: u64,
-    /// How many budgets were tried.
+    /// How many replays it took.
     pub tries: u64,
 }
 
@@ -108,7 +108,11 @@ pub fn min_budget<B: Backend, P: AsRef<Pool<B>>>(
         Err(Stop::Told) => Ok(None),
         Err(Stop::Failed(error)) => Err(error),
         Err(Stop::NothingWorks { budget_bytes }) => {
-            let message = format!("no budget up to {} serves the trace {:?}", exact(budget_bytes), trace.name());
+            let message = format!(
+                "none of the budgets tried, up to {}, serves the trace {:?}",
+                exact(budget_bytes),
+                trace.name()
+            );
             let error = Error::new(ErrorKind::TooLarge, message);
             Err(match last_failure {
                 Some(failure) => error.with_source(failure),
