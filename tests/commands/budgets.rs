@@ -107,7 +107,7 @@ fn what_needs_nothing_and_what_needs_too_much() {
     };
     let error = min_budget(&tiny(), limited, |_| ControlFlow::Continue(())).unwrap_err();
     let message = error.to_string();
-    assert!(message.contains("no budget up to") && message.contains("tiny"), "{message}");
+    assert!(message.contains("none of the budgets tried, up to") && message.contains("tiny"), "{message}");
     // With the reason.
     assert!(message.contains("4,194,304 bytes") && error.cause().is_some(), "{message}");
     // The largest numbers that there are.
@@ -115,7 +115,7 @@ fn what_needs_nothing_and_what_needs_too_much() {
     builder.alloc(u64::MAX, "").unwrap();
     let open = |budget| model(budget, Placement::Exact, SlabPolicy::Growing);
     let error = min_budget(&builder.finish(), open, |_| ControlFlow::Continue(())).unwrap_err().to_string();
-    assert!(error.contains("no budget up to"), "{error}");
+    assert!(error.contains("none of the budgets tried, up to"), "{error}");
 }
 
 #[test]
