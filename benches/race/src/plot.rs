@@ -176,7 +176,7 @@ mod tests {
             "unsafe",
             "is safe",
             "1.500",
-            "no budget",
+            "\nno budget\n",
             "can be set",
             "1.000",
         ];
