@@ -136,14 +136,6 @@ fn watch<B: Backend>(pool: &Weak<Shared<B>>, bell: &Bell, signs: &Signs) {
     }
 }
 
-/// How far slabs helped those in line.
-enum Line {
-    /// As far as they can.
-    Served,
-    /// Another thread creates a slab: to be looked at again.
-    Left,
-}
-
 impl<B: Backend> Shared<B> {
     /// Wakes those that were served, and hastens the next look if others wait for one.
     pub(super) fn tell(&self, served: Served<B::Slab>) {
@@ -199,37 +191,38 @@ impl<B: Backend> Shared<B> {
             self.dismiss(ErrorKind::DeviceLost, &error.to_string());
         }
         self.expire();
-        let next = self.next_look();
+        let next = self.next_look()?;
         // The thread that creates a slab now may need long for it.
-        let soonest = if matches!(brought, Ok(Line::Left)) { Some(Instant::now() + POLL_PERIOD) } else { None };
-        next.map(|at| soonest.map_or(at, |soonest| at.max(soonest)))
+        let is_busy = brought.unwrap_or(false);
+        Some(if is_busy { next.max(Instant::now() + POLL_PERIOD) } else { next })
     }
 
-    /// Serves the line with what came back, and with slabs.
+    /// Serves the line with what came back, and with slabs. Returns whether another thread creates a slab, so that this is to be
+    /// done again.
     ///
     /// # Errors
     /// [`ErrorKind::DeviceLost`].
-    fn bring_on(&self) -> Result<Line> {
+    fn bring_on(&self) -> Result<bool> {
         self.settle_completed();
         self.give_idle_arena();
         self.serve();
         let now = Instant::now();
-        if self.state().may_grow(Some(now)) { self.grow_for_line(now) } else { Ok(Line::Served) }
+        if self.state().may_grow(Some(now)) { self.grow_for_line(now) } else { Ok(false) }
     }
 
     /// Falls back to new slabs, and to returning empty ones, for each waiter in turn that they may help: a new slab serves the
     /// line. Nothing here waits for the device: the thread that has its stream may be waiting for this one. Nor does it wait for a
-    /// thread that creates a slab: the deadlines of those in line would pass meanwhile.
+    /// thread that creates a slab: the deadlines of those in line would pass meanwhile. Returns whether there is one.
     ///
     /// A waiter gets what the backend reports, unless it has no memory: it may have some later.
     ///
     /// # Errors
     /// [`ErrorKind::DeviceLost`].
-    fn grow_for_line(&self, now: Instant) -> Result<Line> {
+    fn grow_for_line(&self, now: Instant) -> Result<bool> {
         let mut growth = Growth::new();
         loop {
-            let Some(turn) = self.growth.try_lock() else { return Ok(Line::Left) };
-            let Some(candidate) = self.next_candidate(&mut growth, now) else { return Ok(Line::Served) };
+            let Some(turn) = self.growth.try_lock() else { return Ok(true) };
+            let Some(candidate) = self.next_candidate(&mut growth, now) else { return Ok(false) };
             let request = candidate.request();
             let requests = candidate.seat.requests();
             let mut slabs_left = growth.slabs_left(&candidate);
