@@ -538,6 +538,12 @@ fn threads_share_a_planned_step() {
         let lifetimes = lifetimes(&step);
         let plan = solve(&pool, &lifetimes);
         let planning = if auto { pool.auto_plan() } else { pool.follow_plan(&lifetimes, &plan) }.unwrap();
+        if !auto {
+            // A step of one thread is served by the plan. What becomes of a step of four threads is chance: seldom, two are alike.
+            run(&pool, &step);
+            pool.mark_step();
+            assert_eq!(planning.report().steps_exact, 1, "{}", planning.report());
+        }
         std::thread::scope(|scope| {
             for thread in 0..4u8 {
                 let (pool, step) = (pool.clone(), &step);
@@ -564,9 +570,6 @@ fn threads_share_a_planned_step() {
                 });
             }
         });
-        let report = planning.report();
-        // Steps of four threads are never alike.
-        assert_eq!(report.allocations_planned > 0, !auto, "{report}");
         drop(planning);
         check_empty(&pool);
     }
