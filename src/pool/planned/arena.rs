@@ -88,6 +88,9 @@ impl<S> Default for Left<S> {
 pub(super) struct Part<B: Backend> {
     /// The schedule's offset that it begins at.
     at: u64,
+    /// The schedule's offset that it ends at. Its home may end later, and then later than the next part begins: it is of whole
+    /// pages.
+    end: u64,
     home: Home<B::Slab>,
     /// What blocks kept alive that came back.
     ties: Vec<Ties<B>>,
@@ -97,8 +100,8 @@ impl<B: Backend> Part<B> {
     /// The schedule's offset of a place, if that is in this run.
     #[inline]
     fn offset_of(&self, home: &Home<B::Slab>) -> Option<u64> {
-        let offset = home.extent.offset().checked_sub(self.home.extent.offset())?;
-        (Arc::ptr_eq(&self.home.slab, &home.slab) && offset < self.home.extent.bytes()).then_some(self.at + offset)
+        let offset = self.at + home.extent.offset().checked_sub(self.home.extent.offset())?;
+        (Arc::ptr_eq(&self.home.slab, &home.slab) && offset < self.end).then_some(offset)
     }
 
     /// Keeps what a block that came back kept alive, for the next block.
@@ -118,7 +121,7 @@ pub(super) struct Arena<B: Backend> {
 impl<B: Backend> Arena<B> {
     /// Makes an arena of the homes that were taken for the runs of a layout.
     pub(super) fn new(layout: &Layout, homes: Vec<Home<B::Slab>>) -> Self {
-        let part = |((at, _), home): (&(u64, u64), _)| Part { at: *at, home, ties: Vec::new() };
+        let part = |((at, bytes), home): (&(u64, u64), _)| Part { at: *at, end: at + bytes, home, ties: Vec::new() };
         Self { parts: layout.runs.iter().zip(homes).map(part).collect(), schedule: Arc::clone(&layout.schedule) }
     }
 
@@ -183,9 +186,8 @@ impl<B: Backend> Arena<B> {
         left.is_due = true;
         let mut rest = Rest::new();
         let ranges = cursor.filter(|cursor| cursor.out() > 0).map_or_else(Vec::new, Cursor::ranges);
-        for Part { at, home, ties } in self.parts {
+        for Part { at, end, home, ties } in self.parts {
             rest.pools.extend(ties.into_iter().map(|ties| ties.shared));
-            let end = at + home.extent.bytes();
             let inside = ranges.iter().filter(|range| range.0 >= at && range.0 < end);
             let inside: Vec<(u64, u64)> = inside.map(|range| (range.0 - at, range.1 - at)).collect();
             if inside.is_empty() {
