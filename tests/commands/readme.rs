@@ -1,4 +1,4 @@
-//! Holds the README's figures and the error it shows to what the crate does.
+//! Holds the figures of the README and of `docs`, and the error shown there, to what the crate does.
 
 use std::ops::ControlFlow;
 
@@ -10,6 +10,8 @@ use tensorpool::{Config, Host, Placement, Pool, SlabPolicy, Virtual};
 use crate::replay::{NAMES, bundled, model};
 
 const README: &str = include_str!("../../README.md");
+const GUIDE: &str = include_str!("../../docs/GUIDE.md");
+const FIGURES: &str = include_str!("../../docs/FIGURES.md");
 
 fn default_settings() -> Settings {
     let optimizer = Optimizer::MOMENTUM;
@@ -29,6 +31,11 @@ fn with_commas(number: u64) -> String {
     groups.join(",")
 }
 
+/// A text with single spaces between its words.
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 #[test]
 fn the_table_has_the_smallest_budgets() {
     for (row, kind, allocator) in [
@@ -37,10 +44,14 @@ fn the_table_has_the_smallest_budgets() {
         ("ordinary step, pool", StepKind::Ordinary, Allocator::Pool),
         ("ordinary step, one buffer a tensor", StepKind::Ordinary, Allocator::Naive),
     ] {
-        let line = README.lines().find(|line| line.replace('*', "").starts_with(&format!("| {row} |"))).unwrap();
+        let line = FIGURES.lines().find(|line| line.replace('*', "").starts_with(&format!("| {row} |"))).unwrap();
         for settings in [default_settings(), deep_settings()] {
             let budget = needs(&Host, &settings, kind, allocator).unwrap().budget_bytes;
             assert!(line.contains(&with_commas(budget)), "{row}: {} is not in {line}", with_commas(budget));
+        }
+        if kind == StepKind::Frugal {
+            let budget = needs(&Host, &default_settings(), kind, allocator).unwrap().budget_bytes;
+            assert!(README.contains(&with_commas(budget)), "{row}: {}", with_commas(budget));
         }
     }
 }
@@ -49,12 +60,11 @@ fn the_table_has_the_smallest_budgets() {
 fn the_error_of_a_budget_one_page_too_small_is_the_one_shown() {
     let settings = default_settings();
     let budget = needs(&Host, &settings, StepKind::Frugal, Allocator::Pool).unwrap().budget_bytes - 1024;
-    assert!(README.contains(&with_commas(budget)), "{}", with_commas(budget));
+    assert!(GUIDE.contains(&with_commas(budget)), "{}", with_commas(budget));
     let pool = Pool::host(Config::new(budget).free_lists(false).slabs(SlabPolicy::Single)).unwrap();
     let mut trainer = Trainer::new(&pool, settings, StepKind::Frugal).unwrap();
     let error = trainer.step(&vec![0.0; 128 * 784], &[0; 128]).unwrap_err().to_string();
-    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
-    assert!(words(README).contains(&words(&error)), "the README does not show this error:\n{error}");
+    assert!(words(GUIDE).contains(&words(&error)), "the guide does not show this error:\n{error}");
 }
 
 /// In a pool's rows, a larger budget never fails: the grid of `replay --min-budget` from the smallest up to twice it.
@@ -79,7 +89,7 @@ fn every_larger_budget_trains_too() {
 
 /// The row of a table that begins with this cell: the other cells.
 fn cells(row: &str) -> Vec<&'static str> {
-    let line = README.lines().find(|line| line.starts_with(&format!("| {row} |"))).expect(row);
+    let line = FIGURES.lines().find(|line| line.starts_with(&format!("| {row} |"))).expect(row);
     line.split('|').map(str::trim).skip(2).collect()
 }
 
@@ -104,22 +114,29 @@ fn the_table_of_recorded_runs_has_what_they_need() {
         let open = |budget| model(budget, Placement::Exact, SlabPolicy::Single)?.follow_plan(&lifetimes, &plan);
         min_budget(&trace, open, |_| ControlFlow::Continue(())).unwrap().unwrap()
     };
-    let rows: [(&str, Find<'_>); 4] = [
-        ("slabs as needed, the default", &|name| online(name, Placement::Exact, SlabPolicy::Growing)),
-        ("one slab", &|name| online(name, Placement::Exact, SlabPolicy::Single)),
-        ("one slab, the whole run planned ahead", &planned),
-        ("one slab, as a classic buddy", &|name| online(name, Placement::PowerOfTwo, SlabPolicy::Single)),
+    let rows: [(&str, &str, Find<'_>); 4] = [
+        ("slabs as needed, the default", "need 1.14 times", &|name| {
+            online(name, Placement::Exact, SlabPolicy::Growing)
+        }),
+        ("one slab", "or 1.08 in one slab", &|name| online(name, Placement::Exact, SlabPolicy::Single)),
+        ("one slab, the whole run planned ahead", "Planned ahead they need 1.00.", &planned),
+        ("one slab, as a classic buddy", "needs 1.64 at least", &|name| {
+            online(name, Placement::PowerOfTwo, SlabPolicy::Single)
+        }),
     ];
     std::thread::scope(|scope| {
-        for (row, find) in rows {
+        for (row, claim, find) in rows {
             scope.spawn(move || {
                 let found: Vec<MinBudget> = NAMES.iter().map(|name| find(name)).collect();
-                let safe = match geometric_mean(&found, MinBudget::safe_ratio) {
+                let safe_ratio = geometric_mean(&found, MinBudget::safe_ratio);
+                let safe = match safe_ratio {
                     Some(ratio) => format!("{ratio:.3}"),
                     None => format!("none in {}", found.iter().filter(|found| found.safe_bytes.is_none()).count()),
                 };
-                let lowest = format!("{:.3}", geometric_mean(&found, MinBudget::lowest_ratio).unwrap());
-                assert_eq!(cells(row)[..2], [safe, lowest], "{row}");
+                let lowest_ratio = geometric_mean(&found, MinBudget::lowest_ratio).unwrap();
+                assert_eq!(cells(row)[..2], [safe, format!("{lowest_ratio:.3}")], "{row}");
+                let rounded = format!("{:.2}", safe_ratio.unwrap_or(lowest_ratio));
+                assert!(claim.contains(&rounded) && words(README).contains(claim), "{row}: {rounded}, but {claim}");
             });
         }
     });
