@@ -13,8 +13,10 @@ use tensorpool::plan::{self, Lifetime, Options};
 use tensorpool::trace::{RecordOptions, Recording, Trace};
 use tensorpool::{Block, Config, ErrorKind, Host, Movable, Pool, Request, SlabPolicy};
 
+use crate::support::until;
+
 /// Longer than anything here takes, and short enough that a test that hangs fails.
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 
 fn pool(budget_bytes: u64) -> Pool<Host> {
     Pool::host(Config::new(budget_bytes).slabs(SlabPolicy::Single)).unwrap()
@@ -297,8 +299,12 @@ fn allocations_wait_for_room_and_drops_do_not() {
             }
         });
         // It stops after so many pairs as there is room for.
-        thread::sleep(Duration::from_millis(200));
-        let before = *done.lock().unwrap();
+        let mut before = 0;
+        until(|| {
+            thread::sleep(Duration::from_millis(200));
+            let now = *done.lock().unwrap();
+            now > 0 && std::mem::replace(&mut before, now) == now
+        });
         assert!(before < 50, "{before}");
         drop(held);
         thread::sleep(Duration::from_millis(100));

@@ -27,7 +27,7 @@ pub const LONG: Duration = Duration::from_secs(120);
 ///
 /// # Panics
 /// If it does not come in [`LONG`].
-pub fn until(condition: impl Fn() -> bool) {
+pub fn until(mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < LONG, "it never came");
