@@ -87,8 +87,9 @@ impl Tree {
         units
     }
 
-    /// Where the rule puts a buffer of `size` that is alive in the span, and the units it took to find that.
-    pub fn find(&self, rule: Rule, span: Span, size: u64, slabs: &Slabs) -> (u64, u64) {
+    /// Where the rule puts a buffer of `size` that is alive in the span, at a multiple of `align`, and the units it took to find
+    /// that.
+    pub fn find(&self, rule: Rule, span: Span, size: u64, align: u64, slabs: &Slabs) -> (u64, u64) {
         let mut lists: [&[Occupied]; LISTS_MAX] = [&[]; LISTS_MAX];
         let (mut count, mut units) = (0, 0);
         let mut keep = |list| {
@@ -100,8 +101,8 @@ impl Tree {
         above(self.leaves, span, |node| keep(&self.covering[node]));
         let lists = &mut lists[..count];
         let offset = match rule {
-            Rule::First => lowest(lists, 0, size, slabs, &mut units),
-            Rule::Best => tightest(lists, size, slabs, &mut units),
+            Rule::First => lowest(lists, 0, (size, align), slabs, &mut units),
+            Rule::Best => tightest(lists, (size, align), slabs, &mut units),
         };
         (offset, units)
     }
@@ -172,10 +173,10 @@ fn skip<'a>(list: &'a [Occupied], at: u64, units: &mut u64) -> &'a [Occupied] {
     }
 }
 
-/// The lowest place from `at` on where `size` is free in all lists. The lists lose what lies below it. `units` are counted
-/// up.
-fn lowest(lists: &mut [&[Occupied]], at: u64, size: u64, slabs: &Slabs, units: &mut u64) -> u64 {
-    let mut at = slabs.place(at, size);
+/// The lowest place from `at` on where `size` is free in all lists, a multiple of `align`. The lists lose what lies below it.
+/// `units` are counted up.
+fn lowest(lists: &mut [&[Occupied]], at: u64, (size, align): (u64, u64), slabs: &Slabs, units: &mut u64) -> u64 {
+    let mut at = slabs.place(at, size, align);
     // Lists that were found to leave the place free, one after another.
     let (mut free, mut index) = (0, 0);
     while free < lists.len() {
@@ -183,7 +184,7 @@ fn lowest(lists: &mut [&[Occupied]], at: u64, size: u64, slabs: &Slabs, units: &
         lists[index] = list;
         match list.first() {
             Some(range) if range.start < at + size => {
-                at = slabs.place(range.end, size);
+                at = slabs.place(range.end, size, align);
                 free = 0;
             }
             _ => {
@@ -195,14 +196,14 @@ fn lowest(lists: &mut [&[Occupied]], at: u64, size: u64, slabs: &Slabs, units: &
     at
 }
 
-/// The place in the smallest gap that has room for `size`.
-fn tightest(lists: &mut [&[Occupied]], size: u64, slabs: &Slabs, units: &mut u64) -> u64 {
+/// The place in the smallest gap that has room for `size` at a multiple of `align`.
+fn tightest(lists: &mut [&[Occupied]], (size, align): (u64, u64), slabs: &Slabs, units: &mut u64) -> u64 {
     let (mut at, mut best, mut best_room) = (0, 0, u64::MAX);
     loop {
-        at = lowest(lists, at, 1, &Slabs::NONE, units);
+        at = lowest(lists, at, (1, 1), &Slabs::NONE, units);
         *units += lists.len() as u64;
         let end = lists.iter().filter_map(|list| list.first()).map(|range| range.start).min();
-        let place = slabs.place(at, size);
+        let place = slabs.place(at, size, align);
         match end {
             None => return if best_room == u64::MAX { place } else { best },
             Some(end) => {
@@ -221,6 +222,8 @@ pub(super) struct Fitter<'a> {
     problem: &'a Problem,
     slabs: &'a Slabs,
     tree: Tree,
+    /// What each buffer's offset is a multiple of, where that is not 1 for all.
+    pub aligns: Option<&'a [u64]>,
     /// Where the last pass put each buffer.
     pub offsets: Vec<u64>,
 }
@@ -231,7 +234,8 @@ impl<'a> Fitter<'a> {
         if !effort.take(NEW_UNITS * Tree::clearing(problem.sections())) {
             return None;
         }
-        Some(Self { problem, slabs, tree: Tree::new(problem.sections()), offsets: vec![0; problem.len()] })
+        let tree = Tree::new(problem.sections());
+        Some(Self { problem, slabs, tree, aligns: None, offsets: vec![0; problem.len()] })
     }
 
     /// Forgets the last pass; `frozen` buffers are placed first, where they are said to be. False if the limit was reached.
@@ -250,7 +254,8 @@ impl<'a> Fitter<'a> {
         for id in order {
             let index = *id as usize;
             let (span, size) = (self.problem.spans[index], self.problem.sizes[index]);
-            let (offset, units) = self.tree.find(rule, span, size, self.slabs);
+            let align = self.aligns.map_or(1, |aligns| aligns[index]);
+            let (offset, units) = self.tree.find(rule, span, size, align, self.slabs);
             if !effort.spend(units) || offset + size >= limit {
                 return None;
             }

@@ -8,23 +8,31 @@ use std::hash::Hash;
 use super::Lifetime;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Lifetimes, and whose they are. Derefs to the slice of lifetimes, which is what [`solve`](super::solve) takes.
+/// Lifetimes, with the names of their buffers and the alignments that these need. Derefs to the slice of lifetimes, which is what
+/// [`solve`](super::solve) takes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lifetimes<Id = u64> {
     ids: Vec<Id>,
     lifetimes: Vec<Lifetime>,
+    aligns: Vec<u64>,
 }
 
 impl<Id> Lifetimes<Id> {
     /// None.
     pub fn new() -> Self {
-        Self { ids: Vec::new(), lifetimes: Vec::new() }
+        Self { ids: Vec::new(), lifetimes: Vec::new(), aligns: Vec::new() }
     }
 
     /// Adds one. Two may have the same id, as when a program uses a number again.
     pub fn push(&mut self, id: Id, lifetime: Lifetime) {
+        self.push_aligned(id, lifetime, 1);
+    }
+
+    /// Adds one whose offset must be a multiple of `align_bytes`, a power of two, for plans of [`solve`](Self::solve).
+    pub fn push_aligned(&mut self, id: Id, lifetime: Lifetime, align_bytes: u64) {
         self.ids.push(id);
         self.lifetimes.push(lifetime);
+        self.aligns.push(align_bytes);
     }
 
     /// Of each lifetime, in the same order.
@@ -35,6 +43,11 @@ impl<Id> Lifetimes<Id> {
     /// The lifetimes.
     pub fn as_slice(&self) -> &[Lifetime] {
         &self.lifetimes
+    }
+
+    /// What each buffer's offset must be a multiple of, in bytes, in the same order.
+    pub fn aligns(&self) -> &[u64] {
+        &self.aligns
     }
 }
 

@@ -99,7 +99,7 @@ impl<'a> Search<'a> {
         let member = |(rank, id): (u32, &u32)| {
             let index = *id as usize;
             let (size, span) = (problem.sizes[index], problem.spans[index]);
-            Member { low: slabs.place(0, size), size, span, rank, support: rank }
+            Member { low: slabs.place(0, size, 1), size, span, rank, support: rank }
         };
         let members: Vec<Member> = (0..).zip(order).map(member).collect();
         let mut crossings = vec![0; problem.sections()];
@@ -344,7 +344,7 @@ impl<'a> Search<'a> {
         }
         if !self.slabs.is_none() {
             for member in &mut self.members[begin..] {
-                member.low = self.slabs.place(member.low, member.size);
+                member.low = self.slabs.place(member.low, member.size, 1);
             }
         }
         is_met

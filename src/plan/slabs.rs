@@ -59,8 +59,10 @@ impl Slabs {
         self.last == 0
     }
 
-    /// The lowest place from `at` on where `size` straddles no boundary. `size` is no more than the last slab's.
-    pub fn place(&self, at: u64, size: u64) -> u64 {
+    /// The lowest multiple of `align` from `at` on where `size` straddles no boundary. `size` is no more than the last slab's;
+    /// `align` is a power of two, and all slabs are multiples of it.
+    pub fn place(&self, at: u64, size: u64, align: u64) -> u64 {
+        let at = (at + (align - 1)) & !(align - 1);
         if self.last == 0 { at } else { self.place_in_slabs(at, size) }
     }
 

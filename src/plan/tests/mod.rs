@@ -1,5 +1,6 @@
 //! The solver against what cannot be wrong: enumeration on tiny instances, arrays of bytes, and sets of live buffers.
 
+mod aligned;
 mod builder;
 mod csv;
 mod cursor;

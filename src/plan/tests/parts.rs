@@ -48,11 +48,11 @@ fn fits_are_those_of_a_plain_walk() {
             let above = (top..).find(|at| fits(*at)).unwrap();
             let expected = if rule == Rule::First { first } else { best.unwrap_or(above) };
             let span = problem.spans[id];
-            let (found, _) = tree.find(rule, span, size, &slabs);
+            let (found, _) = tree.find(rule, span, size, 1, &slabs);
             assert_eq!(found, expected, "{rule:?} {id} of {lifetimes:?} at {offsets:?}");
             // Placed there, or anywhere else that is free.
             let at = if random.random() { expected } else { above + random.random_range(0..30) };
-            let at = slabs.place(at, size);
+            let at = slabs.place(at, size, 1);
             tree.place(span, at, size);
             offsets.push(at);
         }
@@ -147,12 +147,12 @@ fn a_place_in_slabs_is_the_lowest() {
         for size in 1..=15 {
             let lowest = (at..).find(|at| is_whole(*at, size)).unwrap();
             if lowest + size <= 74 {
-                assert_eq!(slabs.place(at, size), lowest, "{size} from {at}");
+                assert_eq!(slabs.place(at, size, 1), lowest, "{size} from {at}");
             }
         }
     }
     assert_eq!(slabs.unit(), 2);
-    assert_eq!(slabs.in_units(2).place(4, 2), 5);
+    assert_eq!(slabs.in_units(2).place(4, 2, 1), 5);
     assert!(Slabs::new(&[10], 3, 4, 10).unwrap().is_none(), "all fits in the first one");
     assert!(Slabs::new(&[20, 10], 3, 15, 45).is_err());
     assert!(Slabs::new(&[1 << 61], 9, 5, u64::MAX).is_err());
