@@ -13,13 +13,14 @@ use flate2::read::MultiGzDecoder;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tensorpool::plan::{self, Lifetime, Options};
+use tensorpool::trace::read_csv;
 
 /// Reads one of the bundled instances.
 fn instance(name: &str) -> Vec<Lifetime> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("planning").join(name);
     let file = File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let text: Box<dyn Read> = if name.ends_with(".gz") { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
-    plan::read_csv(BufReader::new(text), name).expect("a bundled file is right").to_vec()
+    read_csv(BufReader::new(text), name).expect("a bundled file is right").to_vec()
 }
 
 /// Buffers as a program nests them: most live shortly, a few long, sizes spread evenly over the logarithm.

@@ -11,7 +11,8 @@ use tensorpool::plan::Options;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "plan", after_help = EXAMPLES)]
 pub struct Args {
-    /// CSV with the columns id,lower,upper,size: a buffer of so many bytes is live in [lower, upper); gzipped or not
+    /// CSV with the columns id,lower,upper,size: a buffer of so many bytes is live in [lower, upper). MiniMalloc's columns
+    /// `end` (the last time), `alignment` and `gaps` are read too; commas or tabs, gzipped or not
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
@@ -20,7 +21,7 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     pub out: Option<PathBuf>,
 
-    /// Round sizes up, and place at multiples of this power of two
+    /// Round sizes up, and place at multiples of this power of two, and of each buffer's own `alignment`
     #[arg(long, default_value = "1", value_name = "SIZE")]
     pub align: ByteSize,
 

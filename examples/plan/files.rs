@@ -1,24 +1,19 @@
 //! Lifetimes in, offsets out.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use flate2::read::MultiGzDecoder;
-use tensorpool::plan::{self, Lifetimes, Plan};
+use tensorpool::plan::{Lifetimes, Plan};
+use tensorpool::trace::{read_csv, write_csv};
 
 use crate::failure::Failure;
 
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-
-/// Reads a file, unpacked if its first bytes say that it is packed, whatever its name.
+/// Reads a file, gzipped or not.
 pub fn read(path: &Path) -> Result<Lifetimes<String>, Failure> {
     let name = path.display().to_string();
-    let unreadable = |error| Failure::Wrong(format!("{name}: {error}"));
-    let mut reader = BufReader::new(File::open(path).map_err(unreadable)?);
-    let is_packed = reader.fill_buf().map_err(unreadable)?.starts_with(&GZIP_MAGIC);
-    let text: Box<dyn Read> = if is_packed { Box::new(MultiGzDecoder::new(reader)) } else { Box::new(reader) };
-    Ok(plan::read_csv(BufReader::new(text), &name)?)
+    let file = File::open(path).map_err(|error| Failure::Wrong(format!("{name}: {error}")))?;
+    Ok(read_csv(BufReader::new(file), &name)?)
 }
 
 /// Where offsets go.
@@ -51,7 +46,7 @@ impl Out {
         let path = match self {
             Self::Standard => {
                 let mut text = Vec::new();
-                plan::write_csv(&mut text, lifetimes, plan)?;
+                write_csv(&mut text, lifetimes, plan)?;
                 return std::io::stdout().lock().write_all(&text).map_err(|error| Failure::of_output(&error));
             }
             Self::File(path) => path.clone(),
@@ -65,7 +60,7 @@ impl Out {
             return Err(failed(&"this is the input, which is not overwritten"));
         }
         let file = File::create(&path).map_err(|error| failed(&error))?;
-        plan::write_csv(BufWriter::new(file), lifetimes, plan).map_err(|error| failed(&error))
+        write_csv(BufWriter::new(file), lifetimes, plan).map_err(|error| failed(&error))
     }
 }
 

@@ -18,7 +18,7 @@ use std::time::Instant;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tensorpool::ByteSize;
-use tensorpool::plan::{self, Options};
+use tensorpool::plan::Options;
 
 use crate::args::Args;
 use crate::failure::Failure;
@@ -65,8 +65,7 @@ fn run(args: &Args) -> Result<(), Failure> {
 fn plan_file(file: &std::path::Path, options: &Options, out: Option<&Out>) -> Result<Row, Failure> {
     let lifetimes = files::read(file)?;
     let start = Instant::now();
-    let plan =
-        plan::solve(&lifetimes, options).map_err(|error| Failure::Wrong(format!("{}: {error}", file.display())))?;
+    let plan = lifetimes.solve(options).map_err(|error| Failure::Wrong(format!("{}: {error}", file.display())))?;
     let seconds = start.elapsed().as_secs_f64();
     if let Some(out) = out {
         out.write(file, &lifetimes, &plan)?;

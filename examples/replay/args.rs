@@ -9,7 +9,8 @@ use tensorpool::{ByteSize, Placement, SlabPolicy};
 #[derive(Clone, Debug, Parser)]
 #[command(name = "replay", after_help = EXAMPLES)]
 pub struct Args {
-    /// Files: the text format, PyTorch's memory snapshot (a pickle), RMM's log or lifetimes (CSV); gzipped or not
+    /// Files: the text format, PyTorch's memory snapshot (a pickle), Kineto's trace (JSON), RMM's log or lifetimes (CSV);
+    /// gzipped or not
     #[arg(required = true, value_name = "TRACE")]
     pub traces: Vec<PathBuf>,
 

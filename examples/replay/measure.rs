@@ -93,12 +93,14 @@ pub fn measure<B: Backend>(
         name: trace.name().to_owned(),
         replay,
         ns_per_op,
+        is_planned: planning.is_some_and(|report| report.allocations_planned > 0),
         planning: planning.filter(|_| args.auto),
         slabs,
         found,
         recorded_reserved_peak_bytes: trace.recorded_reserved_peak_bytes(),
         recorded_failures: trace.failures(),
         recorded_largest_failure_bytes: trace.largest_failure_bytes(),
+        history: trace.history().map(str::to_owned),
         events_dropped: trace.events_dropped(),
     })
 }

@@ -23,6 +23,10 @@ pub struct Row {
     pub recorded_reserved_peak_bytes: Option<u64>,
     pub recorded_failures: u64,
     pub recorded_largest_failure_bytes: u64,
+    /// What the recorded history lacks.
+    pub history: Option<String>,
+    /// Something was served at a planned place.
+    pub is_planned: bool,
     pub events_dropped: u64,
 }
 
@@ -125,7 +129,7 @@ impl<'a> Output<'a> {
             ("ns_per_op", row.ns_per_op.into()),
             ("placement", self.args.placement.name().into()),
             ("slabs", option(row.slabs).into()),
-            ("planned", (self.args.planned || self.args.auto).into()),
+            ("planned", row.is_planned.into()),
             ("recorded_failures", row.recorded_failures.into()),
             ("recorded_largest_failure_bytes", row.recorded_largest_failure_bytes.into()),
             ("recorded_reserved_peak_bytes", row.recorded_reserved_peak_bytes.into()),
@@ -196,6 +200,9 @@ fn notes(row: &Row) -> Vec<String> {
             None => "the replay leaves out what failed",
         };
         notes.push(format!("{failed}: {meaning}"));
+    }
+    if let Some(history) = &row.history {
+        notes.push(format!("the history {history}"));
     }
     if row.events_dropped > 0 {
         let dropped = row.events_dropped;

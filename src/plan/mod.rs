@@ -27,14 +27,13 @@
 //!
 //! Files, lowest first: `effort` (counted work); `slabs` and `problem` (the input, compressed); `order` and `fit` (placing one
 //! after another); `reduce` (the lemmas); `conflicts`, `frames` and `search`, `eject` (at a fixed height); `solver`, `hot` and
-//! `pipeline` (which of them when); `options`, `lifetimes`, `csv` (the interface); `aligned` (alignments of single buffers); and
+//! `pipeline` (which of them when); `options`, `lifetimes` (the interface); `aligned` (alignments of single buffers); and
 //! `check`, which shares no code with all that and looks at every plan before it is returned. `schedule` and `cursor` are for
 //! following a plan: what goes out where, and whether everything that had a part of the place is back.
 
 mod aligned;
 mod check;
 mod conflicts;
-mod csv;
 mod cursor;
 mod effort;
 mod eject;
@@ -58,7 +57,6 @@ mod tests;
 use std::fmt;
 use std::time::Instant;
 
-pub use csv::{read_csv, write_csv};
 pub(crate) use cursor::Found;
 pub use cursor::{Cursor, Place, Unplanned};
 pub use lifetimes::{Lifetimes, LifetimesBuilder};

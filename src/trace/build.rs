@@ -25,8 +25,8 @@ pub struct TraceBuilder {
     /// Where each key stands in the header.
     header_places: HashMap<String, usize>,
     label_ids: HashMap<String, LabelId>,
-    /// Bytes of each allocation; `None` when it was freed.
-    alive: Vec<Option<u64>>,
+    /// Bytes of each allocation that is alive, by its id.
+    alive: HashMap<u32, u64>,
 }
 
 impl TraceBuilder {
@@ -39,7 +39,7 @@ impl TraceBuilder {
             events: Vec::new(),
             counts: Counts::default(),
         };
-        Self { trace, header_places: HashMap::new(), label_ids: HashMap::new(), alive: Vec::new() }
+        Self { trace, header_places: HashMap::new(), label_ids: HashMap::new(), alive: HashMap::new() }
     }
 
     /// Something to know about the trace. The key `trace` gives it its name.
@@ -66,10 +66,11 @@ impl TraceBuilder {
         let live_bytes = live_bytes.checked_add(bytes).ok_or_else(|| {
             invalid(format!("{} bytes more than the {} alive are over 2^64", thousands(bytes), thousands(live_bytes)))
         })?;
-        let id = u32::try_from(self.alive.len()).map_err(|_| invalid("more than 2^32 allocations".into()))?;
+        let id =
+            u32::try_from(self.trace.counts.allocations).map_err(|_| invalid("more than 2^32 allocations".into()))?;
         let label = self.label(label);
         self.trace.events.push(Event::Alloc { id, bytes, label });
-        self.alive.push(Some(bytes));
+        self.alive.insert(id, bytes);
         let counts = &mut self.trace.counts;
         counts.allocations += 1;
         counts.live_bytes = live_bytes;
@@ -85,10 +86,11 @@ impl TraceBuilder {
     /// # Errors
     /// [`ErrorKind::Invalid`] if there is no such block, or it was freed before. Then nothing changes.
     pub fn free(&mut self, id: u32) -> Result<()> {
-        let Some(place) = self.alive.get_mut(id as usize) else {
-            return Err(invalid(format!("block {id} is freed and was never allocated")));
+        let Some(bytes) = self.alive.remove(&id) else {
+            let was_there = u64::from(id) < self.trace.counts.allocations;
+            let what = if was_there { "is freed a second time" } else { "is freed and was never allocated" };
+            return Err(invalid(format!("block {id} {what}")));
         };
-        let Some(bytes) = place.take() else { return Err(invalid(format!("block {id} is freed a second time"))) };
         self.trace.events.push(Event::Free { id });
         self.trace.counts.frees += 1;
         self.trace.counts.live_bytes -= bytes;
@@ -110,8 +112,14 @@ impl TraceBuilder {
     }
 
     /// The trace.
-    pub fn finish(self) -> Trace {
+    pub fn finish(mut self) -> Trace {
+        self.trace.events.shrink_to_fit();
         self.trace
+    }
+
+    /// Bytes that are alive now, and the most that ever were.
+    pub(super) fn live_bytes(&self) -> (u64, u64) {
+        (self.trace.counts.live_bytes, self.trace.counts.live_peak_bytes)
     }
 
     fn label(&mut self, label: &str) -> LabelId {

@@ -1,29 +1,26 @@
-//! Lifetimes, as MiniMalloc's instances have them: `id,lower,upper,size`. A buffer of `size` bytes is alive from `lower` up
-//! to, and not at, `upper`.
+//! A trace of lifetimes: a buffer is alive from its `lower` up to, and not at, its `upper`.
 
-use super::parse::{Fault, quoted};
+use std::io::BufRead;
+
+use super::csv::Reader;
+use super::fault::Fault;
 use super::{Trace, TraceBuilder};
 
 pub(super) const HEADER: &str = "id,lower,upper,size";
 
-struct Lifetime<'a> {
-    id: &'a str,
-    lower: u64,
-    upper: u64,
-    bytes: u64,
-}
-
 pub(super) fn is_header(line: &str) -> bool {
-    let columns: Vec<&str> = line.split(',').map(str::trim).collect();
-    ["lower", "upper", "size"].iter().all(|name| columns.contains(name))
+    let columns: Vec<&str> = line.split([',', '\t']).map(|column| column.trim().trim_matches('"')).collect();
+    let has_one = |names: &[&str]| names.iter().any(|name| columns.contains(name));
+    has_one(&["size"]) && has_one(&["lower", "begin", "start"]) && has_one(&["upper", "end"])
 }
 
-/// The ids become labels. At one time frees come before allocations, both in the order of the file.
-pub(super) fn read(text: &str, stem: &str) -> Result<Trace, Fault> {
-    let lifetimes = lifetimes(text)?;
+/// The ids become labels. At one time frees come before allocations, both in the order of the file. A buffer that is never
+/// live needs no memory and is left out.
+pub(super) fn read(reader: &mut dyn BufRead, stem: &str) -> Result<Trace, Fault> {
+    let (lifetimes, lines) = Reader::new(reader)?.read()?;
     // Time, whether it begins then, and which.
     let mut changes: Vec<(u64, bool, usize)> = Vec::with_capacity(2 * lifetimes.len());
-    for (index, (_, lifetime)) in lifetimes.iter().enumerate() {
+    for (index, lifetime) in lifetimes.iter().enumerate().filter(|(_, lifetime)| lifetime.lower < lifetime.upper) {
         changes.push((lifetime.lower, true, index));
         changes.push((lifetime.upper, false, index));
     }
@@ -33,38 +30,11 @@ pub(super) fn read(text: &str, stem: &str) -> Result<Trace, Fault> {
     builder.step(1);
     let mut ids = vec![0; lifetimes.len()];
     for (_, begins, index) in changes {
-        let (line, lifetime) = &lifetimes[index];
-        let done = if begins {
-            builder.alloc(lifetime.bytes, lifetime.id).map(|id| ids[index] = id)
-        } else {
-            builder.free(ids[index])
+        let done = match begins {
+            true => builder.alloc(lifetimes[index].bytes, &lifetimes.ids()[index]).map(|id| ids[index] = id),
+            false => builder.free(ids[index]),
         };
-        done.map_err(|error| Fault::line(*line, error.to_string()))?;
+        done.map_err(|error| Fault::line(lines[index], error.to_string()))?;
     }
     Ok(builder.finish())
-}
-
-/// With the lines they are on.
-fn lifetimes(text: &str) -> Result<Vec<(usize, Lifetime<'_>)>, Fault> {
-    let mut lines = text.lines().enumerate();
-    let columns: Vec<&str> = lines.next().map_or("", |(_, header)| header).split(',').map(str::trim).collect();
-    let place = |name: &str| columns.iter().position(|column| *column == name);
-    let places = [place("id"), place("lower"), place("upper"), place("size")];
-    let mut lifetimes = Vec::new();
-    for (index, line) in lines.filter(|(_, line)| !line.trim().is_empty()) {
-        let fields: Vec<&str> = line.split(',').map(str::trim).collect();
-        let [id, lower, upper, size] = places.map(|place| place.and_then(|place| fields.get(place)).copied());
-        let number = |field: Option<&str>| field.and_then(|field| field.parse::<u64>().ok());
-        let found = || quoted(line);
-        let (Some(lower), Some(upper), Some(bytes)) = (number(lower), number(upper), number(size)) else {
-            let what = format!("expected whole numbers for lower, upper and size, found {}", found());
-            return Err(Fault::line(index + 1, what));
-        };
-        if lower >= upper {
-            let what = format!("expected upper to be after lower, found {lower} to {upper} in {}", found());
-            return Err(Fault::line(index + 1, what));
-        }
-        lifetimes.push((index + 1, Lifetime { id: id.unwrap_or(""), lower, upper, bytes }));
-    }
-    Ok(lifetimes)
 }

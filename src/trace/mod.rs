@@ -1,19 +1,20 @@
 //! Traces: what a program asked an allocator for, in order, as plain data.
 //!
 //! ```text
-//!   text, gzip ──────────────┐
-//!   PyTorch's snapshot ──────┤                ┌─► replay against any pool
-//!   RMM's log ───────────────┼─► Trace ───────┤
-//!   lifetimes (CSV) ─────────┘      │         └─► text, gzip
-//!                                [`Event`]
+//!   text ────────────────────┐
+//!   PyTorch's snapshot ──────┤
+//!   Kineto's trace (JSON) ───┼─► Trace ───────┬─► replay against any pool
+//!   RMM's log ───────────────┤      │         └─► text
+//!   lifetimes (CSV) ─────────┘   [`Event`]
 //! ```
 //!
-//! [`Trace::read`] and [`Trace::parse`] read every format; which one it is follows from the content. A trace that exists
-//! is whole: its ids count up from 0 in the order of allocation, nothing is freed twice or before it is allocated, and
-//! what is alive never comes to more than 2^64 bytes. So whoever uses one checks nothing.
+//! [`Trace::read`] and [`Trace::parse`] read every format, gzipped or not; which one it is follows from the content. A trace
+//! that exists is whole: its ids count up from 0 in the order of allocation, nothing is freed twice or before it is
+//! allocated, and what is alive never comes to more than 2^64 bytes. So code that uses one checks nothing.
+//! [`read_csv`] and [`write_csv`] are for lifetimes without a trace: what a [plan](crate::plan) is made of.
 //!
-//! Files may be anyone's, and broken. An error names the file, the line or the byte, and what was expected there; no input
-//! makes the reader panic, and its memory is bounded by a multiple of what was read.
+//! Files may be anyone's, and broken. An error names the file, the line or the byte, and what was expected there. No input
+//! makes the reader panic. Files are streamed: what needs memory is what is read, and not the file.
 //!
 //! # The text format
 //!
@@ -33,13 +34,18 @@
 mod addresses;
 mod budget;
 mod build;
+mod csv;
+mod fault;
+mod history;
+mod kineto;
 mod lifetimes;
 mod limits;
 mod parse;
-mod pickle;
 mod record;
 mod replay;
 mod rmm;
+mod source;
+mod table;
 mod text;
 mod torch;
 
@@ -47,6 +53,7 @@ use std::path::Path;
 
 pub use self::budget::{MinBudget, min_budget};
 pub use self::build::TraceBuilder;
+pub use self::csv::{read_csv, write_csv};
 pub use self::record::{RecordOptions, Recorded, Recording};
 pub use self::replay::{Progress, Replay, replay, replay_while};
 use crate::error::Result;
@@ -123,7 +130,8 @@ struct Counts {
 }
 
 impl Trace {
-    /// Reads a file in any of the formats, gzipped or not: one trace, or one for every device of a snapshot.
+    /// Reads a file in any of the formats, gzipped or not: one trace, or one for every device of a snapshot or a Kineto
+    /// trace.
     ///
     /// # Errors
     /// [`ErrorKind::File`](crate::ErrorKind::File) with the file's name, and the line or the byte that is wrong.
@@ -242,9 +250,16 @@ impl Trace {
         self.counts.live_bytes
     }
 
-    /// The most that the recorded allocator had reserved, where the recording says: a snapshot of PyTorch's does.
+    /// The most that the recorded allocator had reserved, where the recording says: a snapshot of PyTorch's does, if its
+    /// history is whole enough, and a Kineto trace of a GPU. It is never less than what was alive.
     pub fn recorded_reserved_peak_bytes(&self) -> Option<u64> {
         self.header_of(RESERVED_PEAK)?.parse().ok()
+    }
+
+    /// What the recorded history lacks, in words that follow "the history": that it begins with blocks alive, is cut off, or
+    /// is missing. `None` where it lacks nothing, or the format does not tell.
+    pub fn history(&self) -> Option<&str> {
+        self.header_of(HISTORY)
     }
 
     /// How many allocations, steps and failures are missing, because a [recording](Recording) had no room for them. The program
@@ -253,6 +268,9 @@ impl Trace {
         self.header_of(EVENTS_DROPPED).and_then(|dropped| dropped.parse().ok()).unwrap_or(0)
     }
 }
+
+/// The key of the header for what a recorded history lacks.
+const HISTORY: &str = "history";
 
 /// The key of the header for what the recorded allocator had reserved at most.
 const RESERVED_PEAK: &str = "reserved_peak_bytes";

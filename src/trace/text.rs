@@ -2,23 +2,27 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{BufRead, Write as _};
 use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use super::parse::{Fault, failed, quoted};
+use super::fault::{Fault, quoted};
+use super::parse::failed;
+use super::source::Lines;
 use super::{Event, Trace, TraceBuilder};
 use crate::error::Result;
 
 /// Keys of the header that follow from the events.
 const COUNTED: [&str; 4] = ["events", "allocations", "frees", "max_live_bytes"];
 
-pub(super) fn read(text: &str, stem: &str) -> Result<Trace, Fault> {
+pub(super) fn read(text: &mut dyn BufRead, stem: &str) -> Result<Trace, Fault> {
     let mut reader = Reader { builder: TraceBuilder::new(stem), ids: HashMap::new() };
-    for (index, line) in text.lines().enumerate() {
-        reader.line(line).map_err(|what| Fault::line(index + 1, what))?;
+    let mut lines = Lines::new(text);
+    while let Some(line) = lines.next()? {
+        let read = reader.line(line);
+        read.map_err(|what| Fault::line(lines.number, what))?;
     }
     let trace = reader.builder.finish();
     check_counts(&trace)?;

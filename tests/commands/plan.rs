@@ -13,6 +13,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 use tensorpool::plan::{self, Lifetime, Lifetimes, LifetimesBuilder, Options, Plan};
+use tensorpool::trace::read_csv;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -30,7 +31,7 @@ fn text(path: &Path) -> String {
 
 fn instance(name: &str) -> Lifetimes<String> {
     let path = Path::new(ROOT).join("planning").join(name);
-    plan::read_csv(BufReader::new(text(&path).as_bytes()), name).unwrap()
+    read_csv(BufReader::new(text(&path).as_bytes()), name).unwrap()
 }
 
 /// The names of the recorded runs.
@@ -224,7 +225,7 @@ fn the_example_writes_offsets_that_are_a_plan() {
         text.lines().skip(1).map(|line| line.rsplit(',').next().unwrap().parse().unwrap()).collect()
     };
     let lifetimes = instance("somas/resnet50.csv.gz");
-    assert_eq!(plan::read_csv(out.stdout.as_bytes(), "out").unwrap(), lifetimes);
+    assert_eq!(read_csv(out.stdout.as_bytes(), "out").unwrap(), lifetimes);
     let own = solved(&lifetimes, &Options::new().align(512));
     assert_eq!(offsets(&out.stdout), own.offsets);
 
@@ -252,13 +253,17 @@ fn the_example_says_what_is_wrong() {
     let run_broken = run(&[K, &broken, "--steps", "0"]);
     assert_eq!(run_broken.code, Some(1));
     let expected =
-        format!("error: {broken}, line 3: expected a whole number from 0 to 2^64 - 1 for lower, found \"x\"\n");
+        format!("error: {broken}: line 3: expected a whole number from -2^63 to 2^64 - 1 for lower, found \"x\"\n");
     assert_eq!(run_broken.stderr, expected);
     let mut packed = fs::read(Path::new(ROOT).join(RESNET)).unwrap();
     packed.truncate(packed.len() / 2);
     let cut = folder.file("cut.csv.gz", packed);
     let run_cut = run(&[&cut]);
-    assert!(run_cut.code == Some(1) && run_cut.stderr.contains("cut.csv.gz, line "), "{}", run_cut.stderr);
+    assert!(
+        run_cut.code == Some(1) && run_cut.stderr.contains("cut.csv.gz: expected gzip to its end"),
+        "{}",
+        run_cut.stderr
+    );
     let missing = run(&["no/such.csv"]);
     assert!(missing.code == Some(1) && missing.stderr.contains("no/such.csv"), "{}", missing.stderr);
     let slab = run(&[K, "--slab", "4KiB"]);

@@ -2,7 +2,6 @@
 
 mod aligned;
 mod builder;
-mod csv;
 mod cursor;
 mod edges;
 mod effort;
