@@ -178,7 +178,10 @@ mod tests {
         let names = |name: &str| read(name).unwrap().into_iter().map(|each| each.name).collect::<Vec<_>>();
         assert_eq!(names("traces/lenet_b64.trace.gz"), ["lenet_b64"]);
         assert_eq!(names("planning/minimalloc/A.1048576.csv"), ["A.1048576"]);
-        assert_eq!(names("tests/data/snapshot4.pickle"), ["snapshot4 device 0", "snapshot4 device 1"]);
+        assert_eq!(
+            names("tests/data/snapshot4.pickle"),
+            ["snapshot4 device 0", "snapshot4 device 1", "snapshot4 device 2"]
+        );
         for broken in ["Cargo.toml", "traces", "no such file"] {
             let error = read(broken).err().unwrap();
             assert!(error.contains(broken), "{error}");
