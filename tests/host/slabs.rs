@@ -257,13 +257,15 @@ fn an_error_that_is_never_read_is_dropped_without_a_lock() {
     let pool = open(&backend, Config::new(2 * KIB).slabs(SlabPolicy::Fixed(KIB)));
     let held = pool.alloc(Request::bytes(KIB)).unwrap();
     backend.fail_calls(1..=u64::MAX);
-    let mut future = Box::pin(pool.alloc_async(Request::bytes(KIB).wait(Duration::from_millis(1))));
-    assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     let (again, calls) = (pool.clone(), Arc::new(AtomicU64::new(0)));
     let counted = Arc::clone(&calls);
     backend.on_drop(move || {
         counted.fetch_add(again.stats().blocks, Ordering::SeqCst);
     });
+    let mut future = Box::pin(pool.alloc_async(Request::bytes(KIB).wait(Duration::from_millis(1))));
+    assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    // Those of the poll.
+    calls.store(0, Ordering::SeqCst);
     until(|| pool.stats().waiting == 0);
     // The error comes a moment after the waiter has left the line, here mostly before the future is dropped.
     thread::sleep(Duration::from_millis(20));
