@@ -23,7 +23,7 @@ use super::state::{Candidate, Growth, Look, Served};
 use super::wait::wake;
 use super::{Fallback, Shared};
 use crate::backend::Backend;
-use crate::error::{Error, ErrorKind, RefusedBy, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, Condvar, Mutex, PoisonError, Weak, caught, lock};
 
 /// How long it takes to the next look while the device or a hold has memory of the pool. No look follows another sooner.
@@ -285,24 +285,18 @@ impl<B: Backend> Shared<B> {
     /// Takes the waiters whose time is over out of the line.
     pub(super) fn expire(&self) {
         let now = Instant::now();
-        if self.state().deadline().is_none_or(|deadline| deadline > now) {
-            return;
-        }
-        self.fold_shards();
-        let (in_time, late, served, situation, refused_by) = {
+        let (in_time, late, situation, served) = {
             let mut state = self.state();
+            if state.deadline().is_none_or(|deadline| deadline > now) {
+                return;
+            }
             // There may be room that no thread has told the line of.
             let in_time = state.serve();
             let late = state.expire(now);
-            let served = state.serve();
-            // After that, so that the numbers hold for the next request.
-            let room = state.room();
-            let refused_by: Vec<_> = late.iter().map(|seat| state.refused_by(seat.requests(), &room)).collect();
-            (in_time, late, served, self.situation(&state), refused_by)
+            (in_time, late, self.situation(&state), state.serve())
         };
-        for (seat, refused_by) in late.iter().zip(refused_by) {
-            let refused_by = if seat.is_refused() { RefusedBy::Backend } else { refused_by };
-            let error = self.timeout(&situation, seat.requests(), refused_by, seat.waited());
+        for seat in &late {
+            let error = self.shortage_in(&situation, seat.requests(), ErrorKind::Timeout, seat.waited());
             // A waiter that has left meanwhile leaves the error here, and its drop is the backend's code.
             caught(|| seat.settle(Err(seat.caused(error))));
         }

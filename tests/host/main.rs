@@ -9,7 +9,6 @@ mod backends;
 mod busy_stream;
 mod compact;
 mod empty;
-mod errors;
 mod fresh;
 mod futures;
 mod harm;
