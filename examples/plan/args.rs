@@ -60,7 +60,8 @@ Examples, after `cargo run --release --example plan --`:
   planning/minimalloc/*.csv --capacity 1MiB              stop when it fits
   planning/somas/resnet50.csv.gz --align 256 --out -     the offsets, as CSV
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a plan is higher than the capacity.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a plan is higher than the capacity,
+130 stopped by Ctrl-C.";
 
 impl Args {
     pub fn options(&self) -> Options {

@@ -10,19 +10,21 @@
 mod args;
 mod failure;
 mod files;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod table;
 
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tensorpool::ByteSize;
 use tensorpool::plan::Options;
 
 use crate::args::Args;
 use crate::failure::Failure;
 use crate::files::Out;
+use crate::shared::{bar, stop};
 use crate::table::{Row, Table};
 
 fn main() -> ExitCode {
@@ -35,12 +37,13 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
+    stop::end_when_asked().map_err(Failure::Wrong)?;
     let out = args.out.as_deref().map(|path| Out::new(path, args.files.len())).transpose()?;
     // Offsets and a table would not go together on standard output.
     let is_table = !matches!(out, Some(Out::Standard));
     let table = Table { json: args.json, is_shown: is_table, name_width: name_width(args) };
     let options = args.options();
-    let bar = progress_bar(args);
+    let bar = bar::new("{bar:20} {pos}/{len} {wide_msg}", Some(args.files.len() as u64), args.json);
     let mut too_high = Vec::new();
     bar.suspend(|| table.head())?;
     for file in &args.files {
@@ -83,11 +86,4 @@ fn plan_file(file: &std::path::Path, options: &Options, out: Option<&Out>) -> Re
 
 fn name_width(args: &Args) -> usize {
     args.files.iter().map(|file| file.display().to_string().chars().count()).max().unwrap_or(0).max("file".len())
-}
-
-/// On standard error if that is a terminal and people watch it; else nothing is drawn.
-fn progress_bar(args: &Args) -> ProgressBar {
-    let target = if args.json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}").expect("the template is right");
-    ProgressBar::with_draw_target(Some(args.files.len() as u64), target).with_style(style)
 }

@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use crate::shared::stop;
+
 #[derive(Debug)]
 pub struct Failure {
     kind: &'static str,
@@ -30,9 +32,11 @@ impl Failure {
 
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self.kind {
+            "stopped" => stop::EXIT_CODE,
+            // Ctrl-C ends every command of a pipe, the reader too.
+            CLOSED_PIPE if stop::is_asked() => stop::EXIT_CODE,
             CLOSED_PIPE => 0,
             "no room" => 3,
-            "stopped" => 130,
             _ => 1,
         })
     }

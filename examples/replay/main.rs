@@ -12,6 +12,8 @@ mod failure;
 mod measure;
 mod output;
 mod progress;
+#[path = "../shared/mod.rs"]
+mod shared;
 
 use std::process::ExitCode;
 

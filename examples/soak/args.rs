@@ -41,7 +41,9 @@ Examples, after `cargo run --release --example soak --`:
   --what pool --seconds 3600           an hour of pools, on each CPU
   --what pool --seed 7 --program 260   one program again
 
-Ctrl-C stops it and prints the totals. Exit codes: 0 no difference, 1 a difference, 2 wrong usage.";
+Ctrl-C stops it and prints the totals; the second stops at once.
+
+Exit codes: 0 no difference, 1 a difference, 2 wrong usage, 130 stopped by the second Ctrl-C.";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum What {

@@ -12,6 +12,8 @@ mod kind;
 mod output;
 mod programs;
 mod run;
+#[path = "../shared/mod.rs"]
+mod shared;
 
 use std::io;
 use std::process::ExitCode;
@@ -25,10 +27,9 @@ use crate::args::Args;
 use crate::kind::Kind;
 use crate::output::Output;
 use crate::run::Run;
+use crate::shared::stop;
 
 const TICK: Duration = Duration::from_millis(100);
-/// Also how long it takes until it is seen that nothing reads standard output any more.
-const MILESTONE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -41,9 +42,11 @@ fn main() -> ExitCode {
     let run = Run::new(seed, Kind::of(args.what), workers).only(args.program).until(args.ops, args.seconds);
     let run = Arc::new(run);
     let output = Output::new(args.json);
-    match soak(&args, &run, &output) {
+    let result = soak(&args, &run, &output);
+    output.clear();
+    match result {
         Ok(code) => code,
-        // Whoever read standard output has gone, as `head` does.
+        // The reader of standard output has gone, as `head` does.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: standard output: {error}");
@@ -54,11 +57,8 @@ fn main() -> ExitCode {
 
 fn soak(args: &Args, run: &Arc<Run>, output: &Output) -> io::Result<ExitCode> {
     let what = args.what.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+    stop::listen().map_err(io::Error::other)?;
     output.start(run, &what)?;
-    let stopped = Arc::clone(run);
-    // The second Ctrl-C does not wait for the programs to end.
-    let stop = move || if stopped.is_over() { std::process::exit(130) } else { stopped.stop() };
-    ctrlc::set_handler(stop).map_err(io::Error::other)?;
     let workers = start(run)?;
     let hangs = watch(run, output, &workers)?;
     output.clear();
@@ -89,10 +89,13 @@ fn watch(run: &Run, output: &Output, workers: &[thread::JoinHandle<()>]) -> io::
     while !workers.iter().all(thread::JoinHandle::is_finished) {
         thread::sleep(TICK);
         output.progress(run);
+        if stop::is_asked() {
+            run.stop();
+        }
         if let Err(difference) = run.watch() {
             return Ok(Some(difference));
         }
-        if milestone.elapsed() >= MILESTONE {
+        if output.milestone_after().is_some_and(|after| milestone.elapsed() >= after) {
             milestone = Instant::now();
             output.milestone(run)?;
         }

@@ -1,15 +1,20 @@
 //! What is told: to standard output the seed, the totals and what was found, as text or, with `--json`, one object a line;
 //! to standard error the progress, if that is a terminal.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use crate::kind::KINDS;
 use crate::programs::{COUNTS, Count};
 use crate::run::{Difference, Run, Total};
+use crate::shared::bar;
+
+/// The time between two lines of progress for a program, and for a file or a pipe. A reader that has gone is noticed at the next line.
+const MILESTONE: Duration = Duration::from_secs(1);
+const MILESTONE_TEXT: Duration = Duration::from_secs(10);
 
 pub struct Output {
     json: bool,
@@ -18,9 +23,7 @@ pub struct Output {
 
 impl Output {
     pub fn new(json: bool) -> Self {
-        let target = if json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let style = ProgressStyle::with_template("{spinner} {wide_msg}").expect("the template is right");
-        Self { json, bar: ProgressBar::with_draw_target(None, target).with_style(style) }
+        Self { json, bar: bar::new("{spinner} {wide_msg}", None, json) }
     }
 
     /// Before anything can go wrong.
@@ -37,9 +40,14 @@ impl Output {
         self.bar.tick();
     }
 
-    /// A line for programs now and then, since they see no bar.
+    /// Returns the time between two milestones. A terminal has a bar and needs none.
+    pub fn milestone_after(&self) -> Option<Duration> {
+        if self.json { Some(MILESTONE) } else { (!io::stdout().is_terminal()).then_some(MILESTONE_TEXT) }
+    }
+
+    /// Writes a line of progress.
     pub fn milestone(&self, run: &Run) -> io::Result<()> {
-        if self.json { self.write(&event("progress", run, &run.sum())) } else { Ok(()) }
+        self.write(&if self.json { event("progress", run, &run.sum()) } else { sentence(run) })
     }
 
     /// Leaves the terminal as it was.

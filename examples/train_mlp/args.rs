@@ -101,7 +101,9 @@ Examples, after `cargo run --release --example train_mlp --`:
   --data ~/fashion-mnist --json             other data, output for programs
   --trace mlp.trace.gz                      what it asks its memory for
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the budget is too small.";
+Ctrl-C ends it after the step: the trace is closed, the summary printed. The second Ctrl-C stops at once.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the budget is too small, 130 stopped by Ctrl-C.";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Device {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
+use crate::shared::stop;
+
 /// A failure as it is told to a person (`message`, `advice`) and to a program (`kind`, `needed_bytes`, the exit code).
 #[derive(Debug)]
 pub struct Failure {
@@ -19,13 +21,15 @@ impl Failure {
         Self { kind, message: message.into(), advice: String::new(), needed_bytes: None }
     }
 
-    /// Whoever read standard output has gone, as `head` does: nothing is left to say, and nothing went wrong.
+    /// Tells whether the reader of standard output has gone, as `head` does: nothing is left to say.
     pub fn is_closed_pipe(&self) -> bool {
         self.kind == CLOSED_PIPE
     }
 
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self.kind {
+            // Ctrl-C ends every command of a pipe, the reader too.
+            CLOSED_PIPE if stop::is_asked() => stop::EXIT_CODE,
             CLOSED_PIPE => 0,
             "usage" => 2,
             "budget" => 3,

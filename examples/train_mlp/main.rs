@@ -14,12 +14,15 @@ mod device;
 mod failure;
 mod output;
 mod plan;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod summary;
 mod training;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use tensorpool::trace::Recording;
 use tensorpool::{Config, Pool};
 
 use crate::args::Args;
@@ -28,6 +31,7 @@ use crate::device::Opened;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::plan::Plan;
+use crate::shared::stop;
 use crate::training::Training;
 
 fn main() -> ExitCode {
@@ -37,7 +41,7 @@ fn main() -> ExitCode {
     };
     let output = Output { json: args.json };
     match run(&args, output) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             output.failure(&failure);
             failure.exit_code()
@@ -45,7 +49,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args, output: Output) -> Result<(), Failure> {
+fn run(args: &Args, output: Output) -> Result<ExitCode, Failure> {
+    stop::listen().map_err(|message| Failure::new("failed", message))?;
     let data = Data::read(&args.data)?;
     if args.batch > data.train.len() {
         let message = format!("--batch {}: there are only {} training images", args.batch, data.train.len());
@@ -66,11 +71,13 @@ fn run(args: &Args, output: Output) -> Result<(), Failure> {
     let trainer = plan.allocator.trainer(&pool, plan.settings.clone(), plan.step)?;
     summary::started(output, &plan, pool.backend(), planning.is_some())?;
     let mut training = Training::new(args, &data, &pool, planning, trainer, output);
-    let outcome = training.run()?;
-    if let Some(recording) = recording {
-        recording.finish()?;
-    }
-    summary::end(output, &plan, &pool, &outcome)
+    let outcome = training.run();
+    // The trace is whole, whatever ended the training.
+    let recorded = recording.map(Recording::finish).transpose();
+    let outcome = outcome?;
+    recorded?;
+    summary::end(output, &plan, &pool, &outcome)?;
+    Ok(if outcome.is_stopped { ExitCode::from(stop::EXIT_CODE) } else { ExitCode::SUCCESS })
 }
 
 /// What clap has to say: help and version are no errors.

@@ -48,11 +48,15 @@ pub fn started(output: Output, plan: &Plan, backend: &AnyBackend, plans: bool) -
 }
 
 pub fn end(output: Output, plan: &Plan, pool: &Pool<AnyBackend>, outcome: &Outcome) -> Result<(), Failure> {
-    let Outcome { steps, loss, test_accuracy, seconds, step_median, stats, planned } = outcome;
-    let (percent, median) = (100.0 * test_accuracy, step_median.as_secs_f64() * 1e3);
+    let Outcome { steps, loss, test_accuracy, is_stopped, seconds, step_median, stats, planned } = outcome;
+    let stopped = is_stopped.then(|| "stopped by Ctrl-C".to_owned());
+    let accuracy = test_accuracy.map(|share| format!("test accuracy {:.2}%", 100.0 * share));
+    let what: Vec<String> = stopped.into_iter().chain(accuracy).collect();
     output.text(format_args!(
-        "\ntest accuracy {percent:.2}% after {} steps in {seconds:.1} s (a step: median {median:.2} ms)\n",
-        thousands(*steps)
+        "\n{} after {} steps in {seconds:.1} s\na step: median {:.2} ms\n",
+        what.join(", "),
+        thousands(*steps),
+        step_median.as_secs_f64() * 1e3
     ))?;
     output.text(ways(plan, pool.backend(), outcome))?;
     output.text(format_args!("the pool at the end\n{stats}\n"))?;
@@ -62,6 +66,7 @@ pub fn end(output: Output, plan: &Plan, pool: &Pool<AnyBackend>, outcome: &Outco
         ("steps", (*steps).into()),
         ("loss", (*loss).into()),
         ("test_accuracy", (*test_accuracy).into()),
+        ("stopped", (*is_stopped).into()),
         ("budget_bytes", stats.budget_bytes.into()),
         ("reserved_peak_bytes", stats.reserved_peak_bytes.into()),
         ("live_peak_bytes", stats.live_peak_bytes.into()),

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -14,14 +14,18 @@ use crate::args::Args;
 use crate::data::{Data, Images};
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::shared::{bar, stop};
 
 /// What came of it.
 pub struct Outcome {
     pub steps: u64,
     /// The mean loss of the last epoch's steps.
     pub loss: f64,
-    /// The share of test images that are classified as labelled, after the last step.
-    pub test_accuracy: f64,
+    /// The share of test images that are classified as labelled, after the last step. `None` where Ctrl-C came before that was
+    /// known.
+    pub test_accuracy: Option<f64>,
+    /// Ctrl-C has ended it.
+    pub is_stopped: bool,
     /// Of training and testing.
     pub seconds: f64,
     pub step_median: Duration,
@@ -67,12 +71,13 @@ impl<'a> Training<'a> {
         trainer: Trainer<AnyBackend>,
         output: Output,
     ) -> Self {
-        let bar = progress_bar(output, steps_in_all(args, data));
+        let steps = steps_in_all(args, data);
+        let bar = bar::new("{bar:20} {pos}/{len} {wide_msg}", Some(steps), output.json);
         let (batch, step_times) = (Batch::default(), Vec::new());
         Self { args, data, pool, trainer, output, planning, before_plans: None, bar, batch, step_times }
     }
 
-    /// Trains, and tests after every epoch.
+    /// Trains, and tests after every epoch. Ctrl-C ends it after a step, so that there is one at least, or in a test.
     pub fn run(&mut self) -> Result<Outcome, Failure> {
         let start = Instant::now();
         let steps_in_all = steps_in_all(self.args, self.data);
@@ -80,22 +85,29 @@ impl<'a> Training<'a> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.args.seed);
         // The first weights come from stream 0.
         rng.set_stream(1);
-        let (mut epoch, mut loss, mut test_accuracy) = (0, f64::NAN, f64::NAN);
-        while self.trainer.steps() < steps_in_all {
+        let mut epoch = 0;
+        let (loss, test_accuracy) = loop {
             epoch += 1;
             self.bar.set_prefix(format!("epoch {epoch}/{}", self.args.epochs));
             order.shuffle(&mut rng);
             let steps_left = steps_in_all - self.trainer.steps();
-            loss = self.epoch(&order, steps_left)?;
-            test_accuracy = self.accuracy(&self.data.test)?;
-            self.tell_epoch(epoch, loss, test_accuracy)?;
-        }
+            let loss = self.epoch(&order, steps_left)?;
+            let test_accuracy = self.accuracy(&self.data.test)?;
+            if let Some(test_accuracy) = test_accuracy {
+                self.tell_epoch(epoch, loss, test_accuracy)?;
+            }
+            if self.trainer.steps() == steps_in_all || stop::is_asked() {
+                break (loss, test_accuracy);
+            }
+        };
         self.bar.finish_and_clear();
         self.step_times.sort_unstable();
         let step_median = self.step_times[self.step_times.len() / 2];
         let seconds = start.elapsed().as_secs_f64();
         let (stats, planned) = self.memory();
-        Ok(Outcome { steps: self.trainer.steps(), loss, test_accuracy, seconds, step_median, stats, planned })
+        let steps = self.trainer.steps();
+        let is_stopped = steps < steps_in_all || test_accuracy.is_none();
+        Ok(Outcome { steps, loss, test_accuracy, is_stopped, seconds, step_median, stats, planned })
     }
 
     /// The pool's numbers of the whole run, and of its two parts if there are two.
@@ -132,18 +144,25 @@ impl<'a> Training<'a> {
             self.tell_step(loss)?;
             sum += f64::from(loss);
             steps += 1;
+            if stop::is_asked() {
+                break;
+            }
         }
         Ok(sum / f64::from(steps))
     }
 
-    fn accuracy(&mut self, images: &Images) -> Result<f64, Failure> {
+    /// The share of images that are classified as labelled, or `None` after Ctrl-C.
+    fn accuracy(&mut self, images: &Images) -> Result<Option<f64>, Failure> {
         let all: Vec<u32> = (0..images.len() as u32).collect();
         let mut correct = 0;
         for indices in all.chunks(self.args.batch) {
             images.gather(indices, &mut self.batch.images, &mut self.batch.labels);
+            if stop::is_asked() {
+                return Ok(None);
+            }
             correct += self.trainer.correct(&self.batch.images, &self.batch.labels)?;
         }
-        Ok(correct as f64 / images.len() as f64)
+        Ok(Some(correct as f64 / images.len() as f64))
     }
 
     fn tell_step(&self, loss: f32) -> Result<(), Failure> {
@@ -155,7 +174,7 @@ impl<'a> Training<'a> {
         }
         let stats = self.pool.stats();
         let (live, peak) = (ByteSize(stats.live_bytes), ByteSize(stats.live_peak_bytes));
-        self.bar.set_message(format!("loss {loss:.4}, live {live}, at most {peak}"));
+        self.bar.set_message(format!("loss {loss:.4}, {}, live {live}, at most {peak}", self.bar.prefix()));
         self.bar.inc(1);
         if self.args.log_every.is_some_and(|every| step.is_multiple_of(every)) {
             self.above_bar(|| {
@@ -183,11 +202,4 @@ impl<'a> Training<'a> {
 fn steps_in_all(args: &Args, data: &Data) -> u64 {
     let steps_per_epoch = (data.train.len() / args.batch) as u64;
     args.epochs.saturating_mul(steps_per_epoch).min(args.steps.unwrap_or(u64::MAX))
-}
-
-/// On standard error if that is a terminal and people watch it; else nothing is drawn.
-fn progress_bar(output: Output, steps: u64) -> ProgressBar {
-    let target = if output.json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg}").expect("the template is right");
-    ProgressBar::with_draw_target(Some(steps), target).with_style(style)
 }

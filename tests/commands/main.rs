@@ -8,6 +8,8 @@ mod plan;
 mod readme;
 mod replay;
 mod rust_version;
+#[cfg(unix)]
+mod stop;
 mod train_mlp;
 
 use std::path::{Path, PathBuf};

@@ -1,9 +1,8 @@
 //! Replays: what they count, and the example `replay` as its users meet it.
 
-use std::io::{BufRead, BufReader, Read};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use crate::program;
 use serde_json::Value;
@@ -337,36 +336,4 @@ fn wrong_usage_and_broken_files_are_told_apart() {
     let message = format!("error: {broken}: line 2: expected \"a <id> <bytes> [<label>]\", found \"a 1 many\"\n");
     assert_eq!(text(&output.stderr), message);
     assert!(succeeds(&["--help"]).contains("Exit codes"));
-}
-
-#[cfg(unix)]
-#[test]
-fn ctrl_c_ends_it_cleanly() {
-    use std::os::unix::process::ExitStatusExt;
-
-    // A table's first row is out long before its last.
-    let mut args = vec!["--min-budget".to_owned(), file("mlp_b128")];
-    args.extend(std::iter::repeat_n(file("bert_base_b8_varlen"), 60));
-    let mut child = Command::new(program("replay"))
-        .args(&args)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it starts");
-    let mut stdout = BufReader::new(child.stdout.take().unwrap());
-    let mut line = String::new();
-    while !line.starts_with("mlp_b128") {
-        line.clear();
-        assert!(stdout.read_line(&mut line).unwrap() > 0, "it ended before its first row");
-    }
-    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill starts");
-    assert!(sent.success());
-    let mut rest = String::new();
-    stdout.read_to_string(&mut rest).unwrap();
-    let mut stderr = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-    let status = child.wait().unwrap();
-    assert_eq!((status.code(), status.signal()), (Some(130), None), "{rest}{stderr}");
-    assert_eq!(stderr, "error: stopped\n");
-    assert!(rest.ends_with('\n') || rest.is_empty(), "{rest}");
 }

@@ -131,9 +131,9 @@ fn events_are_as_documented() {
 
     let end = &events[5];
     let sizes = ["budget_bytes", "reserved_peak_bytes", "live_peak_bytes", "planned_peak_bytes", "naive_peak_bytes"];
-    assert_keys(end, &[&["event", "steps", "loss", "test_accuracy", "seconds"], sizes.as_slice()].concat());
+    assert_keys(end, &[&["event", "steps", "loss", "test_accuracy", "stopped", "seconds"], sizes.as_slice()].concat());
     assert_eq!((&end["steps"], &end["loss"]), (&63.into(), &events[4]["loss"]));
-    assert_eq!(end["test_accuracy"], events[4]["test_accuracy"]);
+    assert_eq!((&end["test_accuracy"], &end["stopped"]), (&events[4]["test_accuracy"], &false.into()));
     assert_eq!(end["live_peak_bytes"], needs.live_peak_bytes);
     assert_eq!((&start["plan"], &end["planned_peak_bytes"]), (&"auto".into(), &needs.live_peak_bytes.into()));
     assert_eq!(end["naive_peak_bytes"], computed(&[32, 16], Optimizer::MOMENTUM, WAYS[3]).live_peak_bytes);

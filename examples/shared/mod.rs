@@ -1,0 +1,6 @@
+//! What the commands share.
+
+#![allow(dead_code, reason = "each command uses a part of it")]
+
+pub mod bar;
+pub mod stop;

@@ -1,0 +1,48 @@
+//! Ctrl-C: the first asks a command to end between two pieces of its work, the second ends it at once.
+
+use std::io::{self, IsTerminal, Write};
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The exit code of a command that Ctrl-C stopped: 128 and the signal's number, as shells have it.
+pub const EXIT_CODE: u8 = 130;
+
+static IS_ASKED: AtomicBool = AtomicBool::new(false);
+
+/// Lets the first Ctrl-C from now on only ask, and the second end the process.
+///
+/// # Errors
+/// A message, where the system refuses: then Ctrl-C ends the process as it did.
+pub fn listen() -> Result<(), String> {
+    handle(|| {
+        if IS_ASKED.swap(true, Ordering::Relaxed) {
+            end_at_once();
+        }
+    })
+}
+
+/// Lets the first Ctrl-C from now on end the process, for a command that has nothing to save.
+///
+/// # Errors
+/// The message of [`listen`].
+pub fn end_when_asked() -> Result<(), String> {
+    handle(|| end_at_once())
+}
+
+/// Tells whether a Ctrl-C has come.
+pub fn is_asked() -> bool {
+    IS_ASKED.load(Ordering::Relaxed)
+}
+
+fn handle(handler: impl FnMut() + Send + 'static) -> Result<(), String> {
+    ctrlc::set_handler(handler).map_err(|error| format!("Ctrl-C cannot be caught: {error}"))
+}
+
+/// Takes the line of a bar off the terminal without the bar's lock, which a thread may hold that waits for a slow reader.
+fn end_at_once() -> ! {
+    let mut stderr = io::stderr();
+    if stderr.is_terminal() {
+        let _ = write!(stderr, "\r\x1b[2K");
+    }
+    process::exit(EXIT_CODE.into())
+}
