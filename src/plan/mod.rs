@@ -194,7 +194,11 @@ fn solve_within(lifetimes: &[Lifetime], options: &Options, is_strict: bool) -> R
     }
     let (scaled, placed) = Scaled::new(lifetimes, options)?;
     let limits = Limits {
-        goal: options.capacity_bytes.map_or(0, |bytes| bytes / scaled.unit_bytes).max(scaled.problem.load()),
+        // No plan is higher than `BYTES_MAX`, and 2^64 - 1 stands for the height of none yet.
+        goal: options
+            .capacity_bytes
+            .map_or(0, |bytes| bytes.min(BYTES_MAX) / scaled.unit_bytes)
+            .max(scaled.problem.load()),
         units_max,
         units_spent,
         is_strict,

@@ -95,3 +95,14 @@ fn threads_and_a_time_limit_give_plans_too() {
     assert_eq!(plan.steps, solve(&lifetimes, &Options::new().steps(0)).steps, "steps without time");
     assert!(try_solve(&lifetimes, &Options::new().threads(0)).is_err());
 }
+
+#[test]
+fn every_capacity_gives_a_plan() {
+    let two = [Lifetime::new(0, 2, 4096), Lifetime::new(1, 3, 4096)];
+    for lifetimes in [&[][..], &two] {
+        for capacity in [0, 1, 4096, 1 << 62, u64::MAX - 1, u64::MAX] {
+            let plan = solve(lifetimes, &Options::new().capacity(capacity));
+            assert_eq!(plan.height, 4096 * lifetimes.len() as u64, "{capacity}");
+        }
+    }
+}
