@@ -63,6 +63,9 @@ impl FromStr for ByteSize {
     fn from_str(text: &str) -> Result<Self, ParseByteSizeError> {
         let error = |why| ParseByteSizeError { text: text.to_owned(), why };
         let trimmed = text.trim();
+        if trimmed.starts_with('-') {
+            return Err(error("it is negative"));
+        }
         let number_len = trimmed.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '_')).unwrap_or(trimmed.len());
         let (number, unit) = trimmed.split_at(number_len);
         let unit_bytes: u64 = match unit.trim().to_ascii_lowercase().as_str() {
@@ -157,6 +160,7 @@ mod tests {
         for text in ["", "MiB", ".", "-1", "1.2.3", "6 apples", "18446744073709551616", "99999999 TiB", "1e9", "٣"] {
             let error = text.parse::<ByteSize>().unwrap_err().to_string();
             assert!(error.contains(&format!("{text:?}")), "{error}");
+            assert_eq!(error.contains("it is negative"), text.starts_with('-'), "{error}");
         }
     }
 

@@ -7,6 +7,8 @@ use clap::Parser;
 use tensorpool::ByteSize;
 use tensorpool::plan::Options;
 
+use crate::shared::cli;
+
 /// Plans offsets for buffers whose lifetimes are known, and says how far the result is from the least possible.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "plan", after_help = EXAMPLES)]
@@ -34,7 +36,7 @@ pub struct Args {
     pub slab: Option<ByteSize>,
 
     /// Most work for each file, in steps of about a microsecond; the same work on every machine [default: 4000000]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = cli::whole)]
     pub steps: Option<u64>,
 
     /// Most seconds for each file; how far that gets depends on the machine
@@ -42,11 +44,11 @@ pub struct Args {
     pub seconds: Option<Duration>,
 
     /// Solvers at once; which of them is first depends on the machine
-    #[arg(long, default_value = "1", value_name = "N")]
+    #[arg(long, default_value = "1", value_name = "N", value_parser = cli::threads)]
     pub threads: usize,
 
     /// Where chance begins: the same seed gives the same plan
-    #[arg(long, default_value = "1", value_name = "N")]
+    #[arg(long, default_value = "1", value_name = "N", value_parser = cli::whole)]
     pub seed: u64,
 
     /// Print one JSON object a file instead of a table
@@ -83,6 +85,6 @@ impl Args {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse::<f64>().map_err(|error| error.to_string())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+    let seconds = text.trim().parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or_else(|| "it must be a number of seconds, 0 or more".to_owned())
 }

@@ -6,17 +6,23 @@ use std::process::ExitCode;
 /// What is told on standard error; the exit code follows from the kind.
 #[derive(Debug)]
 pub enum Failure {
-    /// A file, an option or a value is wrong.
+    /// Options contradict each other, or a value is wrong.
+    Usage(String),
+    /// A file is wrong.
     Wrong(String),
     /// A plan is higher than the capacity.
     TooHigh(String),
-    /// Whoever read standard output has gone, as `head` does: nothing is left to say, and nothing went wrong.
+    /// The reader of standard output has gone, as `head` does: nothing is left to say, and nothing went wrong.
     ClosedPipe,
 }
 
 impl Failure {
     pub fn exit_code(&self) -> ExitCode {
         match self {
+            Self::Usage(message) => {
+                eprintln!("error: {message}");
+                ExitCode::from(2)
+            }
             Self::Wrong(message) => {
                 eprintln!("error: {message}");
                 ExitCode::from(1)

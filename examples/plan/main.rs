@@ -17,19 +17,18 @@ mod table;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::Parser;
 use tensorpool::ByteSize;
-use tensorpool::plan::Options;
+use tensorpool::plan::{self, Options};
 
 use crate::args::Args;
 use crate::failure::Failure;
 use crate::files::Out;
-use crate::shared::{bar, stop};
+use crate::shared::{bar, cli, stop};
 use crate::table::{Row, Table};
 
 fn main() -> ExitCode {
     // Wrong usage ends here, with exit code 2.
-    let args = Args::parse();
+    let args: Args = cli::parse().unwrap_or_else(|error| error.exit());
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.exit_code(),
@@ -43,13 +42,17 @@ fn run(args: &Args) -> Result<(), Failure> {
     let is_table = !matches!(out, Some(Out::Standard));
     let table = Table { json: args.json, is_shown: is_table, name_width: name_width(args) };
     let options = args.options();
+    // What the options contradict is no fault of a file.
+    plan::solve(&[], &options).map_err(|error| Failure::Usage(error.to_string()))?;
     let bar = bar::new("{bar:20} {pos}/{len} {wide_msg}", Some(args.files.len() as u64), args.json);
     let mut too_high = Vec::new();
-    bar.suspend(|| table.head())?;
     for file in &args.files {
         bar.set_message(file.display().to_string());
         let row = plan_file(file, &options, out.as_ref())?;
         bar.inc(1);
+        if bar.position() == 1 {
+            bar.suspend(|| table.head())?;
+        }
         bar.suspend(|| table.row(&row))?;
         if args.capacity.is_some_and(|capacity| row.height > capacity.0) {
             too_high.push(row.file);

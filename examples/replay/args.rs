@@ -40,7 +40,7 @@ pub struct Args {
 
     /// Size of a slab, or growing, single or per-block. With --min-budget it is the search's; without --budget the pool has
     /// twice the peak [default: growing; 1/64 of the peak without a budget]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = slab)]
     pub slab: Option<SlabPolicy>,
 
     /// Print one JSON object a trace instead of text
@@ -79,6 +79,13 @@ impl Args {
             (_, true) => ", steps planned when they return",
             _ => "",
         }
+    }
+}
+
+fn slab(text: &str) -> Result<SlabPolicy, String> {
+    match text.parse() {
+        Ok(SlabPolicy::Fixed(0)) => Err("a slab has 1 byte at least".to_owned()),
+        slab => slab.map_err(|error: tensorpool::Error| error.to_string()),
     }
 }
 

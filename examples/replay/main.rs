@@ -17,7 +17,6 @@ mod shared;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use tensorpool::trace::Trace;
 use tensorpool::{Backend, ByteSize, Host, Virtual};
 
@@ -26,9 +25,10 @@ use crate::failure::Failure;
 use crate::measure::measure;
 use crate::output::{Output, Row};
 use crate::progress::Bar;
+use crate::shared::cli;
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let args = match cli::parse::<Args>() {
         Ok(args) => args,
         Err(error) => {
             let _ = error.print();

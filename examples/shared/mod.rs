@@ -3,4 +3,5 @@
 #![allow(dead_code, reason = "each command uses a part of it")]
 
 pub mod bar;
+pub mod cli;
 pub mod stop;

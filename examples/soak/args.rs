@@ -2,6 +2,8 @@
 
 use clap::{Parser, ValueEnum};
 
+use crate::shared::cli;
+
 /// Runs random programs on spaces and pools, each beside a model, until it is stopped or something is wrong.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "soak", after_help = EXAMPLES)]
@@ -11,23 +13,23 @@ pub struct Args {
     pub what: What,
 
     /// Seed of all programs [default: from the clock]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = cli::whole)]
     pub seed: Option<u64>,
 
     /// Run only this program of the seed
-    #[arg(long, value_name = "N", requires = "seed")]
+    #[arg(long, value_name = "N", requires = "seed", value_parser = cli::whole)]
     pub program: Option<u64>,
 
     /// Programs that run at a time [default: one for each CPU]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
-    pub threads: Option<u64>,
+    #[arg(long, value_name = "N", value_parser = cli::threads)]
+    pub threads: Option<usize>,
 
     /// Stop after about this many operations
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = cli::at_least_one)]
     pub ops: Option<u64>,
 
     /// Stop after this many seconds
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = cli::at_least_one)]
     pub seconds: Option<u64>,
 
     /// Print one JSON object a line instead of text

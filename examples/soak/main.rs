@@ -21,20 +21,20 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use clap::{Parser, ValueEnum};
+use clap::ValueEnum;
 
 use crate::args::Args;
 use crate::kind::Kind;
 use crate::output::Output;
 use crate::run::Run;
-use crate::shared::stop;
+use crate::shared::{cli, stop};
 
 const TICK: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args: Args = cli::parse().unwrap_or_else(|error| error.exit());
     let workers = match args.threads {
-        Some(threads) => threads as usize,
+        Some(threads) => threads,
         None => thread::available_parallelism().map_or(1, |cpus| cpus.get()),
     };
     let workers = if args.program.is_some() { 1 } else { workers };

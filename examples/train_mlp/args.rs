@@ -6,6 +6,8 @@ use clap::{Parser, ValueEnum};
 use tensorpool::ByteSize;
 use tensorpool::nn::{self, Allocator, StepKind};
 
+use crate::shared::cli;
+
 /// The digits that are bundled with the crate.
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/train_mlp/data");
 
@@ -29,11 +31,11 @@ pub struct Args {
     pub budget: ByteSize,
 
     /// Sizes of the hidden layers
-    #[arg(long, default_value = "512,256", value_delimiter = ',', value_name = "N,N,..", value_parser = at_least_one)]
+    #[arg(long, default_value = "512,256", value_delimiter = ',', value_name = "N,N,..", value_parser = cli::count)]
     pub hidden: Vec<usize>,
 
     /// Images in a batch
-    #[arg(long, default_value = "128", value_name = "N", value_parser = at_least_one)]
+    #[arg(long, default_value = "128", value_name = "N", value_parser = cli::count)]
     pub batch: usize,
 
     /// momentum, sgd or adam: how parameters follow their gradients
@@ -45,15 +47,15 @@ pub struct Args {
     pub lr: Option<f32>,
 
     /// Times to go through the training images
-    #[arg(long, default_value = "10", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value = "10", value_name = "N", value_parser = cli::at_least_one)]
     pub epochs: u64,
 
     /// Stop after this many training steps in all
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = cli::at_least_one)]
     pub steps: Option<u64>,
 
     /// Seed of the first weights and of the order of the images
-    #[arg(long, default_value = "1", value_name = "N")]
+    #[arg(long, default_value = "1", value_name = "N", value_parser = cli::whole)]
     pub seed: u64,
 
     /// Folder of MNIST's or Fashion-MNIST's IDX files, gzipped or not [default: the bundled]
@@ -80,7 +82,7 @@ pub struct Args {
     pub plan: Option<PlanKind>,
 
     /// Print the loss of every N-th step
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = cli::at_least_one)]
     pub log_every: Option<u64>,
 
     /// Write every allocation and free to a trace, for `--example replay` (gzipped if .gz)
@@ -103,7 +105,8 @@ Examples, after `cargo run --release --example train_mlp --`:
 
 Ctrl-C ends it after the step: the trace is closed, the summary printed. The second Ctrl-C stops at once.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the budget is too small, 130 stopped by Ctrl-C.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the budget is too small,
+4 the training diverged, 130 stopped by Ctrl-C.";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Device {
@@ -196,18 +199,7 @@ impl Optimizer {
     }
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.trim().parse::<usize>() {
-        Ok(0) => Err("it must be at least 1".into()),
-        Ok(number) => Ok(number),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
 fn rate(text: &str) -> Result<f32, String> {
-    match text.parse::<f32>() {
-        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
-        Ok(_) => Err("it must be above 0".into()),
-        Err(error) => Err(error.to_string()),
-    }
+    let rate = text.trim().parse().ok().filter(|rate: &f32| rate.is_finite() && *rate > 0.0);
+    rate.ok_or_else(|| format!("it must be a number above 0 and no more than {:e}", f32::MAX))
 }

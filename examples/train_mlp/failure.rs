@@ -33,6 +33,7 @@ impl Failure {
             CLOSED_PIPE => 0,
             "usage" => 2,
             "budget" => 3,
+            "diverged" => 4,
             _ => 1,
         })
     }

@@ -21,7 +21,6 @@ mod training;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use tensorpool::trace::Recording;
 use tensorpool::{Config, Pool};
 
@@ -31,11 +30,11 @@ use crate::device::Opened;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::plan::Plan;
-use crate::shared::stop;
+use crate::shared::{cli, stop};
 use crate::training::Training;
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let args = match cli::parse::<Args>() {
         Ok(args) => args,
         Err(error) => return usage(&error),
     };

@@ -36,18 +36,16 @@ impl Plan {
         self.needs.budget_bytes <= self.budget_bytes
     }
 
-    /// That the budget is too small: what would do, and what else to change.
+    /// Returns the failure of a budget that is too small: what would do, and which single changes would.
     pub fn too_small(&self, args: &Args, pixels: usize, backend: &AnyBackend) -> Failure {
         let Needs { budget_bytes: needed, .. } = self.needs;
         let budget = both(self.budget_bytes);
         let message = format!("a budget of {budget} is too small: with these settings {} are needed", both(needed));
         // Needs come in whole KiB.
-        let mut advice = format!("\n  it works with --budget {}KiB, or change something else:", needed.div_ceil(1024));
+        let mut advice = format!("\n  it works with --budget {}KiB", needed.div_ceil(1024));
         for change in Change::all(args) {
-            if let Some((option, plan)) = change.best(pixels, backend) {
-                let verdict = if plan.fits() { "fits" } else { "still too much" };
-                let needed = ByteSize(plan.needs.budget_bytes).to_string();
-                advice += &format!("\n    {option:<40} needs {needed:>10}, {verdict}");
+            if let Some((option, plan)) = change.first_that_fits(pixels, backend) {
+                advice += &format!("\n  or {option}, which needs {}", ByteSize(plan.needs.budget_bytes));
             }
         }
         Failure { advice, needed_bytes: Some(needed), ..Failure::new("budget", message) }
@@ -63,7 +61,7 @@ impl Plan {
 struct Change {
     /// How a command line says it.
     option: fn(&Args) -> String,
-    /// The arguments it leads to: the first that fits is meant, or the last.
+    /// The arguments it leads to: the first that fits is meant.
     tries: Vec<Args>,
 }
 
@@ -91,18 +89,10 @@ impl Change {
         changes
     }
 
-    /// The option as it is meant, and what it leads to.
-    fn best(&self, pixels: usize, backend: &AnyBackend) -> Option<(String, Plan)> {
-        let mut last = None;
-        for args in &self.tries {
-            let plan = Plan::new(args, pixels, backend).ok()?;
-            let fits = plan.fits();
-            last = Some(((self.option)(args), plan));
-            if fits {
-                break;
-            }
-        }
-        last
+    /// Returns the option as it is meant, and what it leads to; `None` if nothing that it leads to fits.
+    fn first_that_fits(&self, pixels: usize, backend: &AnyBackend) -> Option<(String, Plan)> {
+        let mut plans = self.tries.iter().filter_map(|args| Some((args, Plan::new(args, pixels, backend).ok()?)));
+        plans.find(|(_, plan)| plan.fits()).map(|(args, plan)| ((self.option)(args), plan))
     }
 }
 
@@ -147,7 +137,8 @@ fn list(numbers: &[usize]) -> String {
 }
 
 fn both(bytes: u64) -> String {
-    format!("{} bytes ({})", thousands(bytes), ByteSize(bytes))
+    let rounded = if bytes < 1024 { String::new() } else { format!(" ({})", ByteSize(bytes)) };
+    format!("{} bytes{rounded}", thousands(bytes))
 }
 
 /// A number with a comma between thousands.

@@ -11,10 +11,13 @@ use tensorpool::nn::Trainer;
 use tensorpool::{AnyBackend, ByteSize, PlanReport, PlannedSteps, Pool, Stats};
 
 use crate::args::Args;
-use crate::data::{Data, Images};
+use crate::data::{CLASSES, Data, Images};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::shared::{bar, stop};
+
+/// The most that the last epoch's mean loss may be, in losses of a guess.
+const GUESSES_MAX: f64 = 10.0;
 
 /// What came of it.
 pub struct Outcome {
@@ -101,12 +104,15 @@ impl<'a> Training<'a> {
             }
         };
         self.bar.finish_and_clear();
+        let is_stopped = self.trainer.steps() < steps_in_all || test_accuracy.is_none();
+        if !is_stopped {
+            self.check_learned(loss)?;
+        }
         self.step_times.sort_unstable();
         let step_median = self.step_times[self.step_times.len() / 2];
         let seconds = start.elapsed().as_secs_f64();
         let (stats, planned) = self.memory();
         let steps = self.trainer.steps();
-        let is_stopped = steps < steps_in_all || test_accuracy.is_none();
         Ok(Outcome { steps, loss, test_accuracy, is_stopped, seconds, step_median, stats, planned })
     }
 
@@ -168,9 +174,7 @@ impl<'a> Training<'a> {
     fn tell_step(&self, loss: f32) -> Result<(), Failure> {
         let step = self.trainer.steps();
         if !loss.is_finite() {
-            let rate = self.trainer.settings().learning_rate;
-            let message = format!("the loss of step {step} is {loss}: a smaller --lr than {rate} may help");
-            return Err(Failure::new("diverged", message));
+            return Err(self.diverged(&format!("the loss of step {step} is {loss}")));
         }
         let stats = self.pool.stats();
         let (live, peak) = (ByteSize(stats.live_bytes), ByteSize(stats.live_peak_bytes));
@@ -183,6 +187,21 @@ impl<'a> Training<'a> {
             })?;
         }
         Ok(())
+    }
+
+    /// Refuses a last epoch whose mean loss is far above that of a guess. First weights have a loss near the guess's, and a rate
+    /// that is too large leaves one of hundreds or more.
+    fn check_learned(&self, loss: f64) -> Result<(), Failure> {
+        let guess = (CLASSES as f64).ln();
+        if loss <= GUESSES_MAX * guess {
+            return Ok(());
+        }
+        Err(self.diverged(&format!("the mean loss of the last epoch is {loss:.3e}, and that of a guess {guess:.2}")))
+    }
+
+    fn diverged(&self, what: &str) -> Failure {
+        let rate = self.trainer.settings().learning_rate;
+        Failure::new("diverged", format!("{what}: a smaller --lr than {rate} may help"))
     }
 
     fn tell_epoch(&self, epoch: u64, loss: f64, test_accuracy: f64) -> Result<(), Failure> {

@@ -4,6 +4,7 @@
 mod support;
 
 mod budgets;
+mod options;
 mod plan;
 mod readme;
 mod replay;

@@ -1,0 +1,334 @@
+//! Every option of every command with zero, negative, huge, empty and missing values: what its exit code is, and what it says.
+//!
+//! The race's are in `benches/race`, which nothing builds unless asked.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::program;
+
+/// 2^64 - 1, and a number that is in no integer.
+const MAX: &str = "18446744073709551615";
+const HUGE: &str = "99999999999999999999";
+
+/// No value at all: the option stands last.
+const MISSING: &str = "(missing)";
+
+/// A file, in the place of an option.
+const FILE: &str = "FILE";
+
+/// An exit code, and a part of what is printed.
+type Expected = (i32, &'static str);
+
+/// An option and what comes of its values.
+type Row = (&'static str, &'static [(&'static str, Expected)]);
+
+const REQUIRED: Expected = (2, "a value is required");
+const NEGATIVE: Expected = (2, "it is negative");
+const NO_NUMBER: Expected = (2, "there is no number");
+const TOO_LARGE: Expected = (2, "it is more than 2^64 bytes");
+const FROM_0: Expected = (2, "it must be a whole number from 0 to 2^64 - 1");
+const FROM_1: Expected = (2, "it must be a whole number from 1 to 2^64 - 1");
+const THREADS: Expected = (2, "it must be a whole number from 1 to 1024");
+const NO_NAME: Expected = (2, "[possible values: ");
+const FLAG: Expected = (2, "unexpected value");
+const DONE: Expected = (0, "");
+
+type Values = &'static [(&'static str, Expected)];
+
+const NAME: Values = &[("0", NO_NAME), ("-1", NO_NAME), (HUGE, NO_NAME), ("", REQUIRED), (MISSING, REQUIRED)];
+const COUNT: Values =
+    &[("0", FROM_1), ("-1", FROM_1), (HUGE, FROM_1), ("", FROM_1), (MISSING, REQUIRED), ("1", DONE), (MAX, DONE)];
+const NUMBER: Values =
+    &[("0", DONE), ("-1", FROM_0), (HUGE, FROM_0), ("", FROM_0), (MISSING, REQUIRED), ("many", FROM_0), (MAX, DONE)];
+const THREAD_COUNT: Values =
+    &[("0", THREADS), ("-1", THREADS), ("1025", THREADS), (HUGE, THREADS), ("", THREADS), (MISSING, REQUIRED)];
+const SWITCH: Values = &[("-1", FLAG)];
+
+const TRAIN_MLP: &[Row] = &[
+    ("--device", NAME),
+    (
+        "--budget",
+        &[
+            ("0", (3, "a budget of 0 bytes is too small")),
+            ("-1", NEGATIVE),
+            ("-1MiB", NEGATIVE),
+            (HUGE, TOO_LARGE),
+            ("", NO_NUMBER),
+            ("6apples", (2, "the unit is unknown")),
+            (MISSING, REQUIRED),
+        ],
+    ),
+    (
+        "--hidden",
+        &[
+            ("0", FROM_1),
+            ("-1", FROM_1),
+            ("5,,5", FROM_1),
+            (MAX, (1, "a matrix has over 2^32 elements")),
+            (HUGE, FROM_1),
+            ("", FROM_1),
+            (MISSING, REQUIRED),
+        ],
+    ),
+    (
+        "--batch",
+        &[
+            ("0", FROM_1),
+            ("-1", FROM_1),
+            (MAX, (1, "there are only 8000 training images")),
+            (HUGE, FROM_1),
+            ("", FROM_1),
+            (MISSING, REQUIRED),
+        ],
+    ),
+    ("--optimizer", NAME),
+    (
+        "--lr",
+        &[
+            ("0", (2, "it must be a number above 0")),
+            ("-0.1", (2, "it must be a number above 0")),
+            ("1e39", (2, "it must be a number above 0")),
+            ("NaN", (2, "it must be a number above 0")),
+            ("", (2, "it must be a number above 0")),
+            (MISSING, REQUIRED),
+        ],
+    ),
+    ("--epochs", COUNT),
+    ("--steps", COUNT),
+    ("--seed", NUMBER),
+    (
+        "--data",
+        &[("0", (1, "0: no such folder")), ("-1", (1, "-1: no such folder")), ("", REQUIRED), (MISSING, REQUIRED)],
+    ),
+    ("--step", NAME),
+    ("--allocator", NAME),
+    ("--plan", NAME),
+    ("--log-every", COUNT),
+    (
+        "--trace",
+        &[("0", DONE), ("-1", DONE), ("no/such/folder", (1, "cannot be created")), ("", REQUIRED), (MISSING, REQUIRED)],
+    ),
+    ("--json", SWITCH),
+];
+
+const PLAN: &[Row] = &[
+    (
+        FILE,
+        &[
+            ("0", (1, "0: No such file")),
+            ("-1", (2, "unexpected argument '-1'")),
+            ("", REQUIRED),
+            (MISSING, (2, "required arguments were not provided")),
+        ],
+    ),
+    (
+        "--out",
+        &[
+            ("0", DONE),
+            ("-1", DONE),
+            ("-", (0, "id,lower,upper,size,offset")),
+            ("no/such", (1, "no/such")),
+            ("", REQUIRED),
+            (MISSING, REQUIRED),
+        ],
+    ),
+    (
+        "--align",
+        &[
+            ("0", (2, "error: a plan's alignment of 0 bytes is not a power of two")),
+            ("3", (2, "error: a plan's alignment of 3 bytes is not a power of two")),
+            ("-1", NEGATIVE),
+            ("9223372036854775808", (1, "exceed 2^62")),
+            (MAX, (2, "is not a power of two")),
+            (HUGE, TOO_LARGE),
+            ("", NO_NUMBER),
+            (MISSING, REQUIRED),
+        ],
+    ),
+    (
+        "--capacity",
+        &[
+            ("0", (3, "higher than the capacity of 0 bytes")),
+            ("-1", NEGATIVE),
+            (MAX, DONE),
+            (HUGE, TOO_LARGE),
+            ("", NO_NUMBER),
+            (MISSING, REQUIRED),
+        ],
+    ),
+    (
+        "--slab",
+        &[
+            ("0", (2, "error: a slab of 0 bytes is no multiple of the alignment")),
+            ("1", (1, "fits in no slab")),
+            ("-1", NEGATIVE),
+            (MAX, DONE),
+            (HUGE, TOO_LARGE),
+            ("", NO_NUMBER),
+            (MISSING, REQUIRED),
+        ],
+    ),
+    ("--steps", NUMBER),
+    (
+        "--seconds",
+        &[
+            ("0", DONE),
+            ("-1", (2, "it must be a number of seconds, 0 or more")),
+            ("1e18", DONE),
+            ("1e300", (2, "it must be a number of seconds, 0 or more")),
+            ("NaN", (2, "it must be a number of seconds, 0 or more")),
+            ("", (2, "it must be a number of seconds, 0 or more")),
+            (MISSING, REQUIRED),
+        ],
+    ),
+    ("--threads", THREAD_COUNT),
+    ("--seed", NUMBER),
+    ("--json", SWITCH),
+];
+
+const REPLAY: &[Row] = &[
+    (
+        FILE,
+        &[
+            ("0", (1, "0: No such file")),
+            ("-1", (2, "unexpected argument '-1'")),
+            ("", REQUIRED),
+            (MISSING, (2, "required arguments were not provided")),
+        ],
+    ),
+    (
+        "--budget",
+        &[
+            ("0", (3, "1 allocation of 4 KiB failed")),
+            ("-1", NEGATIVE),
+            (MAX, DONE),
+            (HUGE, TOO_LARGE),
+            ("", NO_NUMBER),
+            ("1MiB --min-budget", (2, "cannot be used with '--min-budget'")),
+            (MISSING, REQUIRED),
+        ],
+    ),
+    ("--min-budget", SWITCH),
+    ("--placement", NAME),
+    ("--planned", &[("-1", FLAG), ("--auto", (2, "cannot be used with '--auto'"))]),
+    ("--auto", SWITCH),
+    ("--backend", NAME),
+    (
+        "--slab",
+        &[
+            ("0", (2, "a slab has 1 byte at least")),
+            ("-1", (2, "is no slab policy")),
+            (MAX, DONE),
+            (HUGE, (2, "is no slab policy")),
+            ("", (2, "is no slab policy")),
+            (MISSING, REQUIRED),
+        ],
+    ),
+    ("--json", SWITCH),
+];
+
+const SOAK: &[Row] = &[
+    ("--what", NAME),
+    ("--seed", NUMBER),
+    ("--program", NUMBER),
+    ("--threads", THREAD_COUNT),
+    ("--ops", COUNT),
+    ("--seconds", COUNT),
+    ("--json", SWITCH),
+];
+
+/// A command, what it gets besides the option, and its rows.
+struct Subject {
+    name: &'static str,
+    /// Options with their values, for a run that is over soon.
+    others: &'static [[&'static str; 2]],
+    file: Option<&'static str>,
+    rows: &'static [Row],
+}
+
+const SUBJECTS: [Subject; 4] = [
+    Subject {
+        name: "train_mlp",
+        others: &[["--device", "host"], ["--hidden", "16"], ["--steps", "1"]],
+        file: None,
+        rows: TRAIN_MLP,
+    },
+    Subject { name: "plan", others: &[], file: Some("own.csv"), rows: PLAN },
+    Subject { name: "replay", others: &[], file: Some("own.trace"), rows: REPLAY },
+    Subject {
+        name: "soak",
+        others: &[["--what", "space"], ["--seed", "1"], ["--ops", "1"], ["--seconds", "1"], ["--threads", "1"]],
+        file: None,
+        rows: SOAK,
+    },
+];
+
+impl Subject {
+    /// The command line that gives the option this value.
+    fn args(&self, option: &str, value: &str) -> Vec<String> {
+        let others = self.others.iter().filter(|[other, _]| *other != option).flatten();
+        let file = self.file.filter(|_| option != FILE);
+        let mut args: Vec<String> = others.chain(&file).map(|arg| (*arg).to_owned()).collect();
+        args.extend((option != FILE).then(|| option.to_owned()));
+        match value {
+            MISSING => {}
+            "" => args.push(String::new()),
+            _ => args.extend(value.split(' ').map(str::to_owned)),
+        }
+        args
+    }
+
+    /// What is not as the table has it.
+    fn differences(&self, folder: &Path) -> Vec<String> {
+        let mut differences = Vec::new();
+        for (option, values) in self.rows {
+            for (value, (code, part)) in *values {
+                let args = self.args(option, value);
+                let output = Command::new(program(self.name)).args(&args).current_dir(folder).output().unwrap();
+                let text =
+                    [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+                // A file that is refused has no table.
+                let is_clean = *code != 2 || !text.contains("height");
+                if output.status.code() != Some(*code) || !text.contains(part) || text.contains("panicked") || !is_clean
+                {
+                    let found = output.status.code();
+                    differences.push(format!("{} {args:?}: {found:?}, not {code} with {part:?}:\n{text}", self.name));
+                }
+            }
+        }
+        differences
+    }
+
+    /// The options that `--help` has, but for itself.
+    fn options(&self) -> BTreeSet<String> {
+        let output = Command::new(program(self.name)).arg("--help").output().unwrap();
+        let help = String::from_utf8(output.stdout).unwrap();
+        let options = help.lines().filter_map(|line| line.trim_start().strip_prefix("--"));
+        options.map(|line| format!("--{}", line.split(' ').next().unwrap())).collect()
+    }
+}
+
+#[test]
+fn every_option_takes_or_refuses_every_kind_of_value() {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("options-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("own.csv"), "id,lower,upper,size\n0,0,2,4096\n1,1,3,4096\n").unwrap();
+    fs::write(folder.join("own.trace"), "a 0 4096\nf 0\n").unwrap();
+    let differences = SUBJECTS.iter().flat_map(|subject| subject.differences(&folder)).collect::<Vec<_>>();
+    fs::remove_dir_all(&folder).unwrap();
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[test]
+fn no_option_is_left_out() {
+    for subject in &SUBJECTS {
+        let covered = subject.rows.iter().map(|(option, _)| (*option).to_owned());
+        let covered: BTreeSet<String> = covered.filter(|option| option != FILE).collect();
+        // Examples in the help begin with options too.
+        let missing: Vec<String> = subject.options().difference(&covered).cloned().collect();
+        assert!(missing.is_empty(), "{}: {missing:?}", subject.name);
+    }
+}
