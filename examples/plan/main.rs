@@ -39,18 +39,17 @@ fn run(args: &Args) -> Result<(), Failure> {
     stop::end_when_asked().map_err(Failure::Wrong)?;
     let out = args.out.as_deref().map(|path| Out::new(path, args.files.len())).transpose()?;
     // Offsets and a table would not go together on standard output.
-    let is_table = !matches!(out, Some(Out::Standard));
-    let table = Table { json: args.json, is_shown: is_table, name_width: name_width(args) };
+    let table = Table::new(args, !matches!(out, Some(Out::Standard)));
     let options = args.options();
     // What the options contradict is no fault of a file.
     plan::solve(&[], &options).map_err(|error| Failure::Usage(error.to_string()))?;
     let bar = bar::new("{bar:20} {pos}/{len} {wide_msg}", Some(args.files.len() as u64), args.json);
     let mut too_high = Vec::new();
-    for file in &args.files {
+    for (index, file) in args.files.iter().enumerate() {
         bar.set_message(file.display().to_string());
         let row = plan_file(file, &options, out.as_ref())?;
         bar.inc(1);
-        if bar.position() == 1 {
+        if index == 0 {
             bar.suspend(|| table.head())?;
         }
         bar.suspend(|| table.row(&row))?;
@@ -85,8 +84,4 @@ fn plan_file(file: &std::path::Path, options: &Options, out: Option<&Out>) -> Re
         proved: plan.proved,
         seconds,
     })
-}
-
-fn name_width(args: &Args) -> usize {
-    args.files.iter().map(|file| file.display().to_string().chars().count()).max().unwrap_or(0).max("file".len())
 }

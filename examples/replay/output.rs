@@ -8,6 +8,7 @@ use tensorpool::trace::{MinBudget, Replay, Trace};
 use tensorpool::{ByteSize, PlanReport, SlabPolicy};
 
 use crate::args::{Args, Room};
+use crate::shared::print::{self, Column, Table};
 
 /// What is known of one trace.
 pub struct Row {
@@ -32,8 +33,8 @@ pub struct Row {
 
 pub struct Output<'a> {
     args: &'a Args,
-    /// Of the first column.
-    width: usize,
+    table: Table,
+    columns: Option<usize>,
     several: bool,
 }
 
@@ -42,7 +43,28 @@ const MEANS: &str = "geometric mean";
 impl<'a> Output<'a> {
     pub fn new(args: &'a Args, traces: &[Trace]) -> Self {
         let names = traces.iter().map(|trace| trace.name().chars().count());
-        Self { args, width: names.chain([MEANS.len()]).max().unwrap_or(0), several: traces.len() > 1 }
+        let longest = names.chain([MEANS.len()]).max().unwrap_or(0);
+        let column = |above, name, width, rank| Column { names: [above, name], width, rank };
+        let mut columns = vec![
+            column("", "events", 7, 4),
+            column("peak", "live", 10, 0),
+            column("peak", "reserved", 10, 2),
+            column("", "ratio", 6, if args.min_budget { 3 } else { 0 }),
+            column("largest", "free run", 10, 6),
+            column("", "failed", 6, 1),
+            column("ns an", "op", 5, 5),
+        ];
+        if args.min_budget {
+            columns.extend([
+                column("safe", "KiB", 10, 0),
+                column("", "ratio", 5, 0),
+                column("lowest", "KiB", 10, 1),
+                column("", "ratio", 6, 1),
+            ]);
+        }
+        let room = print::columns();
+        let table = Table::new("trace", longest, columns, room);
+        Self { args, table, columns: room, several: traces.len() > 1 }
     }
 
     pub fn head(&self, backend: &str) -> io::Result<()> {
@@ -55,37 +77,22 @@ impl<'a> Output<'a> {
             Room::Unlimited => ("as much as needed".into(), "slabs of 1/64 of the peak".into()),
         };
         let (placement, serving) = (self.args.placement.name(), self.args.serving());
-        write(format_args!("backend {backend}, placement {placement}, budget {budget}, {slabs}{serving}\n"))?;
-        let (mut above, mut below) = (String::new(), String::new());
+        self.text(&format!("backend {backend}, placement {placement}, budget {budget}, {slabs}{serving}"), 0)?;
         if let Some(slabs) = self.args.search_slabs() {
             let slabs = described(slabs);
-            write(format_args!(
-                "searched in {slabs}: every budget tried from safe to twice the peak works; lowest works, 1 KiB less fails\n"
-            ))?;
-            above = format!(" {:>10} {:>5} {:>10} {:>6}", "safe", "", "lowest", "");
-            below = format!(" {:>10} {:>5} {:>10} {:>6}", "KiB", "ratio", "KiB", "ratio");
+            self.text(
+                &format!(
+                    "searched in {slabs}: every budget tried from safe to twice the peak works; lowest works, 1 KiB less fails"
+                ),
+                0,
+            )?;
         }
-        let width = self.width;
-        write(format_args!(
-            "\n{:<width$} {:>7} {:>10} {:>10} {:>6} {:>10} {:>6} {:>5}{above}\n\
-             {:<width$} {:>7} {:>10} {:>10} {:>6} {:>10} {:>6} {:>5}{below}\n",
-            "",
-            "",
-            "peak",
-            "peak",
-            "",
-            "largest",
-            "",
-            "ns an",
-            "trace",
-            "events",
-            "live",
-            "reserved",
-            "ratio",
-            "free run",
-            "failed",
-            "op",
-        ))
+        write(format_args!("\n{}\n", self.table.head()))
+    }
+
+    /// A line that may be longer than the terminal is wide.
+    fn text(&self, line: &str, indent: usize) -> io::Result<()> {
+        write(format_args!("{}\n", print::wrapped(line, indent, self.columns)))
     }
 
     pub fn row(&self, row: &Row) -> io::Result<()> {
@@ -93,22 +100,22 @@ impl<'a> Output<'a> {
     }
 
     fn line(&self, row: &Row) -> io::Result<()> {
-        let Replay { events, live_peak_bytes, failures, .. } = row.replay;
-        write(format_args!(
-            "{:<width$} {events:>7} {:>10} {:>10} {:>6} {:>10} {failures:>6} {:>5.1}{}\n",
-            row.name,
-            size(live_peak_bytes),
-            size(row.replay.reserved_peak_bytes),
-            shown(row.replay.ratio()),
-            size(row.replay.largest_free_run_bytes),
-            row.ns_per_op,
-            row.found.map_or(String::new(), budgets),
-            width = self.width,
-        ))?;
-        for note in notes(row) {
-            write(format_args!("{:<width$}  {note}\n", "", width = self.width))?;
-        }
-        Ok(())
+        let replay = &row.replay;
+        let mut cells = vec![
+            replay.events.to_string(),
+            size(replay.live_peak_bytes),
+            size(replay.reserved_peak_bytes),
+            shown(replay.ratio()),
+            size(replay.largest_free_run_bytes),
+            replay.failures.to_string(),
+            format!("{:.1}", row.ns_per_op),
+        ];
+        cells.extend(row.found.into_iter().flat_map(budgets));
+        write(format_args!("{}\n", self.table.row(&row.name, &cells)))?;
+        // Beside the names where that leaves a line worth reading.
+        let beside = self.table.first_width() + 2;
+        let indent = if self.columns.is_some_and(|columns| columns < 100) { 2 } else { beside };
+        notes(row).iter().try_for_each(|note| self.text(note, indent))
     }
 
     /// The keys in this order.
@@ -148,22 +155,19 @@ impl<'a> Output<'a> {
         let rows: Vec<&Row> = rows.iter().filter(|row| row.replay.live_peak_bytes > 0).collect();
         let mean = |pick: fn(&Row) -> Option<f64>| geometric_mean(rows.iter().map(|row| pick(row)).collect());
         let ns = mean(|row| Some(row.ns_per_op)).map_or("-".into(), |ns| format!("{ns:.1}"));
-        let budgets = if self.args.min_budget {
-            let safe = mean(|row| row.found?.safe_ratio());
-            format!("{:>17}{:>18}", shown(safe), shown(mean(|row| row.found?.lowest_ratio())))
-        } else {
-            String::new()
-        };
+        let (safe, lowest) = (mean(|row| row.found?.safe_ratio()), mean(|row| row.found?.lowest_ratio()));
+        let none = String::new;
         let ratio = shown(mean(|row| row.replay.ratio()));
-        write(format_args!("{MEANS:<width$}{:>30}{ratio:>7}{:>18}{ns:>6}{budgets}\n", "", "", width = self.width))
+        let cells = [none(), none(), none(), ratio, none(), none(), ns, none(), shown(safe), none(), shown(lowest)];
+        write(format_args!("{}\n", self.table.row(MEANS, &cells)))
     }
 }
 
 /// The budgets in whole KiB, which is what they are: rounded ones may fail in `--budget`.
-fn budgets(found: MinBudget) -> String {
+fn budgets(found: MinBudget) -> [String; 4] {
     let kib = |bytes: Option<u64>| bytes.map_or("-".into(), |bytes| (bytes / 1024).to_string());
     let (safe, lowest) = (kib(found.safe_bytes), kib(Some(found.lowest_bytes)));
-    format!(" {safe:>10} {:>5} {lowest:>10} {:>6}", shown(found.safe_ratio()), shown(found.lowest_ratio()))
+    [safe, shown(found.safe_ratio()), lowest, shown(found.lowest_ratio())]
 }
 
 /// What stands under a row.
@@ -182,11 +186,18 @@ fn notes(row: &Row) -> Vec<String> {
             }
         });
     }
-    if let Some(PlanReport { steps, steps_exact, plans, arena_bytes, allocations_planned, .. }) = row.planning {
-        let arena = size(arena_bytes);
+    if let Some(report) = row.planning {
+        let PlanReport { steps, steps_exact, steps_profiled, steps_without_room, plans, allocations_planned, .. } =
+            report;
+        let plans = if plans == 1 { "1 plan".into() } else { format!("{plans} plans") };
+        let arena = match report.arena_bytes {
+            0 => "no arena at the end".into(),
+            bytes => format!("an arena of {}", size(bytes)),
+        };
+        let other = report.steps_other();
         notes.push(format!(
-            "{steps_exact} of {steps} steps exactly as planned ({plans} plans, an arena of {arena}), \
-             {allocations_planned} allocations"
+            "{steps} steps: {steps_exact} exactly as planned, {steps_profiled} profiled, {steps_without_room} without room, \
+             {other} otherwise ({plans}, {arena}), {allocations_planned} allocations at planned places"
         ));
     }
     if row.recorded_failures > 0 {

@@ -4,4 +4,5 @@
 
 pub mod bar;
 pub mod cli;
+pub mod print;
 pub mod stop;

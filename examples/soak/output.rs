@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::kind::KINDS;
 use crate::programs::{COUNTS, Count};
 use crate::run::{Difference, Run, Total};
-use crate::shared::bar;
+use crate::shared::{bar, print};
 
 /// The time between two lines of progress for a program, and for a file or a pipe. A reader that has gone is noticed at the next line.
 const MILESTONE: Duration = Duration::from_secs(1);
@@ -70,7 +70,7 @@ impl Output {
         for (count, name) in &COUNTS[1..] {
             self.write(&format!("{:<24}{:>16}", name.replace('_', " "), thousands(run.sum().done[*count])))?;
         }
-        self.write(&sentence(run))
+        self.write(&print::wrapped(&sentence(run), 0, print::columns()))
     }
 
     /// What was found, and how to see it again.

@@ -109,7 +109,7 @@ fn half_hidden(args: &Args) -> Option<Args> {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Needs { staging_bytes, live_peak_bytes, budget_bytes: needed, .. } = self.needs;
-        writeln!(f, "needs, in bytes, with the {} step and the {} allocator", self.step, self.allocator)?;
+        writeln!(f, "needs with the {} step and the {} allocator", self.step, self.allocator)?;
         for (what, bytes) in [
             ("parameters", self.needs.parameter_bytes),
             ("optimizer", self.needs.optimizer_bytes),
@@ -120,14 +120,11 @@ impl fmt::Display for Plan {
             ("smallest budget", needed),
             ("budget", self.budget_bytes),
         ] {
-            writeln!(f, "  {what:<16}{:>16}  {:>10}", thousands(bytes), ByteSize(bytes).to_string())?;
+            writeln!(f, "  {what:<16}{:>11}", ByteSize(bytes))?;
         }
         match self.budget_bytes.checked_sub(needed) {
-            Some(left) => write!(f, "  {:<16}{:>16}  {:>10}", "left", thousands(left), ByteSize(left).to_string()),
-            None => {
-                let short = needed - self.budget_bytes;
-                write!(f, "  {:<16}{:>16}  {:>10}", "missing", thousands(short), ByteSize(short).to_string())
-            }
+            Some(left) => write!(f, "  {:<16}{:>11}", "left", ByteSize(left)),
+            None => write!(f, "  {:<16}{:>11}", "missing", ByteSize(needed - self.budget_bytes)),
         }
     }
 }

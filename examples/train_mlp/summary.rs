@@ -9,6 +9,7 @@ use crate::device;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::plan::{Plan, WAYS, thousands};
+use crate::shared::print;
 use crate::training::{Outcome, Planned};
 
 const ELEMENT_BYTES: u64 = size_of::<f32>() as u64;
@@ -21,14 +22,10 @@ pub fn start(output: Output, plan: &Plan, backend: &AnyBackend, why: Option<&str
     let settings = &plan.settings;
     let widths: Vec<String> = settings.widths.iter().map(usize::to_string).collect();
     output.text(format_args!("device: {}", backend.name()))?;
-    output.text(format_args!(
-        "model: {}, {} parameters; batch {}, {} at {}",
-        widths.join("-"),
-        thousands(settings.parameter_bytes() / ELEMENT_BYTES),
-        settings.batch,
-        settings.optimizer,
-        settings.learning_rate
-    ))?;
+    let parameters = thousands(settings.parameter_bytes() / ELEMENT_BYTES);
+    output.text(format_args!("model: {}, {parameters} parameters", widths.join("-")))?;
+    let (batch, optimizer, rate) = (settings.batch, settings.optimizer, settings.learning_rate);
+    output.text(format_args!("batch {batch}, {optimizer} at {rate}"))?;
     Ok(output.text(format_args!("{plan}\n"))?)
 }
 
@@ -80,43 +77,49 @@ pub fn end(output: Output, plan: &Plan, pool: &Pool<AnyBackend>, outcome: &Outco
 /// The four ways, and what this run measured beside what was computed for it.
 fn ways(plan: &Plan, backend: &AnyBackend, outcome: &Outcome) -> String {
     let mut table = format!(
-        "the four ways, computed, in bytes\n  {:<10}{:<11}{:>13}{:>13}{:>17}\n",
+        "the four ways, computed (> is this run)\n  {:<9}{:<10}{:>11}{:>11}{:>16}\n",
         "step", "allocator", "live peak", "held peak", "smallest budget"
     );
     for way in WAYS {
         let (step, allocator) = way;
         let this = way == (plan.step, plan.allocator);
         let peaks = match plan.needs_of(backend, way) {
-            Some(needs) => [needs.live_peak_bytes, needs.used_peak_bytes, needs.budget_bytes].map(thousands),
-            None => ["over a limit", "of the", "device"].map(String::from),
+            Some(needs) => [needs.live_peak_bytes, needs.used_peak_bytes, needs.budget_bytes].map(size),
+            None => ["over", "a device's", "limit"].map(String::from),
         };
         let [live, held, budget] = peaks;
-        let mark = if this { "  <- this run" } else { "" };
+        let mark = if this { '>' } else { ' ' };
         // Writing to a string does not fail.
-        let _ = writeln!(table, "  {step:<10}{allocator:<11}{live:>13}{held:>13}{budget:>17}{mark}");
+        let _ = writeln!(table, "{mark} {step:<9}{allocator:<10}{live:>11}{held:>11}{budget:>16}");
         if this {
             let mut measured = |what: &str, stats: &Stats| {
-                let (live, held) = (thousands(stats.live_peak_bytes), thousands(stats.used_peak_bytes));
-                let _ = writeln!(table, "  {what:<21}{live:>13}{held:>13}");
+                let (live, held) = (size(stats.live_peak_bytes), size(stats.used_peak_bytes));
+                let _ = writeln!(table, "  {what:<19}{live:>11}{held:>11}");
             };
             match &outcome.planned {
-                None => measured("  measured", &outcome.stats),
+                None => measured(" measured", &outcome.stats),
                 Some(Planned { before, after, .. }) => {
-                    measured("  measured, no plan", before);
-                    measured("  measured, planned", after);
+                    measured(" measured, no plan", before);
+                    measured(" measured, planned", after);
                 }
             }
         }
     }
     if let Some(Planned { report, .. }) = &outcome.planned {
-        let _ = writeln!(table, "\nplanned\n{report}");
+        let _ = writeln!(table, "\nplanned");
+        for line in report.to_string().lines() {
+            let _ = writeln!(table, "{}", print::wrapped(line, 0, print::columns()));
+        }
     }
     table
 }
 
+fn size(bytes: u64) -> String {
+    ByteSize(bytes).to_string()
+}
+
 /// What the budget does not cover.
 fn outside(backend: &AnyBackend) -> String {
-    let size = |bytes| ByteSize(bytes).to_string();
     let resident = resident_peak_bytes().map_or_else(|| "unknown".into(), size);
     let mut text = format!("process: peak resident memory {resident}");
     if device::is_gpu(backend) {

@@ -12,6 +12,7 @@ mod rust_version;
 #[cfg(unix)]
 mod stop;
 mod train_mlp;
+mod width;
 
 use std::path::{Path, PathBuf};
 

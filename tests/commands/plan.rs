@@ -12,6 +12,7 @@ use flate2::read::MultiGzDecoder;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
+use tensorpool::ByteSize;
 use tensorpool::plan::{self, Lifetime, Lifetimes, LifetimesBuilder, Options, Plan};
 use tensorpool::trace::read_csv;
 
@@ -199,8 +200,8 @@ fn the_example_prints_a_table_or_json() {
     assert_eq!((table.code, table.stderr.as_str()), (Some(0), ""), "{}", table.stdout);
     let lines: Vec<Vec<&str>> = table.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[0], ["file", "buffers", "load", "height", "gap", "proved", "seconds"]);
-    assert_eq!(lines[1][..3], [RESNET, "1042", "1515472556"]);
-    assert_eq!((lines[2][..3].to_vec(), lines[2][5], lines.len()), (vec![K, "454", "1048576"], "no", 3));
+    assert_eq!(lines[1][..4], [RESNET, "1042", "1.41", "GiB"]);
+    assert_eq!((lines[2][..4].to_vec(), lines[2][7], lines.len()), (vec![K, "454", "1", "MiB"], "no", 3));
 
     let json = run(&[RESNET, K, "--json", "--steps", "0"]);
     for (line, row) in json.stdout.lines().zip(&lines[1..]) {
@@ -209,7 +210,8 @@ fn the_example_prints_a_table_or_json() {
         let keys: Vec<&String> = object.as_object().unwrap().keys().collect();
         assert_eq!(keys, ["buffers", "file", "gap", "height", "load", "proved", "seconds"]);
         let number = |key: &str| object[key].as_u64().unwrap();
-        assert_eq!(row[1..4], [number("buffers"), number("load"), number("height")].map(|number| number.to_string()));
+        let [load, height] = ["load", "height"].map(|key| ByteSize(number(key)).to_string());
+        assert_eq!(row[1..6].join(" "), format!("{} {load} {height}", number("buffers")));
         assert_eq!(number("gap"), number("height") - number("load"));
         assert_eq!(object["proved"], number("gap") == 0);
     }

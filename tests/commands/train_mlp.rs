@@ -9,9 +9,9 @@ use crate::support::say;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use serde_json::Value;
-use tensorpool::Host;
 use tensorpool::nn::{Allocator, Needs, Optimizer, Settings, StepKind, needs};
 use tensorpool::trace::{Event, Trace};
+use tensorpool::{ByteSize, Host};
 
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/train_mlp/data");
 
@@ -84,6 +84,10 @@ impl Run {
     }
 }
 
+fn size(bytes: u64) -> String {
+    ByteSize(bytes).to_string()
+}
+
 #[track_caller]
 fn assert_keys(event: &Value, keys: &[&str]) {
     let found: Vec<&String> = event.as_object().expect("an event is an object").keys().collect();
@@ -148,18 +152,23 @@ fn text_has_the_needs_before_and_the_four_ways_after() {
     for part in ["parameters", "optimizer", "activations", "workspace", "staging", "rounding", "smallest budget"] {
         assert!(run.stdout.contains(&format!("\n  {part}")), "{part}: {}", run.stdout);
     }
-    let numbers = |line: &str| -> Vec<u64> {
-        line.split_whitespace().filter_map(|word| word.replace(',', "").parse().ok()).collect()
+    // Each size is a number and a unit.
+    let sizes = |line: &str| -> Vec<String> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.windows(2).filter(|pair| pair[1].ends_with('B')).map(|pair| pair.join(" ")).collect()
     };
     let mut lines = run.stdout.lines();
-    let this = lines.by_ref().find(|line| line.ends_with("<- this run")).expect("one way is marked");
+    let this = lines.by_ref().find(|line| line.starts_with("> ")).expect("one way is marked");
     let measured = lines.next().unwrap();
     assert!(this.contains("ordinary") && this.contains("pool"), "{this}");
-    assert!(measured.contains("measured") && numbers(measured) == numbers(this)[..2], "{this}\n{measured}");
+    assert!(measured.contains("measured") && sizes(measured) == sizes(this)[..2], "{this}\n{measured}");
     for way in WAYS {
         let needs = computed(&[20], Optimizer::MOMENTUM, way);
-        let line = run.stdout.lines().find(|line| numbers(line).last() == Some(&needs.budget_bytes));
-        assert!(line.is_some(), "{way:?} needs {}: {}", needs.budget_bytes, run.stdout);
+        let (step, allocator) = (way.0.to_string(), way.1.to_string());
+        let mut lines = run.stdout.lines().skip_while(|line| !line.starts_with("the four ways"));
+        let line = lines.find(|line| line.contains(&step) && line.contains(&allocator)).expect("the way has a line");
+        let [live, _, budget] = &sizes(line)[..] else { panic!("{line}") };
+        assert_eq!((live, budget), (&size(needs.live_peak_bytes), &size(needs.budget_bytes)), "{line}");
     }
     assert!(run.stdout.contains("process: peak resident memory") && !run.stdout.contains("wgpu"), "{}", run.stdout);
     assert_eq!(run.stderr, "");
@@ -256,7 +265,13 @@ fn planned_steps_train_the_same() {
     }
     let text = Run::host("--epochs 2 --hidden 64").succeeds().stdout;
     // Not the first two, the one after which the first epoch is tested, the 13 after it, and the last, which no other ends.
-    assert!(text.contains("124 steps: 107 exactly as planned, 1 profiled, 0 without room; 1 plans"), "{text}");
+    let counts =
+        text.lines().skip_while(|line| *line != "planned").skip(1).take(4).map(str::trim_start).collect::<Vec<_>>();
+    assert_eq!(
+        counts,
+        ["124 steps", "107   exactly as planned", "1   profiled", "16   otherwise, or not ended"],
+        "{text}"
+    );
     let naive = Run::host("--json --steps 1 --hidden 20 --allocator naive").succeeds();
     assert_eq!(naive.events()[0]["plan"], "off");
 }

@@ -67,28 +67,43 @@ pub struct PlanReport {
     pub last_deviation: Option<Deviation>,
 }
 
+impl PlanReport {
+    /// Returns the steps that are in no other count: they differed from their plan, had none, or have not ended yet.
+    pub fn steps_other(&self) -> u64 {
+        let counted = [self.steps_exact, self.steps_profiled, self.steps_without_room];
+        counted.iter().fold(self.steps, |steps, count| steps.saturating_sub(*count))
+    }
+}
+
+/// A line for each count that is not 0.
 impl fmt::Display for PlanReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let number = |number: u64| thousands(number);
-        writeln!(
-            f,
-            "{} steps: {} exactly as planned, {} profiled, {} without room; {} plans, an arena of {}",
-            number(self.steps),
-            number(self.steps_exact),
-            number(self.steps_profiled),
-            number(self.steps_without_room),
-            number(self.plans),
-            ByteSize(self.arena_bytes)
-        )?;
-        write!(
-            f,
-            "{} allocations at planned places, {} in another order, {} unplanned, {} blocked, {} never asked for",
-            number(self.allocations_planned),
-            number(self.allocations_reordered),
-            number(self.allocations_unplanned),
-            number(self.allocations_blocked),
-            number(self.allocations_skipped)
-        )?;
+        write!(f, "{:>13} steps", thousands(self.steps))?;
+        for (count, what) in [
+            (self.steps_exact, "exactly as planned"),
+            (self.steps_profiled, "profiled"),
+            (self.steps_without_room, "without room for an arena"),
+            (self.steps_other(), "otherwise, or not ended"),
+        ] {
+            if count > 0 {
+                write!(f, "\n{:>13}   {what}", thousands(count))?;
+            }
+        }
+        for (count, what) in [
+            (self.allocations_planned, "allocations at planned places"),
+            (self.allocations_reordered, "  in another order"),
+            (self.allocations_unplanned, "allocations unplanned"),
+            (self.allocations_blocked, "allocations whose place was in use"),
+            (self.allocations_skipped, "allocations never made"),
+            (self.plans, if self.plans == 1 { "plan" } else { "plans" }),
+        ] {
+            if count > 0 {
+                write!(f, "\n{:>13} {what}", thousands(count))?;
+            }
+        }
+        if self.arena_bytes > 0 {
+            write!(f, "\n{:>13} in the arena", ByteSize(self.arena_bytes))?;
+        }
         if self.is_over {
             f.write_str("\nan allocation has failed: no more steps are planned")?;
         }
@@ -96,5 +111,29 @@ impl fmt::Display for PlanReport {
             Some(deviation) => write!(f, "\nlast deviation: {deviation}"),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::PlanReport;
+
+    #[test]
+    fn every_step_is_in_one_line() {
+        let report = PlanReport { steps: 620, steps_exact: 617, steps_profiled: 1, plans: 1, ..PlanReport::default() };
+        let text = report.to_string();
+        let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+        assert_eq!(
+            lines,
+            ["620 steps", "617   exactly as planned", "1   profiled", "2   otherwise, or not ended", "1 plan"]
+        );
+        let many = u64::MAX;
+        let report = PlanReport { steps: many, steps_exact: many, steps_profiled: many, ..report };
+        assert_eq!(report.steps_other(), 0);
+        // No arena is no line.
+        assert!(!text.contains("arena"), "{text}");
+        let report = PlanReport { allocations_planned: 5, arena_bytes: 5 << 20, ..report };
+        let text = report.to_string();
+        assert!(text.contains(" 5 allocations at planned places\n") && text.ends_with(" 5 MiB in the arena"), "{text}");
     }
 }
