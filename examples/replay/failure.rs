@@ -11,7 +11,7 @@ pub struct Failure {
     message: String,
 }
 
-/// Whoever read standard output has gone, as `head` does: nothing is left to say, and nothing went wrong.
+/// The reader of standard output has gone, as `head` does: nothing is left to say, and nothing went wrong.
 const CLOSED_PIPE: &str = "closed pipe";
 
 impl Failure {

@@ -288,7 +288,7 @@ mod terminal {
     }
 
     #[test]
-    fn nor_of_one_that_an_error_ends() {
+    fn an_error_leaves_nothing_of_a_bar() {
         let mut run = start("plan", &[LONG_PLAN[0], "no/such.csv", "--steps", "1000"]);
         let Ended { code, stdout, .. } = run.end();
         assert_eq!(code, Some(1));
