@@ -162,7 +162,11 @@ impl<'a> Worker<'a> {
 
     /// What comes of a call, unless it panics as the program wants. Its handle may be the last.
     pub fn call<T>(&mut self, call: impl FnOnce(&Pool<Disturbed>) -> T) -> Option<T> {
-        let pool = self.pool()?;
+        let Some(pool) = self.pool() else {
+            // What the call would have had may panic in its drop.
+            caught(|| drop(call));
+            return None;
+        };
         let result = caught(|| call(&pool));
         quietly(|| drop(pool));
         result
