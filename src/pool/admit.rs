@@ -1,7 +1,5 @@
 //! What can be told from requests alone: whether they break a limit, and whether they can ever be served.
 
-use std::time::Duration;
-
 use super::sizes::Least;
 use super::{Request, Shared};
 use crate::backend::{Backend, Limit};
@@ -17,7 +15,8 @@ impl<B: Backend> Shared<B> {
                 "an alignment of {align_bytes} is not a power of two up to the {} that a slab has",
                 exact(self.limits.alignment_bytes)
             );
-            return Err(Error::new(ErrorKind::Alignment, message));
+            let error = Error::new(ErrorKind::Alignment, message);
+            return Err(error.with_remedies(self.alignment_remedies(request)));
         }
         self.backend.check()?;
         let limit =
@@ -53,18 +52,12 @@ impl<B: Backend> Shared<B> {
 
     /// Refuses requests within the limits that can never be served, and counts them as a failure.
     pub(super) fn check_budget(&self, requests: &[Request]) -> Result<()> {
-        let is_over = self.is_over_budget(requests);
-        if is_over {
-            // The error says what is held.
-            self.fold_shards();
+        self.state().check_open()?;
+        if !self.is_over_budget(requests) {
+            return Ok(());
         }
-        let mut state = self.state();
-        state.check_open()?;
-        if is_over {
-            state.failed(requests);
-            return Err(self.shortage(&state, requests, ErrorKind::OverBudget, Duration::ZERO));
-        }
-        Ok(())
+        self.state().failed(requests);
+        Err(self.over_budget(requests))
     }
 
     /// Returns whether the requests take more than the budget can ever give them. An empty pool that may grow serves all

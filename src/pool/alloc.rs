@@ -282,7 +282,7 @@ impl<B: Backend> Shared<B> {
                 Err(short) => short,
             };
             // Waiters that are before them are served by whatever a new slab could give.
-            let Short::Of(lack) = &short else { return Ok(Err(self.no_room(&self.state(), requests, &short))) };
+            let Short::Of(lack) = &short else { return Ok(Err(self.no_room(requests, &short))) };
             let lacking = &requests[lack.index];
             if !may_grow && may(Fallback::Grow) {
                 return Err(self.inside_create_slab(lacking));
@@ -305,8 +305,8 @@ impl<B: Backend> Shared<B> {
                 continue;
             }
             return Ok(Err(match refusal {
-                Some(error) => self.refused(lacking, error),
-                None => self.no_room(&self.state(), requests, &short),
+                Some(error) => self.refused(requests, error),
+                None => self.no_room(requests, &short),
             }));
         }
     }

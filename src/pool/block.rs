@@ -9,7 +9,7 @@ use super::zero::Zeroed;
 use super::{Front, Pool, Request, Shared, planned};
 use crate::backend::{self, Backend, CopyDst, Span};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, OnceLock, Ordering, caught};
+use crate::sync::{Arc, AtomicUsize, OnceLock, Ordering, caught};
 
 /// A range of one slab that nobody else has. Its bytes go home when it is dropped.
 ///
@@ -154,7 +154,9 @@ impl<B: Backend> Block<B> {
     pub fn hold(&self) -> Hold {
         let holds = self.holds.get_or_init(Holds::default);
         holds.fetch_add(1, Ordering::Relaxed);
-        Hold { holds: Arc::clone(holds) }
+        let kept_blocks = Arc::clone(&self.shared().kept_blocks);
+        kept_blocks.fetch_add(1, Ordering::Relaxed);
+        Hold { holds: Arc::clone(holds), kept_blocks }
     }
 
     /// Writes `bytes` at `at` bytes into the block.
@@ -340,6 +342,7 @@ impl<B: Backend> Block<B> {
     fn lose(&self, place: &PoolHome<B>) {
         let Home { slab, extent } = &place.home;
         let lent = (slab.serial, extent.offset(), extent.bytes());
+        place.shared.kept_blocks.fetch_add(1, Ordering::Relaxed);
         caught(|| log::error!("{} (of {:?})", place.shared.swapped(lent), self.label()));
     }
 }
@@ -360,11 +363,14 @@ impl<B: Backend> fmt::Debug for Block<B> {
 #[derive(Debug)]
 pub struct Hold {
     holds: Holds,
+    /// Of its pool.
+    kept_blocks: Arc<AtomicUsize>,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         self.holds.fetch_sub(1, Ordering::Release);
+        self.kept_blocks.fetch_sub(1, Ordering::Release);
     }
 }
 

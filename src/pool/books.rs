@@ -183,6 +183,11 @@ impl Books {
         (budget_bytes - staging_bytes).saturating_sub(self.used_bytes().saturating_add(self.retired_bytes()))
     }
 
+    /// What lies in lists and arenas, or is a place that a block moves to.
+    pub(super) fn listed_bytes(&self) -> u64 {
+        self.out.bytes() - self.used_bytes()
+    }
+
     pub(super) fn retired_bytes(&self) -> u64 {
         self.retired.bytes()
     }
@@ -222,7 +227,7 @@ impl Books {
         Stats {
             live_bytes: positive(self.live_bytes),
             used_bytes,
-            cached_bytes: self.out.bytes() - used_bytes,
+            cached_bytes: self.listed_bytes(),
             retired_bytes: self.retired.bytes(),
             blocks: self.blocks(),
             ..self.totals

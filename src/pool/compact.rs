@@ -67,7 +67,7 @@ impl fmt::Display for Compaction {
 
 impl<B: Backend> Pool<B> {
     /// Moves blocks to the ends of their slabs, large ones to the low end, so that free runs come together: for a request that failed as
-    /// [fragmented](Error::is_fragmented). It moves what it is lent, with the contents, and nothing else; whoever has a block has
+    /// [fragmented](Error::is_fragmented). The error names it where it helps for [certain](crate::Remedy::Compact). It moves what it is lent, with the contents, and nothing else; whoever has a block has
     /// it as before, at another [`offset`](Block::offset).
     ///
     /// ```

@@ -104,26 +104,32 @@ impl Labels {
         map_bytes(&table.labels) + of_labels as u64
     }
 
-    /// All labels that hold something, largest first, then by name; what is left of the totals has none.
-    pub(super) fn holders(&self, used_bytes: u64, blocks: u64) -> Vec<Holder> {
+    /// The labels that hold most, at most so many of those that hold something, largest first, then by name; what is left of the
+    /// totals has none.
+    pub(super) fn holders(&self, used_bytes: u64, blocks: u64, most: usize) -> Vec<Holder> {
         let table = lock(&self.0);
-        let mut holders: Vec<Holder> = table
-            .labels
-            .values()
-            .map(|label| Holder {
-                label: label.text.to_string(),
-                bytes: label.bytes.load(Ordering::Relaxed),
-                blocks: label.blocks.load(Ordering::Relaxed),
-            })
-            .collect();
-        drop(table);
-        let sum = |of: fn(&Holder) -> u64| holders.iter().map(of).sum::<u64>();
-        let (bytes, blocks) =
-            (used_bytes.saturating_sub(sum(|holder| holder.bytes)), blocks.saturating_sub(sum(|holder| holder.blocks)));
-        holders.push(Holder { label: String::new(), bytes, blocks });
-        holders.retain(|holder| holder.blocks > 0);
-        holders.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.label.cmp(&b.label)));
-        holders
+        let mut holders: Vec<(u64, &str, u64)> = Vec::with_capacity(table.labels.len() + 1);
+        let (mut bytes_left, mut blocks_left) = (used_bytes, blocks);
+        for label in table.labels.values() {
+            let (bytes, blocks) = (label.bytes.load(Ordering::Relaxed), label.blocks.load(Ordering::Relaxed));
+            bytes_left = bytes_left.saturating_sub(bytes);
+            blocks_left = blocks_left.saturating_sub(blocks);
+            if blocks > 0 {
+                holders.push((bytes, &label.text, blocks));
+            }
+        }
+        if blocks_left > 0 {
+            holders.push((bytes_left, "", blocks_left));
+        }
+        let order = |a: &(u64, &str, u64), b: &(u64, &str, u64)| b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1));
+        // An error names few of many: the others are not sorted.
+        if holders.len() > most {
+            holders.select_nth_unstable_by(most, order);
+            holders.truncate(most);
+        }
+        holders.sort_unstable_by(order);
+        let holder = |(bytes, label, blocks): (u64, &str, u64)| Holder { label: label.to_owned(), bytes, blocks };
+        holders.into_iter().map(holder).collect()
     }
 }
 
@@ -139,7 +145,7 @@ mod tests {
         b.add(20);
         labels.get("a").unwrap().add(15);
         let seen = |used, blocks| -> Vec<_> {
-            labels.holders(used, blocks).into_iter().map(|h| (h.label, h.bytes, h.blocks)).collect()
+            labels.holders(used, blocks, usize::MAX).into_iter().map(|h| (h.label, h.bytes, h.blocks)).collect()
         };
         assert_eq!(seen(46, 4), [("a".into(), 25, 2), ("b".into(), 20, 1), (String::new(), 1, 1)]);
         b.remove(20);

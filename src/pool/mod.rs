@@ -51,7 +51,7 @@ pub use self::wait::AllocFuture;
 use crate::backend::{Backend, Limit, Limits};
 use crate::error::{Error, ErrorKind, Holder, Result};
 use crate::space::{Placement, SLAB_BYTES_MAX};
-use crate::sync::{Arc, Condvar, Mutex, MutexGuard, OwnedLock, Weak, caught, lock};
+use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, MutexGuard, OwnedLock, Weak, caught, lock};
 use crate::units::{exact, round_down};
 
 /// A memory pool on one backend, inside a hard budget.
@@ -87,6 +87,8 @@ pub(crate) struct Shared<B: Backend> {
     placement: Placement,
     zero_on_free: bool,
     labels: Labels,
+    /// Blocks that [`Pool::compact`] cannot move, whatever it is lent: held ones, and those whose span is another's.
+    kept_blocks: Arc<AtomicUsize>,
     front: Mutex<Weak<Front<B>>>,
     /// Held while a slab is created, so that two threads do not both grow for want of the same room. Never held while
     /// waiting for the device. The backend's `create_slab` runs with it held, and may call the pool.
@@ -170,7 +172,7 @@ impl<B: Backend> Shared<B> {
     fn holders(&self) -> Vec<Holder> {
         self.fold_shards();
         let (used_bytes, blocks) = self.state().held();
-        self.labels.holders(used_bytes, blocks)
+        self.labels.holders(used_bytes, blocks, usize::MAX)
     }
 }
 
@@ -248,6 +250,7 @@ impl<B: Backend> Pool<B> {
             state: Mutex::new(state),
             growth: OwnedLock::new(),
             labels: Labels::new(),
+            kept_blocks: Arc::new(AtomicUsize::new(0)),
             front: Mutex::new(Weak::new()),
             gone: Condvar::new(),
             watch: watch::Watch::new(),
@@ -262,8 +265,9 @@ impl<B: Backend> Pool<B> {
     /// Hands out a block of at least `request.bytes`.
     ///
     /// # Errors
-    /// - no room, with all the numbers in [`Error::shortage`]: [`ErrorKind::OverBudget`] (at once, whether or not the
-    ///   request would wait), [`ErrorKind::Full`] or [`ErrorKind::Fragmented`], or [`ErrorKind::Timeout`] after waiting;
+    /// - no room, with all the numbers in [`Error::shortage`] and what would help in [`Error::remedies`]:
+    ///   [`ErrorKind::OverBudget`] (at once, whether or not the request would wait), [`ErrorKind::Full`] or
+    ///   [`ErrorKind::Fragmented`], or [`ErrorKind::Timeout`] after waiting;
     /// - [`ErrorKind::Alignment`], [`ErrorKind::TooLarge`] (both numbers), [`ErrorKind::Closed`];
     /// - [`ErrorKind::OutOfMemory`], [`ErrorKind::DeviceLost`], [`ErrorKind::Device`] from the backend;
     /// - [`ErrorKind::Recording`] for a request that would [wait](Request::wait) for this very thread, or is to be

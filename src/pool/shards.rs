@@ -221,6 +221,17 @@ impl<B: Backend> Shards<B> {
         Some(place)
     }
 
+    /// Returns the size of the largest piece in this thread's lists, which a request of that size would get; 0 for none.
+    #[cold]
+    pub(super) fn largest_listed(&self) -> u64 {
+        let lists = self.own();
+        if self.direct.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let largest = lists.of_class.iter().rev().find_map(|list| list.last());
+        largest.map_or(0, |place| place.home.extent.bytes())
+    }
+
     /// Takes a block of `bytes` asked into this thread's list. `Err` if the pool is direct. Where the list is full, its
     /// older half is handed to `spill`, with the shard locked: at no moment is idle memory where nobody finds it.
     #[inline(always)]

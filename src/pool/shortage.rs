@@ -1,21 +1,25 @@
-//! The errors of a pool that has no room, with all its numbers.
+//! The errors of a pool that has no room, with all its numbers and what would help.
 
 use std::time::Duration;
 
 use super::line::PRIORITIES;
 use super::sizes::Least;
-use super::state::{Short, StateOf};
-use super::{Fallback, Priority, Request, Shared, Stats};
+use super::state::{Room, Short, StateOf, Terms};
+use super::{Priority, Request, Shared, SlabPolicy, Stats};
 use crate::backend::Backend;
-use crate::error::{Error, ErrorKind, Holder, Shortage};
-use crate::units::exact;
+use crate::error::{Error, ErrorKind, Holder, RefusedBy, Remedy, Shortage};
+use crate::sync::Ordering;
 
 /// How many of the largest holders an error names.
 const HOLDERS_NAMED: usize = 5;
 
 /// What a pool looks like when it cannot serve requests. It is found once for all that fail together.
+#[derive(Clone)]
 pub(super) struct Situation {
-    stats: Stats,
+    numbers: Stats,
+    left_bytes: u64,
+    booked_bytes: u64,
+    most_idle_bytes: u64,
     /// The largest ones.
     holders: Vec<Holder>,
     /// Closed to each priority.
@@ -24,114 +28,227 @@ pub(super) struct Situation {
     arena_bytes: u64,
     /// What no block has of it.
     arena_idle_bytes: u64,
+    /// Steps plan themselves, so that the arena goes home for a request that finds no room.
+    is_arena_learned: bool,
+    is_planned: bool,
+    /// No block is kept in its place.
+    can_all_move: bool,
+    room: Room,
+    /// The room there would be if the arena were home, where there is one.
+    arena_room: Option<Room>,
+    compacted_bytes: u64,
+}
+
+impl Situation {
+    /// Returns the room for a request on these terms, which may send the arena home.
+    fn room(&self, terms: Terms) -> &Room {
+        let is_idle = self.arena_idle_bytes == self.arena_bytes;
+        let goes_home = self.is_arena_learned || (is_idle && terms.may_reclaim);
+        self.arena_room.as_ref().filter(|_| goes_home).unwrap_or(&self.room)
+    }
+
+    /// Returns what would serve a request that was refused on these terms.
+    fn remedies(&self, request: &Request, refused_by: RefusedBy, terms: Terms) -> Vec<Remedy> {
+        let mut remedies = Vec::new();
+        let bytes = request.bytes;
+        if self.room(terms).serves(bytes, terms) {
+            return remedies;
+        }
+        // Memory that comes back is offered to the waiters first.
+        let is_alone = self.numbers.waiting == 0;
+        if is_alone && self.arena_room.as_ref().is_some_and(|room| room.serves(bytes, terms)) {
+            remedies.push(Remedy::EndPlannedSteps);
+        }
+        let high = Terms { priority: Priority::High, ..terms };
+        if self.room(high).serves(bytes, high) {
+            remedies.push(Remedy::HighPriority);
+        }
+        let all = Terms { may_grow: true, may_return: true, may_reclaim: true, ..terms };
+        if terms != all && self.room(all).serves(bytes, all) {
+            remedies.push(Remedy::AllFallbacks);
+        }
+        // Where a reserve is closed, whole pages may be more than is open.
+        if refused_by == RefusedBy::Fragmentation
+            && self.can_all_move
+            && is_alone
+            && self.reserve_bytes[terms.priority as usize] == 0
+            && bytes <= self.compacted_bytes
+        {
+            remedies.push(Remedy::Compact);
+        }
+        remedies
+    }
 }
 
 impl<B: Backend> Shared<B> {
     /// The budget had room, and the backend had none.
-    pub(super) fn refused(&self, request: &Request, error: Error) -> Error {
-        let stats = self.state().stats();
-        let message = format!(
-            "no memory for {} for {:?}: {} of the budget of {} are reserved, and {} has no more",
-            exact(request.bytes),
-            request.label,
-            exact(stats.reserved_bytes),
-            exact(stats.budget_bytes),
-            self.backend.name()
-        );
-        Error::new(ErrorKind::OutOfMemory, message).with_source(error)
+    pub(super) fn refused(&self, requests: &[Request], error: Error) -> Error {
+        self.fold_unless_gathered(requests);
+        let state = self.state();
+        let situation = self.situation(&state);
+        drop(state);
+        let refusal = Refusal { kind: ErrorKind::OutOfMemory, by: RefusedBy::Backend, waited: Duration::ZERO };
+        self.shortage_in(situation, requests, refusal, self.least_bytes(requests)).with_source(error)
     }
 
     /// The error of requests that no fallback has helped.
-    pub(super) fn no_room(&self, state: &StateOf<B>, requests: &[Request], short: &Short) -> Error {
-        let (kind, needed_bytes) = match short {
+    pub(super) fn no_room(&self, requests: &[Request], short: &Short) -> Error {
+        self.fold_unless_gathered(requests);
+        let (kind, by, needed_bytes) = match short {
             // What is left is kept for a waiter that is due.
-            Short::Turn => (ErrorKind::Full, self.least_bytes(requests)),
-            Short::Of(lack) if lack.is_left => (ErrorKind::Fragmented, lack.needed_bytes),
-            Short::Of(lack) => (ErrorKind::Full, lack.needed_bytes),
+            Short::Turn => (ErrorKind::Full, RefusedBy::Queue, self.least_bytes(requests)),
+            Short::Of(lack) if lack.is_left => (ErrorKind::Fragmented, lack.refused_by, lack.needed_bytes),
+            Short::Of(lack) => (ErrorKind::Full, lack.refused_by, lack.needed_bytes),
         };
-        self.shortage_of(&self.situation(state), requests, kind, Duration::ZERO, needed_bytes)
+        let situation = self.situation(&self.state());
+        self.shortage_in(situation, requests, Refusal { kind, by, waited: Duration::ZERO }, needed_bytes)
+    }
+
+    /// The error of requests that can never be served.
+    pub(super) fn over_budget(&self, requests: &[Request]) -> Error {
+        // What is idle goes home, as it would for a request that fits. The arena of planned steps stays for the next step.
+        if Terms::of(requests).may_reclaim {
+            self.settle_completed();
+            self.empty_lists();
+            self.state().gather();
+            self.fold_planned();
+        } else {
+            self.fold_shards();
+        }
+        let least = Least::new(&self.sizes, requests);
+        let is_within = least.is_left(self.budget_bytes - self.staging_bytes, 0);
+        let by = if is_within { RefusedBy::Reserve } else { RefusedBy::Budget };
+        let situation = self.situation(&self.state());
+        let refusal = Refusal { kind: ErrorKind::OverBudget, by, waited: Duration::ZERO };
+        self.shortage_in(situation, requests, refusal, least.bytes)
+    }
+
+    /// What would help a request whose alignment is wrong: a right one, if there is room.
+    pub(super) fn alignment_remedies(&self, request: &Request) -> Vec<Remedy> {
+        let terms = Terms::of(std::slice::from_ref(request));
+        let serves = self.state().room().serves(request.bytes, terms);
+        if serves { vec![Remedy::Align(self.limits.alignment_bytes)] } else { Vec::new() }
+    }
+
+    /// Enters what the shards have not told yet, where no attempt to serve the requests did so.
+    fn fold_unless_gathered(&self, requests: &[Request]) {
+        if !Terms::of(requests).may_reclaim {
+            self.fold_shards();
+        }
     }
 
     fn least_bytes(&self, requests: &[Request]) -> u64 {
         Least::new(&self.sizes, requests).bytes
     }
 
-    /// The numbers of a pool that cannot serve these requests.
-    pub(super) fn shortage(
-        &self,
-        state: &StateOf<B>,
-        requests: &[Request],
-        kind: ErrorKind,
-        waited: Duration,
-    ) -> Error {
-        self.shortage_in(&self.situation(state), requests, kind, waited)
-    }
-
     /// The numbers of the pool, whatever was asked for.
     pub(super) fn situation(&self, state: &StateOf<B>) -> Situation {
-        let stats = state.stats();
-        let mut holders = self.labels.holders(stats.used_bytes, stats.blocks);
-        holders.truncate(HOLDERS_NAMED);
+        let numbers = state.numbers();
+        let holders = self.labels.holders(numbers.used_bytes, numbers.blocks, HOLDERS_NAMED);
         let reserve_bytes = PRIORITIES.map(|priority| state.closed_bytes(priority));
         let planner = self.shards.planner();
         let (arena_bytes, arena_idle_bytes) = (planner.arena_bytes(), planner.arena_idle_bytes());
+        let (is_arena_learned, is_planned) = (planner.is_auto(), planner.is_on());
+        let can_all_move =
+            planner.keeps_no_block() && !self.zero_on_free && self.kept_blocks.load(Ordering::Acquire) == 0;
+        let idle_runs = planner.idle_runs();
         drop(planner);
-        Situation { stats, holders, reserve_bytes, is_overdue: state.is_due(), arena_bytes, arena_idle_bytes }
+        Situation {
+            numbers,
+            left_bytes: state.left_bytes(),
+            booked_bytes: state.booked_bytes(),
+            most_idle_bytes: state.most_idle_bytes(),
+            holders,
+            reserve_bytes,
+            is_overdue: state.is_due(),
+            arena_bytes,
+            arena_idle_bytes,
+            is_arena_learned,
+            is_planned,
+            can_all_move,
+            room: state.room(),
+            arena_room: (arena_bytes > 0).then(|| state.room_with(&idle_runs)),
+            compacted_bytes: if can_all_move { state.compacted_bytes() } else { 0 },
+        }
     }
 
     /// The error of requests that could not be served in such a situation.
     pub(super) fn shortage_in(
         &self,
-        situation: &Situation,
+        mut situation: Situation,
         requests: &[Request],
-        kind: ErrorKind,
-        waited: Duration,
-    ) -> Error {
-        self.shortage_of(situation, requests, kind, waited, self.least_bytes(requests))
-    }
-
-    fn shortage_of(
-        &self,
-        situation: &Situation,
-        requests: &[Request],
-        kind: ErrorKind,
-        waited: Duration,
+        refusal: Refusal,
         needed_bytes: u64,
     ) -> Error {
-        let Situation { stats, holders, reserve_bytes, is_overdue, .. } = situation;
+        let Refusal { kind, by: refused_by, waited } = refusal;
+        let holders = std::mem::take(&mut situation.holders);
+        let Situation { numbers, reserve_bytes, .. } = &situation;
+        let terms = Terms::of(requests);
+        // What the backend has no memory for now, it may have for a smaller slab.
+        let served = Terms { may_grow: terms.may_grow && refused_by != RefusedBy::Backend, ..terms };
+        let listed_bytes = if terms.may_reclaim { 0 } else { self.shards.largest_listed() };
         let label = requests.iter().map(|request| &*request.label).find(|label| !label.is_empty());
-        Error::shortage_of(
-            kind,
-            Shortage {
-                asked_bytes: requests.iter().fold(0, |sum, request| sum.saturating_add(request.bytes)),
-                needed_bytes,
-                label: label.map(str::to_owned),
-                budget_bytes: stats.budget_bytes,
-                reserved_bytes: stats.reserved_bytes,
-                live_bytes: stats.live_bytes,
-                used_bytes: stats.used_bytes,
-                cached_bytes: stats.cached_bytes,
-                retired_bytes: stats.retired_bytes,
-                free_bytes: stats.free_bytes,
-                staging_bytes: stats.staging_bytes,
-                largest_free_run_bytes: stats.largest_free_run_bytes,
-                high_priority_reserve_bytes: match least_priority(requests) {
-                    Priority::High => 0,
-                    _ if kind == ErrorKind::OverBudget => self.reserve_bytes,
-                    priority => reserve_bytes[priority as usize],
-                },
-                arena_bytes: situation.arena_bytes,
-                arena_idle_bytes: situation.arena_idle_bytes,
-                may_grow: requests.iter().all(|request| request.may(Fallback::Grow)),
-                waited,
-                waiting: stats.waiting,
-                is_overdue: *is_overdue,
-                holders: holders.clone(),
+        let shortage = Shortage {
+            asked_bytes: requests.iter().fold(0, |sum, request| sum.saturating_add(request.bytes)),
+            needed_bytes,
+            requests: requests.len() as u64,
+            label: label.map(str::to_owned),
+            refused_by,
+            largest_bytes: situation.room(terms).largest(served).max(listed_bytes),
+            budget_bytes: numbers.budget_bytes,
+            reserved_bytes: numbers.reserved_bytes,
+            left_bytes: situation.left_bytes,
+            booked_bytes: situation.booked_bytes,
+            live_bytes: numbers.live_bytes,
+            used_bytes: numbers.used_bytes,
+            cached_bytes: numbers.cached_bytes,
+            retired_bytes: numbers.retired_bytes,
+            free_bytes: numbers.free_bytes,
+            staging_bytes: numbers.staging_bytes,
+            largest_free_run_bytes: numbers.largest_free_run_bytes,
+            most_idle_bytes: situation.most_idle_bytes,
+            high_priority_reserve_bytes: match terms.priority {
+                Priority::High => 0,
+                _ if kind == ErrorKind::OverBudget => self.reserve_bytes,
+                priority => reserve_bytes[priority as usize],
             },
-        )
+            arena_bytes: situation.arena_bytes,
+            arena_idle_bytes: situation.arena_idle_bytes,
+            may_grow: terms.may_grow,
+            waited,
+            waiting: numbers.waiting,
+            is_overdue: situation.is_overdue,
+            holders,
+        };
+        let mut remedies = match requests {
+            [request] if refused_by != RefusedBy::Backend && !request.for_the_pool => {
+                situation.remedies(request, refused_by, terms)
+            }
+            _ => Vec::new(),
+        };
+        self.add_possible(&shortage, &situation, &mut remedies);
+        Error::shortage_of(kind, shortage, remedies)
+    }
+
+    /// What may help from the start of the program.
+    fn add_possible(&self, shortage: &Shortage, situation: &Situation, remedies: &mut Vec<Remedy>) {
+        let is_in_parts = matches!(shortage.refused_by, RefusedBy::Slabs | RefusedBy::Fragmentation);
+        if !is_in_parts || shortage.needed_bytes > shortage.unused_bytes() {
+            return;
+        }
+        let fits_in_one = self.policy != SlabPolicy::Single && shortage.needed_bytes <= self.limits.slab.bytes;
+        if shortage.refused_by == RefusedBy::Slabs && fits_in_one {
+            remedies.push(Remedy::SingleSlab);
+        }
+        if !situation.is_planned {
+            remedies.push(Remedy::PlanSteps);
+        }
     }
 }
 
-fn least_priority(requests: &[Request]) -> Priority {
-    requests.iter().map(|request| request.priority).min().unwrap_or_default()
+/// Why requests were refused.
+pub(super) struct Refusal {
+    pub(super) kind: ErrorKind,
+    pub(super) by: RefusedBy,
+    pub(super) waited: Duration,
 }

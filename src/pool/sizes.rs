@@ -40,6 +40,19 @@ impl SlabSizes {
         }
     }
 
+    /// Returns the largest request that a slab of at most so many bytes serves, within the limits. The reverse of
+    /// [`least`](Self::least).
+    pub(super) fn most(&self, slab_bytes: u64) -> u64 {
+        let Limits { alignment_bytes, granule_bytes, slab, block } = self.limits;
+        let slab_bytes = slab_bytes.min(slab.bytes);
+        let bytes = match self.placement() {
+            Placement::Exact => round_down(slab_bytes, granule_bytes),
+            Placement::PowerOfTwo if slab_bytes < alignment_bytes => 0,
+            Placement::PowerOfTwo => slab_bytes.checked_ilog2().map_or(0, |bits| 1 << bits),
+        };
+        bytes.min(block.bytes)
+    }
+
     /// Returns the most bytes that a request takes of an empty slab, which is large enough for it.
     pub(super) fn taken(&self, slab_bytes: u64, bytes: u64) -> u64 {
         let least_bytes = self.least(bytes).unwrap_or(u64::MAX);

@@ -127,6 +127,11 @@ impl<S> Seat<S> {
         caught(|| drop(before));
     }
 
+    /// Returns whether the backend has refused a slab for it.
+    pub(super) fn is_refused(&self) -> bool {
+        lock(&self.result).refusal.is_some()
+    }
+
     /// An error with what the backend said as its cause, if it did.
     pub(super) fn caused(&self, error: Error) -> Error {
         match lock(&self.result).refusal.take() {

@@ -19,11 +19,12 @@ use std::time::{Duration, Instant};
 
 use super::grow::Grown;
 use super::planned::Signs;
+use super::shortage::Refusal;
 use super::state::{Candidate, Growth, Look, Served};
 use super::wait::wake;
 use super::{Fallback, Shared};
 use crate::backend::Backend;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, RefusedBy, Result};
 use crate::sync::{Arc, Condvar, Mutex, PoisonError, Weak, caught, lock};
 
 /// How long it takes to the next look while the device or a hold has memory of the pool. No look follows another sooner.
@@ -285,18 +286,25 @@ impl<B: Backend> Shared<B> {
     /// Takes the waiters whose time is over out of the line.
     pub(super) fn expire(&self) {
         let now = Instant::now();
-        let (in_time, late, situation, served) = {
+        if self.state().deadline().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        self.fold_shards();
+        let (in_time, late, served, situation, refusals) = {
             let mut state = self.state();
-            if state.deadline().is_none_or(|deadline| deadline > now) {
-                return;
-            }
             // There may be room that no thread has told the line of.
             let in_time = state.serve();
             let late = state.expire(now);
-            (in_time, late, self.situation(&state), state.serve())
+            let served = state.serve();
+            // After that, so that the numbers hold for the next request.
+            let room = state.room();
+            let refusals: Vec<_> = late.iter().map(|seat| state.refusal(seat.requests(), &room)).collect();
+            (in_time, late, served, self.situation(&state), refusals)
         };
-        for seat in &late {
-            let error = self.shortage_in(&situation, seat.requests(), ErrorKind::Timeout, seat.waited());
+        for (seat, (by, needed_bytes)) in late.iter().zip(refusals) {
+            let by = if seat.is_refused() { RefusedBy::Backend } else { by };
+            let refusal = Refusal { kind: ErrorKind::Timeout, by, waited: seat.waited() };
+            let error = self.shortage_in(situation.clone(), seat.requests(), refusal, needed_bytes);
             // A waiter that has left meanwhile leaves the error here, and its drop is the backend's code.
             caught(|| seat.settle(Err(seat.caused(error))));
         }

@@ -35,8 +35,8 @@
 //! Small runs and cut pages are at the high end of a slab, the others at the low end.
 //!
 //! Files, lowest layer first: `word` (one 64-bit word); `change`, `family`, `tree` with `search`, `search_high`, `update` and
-//! `runs` (pages), and `choose` (which hole); `slots`, `maps` and `pieces` (cut pages); `extent`; this one; and `check`, which
-//! walks over everything for the tests.
+//! `runs` (pages), and `choose` (which hole); `slots`, `maps` and `pieces` (cut pages); `extent`; this one; `most` (what would be
+//! served); and `check`, which walks over everything for the tests.
 
 mod change;
 mod check;
@@ -44,6 +44,7 @@ mod choose;
 mod extent;
 mod family;
 mod maps;
+mod most;
 mod pieces;
 mod runs;
 mod search;
@@ -279,20 +280,6 @@ impl Space {
         let start = self.tree.find(longest).expect("a run as long as the longest");
         // Of several runs with as many pages `find` gives the lowest, and only the highest can be short of bytes.
         self.run_bytes(start, longest)
-    }
-
-    /// The most bytes that [`Space::alloc`] has an extent for now.
-    pub(crate) fn most_bytes(&self) -> u64 {
-        let idle_bytes = self.pieces.largest_idle().map_or(0, |class| self.class_bytes(class));
-        let free_bytes = match self.placement {
-            Placement::Exact => self.largest_free_run_bytes(),
-            Placement::PowerOfTwo => {
-                let counts = (0..u32::BITS - self.tree.longest().leading_zeros()).rev().map(|bits| 1 << bits);
-                let run = |count| Some(self.run_bytes(self.tree.find_aligned(count, count)?, count));
-                counts.into_iter().find_map(run).unwrap_or(0)
-            }
-        };
-        idle_bytes.max(free_bytes)
     }
 
     /// Whether nothing is held.

@@ -9,6 +9,7 @@ mod backends;
 mod busy_stream;
 mod compact;
 mod empty;
+mod errors;
 mod fresh;
 mod futures;
 mod harm;

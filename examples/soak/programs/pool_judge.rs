@@ -4,7 +4,7 @@ use tensorpool::{Error, ErrorKind, Limits, Placement, Priority, SlabPolicy};
 
 use super::disturbed::Ground;
 use super::pool::Program;
-use super::pool_requests::{Ask, GROW, Setup};
+use super::pool_requests::{Ask, GROW, RECLAIM, Setup};
 
 /// What was asked, and how things were before.
 pub struct Attempt<'a> {
@@ -73,17 +73,29 @@ impl<B: Ground> Program<B> {
     }
 
     fn judge_numbers(&self, attempt: &Attempt<'_>, error: &Error) {
+        let setup = &self.setup;
         let Some(shortage) = error.shortage() else { return };
-        let left_bytes = self.setup.open_bytes() - shortage.used_bytes - shortage.retired_bytes;
+        let left_bytes = setup.open_bytes() - shortage.used_bytes - shortage.retired_bytes;
         let available_bytes = left_bytes.saturating_sub(shortage.high_priority_reserve_bytes);
         let ours = (attempt.bytes(), self.books.live_bytes, self.books.used_bytes);
         assert_eq!(ours, (shortage.asked_bytes, shortage.live_bytes, shortage.used_bytes), "{error}");
         assert!(shortage.needed_bytes >= shortage.asked_bytes, "{error}");
         assert_eq!(shortage.may_grow, !attempt.any(|ask| ask.without[GROW]), "{error}");
+        let parts = shortage.used_bytes + shortage.retired_bytes + shortage.staging_bytes + shortage.unused_bytes();
+        assert_eq!(parts, shortage.budget_bytes, "the parts are not the budget: {error}");
+        // A call that may not wait for the device could get more by waiting, and a slab whose way back panics is there again.
+        let is_at_once = attempt.may_block && matches!(error.kind(), ErrorKind::Full | ErrorKind::Fragmented);
+        // Lists serve a request that may not reclaim in their own sizes alone, and so does a slab of one block.
+        let is_of_one_size = attempt.any(|ask| ask.without[RECLAIM])
+            || (setup.policy == SlabPolicy::PerBlock && !attempt.asks.iter().all(Ask::may_do_all));
+        if is_at_once && !is_of_one_size && !attempt.was_near && attempt.asks.len() == 1 {
+            let is_right = shortage.largest_bytes < shortage.asked_bytes;
+            assert!(is_right, "{:?} would be served in {setup}: {error}", attempt.asks);
+        }
         if error.kind() != ErrorKind::OverBudget && attempt.any(|ask| ask.priority != Priority::High) {
             // What waits to be zeroed may be of high priority; what is in the arena of planned steps is of none.
             let dirty_bytes = shortage.retired_bytes.saturating_sub(self.books.retired_bytes);
-            let closed_bytes = |high_bytes| self.setup.reserve_bytes.saturating_sub(high_bytes);
+            let closed_bytes = |high_bytes| setup.reserve_bytes.saturating_sub(high_bytes);
             let least_bytes = closed_bytes(self.books.high_bytes + dirty_bytes);
             let most_bytes = closed_bytes(if self.steps.were_planned { 0 } else { self.books.high_bytes });
             let is_right = (least_bytes..=most_bytes).contains(&shortage.high_priority_reserve_bytes);

@@ -104,7 +104,8 @@ pub struct Ask {
 }
 
 const FALLBACKS: [Fallback; 4] = [Fallback::Oversized, Fallback::Reclaim, Fallback::Grow, Fallback::ReturnEmpty];
-/// The place of one of them.
+/// The places of two of them.
+pub const RECLAIM: usize = 1;
 pub const GROW: usize = 2;
 
 impl Ask {

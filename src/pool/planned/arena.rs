@@ -1,11 +1,11 @@
 //! The runs of the pool that planned steps are in, and what blocks in them keep alive.
 
-use super::late::Late;
+use super::late::{Late, free_runs};
 use crate::backend::Backend;
 use crate::plan::{Cursor, Schedule};
 use crate::pool::Shared;
 use crate::pool::shards::PoolHome;
-use crate::pool::state::{Home, Slab};
+use crate::pool::state::{Home, Slab, Slot};
 use crate::space::Extent;
 use crate::sync::Arc;
 
@@ -185,11 +185,10 @@ impl<B: Backend> Arena<B> {
     ) -> Rest<B> {
         left.is_due = true;
         let mut rest = Rest::new();
-        let ranges = cursor.filter(|cursor| cursor.out() > 0).map_or_else(Vec::new, Cursor::ranges);
+        let ranges = ranges(cursor);
         for Part { at, end, home, ties } in self.parts {
             rest.pools.extend(ties.into_iter().map(|ties| ties.shared));
-            let inside = ranges.iter().filter(|range| range.0 >= at && range.0 < end);
-            let inside: Vec<(u64, u64)> = inside.map(|range| (range.0 - at, range.1 - at)).collect();
+            let inside = inside((at, end), &ranges);
             if inside.is_empty() {
                 left.homes.push(home);
                 continue;
@@ -200,8 +199,30 @@ impl<B: Backend> Arena<B> {
         rest
     }
 
+    /// Returns the runs that would [leave](Self::leave) at once.
+    #[cold]
+    pub(super) fn idle_runs(&self, cursor: Option<&Cursor>, page_bytes: impl Fn(u64) -> u64) -> Vec<(Slot, Extent)> {
+        let (ranges, mut runs) = (ranges(cursor), Vec::new());
+        for Part { at, end, home, .. } in &self.parts {
+            let free = free_runs(home.extent, &inside((*at, *end), &ranges), page_bytes(home.slab.bytes));
+            runs.extend(free.into_iter().map(|extent| (home.place().0, extent)));
+        }
+        runs
+    }
+
     pub(super) fn metadata_bytes(&self) -> u64 {
         let of_part = |part: &Part<B>| size_of::<Part<B>>() + part.ties.capacity() * size_of::<Ties<B>>();
         self.parts.iter().map(of_part).sum::<usize>() as u64
     }
+}
+
+/// The ranges of a schedule that blocks have, sorted.
+fn ranges(cursor: Option<&Cursor>) -> Vec<(u64, u64)> {
+    cursor.filter(|cursor| cursor.out() > 0).map_or_else(Vec::new, Cursor::ranges)
+}
+
+/// Those of them between two offsets of the schedule, counted from the first.
+fn inside((at, end): (u64, u64), ranges: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let inside = ranges.iter().filter(|range| range.0 >= at && range.0 < end);
+    inside.map(|range| (range.0 - at, range.1 - at)).collect()
 }

@@ -1,7 +1,5 @@
 //! How arenas come and go.
 
-use std::time::Duration;
-
 use super::arena::{Arena, Layout, Rest};
 use super::auto::{self, Next};
 use super::learn::Learned;
@@ -175,13 +173,9 @@ impl<B: Backend> Shared<B> {
         self.backend.check()?;
         // What is in a free list is some caller's size, and would be counted as a block.
         let request = Request::bytes(bytes).label("arena of planned steps").without(Fallback::Oversized).for_the_pool();
-        {
-            let state = self.state();
-            state.check_open()?;
-            let requests = std::slice::from_ref(&request);
-            if self.is_over_budget(requests) {
-                return Err(self.shortage(&state, requests, ErrorKind::OverBudget, Duration::ZERO));
-            }
+        self.state().check_open()?;
+        if self.is_over_budget(std::slice::from_ref(&request)) {
+            return Err(self.over_budget(std::slice::from_ref(&request)));
         }
         // From what is reserved already, if that will do; else what is idle makes room for it first.
         let modest = request.clone().without(Fallback::Grow);

@@ -19,25 +19,36 @@ pub(super) struct Late {
     out: BTreeMap<At, Out>,
 }
 
+/// Returns the pages of a run of which no range has a part. The ranges are counted from its start, and sorted.
+pub(super) fn free_runs(run: Extent, ranges: &[(u64, u64)], page_bytes: u64) -> Vec<Extent> {
+    let (start, end) = (run.offset(), run.offset() + run.bytes());
+    let (mut free, mut at) = (Vec::new(), start);
+    for (from, to) in ranges {
+        let page = (start + from) / page_bytes * page_bytes;
+        if at < page {
+            free.push(Extent::run(at, page - at));
+        }
+        at = at.max((start + to).next_multiple_of(page_bytes).min(end));
+    }
+    if at < end {
+        free.push(Extent::run(at, end - at));
+    }
+    free
+}
+
 impl Late {
     /// Notes the blocks of an arena that is given up, by their ranges in it, sorted. Returns the runs that are free now: all pages
     /// that no block has a part of.
     pub(super) fn leave<S>(&mut self, arena: &Home<S>, ranges: &[(u64, u64)], page_bytes: u64) -> Vec<Extent> {
-        let (start, end) = (arena.extent.offset(), arena.extent.offset() + arena.extent.bytes());
-        let (mut free, mut at) = (Vec::new(), start);
+        let start = arena.extent.offset();
         for (from, to) in ranges {
-            let (from, to) = (start + from, start + to);
-            self.out.insert((arena.slab.serial, from), Out { end: to, page_bytes });
-            let page = from / page_bytes * page_bytes;
-            if at < page {
-                free.push(Extent::run(at, page - at));
-            }
-            at = at.max(to.next_multiple_of(page_bytes).min(end));
+            self.out.insert((arena.slab.serial, start + from), Out { end: start + to, page_bytes });
         }
-        if at < end {
-            free.push(Extent::run(at, end - at));
-        }
-        free
+        free_runs(arena.extent, ranges, page_bytes)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.out.is_empty()
     }
 
     /// Takes a block back. Returns the run that is free with it, if there are pages that no other block has a part of. `None` if

@@ -1,5 +1,6 @@
 //! What serves a pool's planned steps: the arena, what follows the schedule, and what has come of it.
 
+mod idle;
 mod take;
 
 pub(in crate::pool) use self::take::Held;
@@ -109,11 +110,11 @@ impl<B: Backend> Planner<B> {
         (self.mode, self.report) = (mode, PlanReport::default());
     }
 
-    pub(super) fn is_on(&self) -> bool {
+    pub(in crate::pool) fn is_on(&self) -> bool {
         !matches!(self.mode, Mode::Off)
     }
 
-    pub(super) fn is_auto(&self) -> bool {
+    pub(in crate::pool) fn is_auto(&self) -> bool {
         matches!(self.mode, Mode::Auto(_))
     }
 
@@ -277,10 +278,6 @@ impl<B: Backend> Planner<B> {
         }
     }
 
-    pub(in crate::pool) fn arena_bytes(&self) -> u64 {
-        self.arena.as_ref().map_or(0, Arena::bytes)
-    }
-
     /// Sets the arena of a plan that the program brought.
     pub(super) fn set_arena(&mut self, arena: Arena<B>) {
         self.arena = Some(arena);
@@ -364,11 +361,6 @@ impl<B: Backend> Planner<B> {
         let allocations_planned = self.report.allocations_planned + self.tally.allocations - self.foreign;
         let is_over = matches!(&self.mode, Mode::Auto(auto) if auto.has_ended);
         PlanReport { plans, arena_bytes: self.arena_bytes(), allocations_planned, is_over, ..self.report }
-    }
-
-    /// Bytes of the arena that no block has.
-    pub(in crate::pool) fn arena_idle_bytes(&self) -> u64 {
-        self.arena.as_ref().map_or(0, |arena| arena.idle_bytes(self.cursor.as_ref()))
     }
 
     pub(in crate::pool) fn metadata_bytes(&self) -> u64 {

@@ -8,6 +8,7 @@ mod moves;
 mod next_slab;
 mod place;
 mod retire;
+mod room;
 mod runs;
 mod serve;
 #[cfg(test)]
@@ -21,6 +22,7 @@ pub(super) use self::place::Short;
 
 use self::retire::Leaving;
 pub(super) use self::retire::{Holds, Retired};
+pub(super) use self::room::{Room, Terms};
 pub(super) use self::serve::{Candidate, Growth, Look, Served};
 use self::serve::{Chances, Waiters};
 use crate::backend::Backend;
@@ -203,6 +205,11 @@ impl<S> State<S> {
         self.closed
     }
 
+    /// Of slabs that are being created.
+    pub(super) fn booked_bytes(&self) -> u64 {
+        self.booked.bytes()
+    }
+
     /// What may still be reserved.
     pub(super) fn left_bytes(&self) -> u64 {
         let taken_bytes = self.reserved.bytes().saturating_add(self.booked.bytes());
@@ -298,6 +305,11 @@ impl<S> State<S> {
     }
 
     pub(super) fn stats(&self) -> Stats {
+        Stats { metadata_bytes: self.metadata_bytes(), ..self.numbers() }
+    }
+
+    /// As [`stats`](Self::stats), without what the tables have in memory, which takes time to sum.
+    pub(super) fn numbers(&self) -> Stats {
         let spaces = || self.entries.iter().flatten().map(|entry| &entry.space);
         let books = self.books.stats();
         Stats {
@@ -306,7 +318,6 @@ impl<S> State<S> {
             retired_bytes: books.retired_bytes + self.leaving_bytes(),
             free_bytes: spaces().map(Space::free_bytes).sum(),
             largest_free_run_bytes: spaces().map(Space::largest_free_run_bytes).max().unwrap_or(0),
-            metadata_bytes: self.metadata_bytes(),
             slabs: self.order.len() as u64,
             waiting: self.line.len() as u64,
             ..books

@@ -5,7 +5,7 @@ use crate::space::{Extent, Placement};
 use crate::sync::Arc;
 
 /// A block slides if the free run below it is at least this part of it: it is copied in as many pieces.
-const PIECES_MAX: u64 = 16;
+pub(super) const PIECES_MAX: u64 = 16;
 
 impl<S> State<S> {
     /// Takes a place that the run of a block can move to: the lowest below it that has room for it, or the free pages directly

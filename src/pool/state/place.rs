@@ -1,6 +1,7 @@
 //! Places for requests: in which slab, in which order, and past which waiters.
 
 use super::{Entry, Home, State};
+use crate::error::RefusedBy;
 use crate::pool::line::{Need, Ticket};
 use crate::pool::shards::{LIST_BYTES, REFILL};
 use crate::pool::sizes::Least;
@@ -22,6 +23,7 @@ pub(in crate::pool) struct Lack {
     pub(in crate::pool) index: usize,
     /// What all requests take: as they were placed, and at least for the others.
     pub(in crate::pool) needed_bytes: u64,
+    pub(in crate::pool) refused_by: RefusedBy,
     /// So much is left for them, but not in one run.
     pub(in crate::pool) is_left: bool,
 }
@@ -66,6 +68,11 @@ impl<S> State<S> {
             && requests.iter().all(|request| request.priority == Priority::High)
             && Least::new(&self.sizes, requests).bytes <= self.closed_bytes(Priority::Normal)
             && self.lacks_bytes(ticket)
+    }
+
+    /// Returns whether fewer bytes are left than the waiter takes that is due and arrived first.
+    pub(super) fn first_due_lacks_bytes(&self) -> bool {
+        self.line.first_due(Need::Room).is_some_and(|(ticket, ..)| self.lacks_bytes(ticket))
     }
 
     /// Returns whether fewer bytes are left than this waiter takes at least.
@@ -156,12 +163,14 @@ impl<S> State<S> {
         if let Some(bytes) = refused_bytes {
             least.replace(&self.sizes, &requests[index], bytes);
         }
-        // Idle memory in free lists and arenas counts as left. Slabs on their way back do not.
-        let left_bytes = self.books.unused_bytes().saturating_sub(self.leaving_bytes());
         let may_grow = requests.iter().all(|request| request.may(Fallback::Grow));
-        let is_left = least.is_left(left_bytes, self.closed_bytes(Priority::Normal))
-            && (may_grow || least.bytes <= self.idle_bytes());
-        Lack { index, needed_bytes: placed_bytes.saturating_add(least.bytes), is_left }
+        let refused_by = self.lacks(least, may_grow, requests[index].bytes);
+        let is_left = match refused_by {
+            RefusedBy::Slabs => may_grow || least.bytes <= self.idle_bytes(),
+            RefusedBy::Kept | RefusedBy::Fragmentation => true,
+            _ => false,
+        };
+        Lack { index, needed_bytes: placed_bytes.saturating_add(least.bytes), refused_by, is_left }
     }
 
     /// Takes a place for one request. `Err` has the size of the smallest place that was found and is larger than what is open to
@@ -259,7 +268,7 @@ impl<S> State<S> {
     }
 
     /// Returns what no caller has of the slabs.
-    fn idle_bytes(&self) -> u64 {
+    pub(super) fn idle_bytes(&self) -> u64 {
         let slab_bytes: u64 = self.entries.iter().flatten().map(|entry| entry.space.bytes()).sum();
         slab_bytes.saturating_sub(self.books.used_bytes() + self.books.retired_bytes())
     }

@@ -1,0 +1,226 @@
+//! What a pool that cannot serve a request would serve now: found from the maps, without placing anything.
+
+use super::moves::PIECES_MAX;
+use super::{Slot, State};
+use crate::error::RefusedBy;
+use crate::pool::line::PRIORITIES;
+use crate::pool::sizes::{Least, SlabSizes};
+use crate::pool::{Fallback, Priority, Request, SlabPolicy};
+use crate::space::{Extent, Placement, Space};
+
+/// How a request may be served, whatever its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::pool) struct Terms {
+    pub(in crate::pool) priority: Priority,
+    pub(in crate::pool) may_grow: bool,
+    pub(in crate::pool) may_return: bool,
+    pub(in crate::pool) may_reclaim: bool,
+}
+
+impl Terms {
+    /// Returns the terms of requests: the least priority, and what all of them allow.
+    pub(in crate::pool) fn of(requests: &[Request]) -> Self {
+        let may = |fallback| requests.iter().all(|request| request.may(fallback));
+        Self {
+            priority: requests.iter().map(|request| request.priority).min().unwrap_or_default(),
+            may_grow: may(Fallback::Grow),
+            may_return: may(Fallback::ReturnEmpty),
+            may_reclaim: may(Fallback::Reclaim),
+        }
+    }
+}
+
+/// The room for one request.
+#[derive(Clone, Debug)]
+pub(in crate::pool) struct Room {
+    sizes: SlabSizes,
+    /// The sizes of empty slabs, in a pool of one slab a block: each serves the requests of its size alone.
+    of_blocks: Vec<u64>,
+    /// By priority: the largest request that a slab serves.
+    in_slabs: [u64; PRIORITIES.len()],
+    /// By priority: what a request may take.
+    open_bytes: [u64; PRIORITIES.len()],
+    /// By priority: what may be taken before the waiters that are due.
+    turn_bytes: [u64; PRIORITIES.len()],
+    /// Of the budget.
+    left_bytes: u64,
+    /// What comes back to it once empty slabs are given back.
+    back_bytes: u64,
+}
+
+impl Room {
+    /// Returns the largest request that is served on these terms.
+    pub(in crate::pool) fn largest(&self, terms: Terms) -> u64 {
+        self.in_slabs[terms.priority as usize].max(self.in_new_slab(terms))
+    }
+
+    /// Returns whether a request of so many bytes is served on these terms.
+    pub(in crate::pool) fn serves(&self, bytes: u64, terms: Terms) -> bool {
+        if self.sizes.policy != SlabPolicy::PerBlock {
+            return bytes <= self.largest(terms);
+        }
+        let least_bytes = self.sizes.least(bytes);
+        let has_slab = self.of_blocks.iter().any(|slab_bytes| least_bytes == Some(*slab_bytes));
+        (has_slab && bytes <= self.in_slabs[terms.priority as usize]) || bytes <= self.in_new_slab(terms)
+    }
+
+    /// Returns the largest request that a slab of its own would serve.
+    fn in_new_slab(&self, terms: Terms) -> u64 {
+        if !terms.may_grow {
+            return 0;
+        }
+        let priority = terms.priority as usize;
+        let back_bytes = if terms.may_return { self.back_bytes } else { 0 };
+        let slab_bytes = self.left_bytes.saturating_add(back_bytes);
+        self.sizes.most(slab_bytes.min(self.open_bytes[priority]).min(self.turn_bytes[priority]))
+    }
+}
+
+impl<S> State<S> {
+    /// Returns the room there is now.
+    pub(in crate::pool) fn room(&self) -> Room {
+        self.room_with(&[])
+    }
+
+    /// Returns the room there would be once these runs were back in their spaces.
+    pub(in crate::pool) fn room_with(&self, back: &[(Slot, Extent)]) -> Room {
+        let mut changed: Vec<(Slot, Space)> = Vec::new();
+        for (slot, extent) in back {
+            let index = changed.iter().position(|(other, _)| other == slot).unwrap_or_else(|| {
+                changed.push((*slot, self.entry(*slot).space.clone()));
+                changed.len() - 1
+            });
+            changed[index].1.release(*extent);
+        }
+        let all = || {
+            self.order.iter().map(|slot| {
+                let found = changed.iter().find(|(other, _)| other == slot);
+                found.map_or(&self.entry(*slot).space, |(_, space)| space)
+            })
+        };
+        let bytes_of_empty = all().filter(|space| space.is_empty()).map(Space::bytes).sum::<u64>();
+        // Then empty slabs leave with what comes back.
+        let leave = !back.is_empty() && self.gives_back_at_once();
+        let spaces = || all().filter(|space| !leave || !space.is_empty());
+        let (left_bytes, empty_bytes) = if leave {
+            (self.left_bytes().saturating_add(bytes_of_empty), 0)
+        } else {
+            (self.left_bytes(), bytes_of_empty)
+        };
+        let more_bytes: u64 = back.iter().map(|(_, extent)| extent.bytes()).sum();
+        let open_bytes = PRIORITIES.map(|priority| {
+            let closed_bytes = self.closed_bytes(priority);
+            self.books.left_bytes().saturating_add(more_bytes).saturating_sub(closed_bytes)
+        });
+        let turn_bytes = PRIORITIES.map(|priority| self.turn_bytes(priority));
+        let mut in_slabs = [0; PRIORITIES.len()];
+        for priority in PRIORITIES {
+            let index = priority as usize;
+            let is_as_before =
+                index > 0 && (open_bytes[index], turn_bytes[index]) == (open_bytes[index - 1], turn_bytes[index - 1]);
+            in_slabs[index] = if is_as_before {
+                in_slabs[index - 1]
+            } else {
+                self.most_in_slabs(spaces(), left_bytes, open_bytes[index], self.sizes.most(turn_bytes[index]))
+            };
+        }
+        let empty = spaces().filter(|space| space.is_empty()).map(Space::bytes);
+        let is_per_block = self.sizes.policy == SlabPolicy::PerBlock;
+        Room {
+            sizes: self.sizes,
+            of_blocks: if is_per_block { empty.collect() } else { Vec::new() },
+            in_slabs,
+            open_bytes,
+            turn_bytes,
+            left_bytes,
+            back_bytes: empty_bytes.saturating_add(self.leaving_bytes()),
+        }
+    }
+
+    /// Returns the largest request of at most `limit` bytes that one of these spaces serves with an extent that is open, where so
+    /// much is left of the budget.
+    fn most_in_slabs<'a>(
+        &self,
+        spaces: impl Iterator<Item = &'a Space>,
+        left_bytes: u64,
+        open_bytes: u64,
+        limit: u64,
+    ) -> u64 {
+        if self.sizes.policy == SlabPolicy::PerBlock {
+            // A block of another size does not get it.
+            let whole = spaces.filter(|space| space.is_empty() && space.bytes() <= open_bytes);
+            let served = whole.filter(|space| self.sizes.least(space.bytes().min(limit)) == Some(space.bytes()));
+            return served.map(|space| space.bytes().min(limit)).max().unwrap_or(0);
+        }
+        let of_slabs = spaces.map(|space| space.most_bytes_within(open_bytes, limit)).max();
+        // A pool of one slab that has given it back reserves it again, whatever the request may fall back on.
+        let again_bytes =
+            if self.sizes.policy == SlabPolicy::Single && of_slabs.is_none() { self.sizes.slab(left_bytes) } else { 0 };
+        let again =
+            if again_bytes > 0 { self.sizes.space(again_bytes).most_bytes_within(open_bytes, limit) } else { 0 };
+        of_slabs.unwrap_or(again)
+    }
+
+    /// Returns how many bytes a request of this priority may take before the waiters that are due.
+    fn turn_bytes(&self, priority: Priority) -> u64 {
+        let Some(due) = self.line.due_priority() else { return u64::MAX };
+        if due == Priority::High || !self.first_due_lacks_bytes() || priority < Priority::High {
+            return 0;
+        }
+        self.closed_bytes(Priority::Normal)
+    }
+
+    /// Returns what is idle in the slab that has most.
+    pub(in crate::pool) fn most_idle_bytes(&self) -> u64 {
+        let spaces = self.entries.iter().flatten().map(|entry| &entry.space);
+        spaces.map(|space| space.bytes() - space.used_bytes()).max().unwrap_or(0)
+    }
+
+    /// Returns a free run that [`Pool::compact`](crate::Pool::compact) makes for certain if all blocks can move; 0 where that is not
+    /// known. For a pool without an arena.
+    pub(in crate::pool) fn compacted_bytes(&self) -> u64 {
+        let has_kept = self.books.listed_bytes() > 0 || !self.retired.is_empty();
+        if has_kept || self.sizes.policy == SlabPolicy::PerBlock || self.sizes.placement() != Placement::Exact {
+            return 0;
+        }
+        self.entries.iter().flatten().map(|entry| entry.space.compacted_bytes(PIECES_MAX)).max().unwrap_or(0)
+    }
+
+    /// Returns what refuses requests that are waiting no more and would be refused again, and what they take.
+    pub(in crate::pool) fn refusal(&mut self, requests: &[Request], room: &Room) -> (RefusedBy, u64) {
+        let queue = (RefusedBy::Queue, Least::new(&self.sizes, requests).bytes);
+        let would_grow = matches!(requests, [request] if room.serves(request.bytes, Terms::of(requests)));
+        if would_grow || !self.may_be_served(requests) {
+            return queue;
+        }
+        match self.place_all(requests) {
+            Ok(homes) => {
+                self.put_back(homes);
+                queue
+            }
+            Err(lack) => (lack.refused_by, lack.needed_bytes),
+        }
+    }
+
+    /// Returns what requests lack that take so much at least, the first of which has `lacking_bytes`.
+    pub(super) fn lacks(&self, least: Least, may_grow: bool, lacking_bytes: u64) -> RefusedBy {
+        // Idle memory in free lists and arenas counts as left. Slabs on their way back do not.
+        let left_bytes = self.books.unused_bytes().saturating_sub(self.leaving_bytes());
+        let closed_bytes = self.closed_bytes(Priority::Normal);
+        if !least.is_left(left_bytes, 0) {
+            RefusedBy::Budget
+        } else if !least.is_left(left_bytes, closed_bytes) {
+            RefusedBy::Reserve
+        } else if !may_grow && !least.is_left(self.idle_bytes(), 0) {
+            RefusedBy::Slabs
+        } else if !least.is_left(left_bytes.saturating_sub(self.books.listed_bytes()), closed_bytes) {
+            RefusedBy::Kept
+        } else if self.sizes.policy != SlabPolicy::PerBlock
+            && self.sizes.least(lacking_bytes).is_some_and(|bytes| bytes <= self.most_idle_bytes())
+        {
+            RefusedBy::Fragmentation
+        } else {
+            RefusedBy::Slabs
+        }
+    }
+}
