@@ -45,6 +45,7 @@ mod mlp;
 mod needs;
 mod ops;
 mod ordinary;
+mod state;
 mod trainer;
 
 pub mod accuracy;

@@ -157,7 +157,7 @@ impl<B: Kernels> Trainer<B> {
         let pool = self.ops.pool.clone();
         let result = pool.backend().session(|| {
             self.labels.upload(labels)?;
-            self.steps += 1;
+            self.steps = self.steps.saturating_add(1);
             match self.kind {
                 StepKind::Frugal => super::frugal::step(self, images),
                 StepKind::Ordinary => super::ordinary::step(self, images),
@@ -267,6 +267,12 @@ impl<B: Kernels> Trainer<B> {
     /// Steps done, or begun.
     pub fn steps(&self) -> u64 {
         self.steps
+    }
+
+    /// Sets how many steps count as done, for a training that goes on from a saved [`state`](Trainer::state). Adam's corrections
+    /// depend on it.
+    pub fn set_steps(&mut self, steps: u64) {
+        self.steps = steps;
     }
 
     /// A tensor for this step.

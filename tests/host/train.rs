@@ -414,3 +414,51 @@ mod gpu {
         assert!((loss - right).abs() < 1e-5, "{loss}, not {right}");
     }
 }
+
+/// Every tensor that a step leaves to the next has a name, and a trainer that gets them all goes on with the same bits.
+#[test]
+fn the_state_is_all_that_training_goes_on_from() {
+    for (optimizer, state) in OPTIMIZERS.into_iter().zip([&[][..], &["momentum_buffer"], &["exp_avg", "exp_avg_sq"]]) {
+        let settings = settings(&[30, 20, 5], 8, optimizer);
+        let mut expected = Vec::new();
+        for (layer, [inputs, outputs]) in [[30, 20], [20, 5]].into_iter().enumerate() {
+            for (kind, shape) in [("weight", vec![inputs, outputs]), ("bias", vec![outputs])] {
+                let parameter = format!("layers.{layer}.{kind}");
+                expected.push((parameter.clone(), shape.clone()));
+                expected.extend(state.iter().map(|what| (format!("optimizer.{parameter}.{what}"), shape.clone())));
+            }
+        }
+        for kind in STEPS {
+            let pool = Pool::host(Config::new("1 MiB")).unwrap();
+            let mut first = Trainer::new(&pool, settings.clone(), kind).unwrap();
+            let step = |trainer: &mut Trainer<Host>, number| {
+                let (images, labels) = batch(&settings, number);
+                trainer.step(&images, &labels).unwrap().to_bits()
+            };
+            for number in 0..5 {
+                step(&mut first, number);
+            }
+            let found: Vec<_> = first.state().map(|(name, tensor)| (name, tensor.shape().to_vec())).collect();
+            assert_eq!(found, expected, "{optimizer} {kind}");
+
+            let mut second = Trainer::new(&pool, Settings { seed: 8, ..settings.clone() }, kind).unwrap();
+            let before = pool.stats();
+            for ((name, from), (same, mut to)) in first.state().zip(second.state_mut()) {
+                let mut bytes = vec![0; from.bytes() as usize];
+                from.block().download(0, &mut bytes).unwrap();
+                to.upload(0, &bytes).unwrap();
+                assert_eq!(name, same);
+            }
+            second.set_steps(first.steps());
+            assert_eq!(pool.stats().live_bytes, before.live_bytes);
+            for number in 5..9 {
+                assert_eq!(step(&mut first, number), step(&mut second, number), "{optimizer} {kind} step {number}");
+            }
+            assert_eq!(first.parameters().unwrap(), second.parameters().unwrap());
+            // Any count of steps is one that training goes on from.
+            second.set_steps(u64::MAX);
+            step(&mut second, 9);
+            assert_eq!(second.steps(), u64::MAX);
+        }
+    }
+}
