@@ -63,7 +63,7 @@ Examples, after `cargo run --release --example plan --`:
   planning/somas/resnet50.csv.gz --align 256 --out -     the offsets, as CSV
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a plan is higher than the capacity,
-130 stopped by Ctrl-C.";
+130 stopped by Ctrl-C or SIGTERM.";
 
 impl Args {
     pub fn options(&self) -> Options {

@@ -99,7 +99,8 @@ Examples, after `cargo run --release --example replay --`:
   run.trace --budget 4GiB --json       whether it fits, for programs
   run.trace --backend gpu              on real memory
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 allocations failed in the replay, 130 stopped by Ctrl-C.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 allocations failed in the replay,
+130 stopped by Ctrl-C or SIGTERM.";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum PlacementName {

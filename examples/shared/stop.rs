@@ -1,4 +1,4 @@
-//! Ctrl-C: the first asks a command to end between two pieces of its work, the second ends it at once.
+//! Ctrl-C, and SIGTERM: the first asks a command to end between two pieces of its work, the second ends it at once.
 
 use std::io::{self, IsTerminal, Write};
 use std::process;
@@ -29,13 +29,31 @@ pub fn end_when_asked() -> Result<(), String> {
     handle(|| end_at_once())
 }
 
-/// Tells whether a Ctrl-C has come.
+/// Tells whether one has come.
 pub fn is_asked() -> bool {
     IS_ASKED.load(Ordering::Relaxed)
 }
 
-fn handle(handler: impl FnMut() + Send + 'static) -> Result<(), String> {
-    ctrlc::set_handler(handler).map_err(|error| format!("Ctrl-C cannot be caught: {error}"))
+/// Runs the handler in a thread of its own, once for each signal that does not come on the heels of another. SIGHUP stays as it is:
+/// `nohup` has it ignored.
+#[cfg(unix)]
+fn handle(handler: impl Fn() + Send + 'static) -> Result<(), String> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    use signal_hook::iterator::Signals;
+
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(uncaught)?;
+    let thread = std::thread::Builder::new().name("signals".to_owned());
+    thread.spawn(move || signals.forever().for_each(|_| handler())).map_err(uncaught)?;
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn handle(handler: impl Fn() + Send + 'static) -> Result<(), String> {
+    ctrlc::set_handler(handler).map_err(uncaught)
+}
+
+fn uncaught(error: impl std::fmt::Display) -> String {
+    format!("Ctrl-C cannot be caught: {error}")
 }
 
 /// Takes the line of a bar off the terminal without the bar's lock, which a thread may hold that waits for a slow reader.
