@@ -2,14 +2,28 @@
 
 use std::ffi::OsString;
 
-use clap::Parser;
+use clap::parser::ValueSource;
+use clap::{Id, Parser};
 
 /// Reads the command line.
 ///
 /// # Errors
 /// What clap has to say, of which help is no failure.
 pub fn parse<A: Parser>() -> Result<A, clap::Error> {
-    A::try_parse_from(joined(std::env::args_os()))
+    parse_given().map(|(args, _)| args)
+}
+
+/// Reads the command line, and tells which arguments stand there: the others have their defaults.
+///
+/// # Errors
+/// Those of [`parse`].
+pub fn parse_given<A: Parser>() -> Result<(A, Vec<Id>), clap::Error> {
+    let mut command = A::command();
+    let mut matches = command.try_get_matches_from_mut(joined(std::env::args_os()))?;
+    let is_given = |id: &&Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+    let given = matches.ids().filter(is_given).cloned().collect();
+    let args = A::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))?;
+    Ok((args, given))
 }
 
 /// Joins an option and a negative value, `--budget -1` to `--budget=-1`: clap would take the value for another option. Then the

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use flate2::Crc;
 use flate2::read::MultiGzDecoder;
 
 use crate::failure::Failure;
@@ -45,6 +46,16 @@ impl Data {
 
     pub fn pixels_per_image(&self) -> usize {
         self.train.pixels_per_image
+    }
+
+    /// The CRC-32 of all pixels and labels.
+    pub fn checksum(&self) -> u32 {
+        let mut checksum = Crc::new();
+        for Images { pixels, labels, .. } in [&self.train, &self.test] {
+            checksum.update(pixels);
+            checksum.update(labels);
+        }
+        checksum.sum()
     }
 }
 

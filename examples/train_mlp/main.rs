@@ -6,9 +6,10 @@
 //!
 //! In order: read the images (`data`), open a device (`device`), compute what training will need before any memory is
 //! taken (`plan`), open the pool, train in it (`training`), and compare what was computed with what was measured
-//! (`summary`).
+//! (`summary`). A training is saved, and goes on, by `checkpoint`, in a file of `tensor_file`.
 
 mod args;
+mod checkpoint;
 mod data;
 mod device;
 mod failure;
@@ -17,29 +18,33 @@ mod plan;
 #[path = "../shared/mod.rs"]
 mod shared;
 mod summary;
+mod tensor_file;
 mod training;
 
 use std::process::ExitCode;
 
+use clap::Id;
 use tensorpool::trace::Recording;
 use tensorpool::{Config, Pool};
 
-use crate::args::Args;
+use crate::args::{Args, Device};
+use crate::checkpoint::{Checkpoint, Saver};
 use crate::data::Data;
 use crate::device::Opened;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::plan::Plan;
 use crate::shared::{cli, stop};
-use crate::training::Training;
+use crate::tensor_file::Target;
+use crate::training::{Training, steps_in_all, steps_per_epoch};
 
 fn main() -> ExitCode {
-    let args = match cli::parse::<Args>() {
-        Ok(args) => args,
+    let (args, given) = match cli::parse_given::<Args>() {
+        Ok(parsed) => parsed,
         Err(error) => return usage(&error),
     };
     let output = Output { json: args.json };
-    match run(&args, output) {
+    match run(args, &given, output) {
         Ok(code) => code,
         Err(failure) => {
             output.failure(&failure);
@@ -48,19 +53,27 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args, output: Output) -> Result<ExitCode, Failure> {
+fn run(args: Args, given: &[Id], output: Output) -> Result<ExitCode, Failure> {
     stop::listen().map_err(|message| Failure::new("failed", message))?;
+    let target = args.save.as_deref().map(Target::new).transpose()?;
+    let saved = args.resume.as_deref().map(Checkpoint::open).transpose()?;
+    let mut args = saved.iter().try_fold(args, |args, saved| saved.complete(args, given))?;
     let data = Data::read(&args.data)?;
     if args.batch > data.train.len() {
         let message = format!("--batch {}: there are only {} training images", args.batch, data.train.len());
         return Err(Failure::new("settings", message));
     }
+    if let Some(saved) = &saved {
+        saved.check(&data, steps_per_epoch(&args, &data), steps_in_all(&args, &data))?;
+    }
     let Opened { backend, why } = device::open(args.device)?;
+    args.device = if device::is_gpu(&backend) { Device::Gpu } else { Device::Host };
+    let args = args;
     let pixels = data.pixels_per_image();
-    let plan = Plan::new(args, pixels, &backend)?;
+    let plan = Plan::new(&args, pixels, &backend)?;
     summary::start(output, &plan, &backend, why.as_deref())?;
     if !plan.fits() {
-        return Err(plan.too_small(args, pixels, &backend));
+        return Err(plan.too_small(&args, pixels, &backend));
     }
     // The smallest budgets are those of a pool without free lists.
     let config = Config::new(args.budget).free_lists(false).slabs(plan.allocator.slabs());
@@ -69,13 +82,21 @@ fn run(args: &Args, output: Output) -> Result<ExitCode, Failure> {
     let planning = if args.plans() { Some(pool.auto_plan()?) } else { None };
     let trainer = plan.allocator.trainer(&pool, plan.settings.clone(), plan.step)?;
     summary::started(output, &plan, pool.backend(), planning.is_some())?;
-    let mut training = Training::new(args, &data, &pool, planning, trainer, output);
+    let mut training = Training::new(&args, &data, &pool, planning, trainer, output);
+    training.saver = target.map(|target| Saver::new(target, &args, &data, pool.backend()));
+    if let Some(saved) = saved {
+        summary::resumed(output, &saved, pool.backend())?;
+        training.resume(saved)?;
+    }
     let outcome = training.run();
     // The trace is whole, whatever ended the training.
     let recorded = recording.map(Recording::finish).transpose();
     let outcome = outcome?;
     recorded?;
     summary::end(output, &plan, &pool, &outcome)?;
+    if let Some(saver) = &training.saver {
+        summary::saved(output, saver, &outcome)?;
+    }
     Ok(if outcome.is_stopped { ExitCode::from(stop::EXIT_CODE) } else { ExitCode::SUCCESS })
 }
 

@@ -76,6 +76,10 @@ impl Change {
         if args.allocator == Source::Naive {
             once(|_| "--allocator pool".into(), |args| args.allocator = Source::Pool);
         }
+        // A training that goes on keeps the others.
+        if args.resume.is_some() {
+            return changes;
+        }
         if args.step() == StepKind::Ordinary {
             once(|_| "--step frugal".into(), |args| args.step = Some(Step::Frugal));
         }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use tensorpool::nn::{Allocator, StepKind};
 use tensorpool::{AnyBackend, Backend, ByteSize, Pool, Stats};
 
+use crate::checkpoint::{Checkpoint, Saver};
 use crate::device;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -44,17 +45,35 @@ pub fn started(output: Output, plan: &Plan, backend: &AnyBackend, plans: bool) -
     Ok(output.event("start", &fields)?)
 }
 
+/// When a saved training is about to go on.
+pub fn resumed(output: Output, saved: &Checkpoint, backend: &AnyBackend) -> Result<(), Failure> {
+    if let Some(note) = saved.other_device(backend) {
+        output.note(&note);
+    }
+    let steps = saved.progress.steps;
+    output.text(format_args!("goes on after {} steps\n", thousands(steps)))?;
+    Ok(output.event("resume", &[("steps", steps.into())])?)
+}
+
+/// When the last save is done.
+pub fn saved(output: Output, saver: &Saver, outcome: &Outcome) -> Result<(), Failure> {
+    let name = saver.name().display().to_string();
+    output.text(format_args!("\nsaved to {name}: --resume goes on from there"))?;
+    Ok(output.event("save", &[("file", name.into()), ("steps", outcome.steps.into())])?)
+}
+
 pub fn end(output: Output, plan: &Plan, pool: &Pool<AnyBackend>, outcome: &Outcome) -> Result<(), Failure> {
-    let Outcome { steps, loss, test_accuracy, is_stopped, seconds, step_median, stats, planned } = outcome;
+    let Outcome { steps, loss, test_accuracy, is_stopped, seconds, steps_now, step_median, stats, planned } = outcome;
     let stopped = is_stopped.then(|| "stopped by Ctrl-C".to_owned());
     let accuracy = test_accuracy.map(|share| format!("test accuracy {:.2}%", 100.0 * share));
     let what: Vec<String> = stopped.into_iter().chain(accuracy).collect();
-    output.text(format_args!(
-        "\n{} after {} steps in {seconds:.1} s\na step: median {:.2} ms\n",
-        what.join(", "),
-        thousands(*steps),
-        step_median.as_secs_f64() * 1e3
-    ))?;
+    let now = if steps_now < steps { format!(", {} of them now,", thousands(*steps_now)) } else { String::new() };
+    let (what, steps_text) = (what.join(", "), thousands(*steps));
+    output.text(format_args!("\n{what} after {steps_text} steps{now} in {seconds:.1} s"))?;
+    if let Some(median) = step_median {
+        output.text(format_args!("a step: median {:.2} ms", median.as_secs_f64() * 1e3))?;
+    }
+    output.text("")?;
     output.text(ways(plan, pool.backend(), outcome))?;
     output.text(format_args!("the pool at the end\n{stats}\n"))?;
     output.text(outside(pool.backend()))?;

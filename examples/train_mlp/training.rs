@@ -11,6 +11,7 @@ use tensorpool::nn::Trainer;
 use tensorpool::{AnyBackend, ByteSize, PlanReport, PlannedSteps, Pool, Stats};
 
 use crate::args::Args;
+use crate::checkpoint::{Checkpoint, Progress, Saver};
 use crate::data::{CLASSES, Data, Images};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -31,7 +32,10 @@ pub struct Outcome {
     pub is_stopped: bool,
     /// Of training and testing.
     pub seconds: f64,
-    pub step_median: Duration,
+    /// Steps of this run: those before it are in the file that it went on from.
+    pub steps_now: u64,
+    /// Of those steps, if there are any.
+    pub step_median: Option<Duration>,
     /// The pool's numbers at the end, their peaks those of the whole run.
     pub stats: Stats,
     pub planned: Option<Planned>,
@@ -50,6 +54,8 @@ pub struct Training<'a> {
     pub pool: &'a Pool<AnyBackend>,
     pub trainer: Trainer<AnyBackend>,
     pub output: Output,
+    pub saver: Option<Saver>,
+    progress: Progress,
     planning: Option<PlannedSteps<AnyBackend>>,
     /// The pool's numbers when the first planned step began.
     before_plans: Option<Stats>,
@@ -76,44 +82,85 @@ impl<'a> Training<'a> {
     ) -> Self {
         let steps = steps_in_all(args, data);
         let bar = bar::new("{bar:20} {pos}/{len} {wide_msg}", Some(steps), output.json);
-        let (batch, step_times) = (Batch::default(), Vec::new());
-        Self { args, data, pool, trainer, output, planning, before_plans: None, bar, batch, step_times }
+        let (saver, progress, batch, step_times) = (None, Progress::default(), Batch::default(), Vec::new());
+        Self {
+            args,
+            data,
+            pool,
+            trainer,
+            output,
+            saver,
+            progress,
+            planning,
+            before_plans: None,
+            bar,
+            batch,
+            step_times,
+        }
+    }
+
+    /// Goes on from where a training was saved.
+    pub fn resume(&mut self, saved: Checkpoint) -> Result<(), Failure> {
+        self.progress = saved.progress;
+        self.bar.set_position(self.progress.steps);
+        saved.load(&mut self.trainer)
     }
 
     /// Trains, and tests after every epoch. Ctrl-C ends it after a step, so that there is one at least, or in a test.
     pub fn run(&mut self) -> Result<Outcome, Failure> {
-        let start = Instant::now();
-        let steps_in_all = steps_in_all(self.args, self.data);
-        let mut order: Vec<u32> = (0..self.data.train.len() as u32).collect();
-        let mut rng = ChaCha8Rng::seed_from_u64(self.args.seed);
-        // The first weights come from stream 0.
-        rng.set_stream(1);
-        let mut epoch = 0;
-        let (loss, test_accuracy) = loop {
-            epoch += 1;
-            self.bar.set_prefix(format!("epoch {epoch}/{}", self.args.epochs));
-            order.shuffle(&mut rng);
-            let steps_left = steps_in_all - self.trainer.steps();
-            let loss = self.epoch(&order, steps_left)?;
-            let test_accuracy = self.accuracy(&self.data.test)?;
-            if let Some(test_accuracy) = test_accuracy {
-                self.tell_epoch(epoch, loss, test_accuracy)?;
-            }
-            if self.trainer.steps() == steps_in_all || stop::is_asked() {
-                break (loss, test_accuracy);
-            }
-        };
-        self.bar.finish_and_clear();
-        let is_stopped = self.trainer.steps() < steps_in_all || test_accuracy.is_none();
-        if !is_stopped {
-            self.check_learned(loss)?;
+        let (start, steps_before) = (Instant::now(), self.progress.steps);
+        let trained = self.train();
+        // A reader that leaves ends it between two steps, as Ctrl-C does.
+        if trained.as_ref().err().is_none_or(Failure::is_closed_pipe) {
+            self.save()?;
         }
+        let test_accuracy = trained?;
+        self.bar.finish_and_clear();
         self.step_times.sort_unstable();
-        let step_median = self.step_times[self.step_times.len() / 2];
-        let seconds = start.elapsed().as_secs_f64();
         let (stats, planned) = self.memory();
-        let steps = self.trainer.steps();
-        Ok(Outcome { steps, loss, test_accuracy, is_stopped, seconds, step_median, stats, planned })
+        Ok(Outcome {
+            steps: self.progress.steps,
+            loss: self.loss(),
+            test_accuracy,
+            is_stopped: self.progress.steps < steps_in_all(self.args, self.data) || test_accuracy.is_none(),
+            seconds: start.elapsed().as_secs_f64(),
+            steps_now: self.progress.steps - steps_before,
+            step_median: self.step_times.get(self.step_times.len() / 2).copied(),
+            stats,
+            planned,
+        })
+    }
+
+    /// The share of test images that are classified as labelled, after the last step.
+    fn train(&mut self) -> Result<Option<f64>, Failure> {
+        let (per_epoch, in_all) = (steps_per_epoch(self.args, self.data), steps_in_all(self.args, self.data));
+        let mut order = Vec::new();
+        loop {
+            let Progress { steps, epochs_tested, .. } = self.progress;
+            // A training that goes on may have done all steps of an epoch, and not have tested it.
+            let is_next = steps == epochs_tested * per_epoch && steps < in_all;
+            let epoch = if is_next { epochs_tested } else { (steps - 1) / per_epoch };
+            if is_next {
+                self.progress.loss_sum = 0.0;
+            }
+            self.bar.set_prefix(format!("epoch {}/{}", epoch + 1, self.args.epochs));
+            shuffle(&mut order, self.data.train.len(), self.args.seed, epoch);
+            let done = steps - epoch * per_epoch;
+            self.epoch(&order, done, in_all - steps)?;
+            let test_accuracy = self.accuracy(&self.data.test)?;
+            let is_over = self.progress.steps == in_all;
+            if is_over && test_accuracy.is_some() {
+                self.check_learned(self.loss())?;
+            }
+            if let Some(test_accuracy) = test_accuracy {
+                self.progress.epochs_tested = self.progress.steps / per_epoch;
+                self.tell_epoch(epoch + 1, self.loss(), test_accuracy)?;
+            }
+            if is_over || stop::is_asked() {
+                return Ok(test_accuracy);
+            }
+            self.save()?;
+        }
     }
 
     /// The pool's numbers of the whole run, and of its two parts if there are two.
@@ -137,24 +184,36 @@ impl<'a> Training<'a> {
         }
     }
 
-    /// One time through the images in this order, or a part of it; the mean loss.
-    fn epoch(&mut self, order: &[u32], steps_left: u64) -> Result<f64, Failure> {
-        let (mut sum, mut steps) = (0.0, 0);
+    /// One time through the images in this order, or a part of it, after the steps that are done already.
+    fn epoch(&mut self, order: &[u32], done: u64, steps_left: u64) -> Result<(), Failure> {
+        let [done, steps_left] = [done, steps_left].map(|steps| usize::try_from(steps).unwrap_or(usize::MAX));
         // The last partial batch is dropped: the next epoch's order has other images there.
-        for indices in order.chunks_exact(self.args.batch).take(usize::try_from(steps_left).unwrap_or(usize::MAX)) {
+        for indices in order.chunks_exact(self.args.batch).skip(done).take(steps_left) {
             self.data.train.gather(indices, &mut self.batch.images, &mut self.batch.labels);
             self.mark_step();
             let start = Instant::now();
             let loss = self.trainer.step(&self.batch.images, &self.batch.labels)?;
             self.step_times.push(start.elapsed());
+            self.progress.steps += 1;
+            self.progress.loss_sum += f64::from(loss);
             self.tell_step(loss)?;
-            sum += f64::from(loss);
-            steps += 1;
             if stop::is_asked() {
                 break;
             }
         }
-        Ok(sum / f64::from(steps))
+        Ok(())
+    }
+
+    /// The mean loss of the last epoch's steps.
+    fn loss(&self) -> f64 {
+        let per_epoch = steps_per_epoch(self.args, self.data);
+        let steps = (self.progress.steps - 1) % per_epoch + 1;
+        self.progress.loss_sum / steps as f64
+    }
+
+    /// Saves the training, if it is to be saved.
+    fn save(&self) -> Result<(), Failure> {
+        self.saver.as_ref().map_or(Ok(()), |saver| saver.save(self.progress, &self.trainer))
     }
 
     /// The share of images that are classified as labelled, or `None` after Ctrl-C.
@@ -172,7 +231,7 @@ impl<'a> Training<'a> {
     }
 
     fn tell_step(&self, loss: f32) -> Result<(), Failure> {
-        let step = self.trainer.steps();
+        let step = self.progress.steps;
         if !loss.is_finite() {
             return Err(self.diverged(&format!("the loss of step {step} is {loss}")));
         }
@@ -201,7 +260,8 @@ impl<'a> Training<'a> {
 
     fn diverged(&self, what: &str) -> Failure {
         let rate = self.trainer.settings().learning_rate;
-        Failure::new("diverged", format!("{what}: a smaller --lr than {rate} may help"))
+        let from = if self.args.resume.is_some() { ", from the start," } else { "" };
+        Failure::new("diverged", format!("{what}: a smaller --lr than {rate}{from} may help"))
     }
 
     fn tell_epoch(&self, epoch: u64, loss: f64, test_accuracy: f64) -> Result<(), Failure> {
@@ -218,7 +278,20 @@ impl<'a> Training<'a> {
     }
 }
 
-fn steps_in_all(args: &Args, data: &Data) -> u64 {
-    let steps_per_epoch = (data.train.len() / args.batch) as u64;
-    args.epochs.saturating_mul(steps_per_epoch).min(args.steps.unwrap_or(u64::MAX))
+/// The order of the images in an epoch, which depends on nothing else: a training can go on in any of them.
+fn shuffle(order: &mut Vec<u32>, images: usize, seed: u64, epoch: u64) {
+    order.clear();
+    order.extend(0..images as u32);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    // The first weights come from stream 0.
+    rng.set_stream(epoch + 1);
+    order.shuffle(&mut rng);
+}
+
+pub fn steps_per_epoch(args: &Args, data: &Data) -> u64 {
+    (data.train.len() / args.batch) as u64
+}
+
+pub fn steps_in_all(args: &Args, data: &Data) -> u64 {
+    args.epochs.saturating_mul(steps_per_epoch(args, data)).min(args.steps.unwrap_or(u64::MAX))
 }

@@ -9,6 +9,7 @@ mod plan;
 mod readme;
 mod replay;
 mod rust_version;
+mod save;
 #[cfg(unix)]
 mod stop;
 mod train_mlp;

@@ -111,6 +111,27 @@ const TRAIN_MLP: &[Row] = &[
         "--trace",
         &[("0", DONE), ("-1", DONE), ("no/such/folder", (1, "cannot be created")), ("", REQUIRED), (MISSING, REQUIRED)],
     ),
+    (
+        "--save",
+        &[
+            ("0", DONE),
+            ("-1", DONE),
+            (".", (1, "no regular file")),
+            ("no/such/folder", (1, "cannot be saved")),
+            ("", REQUIRED),
+            (MISSING, REQUIRED),
+        ],
+    ),
+    (
+        "--resume",
+        &[
+            ("none", (1, "none: No such file")),
+            ("-2", (1, "-2: No such file")),
+            (".", (1, "no regular file")),
+            ("", REQUIRED),
+            (MISSING, REQUIRED),
+        ],
+    ),
     ("--json", SWITCH),
 ];
 

@@ -13,16 +13,16 @@ use crate::replay::file;
 use crate::support::LONG;
 
 /// A command that runs. It is killed if the test ends before it does.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     stdout: Option<BufReader<ChildStdout>>,
 }
 
 /// How a command ended: its exit code, what it had still to say on standard output, and all of standard error.
-struct Ended {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Running {
@@ -34,13 +34,13 @@ impl Running {
         Self { child, stdout }
     }
 
-    fn example(name: &str, args: &[&str]) -> Self {
+    pub(crate) fn example(name: &str, args: &[&str]) -> Self {
         Self::start(Command::new(program(name)).args(args))
     }
 
     /// Reads up to this text, and returns what came before it.
     #[track_caller]
-    fn read_until(&mut self, text: &str) -> String {
+    pub(crate) fn read_until(&mut self, text: &str) -> String {
         let (stdout, mut read) = (self.stdout.as_mut().unwrap(), Vec::new());
         let last = *text.as_bytes().last().unwrap();
         while !read.ends_with(text.as_bytes()) {
@@ -52,16 +52,20 @@ impl Running {
     }
 
     /// Closes its standard output, as `head` does when it has enough.
-    fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) {
         self.stdout = None;
     }
 
     fn interrupt(&self) {
-        interrupt(&self.child.id().to_string());
+        self.signal("INT");
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        send(signal, &self.child.id().to_string());
     }
 
     /// Waits for its end.
-    fn end(&mut self) -> Ended {
+    pub(crate) fn end(&mut self) -> Ended {
         let (mut stdout, mut stderr) = (String::new(), String::new());
         if let Some(pipe) = &mut self.stdout {
             pipe.read_to_string(&mut stdout).unwrap();
@@ -78,9 +82,10 @@ impl Drop for Running {
     }
 }
 
-/// Sends what Ctrl-C sends.
-fn interrupt(id: &str) {
-    assert!(Command::new("kill").args(["-INT", id]).status().expect("kill starts").success());
+/// Sends a signal; Ctrl-C is `INT`.
+fn send(signal: &str, id: &str) {
+    let status = Command::new("kill").args(["-s", signal, id]).status();
+    assert!(status.expect("kill starts").success());
 }
 
 /// A path that goes with the test.
@@ -279,7 +284,7 @@ mod terminal {
             run.read_until("id ");
             let id = run.read_until(".");
             let mut shown = run.read_until(drawn);
-            interrupt(&id);
+            send("INT", &id);
             let ended = run.end();
             shown += &ended.stdout;
             assert_eq!(ended.code, Some(code), "{name}: {shown:?}");

@@ -13,7 +13,7 @@ use tensorpool::nn::{Allocator, Needs, Optimizer, Settings, StepKind, needs};
 use tensorpool::trace::{Event, Trace};
 use tensorpool::{ByteSize, Host};
 
-const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/train_mlp/data");
+pub(crate) const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/train_mlp/data");
 
 /// The four files, as they are bundled.
 const FILES: [&str; 4] =
@@ -26,7 +26,7 @@ const WAYS: [(StepKind, Allocator); 4] = [
     (StepKind::Ordinary, Allocator::Naive),
 ];
 
-fn command(args: &[&str]) -> Command {
+pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(program("train_mlp"));
     // A layer of Mesa's that writes to standard error.
     command.args(args).env("NODEVICE_SELECT", "1");
@@ -34,23 +34,23 @@ fn command(args: &[&str]) -> Command {
 }
 
 /// What one run did.
-struct Run {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub(crate) struct Run {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Run {
     /// Runs the example on the host, on the bundled digits unless the arguments say otherwise.
-    fn host(args: &str) -> Self {
+    pub(crate) fn host(args: &str) -> Self {
         Self::with(&["--device", "host"], args)
     }
 
-    fn on_data(folder: &Path, args: &str) -> Self {
+    pub(crate) fn on_data(folder: &Path, args: &str) -> Self {
         Self::with(&["--device", "host", "--data", folder.to_str().expect("the path is text")], args)
     }
 
-    fn with(first: &[&str], args: &str) -> Self {
+    pub(crate) fn with(first: &[&str], args: &str) -> Self {
         let args: Vec<&str> = first.iter().copied().chain(args.split_whitespace()).collect();
         let output = command(&args).output().expect("the example starts");
         let text = |bytes| String::from_utf8(bytes).expect("the output is text");
@@ -60,26 +60,26 @@ impl Run {
     }
 
     #[track_caller]
-    fn succeeds(self) -> Self {
+    pub(crate) fn succeeds(self) -> Self {
         assert_eq!(self.code, Some(0), "{}{}", self.stdout, self.stderr);
         self
     }
 
     /// Every line is an object.
     #[track_caller]
-    fn events(&self) -> Vec<Value> {
+    pub(crate) fn events(&self) -> Vec<Value> {
         let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         self.stdout.lines().map(parse).collect()
     }
 
     /// The events of this name.
     #[track_caller]
-    fn events_named(&self, name: &str) -> Vec<Value> {
+    pub(crate) fn events_named(&self, name: &str) -> Vec<Value> {
         self.events().into_iter().filter(|event| event["event"] == name).collect()
     }
 
     #[track_caller]
-    fn end(&self) -> Value {
+    pub(crate) fn end(&self) -> Value {
         self.events_named("end").pop().unwrap_or_else(|| panic!("no end: {}{}", self.stdout, self.stderr))
     }
 }
@@ -277,10 +277,10 @@ fn planned_steps_train_the_same() {
 }
 
 /// A folder of the test's own, which goes with it.
-struct Folder(PathBuf);
+pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("example-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).unwrap();
@@ -288,7 +288,7 @@ impl Folder {
     }
 
     /// With a few images of the bundled digits: 256 to train with, 100 to test with.
-    fn small(name: &str) -> Self {
+    pub(crate) fn small(name: &str) -> Self {
         let folder = Self::new(name);
         for (file, count) in FILES.iter().zip([256, 256, 100, 100]) {
             folder.write(file, &small(file, count));
