@@ -26,12 +26,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The request is larger than the whole budget: it can never be served.
+    /// The request is larger than the whole budget, or than what of it is open to its priority: it can never be served.
     OverBudget,
     /// Less is left than the request takes: of the budget, or of what is reserved already for a request that may not
     /// [grow](crate::Fallback::Grow). Or what is left is kept for a request that has waited long.
     Full,
-    /// Enough bytes are left, but not in one run, or not in one slab ([`Shortage::refused_by`]). Bytes that are kept for requests of
+    /// Enough bytes are left, but not in one run, not in one slab, or kept idle for others ([`Shortage::refused_by`]). Bytes that are kept for requests of
     /// high priority are not left to others.
     Fragmented,
     /// The request waited in line, and its time was over before there was room.

@@ -9,7 +9,8 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Remedy {
-    /// Certain: an [alignment](crate::Request::align) of at most so many bytes, which every block has anyway.
+    /// Certain: an [alignment](crate::Request::align) that is a power of two up to so many bytes: every block has that anyway. Named
+    /// for a request that is no part of a batch.
     Align(u64),
     /// Certain: the end of the planned steps that the program brought. Dropping its [`PlannedSteps`](crate::PlannedSteps) gives
     /// back what is idle in the arena.
@@ -38,7 +39,7 @@ impl Remedy {
 impl fmt::Display for Remedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Align(bytes) => write!(f, "an alignment of at most {bytes} bytes"),
+            Self::Align(bytes) => write!(f, "an alignment of a power of two up to {bytes} bytes"),
             Self::EndPlannedSteps => f.write_str("the end of the planned steps, which gives the arena back"),
             Self::Compact => f.write_str("Pool::compact with all blocks"),
             Self::HighPriority => f.write_str("Priority::High"),

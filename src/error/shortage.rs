@@ -28,7 +28,7 @@ impl fmt::Display for Holder {
     }
 }
 
-/// What of a pool refused a request. From [`Shortage::refused_by`].
+/// The part of a pool that refused a request. From [`Shortage::refused_by`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RefusedBy {
@@ -46,6 +46,8 @@ pub enum RefusedBy {
     Kept,
     /// The queue: it is the turn of requests that wait in line.
     Queue,
+    /// Time: what the request takes is there now, and came when the request waited no more.
+    Time,
     /// The backend: it had no memory for a slab that the budget has room for.
     Backend,
 }
@@ -59,12 +61,13 @@ impl fmt::Display for RefusedBy {
             Self::Fragmentation => "fragmentation",
             Self::Kept => "kept",
             Self::Queue => "queue",
+            Self::Time => "time",
             Self::Backend => "backend",
         })
     }
 }
 
-/// The numbers of a pool at the moment when it refused a request. All in bytes.
+/// The numbers of a pool at the moment when it refused a request. Those whose names end in `bytes` are in bytes.
 ///
 /// They add up: `used + cached + retired + free + staging = reserved`, and `reserved + booked + left = budget`. Only `live` is no
 /// part of its own: it is what the owners of the used bytes asked for. All numbers are of one moment, just after the request was
@@ -84,7 +87,8 @@ pub struct Shortage {
     pub refused_by: RefusedBy,
     /// The largest request that would be served now, with the same priority and the same [fallbacks](crate::Fallback): one byte
     /// more would be refused. 0 where none would be. For [`Pool::alloc`](crate::Pool::alloc) on this thread, which may wait for
-    /// the device. What the arena of planned steps would serve by its plan does not count; where the
+    /// the device unless it is recording work. A request over the budget is refused at once, and memory that would be reclaimed
+    /// for a smaller one does not count then: the largest may be larger. What the arena of planned steps would serve by its plan does not count; where the
     /// [backend](RefusedBy::Backend) had no memory, nor does what another slab might serve. A request that may not
     /// [reclaim](crate::Fallback::Reclaim) gets idle memory of a free list in its own size alone, and each slab of
     /// [`SlabPolicy::PerBlock`](crate::SlabPolicy::PerBlock) serves one size: such a request may be refused beside a larger one
@@ -100,7 +104,7 @@ pub struct Shortage {
     pub booked_bytes: u64,
     /// What blocks' owners had asked for.
     pub live_bytes: u64,
-    /// What those blocks held.
+    /// What blocks held.
     pub used_bytes: u64,
     /// Idle pieces in cut pages, in free lists and in the arena.
     pub cached_bytes: u64,
@@ -120,7 +124,7 @@ pub struct Shortage {
     /// The arena of [planned steps](crate::Pool::auto_plan): bytes that other requests do not get while a block is in it. 0 if
     /// there is none.
     pub arena_bytes: u64,
-    /// What no block had of it, which counts as cached.
+    /// The part of the arena that no block had, which counts as cached.
     pub arena_idle_bytes: u64,
     /// Whether the request let the pool reserve more ([`Fallback::Grow`](crate::Fallback::Grow)).
     pub may_grow: bool,
@@ -160,7 +164,10 @@ impl Shortage {
         self.write_reason(kind, f)?;
         match self.largest_bytes {
             0 => f.write_str("; no request would be served now")?,
-            bytes if bytes >= self.asked_bytes => {
+            bytes if self.requests > 1 => {
+                write!(f, "; the largest single request that would be served now is {}", exact(bytes))?;
+            }
+            bytes if bytes >= self.asked_bytes && self.refused_by != RefusedBy::Time => {
                 write!(f, "; a request of exactly {} would be served now", exact(bytes))?;
             }
             bytes => write!(f, "; the largest request that would be served now is {}", exact(bytes))?,
@@ -176,7 +183,12 @@ impl Shortage {
     fn write_reason(&self, kind: ErrorKind, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unused = exact(self.unused_bytes());
         let left = exact(self.left_bytes);
+        let idle_bytes = self.cached_bytes.saturating_add(self.free_bytes);
         match self.refused_by {
+            RefusedBy::Reserve if kind == ErrorKind::OverBudget => {
+                let open = self.budget_bytes.saturating_sub(self.high_priority_reserve_bytes);
+                write!(f, "more than the {} of the budget that are open below high priority", exact(open))
+            }
             _ if kind == ErrorKind::OverBudget => {
                 write!(f, "more than the budget of {} can ever give", exact(self.budget_bytes))
             }
@@ -184,10 +196,14 @@ impl Shortage {
                 write!(f, "of the budget of {} only {unused} are not in use", exact(self.budget_bytes))
             }
             RefusedBy::Reserve => write!(f, "{unused} of the budget are not in use, and not all are open to it"),
-            RefusedBy::Slabs if !self.may_grow => {
-                let idle = exact(self.cached_bytes.saturating_add(self.free_bytes));
-                write!(f, "the slabs have {idle} that are not in use, and the request may not grow")
+            RefusedBy::Slabs if !self.may_grow && self.needed_bytes > idle_bytes => {
+                write!(f, "the slabs have {} that are not in use, and the request may not grow", exact(idle_bytes))
             }
+            RefusedBy::Slabs if !self.may_grow => write!(
+                f,
+                "the slabs have {} that are not in use, but none that serves it, and the request may not grow",
+                exact(idle_bytes)
+            ),
             RefusedBy::Slabs if self.most_idle_bytes >= self.needed_bytes => write!(
                 f,
                 "{unused} of the budget are not in use, but no empty slab is of its size, and {left} can still be reserved"
@@ -211,6 +227,7 @@ impl Shortage {
             ),
             RefusedBy::Kept => write!(f, "{unused} of the budget are not in use, but some are kept idle for others"),
             RefusedBy::Queue => f.write_str("requests that waited in line came first"),
+            RefusedBy::Time => f.write_str("what it takes is there now, and came too late"),
             RefusedBy::Backend => {
                 write!(f, "the budget has room for another slab, {left}, and the backend has no memory")
             }

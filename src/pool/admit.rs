@@ -7,16 +7,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::units::exact;
 
 impl<B: Backend> Shared<B> {
-    /// Refuses a request that breaks a limit.
-    pub(super) fn check_request(&self, request: &Request) -> Result<()> {
+    /// Refuses a request that breaks a limit. `is_alone`: it is no part of a batch.
+    pub(super) fn check_request(&self, request: &Request, is_alone: bool) -> Result<()> {
         let Request { bytes, align_bytes, .. } = *request;
         if !align_bytes.is_power_of_two() || align_bytes > self.limits.alignment_bytes {
             let message = format!(
                 "an alignment of {align_bytes} is not a power of two up to the {} that a slab has",
                 exact(self.limits.alignment_bytes)
             );
-            let error = Error::new(ErrorKind::Alignment, message);
-            return Err(error.with_remedies(self.alignment_remedies(request)));
+            let remedies = if is_alone { self.alignment_remedies(request) } else { Vec::new() };
+            return Err(Error::new(ErrorKind::Alignment, message).with_remedies(remedies));
         }
         self.backend.check()?;
         let limit =
@@ -46,7 +46,7 @@ impl<B: Backend> Shared<B> {
 
     /// Refuses requests that break a limit or can never be served, and counts the second as a failure.
     pub(super) fn check_batch(&self, requests: &[Request]) -> Result<()> {
-        requests.iter().try_for_each(|request| self.check_request(request))?;
+        requests.iter().try_for_each(|request| self.check_request(request, requests.len() == 1))?;
         self.check_budget(requests)
     }
 

@@ -68,7 +68,7 @@ impl<B: Backend> Shared<B> {
     fn alloc_from_slabs(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
         self.make_room_in_record();
         // Before the tally is taken: a panic of the backend would lose it.
-        let checked = self.check_request(request);
+        let checked = self.check_request(request, true);
         let tally = self.shards.tally();
         if self.shards.signs.has_arena() {
             self.fold_planned();

@@ -363,7 +363,7 @@ impl<B: Backend> fmt::Debug for Block<B> {
 #[derive(Debug)]
 pub struct Hold {
     holds: Holds,
-    /// Of its pool.
+    /// The pool's count of blocks that cannot move.
     kept_blocks: Arc<AtomicUsize>,
 }
 

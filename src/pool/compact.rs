@@ -66,9 +66,9 @@ impl fmt::Display for Compaction {
 }
 
 impl<B: Backend> Pool<B> {
-    /// Moves blocks to the ends of their slabs, large ones to the low end, so that free runs come together: for a request that failed as
-    /// [fragmented](Error::is_fragmented). The error names it where it helps for [certain](crate::Remedy::Compact). It moves what it is lent, with the contents, and nothing else; whoever has a block has
-    /// it as before, at another [`offset`](Block::offset).
+    /// Moves blocks to the ends of their slabs, large ones to the low end, so that free runs come together: for a request that failed
+    /// as [fragmented](Error::is_fragmented). The error names it where it helps for [certain](crate::Remedy::Compact). It moves what
+    /// it is lent, with the contents, and nothing else. The owner has the block as before, at another [`offset`](Block::offset).
     ///
     /// ```
     /// use tensorpool::{Config, Movable, Pool, SlabPolicy};

@@ -8,13 +8,12 @@ use super::state::{Room, Short, StateOf, Terms};
 use super::{Priority, Request, Shared, SlabPolicy, Stats};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Holder, RefusedBy, Remedy, Shortage};
-use crate::sync::Ordering;
+use crate::sync::{Ordering, caught};
 
 /// How many of the largest holders an error names.
 const HOLDERS_NAMED: usize = 5;
 
-/// What a pool looks like when it cannot serve requests. It is found once for all that fail together.
-#[derive(Clone)]
+/// The state of a pool that cannot serve requests. It is found once for all that fail together.
 pub(super) struct Situation {
     numbers: Stats,
     left_bytes: u64,
@@ -26,21 +25,22 @@ pub(super) struct Situation {
     reserve_bytes: [u64; PRIORITIES.len()],
     is_overdue: bool,
     arena_bytes: u64,
-    /// What no block has of it.
+    /// The part of the arena that no block has.
     arena_idle_bytes: u64,
-    /// Steps plan themselves, so that the arena goes home for a request that finds no room.
+    /// Steps plan themselves, so that the arena is freed for a request that finds no room.
     is_arena_learned: bool,
     is_planned: bool,
     /// No block is kept in its place.
     can_all_move: bool,
     room: Room,
-    /// The room there would be if the arena were home, where there is one.
+    /// The room there would be if the arena were freed, where there is one.
     arena_room: Option<Room>,
+    /// The free run that a compaction makes for certain; 0 where that is not known, or not asked.
     compacted_bytes: u64,
 }
 
 impl Situation {
-    /// Returns the room for a request on these terms, which may send the arena home.
+    /// Returns the room for a request on these terms, for which the arena may be freed.
     fn room(&self, terms: Terms) -> &Room {
         let is_idle = self.arena_idle_bytes == self.arena_bytes;
         let goes_home = self.is_arena_learned || (is_idle && terms.may_reclaim);
@@ -84,11 +84,9 @@ impl<B: Backend> Shared<B> {
     /// The budget had room, and the backend had none.
     pub(super) fn refused(&self, requests: &[Request], error: Error) -> Error {
         self.fold_unless_gathered(requests);
-        let state = self.state();
-        let situation = self.situation(&state);
-        drop(state);
+        let situation = self.situation(&self.state(), false);
         let refusal = Refusal { kind: ErrorKind::OutOfMemory, by: RefusedBy::Backend, waited: Duration::ZERO };
-        self.shortage_in(situation, requests, refusal, self.least_bytes(requests)).with_source(error)
+        self.shortage_in(&situation, requests, refusal, self.least_bytes(requests)).with_source(error)
     }
 
     /// The error of requests that no fallback has helped.
@@ -100,33 +98,29 @@ impl<B: Backend> Shared<B> {
             Short::Of(lack) if lack.is_left => (ErrorKind::Fragmented, lack.refused_by, lack.needed_bytes),
             Short::Of(lack) => (ErrorKind::Full, lack.refused_by, lack.needed_bytes),
         };
-        let situation = self.situation(&self.state());
-        self.shortage_in(situation, requests, Refusal { kind, by, waited: Duration::ZERO }, needed_bytes)
+        let situation = self.situation(&self.state(), by == RefusedBy::Fragmentation);
+        self.shortage_in(&situation, requests, Refusal { kind, by, waited: Duration::ZERO }, needed_bytes)
     }
 
-    /// The error of requests that can never be served.
+    /// The error of requests that can never be served. Nothing is reclaimed for them.
     pub(super) fn over_budget(&self, requests: &[Request]) -> Error {
-        // What is idle goes home, as it would for a request that fits. The arena of planned steps stays for the next step.
-        if Terms::of(requests).may_reclaim {
-            self.settle_completed();
-            self.empty_lists();
-            self.state().gather();
-            self.fold_planned();
-        } else {
-            self.fold_shards();
-        }
+        self.fold_shards();
         let least = Least::new(&self.sizes, requests);
         let is_within = least.is_left(self.budget_bytes - self.staging_bytes, 0);
         let by = if is_within { RefusedBy::Reserve } else { RefusedBy::Budget };
-        let situation = self.situation(&self.state());
+        let situation = self.situation(&self.state(), false);
         let refusal = Refusal { kind: ErrorKind::OverBudget, by, waited: Duration::ZERO };
-        self.shortage_in(situation, requests, refusal, least.bytes)
+        self.shortage_in(&situation, requests, refusal, least.bytes)
     }
 
-    /// What would help a request whose alignment is wrong: a right one, if there is room.
+    /// Returns what would help a request whose alignment is wrong: a right one, if there is room.
     pub(super) fn alignment_remedies(&self, request: &Request) -> Vec<Remedy> {
         let terms = Terms::of(std::slice::from_ref(request));
-        let serves = self.state().room().serves(request.bytes, terms);
+        if self.backend.check().is_err() {
+            return Vec::new();
+        }
+        let state = self.state();
+        let serves = state.check_open().is_ok() && state.room().serves(request.bytes, terms);
         if serves { vec![Remedy::Align(self.limits.alignment_bytes)] } else { Vec::new() }
     }
 
@@ -142,7 +136,7 @@ impl<B: Backend> Shared<B> {
     }
 
     /// The numbers of the pool, whatever was asked for.
-    pub(super) fn situation(&self, state: &StateOf<B>) -> Situation {
+    pub(super) fn situation(&self, state: &StateOf<B>, wants_compaction: bool) -> Situation {
         let numbers = state.numbers();
         let holders = self.labels.holders(numbers.used_bytes, numbers.blocks, HOLDERS_NAMED);
         let reserve_bytes = PRIORITIES.map(|priority| state.closed_bytes(priority));
@@ -157,7 +151,7 @@ impl<B: Backend> Shared<B> {
             numbers,
             left_bytes: state.left_bytes(),
             booked_bytes: state.booked_bytes(),
-            most_idle_bytes: state.most_idle_bytes(),
+            most_idle_bytes: state.idle().most_bytes,
             holders,
             reserve_bytes,
             is_overdue: state.is_due(),
@@ -168,25 +162,28 @@ impl<B: Backend> Shared<B> {
             can_all_move,
             room: state.room(),
             arena_room: (arena_bytes > 0).then(|| state.room_with(&idle_runs)),
-            compacted_bytes: if can_all_move { state.compacted_bytes() } else { 0 },
+            compacted_bytes: if can_all_move && wants_compaction { state.compacted_bytes() } else { 0 },
         }
     }
 
     /// The error of requests that could not be served in such a situation.
     pub(super) fn shortage_in(
         &self,
-        mut situation: Situation,
+        situation: &Situation,
         requests: &[Request],
         refusal: Refusal,
         needed_bytes: u64,
     ) -> Error {
         let Refusal { kind, by: refused_by, waited } = refusal;
-        let holders = std::mem::take(&mut situation.holders);
-        let Situation { numbers, reserve_bytes, .. } = &situation;
-        let terms = Terms::of(requests);
+        let Situation { numbers, reserve_bytes, .. } = situation;
+        let mut terms = Terms::of(requests);
+        // The thread that records work does not wait until that work is done.
+        let is_recording = caught(|| self.backend.is_recording()).unwrap_or(false);
+        terms.may_return &= !is_recording;
         // What the backend has no memory for now, it may have for a smaller slab.
         let served = Terms { may_grow: terms.may_grow && refused_by != RefusedBy::Backend, ..terms };
-        let listed_bytes = if terms.may_reclaim { 0 } else { self.shards.largest_listed() };
+        let has_reclaimed = terms.may_reclaim && kind != ErrorKind::OverBudget;
+        let listed_bytes = if has_reclaimed { 0 } else { self.shards.largest_listed() };
         let label = requests.iter().map(|request| &*request.label).find(|label| !label.is_empty());
         let shortage = Shortage {
             asked_bytes: requests.iter().fold(0, |sum, request| sum.saturating_add(request.bytes)),
@@ -218,19 +215,19 @@ impl<B: Backend> Shared<B> {
             waited,
             waiting: numbers.waiting,
             is_overdue: situation.is_overdue,
-            holders,
+            holders: situation.holders.clone(),
         };
         let mut remedies = match requests {
-            [request] if refused_by != RefusedBy::Backend && !request.for_the_pool => {
+            [request] if refused_by != RefusedBy::Backend && !request.for_the_pool && !is_recording => {
                 situation.remedies(request, refused_by, terms)
             }
             _ => Vec::new(),
         };
-        self.add_possible(&shortage, &situation, &mut remedies);
+        self.add_possible(&shortage, situation, &mut remedies);
         Error::shortage_of(kind, shortage, remedies)
     }
 
-    /// What may help from the start of the program.
+    /// Adds what may help from the start of the program.
     fn add_possible(&self, shortage: &Shortage, situation: &Situation, remedies: &mut Vec<Remedy>) {
         let is_in_parts = matches!(shortage.refused_by, RefusedBy::Slabs | RefusedBy::Fragmentation);
         if !is_in_parts || shortage.needed_bytes > shortage.unused_bytes() {

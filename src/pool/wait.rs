@@ -128,7 +128,7 @@ impl<S> Seat<S> {
     }
 
     /// Returns whether the backend has refused a slab for it.
-    pub(super) fn is_refused(&self) -> bool {
+    pub(super) fn is_denied(&self) -> bool {
         lock(&self.result).refusal.is_some()
     }
 

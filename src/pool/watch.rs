@@ -14,14 +14,15 @@
 //! The thread keeps no pool alive between looks, and nothing waits for the thread: it may be in a waker, which is the caller's
 //! code.
 
+use std::collections::HashMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::grow::Grown;
 use super::planned::Signs;
 use super::shortage::Refusal;
-use super::state::{Candidate, Growth, Look, Served};
-use super::wait::wake;
+use super::state::{Candidate, Growth, Look, Served, Terms};
+use super::wait::{Seat, wake};
 use super::{Fallback, Shared};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, RefusedBy, Result};
@@ -297,14 +298,22 @@ impl<B: Backend> Shared<B> {
             let late = state.expire(now);
             let served = state.serve();
             // After that, so that the numbers hold for the next request.
-            let room = state.room();
-            let refusals: Vec<_> = late.iter().map(|seat| state.refusal(seat.requests(), &room)).collect();
-            (in_time, late, served, self.situation(&state), refusals)
+            let (room, idle) = (state.room(), state.idle());
+            // Waiters that are alike are refused for the same reason.
+            let mut known = HashMap::new();
+            let mut refusal = |seat: &Arc<_>| {
+                let (requests, is_denied) = (Seat::requests(seat), seat.is_denied());
+                let [request] = requests else { return state.refusal(requests, is_denied, &room, idle) };
+                let key = (request.bytes, Terms::of(requests), is_denied);
+                *known.entry(key).or_insert_with(|| state.refusal(requests, is_denied, &room, idle))
+            };
+            let refusals: Vec<_> = late.iter().map(&mut refusal).collect();
+            let wants_compaction = refusals.iter().any(|(by, _)| *by == RefusedBy::Fragmentation);
+            (in_time, late, served, self.situation(&state, wants_compaction), refusals)
         };
         for (seat, (by, needed_bytes)) in late.iter().zip(refusals) {
-            let by = if seat.is_refused() { RefusedBy::Backend } else { by };
             let refusal = Refusal { kind: ErrorKind::Timeout, by, waited: seat.waited() };
-            let error = self.shortage_in(situation.clone(), seat.requests(), refusal, needed_bytes);
+            let error = self.shortage_in(&situation, seat.requests(), refusal, needed_bytes);
             // A waiter that has left meanwhile leaves the error here, and its drop is the backend's code.
             caught(|| seat.settle(Err(seat.caused(error))));
         }

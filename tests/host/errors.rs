@@ -73,8 +73,9 @@ fn check_numbers(setup: &Setup, world: &World, ops: &[Op], asks: &[Ask], error: 
     let retired_bytes: u64 = world.holds.iter().map(|(_, bytes, _)| bytes).sum();
     let live_bytes: u64 = blocks().map(|(block, _)| block.bytes()).sum();
     assert_eq!((shortage.live_bytes, shortage.used_bytes), (live_bytes, used_bytes), "{}", context());
-    // A request that may not reclaim leaves what waited for holds that are over.
-    let over_bytes = if all(Fallback::Reclaim) { 0 } else { world.over_bytes };
+    // A request that reclaims nothing leaves what waited for holds that are over.
+    let reclaims = all(Fallback::Reclaim) && !error.is_over_budget();
+    let over_bytes = if reclaims { 0 } else { world.over_bytes };
     assert!((retired_bytes..=retired_bytes + over_bytes).contains(&shortage.retired_bytes), "{}", context());
     assert_eq!(shortage.staging_bytes, setup.staging_bytes, "{}", context());
     assert_eq!(shortage.budget_bytes, setup.budget_bytes, "{}", context());
@@ -152,6 +153,7 @@ fn check_refusal(setup: &Setup, world: &World, asks: &[Ask], error: &Error) {
             needed_bytes <= unused_bytes && !has_run
         }
         RefusedBy::Kept => shortage.cached_bytes > 0,
+        RefusedBy::Time => error.is_timeout(),
         RefusedBy::Backend => setup.memory_bytes < setup.budget_bytes,
         _ => false,
     };
@@ -191,11 +193,17 @@ fn check_largest(setup: &Setup, ops: &[Op], asks: &[Ask], error: &Error) {
             && shortage.refused_by != RefusedBy::Backend;
         assert!(served.is_ok() || is_refused, "{:?}\nafter {}", served.err(), context());
     }
-    // Another slab may be served although a larger one was refused.
-    if setup.memory_bytes >= setup.budget_bytes {
+    // Another slab may be served although a larger one was refused, and memory may be reclaimed for a request that fits.
+    if setup.memory_bytes >= setup.budget_bytes && !may_reclaim_more(error) {
         let more = World::twin(setup, ops).serve(on_same_terms(asks, largest_bytes + 1));
         assert!(more.is_err(), "{} bytes are served after {}", largest_bytes + 1, context());
     }
+}
+
+/// Nothing is reclaimed for a request over the budget, and so it may be told less than there is.
+fn may_reclaim_more(error: &Error) -> bool {
+    let idle_bytes = error.shortage().map_or(0, |shortage| shortage.cached_bytes + shortage.retired_bytes);
+    error.is_over_budget() && idle_bytes > 0
 }
 
 /// Applies the certain remedies in twins, and looks whether the possible ones are named where they should be.
@@ -236,7 +244,7 @@ fn check_remedies(setup: &Setup, ops: &[Op], ask: &Ask, error: &Error, counts: &
     }
     // None is missing that would serve it.
     let has = |remedy| error.remedies().contains(&remedy);
-    if error.shortage().is_none() || setup.memory_bytes < setup.budget_bytes {
+    if error.shortage().is_none() || setup.memory_bytes < setup.budget_bytes || may_reclaim_more(error) {
         return;
     }
     if setup.reserve_bytes > 0 && ask.priority != Priority::High && !has(Remedy::HighPriority) {
@@ -345,7 +353,7 @@ fn an_error_says_when_it_is_the_turn_of_others() {
             assert_eq!(is_named, priority == Priority::Normal && reserve_kib > 0, "{error}");
             assert!(largest_bytes == 0 || ask(largest_bytes).is_ok(), "{error}");
         }
-        // Who waits behind it, and no longer than that, is told the same.
+        // A waiter behind it whose time is over is told the same.
         let error = pool.alloc(Request::bytes(KIB).wait(Duration::ZERO)).unwrap_err();
         let shortage = error.shortage().unwrap();
         assert_eq!((error.kind(), shortage.refused_by), (ErrorKind::Timeout, RefusedBy::Queue), "{error}");
@@ -353,4 +361,64 @@ fn an_error_says_when_it_is_the_turn_of_others() {
         assert!(large.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
         pool.check();
     }
+}
+
+/// A waiter that lacked bytes is told so, though others wait on when its time is over.
+#[test]
+fn a_waiter_that_was_first_does_not_blame_the_queue() {
+    let pool = Pool::host(Config::new("64 KiB").slabs(SlabPolicy::Single)).unwrap();
+    let _held = pool.alloc(Request::bytes(32 * KIB)).unwrap();
+    let mut first = pin!(pool.alloc_async(Request::bytes(40 * KIB).wait(Duration::from_millis(50))));
+    let mut second = pin!(pool.alloc_async(Request::bytes(36 * KIB).wait(Duration::from_secs(3600))));
+    let cx = &mut Context::from_waker(Waker::noop());
+    assert!(first.as_mut().poll(cx).is_pending() && second.as_mut().poll(cx).is_pending());
+    // Both have let so many others pass that it is their turn.
+    for _ in 0..16 {
+        let _ = pool.alloc(Request::bytes(KIB));
+    }
+    let error = pollster::block_on(first).unwrap_err();
+    let shortage = error.shortage().unwrap();
+    assert_eq!((error.kind(), shortage.refused_by), (ErrorKind::Timeout, RefusedBy::Budget), "{error}");
+}
+
+/// An alignment that is right would not serve what a closed pool refuses, nor a batch.
+#[test]
+fn an_alignment_is_named_only_where_it_serves() {
+    let pool = Pool::host(Config::new("64 KiB")).unwrap();
+    let request = || Request::bytes(KIB).align(48);
+    let error = pool.alloc(request()).unwrap_err();
+    assert_eq!(error.remedies(), [Remedy::Align(pool.limits().alignment_bytes)], "{error}");
+    assert!(error.to_string().contains("this would serve it now: an alignment of a power of two up to "), "{error}");
+    let error = pool.alloc_all(&[request(), Request::bytes(63 * KIB)]).unwrap_err();
+    assert_eq!((error.kind(), error.remedies()), (ErrorKind::Alignment, &[][..]), "{error}");
+    let other = pool.clone();
+    pool.close();
+    let error = other.alloc(request()).unwrap_err();
+    assert_eq!(error.remedies(), [], "{error}");
+}
+
+/// A request over its part of the budget is not told that it is over the budget, where high priority serves it.
+#[test]
+fn a_request_over_what_the_reserve_leaves_is_told_so() {
+    let pool = Pool::host(Config::new("256 KiB").high_priority_reserve(100 * KIB)).unwrap();
+    let error = pool.alloc(Request::bytes(200 * KIB)).unwrap_err();
+    let shortage = error.shortage().unwrap();
+    assert_eq!((error.kind(), shortage.refused_by), (ErrorKind::OverBudget, RefusedBy::Reserve), "{error}");
+    assert!(error.to_string().contains("more than the 159,744 bytes (156 KiB) of the budget that are open below high"));
+    assert_eq!(error.remedies(), [Remedy::HighPriority], "{error}");
+    assert!(pool.alloc(Request::bytes(200 * KIB).priority(Priority::High)).is_ok());
+}
+
+/// Nothing of the pool changes for a request that can never be served.
+#[test]
+fn a_request_over_the_budget_leaves_free_lists_alone() {
+    let pool = Pool::host(Config::new("64 KiB")).unwrap();
+    let block = pool.alloc(Request::bytes(64)).unwrap();
+    drop(block);
+    let before = pool.stats();
+    let error = pool.alloc(Request::bytes(65 * KIB)).unwrap_err();
+    assert!(error.is_over_budget(), "{error}");
+    let after = pool.stats();
+    assert_eq!((before.cached_bytes, before.free_bytes), (after.cached_bytes, after.free_bytes));
+    assert_eq!(after.failures, before.failures + 1);
 }

@@ -216,12 +216,12 @@ impl<B: Backend> Arena<B> {
     }
 }
 
-/// The ranges of a schedule that blocks have, sorted.
+/// Returns the ranges of a schedule that blocks have, sorted.
 fn ranges(cursor: Option<&Cursor>) -> Vec<(u64, u64)> {
     cursor.filter(|cursor| cursor.out() > 0).map_or_else(Vec::new, Cursor::ranges)
 }
 
-/// Those of them between two offsets of the schedule, counted from the first.
+/// Returns the ranges between two offsets of the schedule, counted from the first.
 fn inside((at, end): (u64, u64), ranges: &[(u64, u64)]) -> Vec<(u64, u64)> {
     let inside = ranges.iter().filter(|range| range.0 >= at && range.0 < end);
     inside.map(|range| (range.0 - at, range.1 - at)).collect()

@@ -86,7 +86,7 @@ pub(super) struct State<S> {
     books: Books,
     /// Slabs and staging, those leaving included.
     reserved: Sum,
-    /// Of slabs that are being created.
+    /// Returns the bytes of slabs that are being created.
     booked: Sum,
     leaving_sum: Sum,
     /// Of slabs from `take_left`, whose memory is being dropped.
@@ -308,7 +308,7 @@ impl<S> State<S> {
         Stats { metadata_bytes: self.metadata_bytes(), ..self.numbers() }
     }
 
-    /// As [`stats`](Self::stats), without what the tables have in memory, which takes time to sum.
+    /// Returns the [`stats`](Self::stats) without what the tables have in memory, which takes time to sum.
     pub(super) fn numbers(&self) -> Stats {
         let spaces = || self.entries.iter().flatten().map(|entry| &entry.space);
         let books = self.books.stats();

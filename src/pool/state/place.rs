@@ -164,9 +164,9 @@ impl<S> State<S> {
             least.replace(&self.sizes, &requests[index], bytes);
         }
         let may_grow = requests.iter().all(|request| request.may(Fallback::Grow));
-        let refused_by = self.lacks(least, may_grow, requests[index].bytes);
+        let refused_by = self.lacks(least, may_grow, requests[index].bytes, || self.idle());
         let is_left = match refused_by {
-            RefusedBy::Slabs => may_grow || least.bytes <= self.idle_bytes(),
+            RefusedBy::Slabs => may_grow || least.bytes <= self.idle().bytes,
             RefusedBy::Kept | RefusedBy::Fragmentation => true,
             _ => false,
         };
@@ -265,12 +265,6 @@ impl<S> State<S> {
     /// Returns whether so much is left, in slabs and of the budget.
     fn is_left(&self, least: Least) -> bool {
         least.is_left(self.books.left_bytes(), self.closed_bytes(Priority::Normal))
-    }
-
-    /// Returns what no caller has of the slabs.
-    pub(super) fn idle_bytes(&self) -> u64 {
-        let slab_bytes: u64 = self.entries.iter().flatten().map(|entry| entry.space.bytes()).sum();
-        slab_bytes.saturating_sub(self.books.used_bytes() + self.books.retired_bytes())
     }
 }
 

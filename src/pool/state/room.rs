@@ -1,7 +1,7 @@
 //! What a pool that cannot serve a request would serve now: found from the maps, without placing anything.
 
 use super::moves::PIECES_MAX;
-use super::{Slot, State};
+use super::{Entry, Slot, State};
 use crate::error::RefusedBy;
 use crate::pool::line::PRIORITIES;
 use crate::pool::sizes::{Least, SlabSizes};
@@ -9,7 +9,7 @@ use crate::pool::{Fallback, Priority, Request, SlabPolicy};
 use crate::space::{Extent, Placement, Space};
 
 /// How a request may be served, whatever its bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::pool) struct Terms {
     pub(in crate::pool) priority: Priority,
     pub(in crate::pool) may_grow: bool,
@@ -30,6 +30,15 @@ impl Terms {
     }
 }
 
+/// What no caller has of the slabs.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::pool) struct Idle {
+    /// Free lists and arenas included.
+    pub(in crate::pool) bytes: u64,
+    /// In the slab that has most, without those.
+    pub(in crate::pool) most_bytes: u64,
+}
+
 /// The room for one request.
 #[derive(Clone, Debug)]
 pub(in crate::pool) struct Room {
@@ -42,7 +51,7 @@ pub(in crate::pool) struct Room {
     open_bytes: [u64; PRIORITIES.len()],
     /// By priority: what may be taken before the waiters that are due.
     turn_bytes: [u64; PRIORITIES.len()],
-    /// Of the budget.
+    /// What is left of the budget.
     left_bytes: u64,
     /// What comes back to it once empty slabs are given back.
     back_bytes: u64,
@@ -170,10 +179,15 @@ impl<S> State<S> {
         self.closed_bytes(Priority::Normal)
     }
 
-    /// Returns what is idle in the slab that has most.
-    pub(in crate::pool) fn most_idle_bytes(&self) -> u64 {
-        let spaces = self.entries.iter().flatten().map(|entry| &entry.space);
-        spaces.map(|space| space.bytes() - space.used_bytes()).max().unwrap_or(0)
+    /// Returns what is idle.
+    pub(in crate::pool) fn idle(&self) -> Idle {
+        let (mut slab_bytes, mut most_bytes) = (0, 0);
+        for Entry { space, .. } in self.entries.iter().flatten() {
+            slab_bytes += space.bytes();
+            most_bytes = most_bytes.max(space.bytes() - space.used_bytes());
+        }
+        let held_bytes = self.books.used_bytes() + self.books.retired_bytes();
+        Idle { bytes: u64::saturating_sub(slab_bytes, held_bytes), most_bytes }
     }
 
     /// Returns a free run that [`Pool::compact`](crate::Pool::compact) makes for certain if all blocks can move; 0 where that is not
@@ -186,24 +200,47 @@ impl<S> State<S> {
         self.entries.iter().flatten().map(|entry| entry.space.compacted_bytes(PIECES_MAX)).max().unwrap_or(0)
     }
 
-    /// Returns what refuses requests that are waiting no more and would be refused again, and what they take.
-    pub(in crate::pool) fn refusal(&mut self, requests: &[Request], room: &Room) -> (RefusedBy, u64) {
-        let queue = (RefusedBy::Queue, Least::new(&self.sizes, requests).bytes);
-        let would_grow = matches!(requests, [request] if room.serves(request.bytes, Terms::of(requests)));
-        if would_grow || !self.may_be_served(requests) {
-            return queue;
+    /// Returns what refuses requests that wait no more, and what they take. `is_denied`: the backend had no memory for them.
+    ///
+    /// A batch is placed for that, and a request where a reserve is closed, since whole pages may be more than is open. Otherwise the
+    /// maps tell.
+    pub(in crate::pool) fn refusal(
+        &mut self,
+        requests: &[Request],
+        is_denied: bool,
+        room: &Room,
+        idle: Idle,
+    ) -> (RefusedBy, u64) {
+        let (terms, least) = (Terms::of(requests), Least::new(&self.sizes, requests));
+        let is_there = match requests {
+            [request] => room.serves(request.bytes, terms),
+            _ => is_denied && least.is_left(self.left_bytes(), self.closed_bytes(Priority::Normal)),
+        };
+        let late = match self.may_be_served(requests) {
+            _ if is_denied => RefusedBy::Backend,
+            true => RefusedBy::Time,
+            false => RefusedBy::Queue,
+        };
+        if is_there {
+            return (late, least.bytes);
         }
-        match self.place_all(requests) {
-            Ok(homes) => {
-                self.put_back(homes);
-                queue
+        let (by, needed_bytes) = if requests.len() == 1 && self.closed_bytes(Priority::Normal) == 0 {
+            (self.lacks(least, terms.may_grow, requests[0].bytes, || idle), least.bytes)
+        } else {
+            match self.place_all(requests) {
+                Ok(homes) => {
+                    self.put_back(homes);
+                    (late, least.bytes)
+                }
+                Err(lack) => (lack.refused_by, lack.needed_bytes),
             }
-            Err(lack) => (lack.refused_by, lack.needed_bytes),
-        }
+        };
+        let is_in_parts = matches!(by, RefusedBy::Slabs | RefusedBy::Fragmentation | RefusedBy::Kept);
+        (if is_in_parts && late == RefusedBy::Queue { late } else { by }, needed_bytes)
     }
 
     /// Returns what requests lack that take so much at least, the first of which has `lacking_bytes`.
-    pub(super) fn lacks(&self, least: Least, may_grow: bool, lacking_bytes: u64) -> RefusedBy {
+    pub(super) fn lacks(&self, least: Least, may_grow: bool, lacking_bytes: u64, idle: impl Fn() -> Idle) -> RefusedBy {
         // Idle memory in free lists and arenas counts as left. Slabs on their way back do not.
         let left_bytes = self.books.unused_bytes().saturating_sub(self.leaving_bytes());
         let closed_bytes = self.closed_bytes(Priority::Normal);
@@ -211,12 +248,12 @@ impl<S> State<S> {
             RefusedBy::Budget
         } else if !least.is_left(left_bytes, closed_bytes) {
             RefusedBy::Reserve
-        } else if !may_grow && !least.is_left(self.idle_bytes(), 0) {
+        } else if !may_grow && !least.is_left(idle().bytes, 0) {
             RefusedBy::Slabs
         } else if !least.is_left(left_bytes.saturating_sub(self.books.listed_bytes()), closed_bytes) {
             RefusedBy::Kept
         } else if self.sizes.policy != SlabPolicy::PerBlock
-            && self.sizes.least(lacking_bytes).is_some_and(|bytes| bytes <= self.most_idle_bytes())
+            && self.sizes.least(lacking_bytes).is_some_and(|bytes| bytes <= idle().most_bytes)
         {
             RefusedBy::Fragmentation
         } else {
