@@ -73,7 +73,8 @@ pub fn threads(text: &str) -> Result<usize, String> {
     number(text, 1, 1024, "1024").map(|threads| threads as usize)
 }
 
-fn number(text: &str, least: u64, most: u64, most_text: &str) -> Result<u64, String> {
+/// Takes a whole number of a range, whose end `most_text` names.
+pub fn number(text: &str, least: u64, most: u64, most_text: &str) -> Result<u64, String> {
     let number = text.trim().parse().ok().filter(|number| (least..=most).contains(number));
     number.ok_or_else(|| format!("it must be a whole number from {least} to {most_text}"))
 }

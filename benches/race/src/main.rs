@@ -4,6 +4,9 @@
 //!
 //! What the figures are, and what is not comparable, stands in benches/README.md.
 
+#[path = "../../../examples/shared/cli.rs"]
+#[allow(dead_code, reason = "each command uses a part of it")]
+mod cli;
 mod contest;
 mod heap;
 mod peers;
@@ -39,7 +42,7 @@ enum Command {
         #[arg(long)]
         quick: bool,
         /// Rounds, whose medians are shown.
-        #[arg(long)]
+        #[arg(long, value_name = "N", value_parser = rounds)]
         rounds: Option<usize>,
         /// One line of JSON instead of tables.
         #[arg(long)]
@@ -55,10 +58,10 @@ enum Command {
     /// Random sizes of 256 bytes to 4 MiB, random ones replaced, through every allocator.
     Churn {
         /// Live blocks; one workload for each number.
-        #[arg(long, default_values_t = [100, 1_000, 4_000])]
+        #[arg(long, value_name = "N", value_parser = live, default_values_t = [100, 1_000, 4_000])]
         live: Vec<usize>,
         /// How many are replaced.
-        #[arg(long, default_value_t = 50_000)]
+        #[arg(long, value_name = "N", value_parser = replacements, default_value_t = 50_000)]
         replacements: usize,
         #[command(flatten)]
         how: How,
@@ -67,6 +70,7 @@ enum Command {
     Instructions {
         /// Such as pool-virtual/64/at-once-1.
         name: String,
+        #[arg(value_parser = pairs, allow_negative_numbers = true)]
         count: u64,
     },
 }
@@ -90,10 +94,36 @@ struct How {
     plot: Option<PathBuf>,
 }
 
+fn rounds(text: &str) -> Result<usize, String> {
+    cli::number(text, 1, 10_000, "10,000").map(|rounds| rounds as usize)
+}
+
+/// A million blocks have a peak that every allocator's units can count.
+fn live(text: &str) -> Result<usize, String> {
+    cli::number(text, 1, 1_000_000, "1,000,000").map(|live| live as usize)
+}
+
+fn replacements(text: &str) -> Result<usize, String> {
+    cli::number(text, 0, 10_000_000, "10,000,000").map(|replacements| replacements as usize)
+}
+
+fn pairs(text: &str) -> Result<u64, String> {
+    cli::number(text, 0, 1_000_000_000_000, "10^12")
+}
+
 impl How {
     fn race(&self, workloads: &[Workload]) -> Result<(), String> {
         let mut contestants = peers::all();
+        let names: Vec<&str> = contestants.iter().map(|contestant| contestant.name()).collect();
+        let unknown = format!("no allocator has {:?} in its name: {}", self.only, names.join(", "));
         contestants.retain(|contestant| contestant.name().contains(&self.only));
+        if contestants.is_empty() {
+            return Err(unknown);
+        }
+        // A race takes long: a picture that cannot be written is told before.
+        if let Some(path) = &self.plot {
+            std::fs::write(path, "").map_err(|error| format!("{}: {error}", path.display()))?;
+        }
         let effort = report::Effort::new(self.quick);
         let bars = report::run(&contestants, workloads, &effort, self.json, self.each);
         match &self.plot {
@@ -120,14 +150,15 @@ fn race_traces(files: Vec<PathBuf>, how: &How) -> Result<(), String> {
 }
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
+    let arguments: Arguments = cli::parse().unwrap_or_else(|error| error.exit());
+    let result = match arguments.command {
         Command::Threads { quick, rounds, json } => {
             threads::run(&threads::Effort::new(quick, rounds), json);
             Ok(())
         }
         Command::Traces { files, how } => race_traces(files, &how),
         Command::Churn { live, replacements, how } => {
-            let churn = |live: &usize| Workload::churn((*live).max(1), replacements, CHURN_SEED);
+            let churn = |live: &usize| Workload::churn(*live, replacements, CHURN_SEED);
             how.race(&live.iter().map(churn).collect::<Vec<_>>())
         }
         Command::Instructions { name, count } => threads::instructions(&name, count),
@@ -135,7 +166,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("{message}");
+            eprintln!("error: {message}");
             ExitCode::FAILURE
         }
     }

@@ -39,7 +39,7 @@ pub struct Effort {
 impl Effort {
     pub fn new(quick: bool, rounds: Option<usize>) -> Self {
         let (usual, time) = if quick { (15, Duration::from_millis(1)) } else { (121, Duration::from_millis(2)) };
-        Self { rounds: rounds.unwrap_or(usual).max(1), time }
+        Self { rounds: rounds.unwrap_or(usual), time }
     }
 }
 
