@@ -245,6 +245,22 @@ impl Backend for AnyBackend {
         }
     }
 
+    fn is_touchable(&self) -> bool {
+        each!(self, backend => backend.is_touchable())
+    }
+
+    fn create_touched_slab(&self, bytes: u64, locks: bool) -> Result<AnySlab> {
+        match self {
+            Self::Host(host) => host.create_touched_slab(bytes, locks).map(AnySlab::Host),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(gpu) => gpu.create_touched_slab(bytes, locks).map(AnySlab::Gpu),
+        }
+    }
+
+    fn memory_bytes(&self) -> Result<u64> {
+        each!(self, backend => backend.memory_bytes())
+    }
+
     fn upload(&self, slab: &AnySlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
         each_slab!(self, slab, |backend, memory| backend.upload(memory, span, at, bytes))
     }

@@ -40,20 +40,62 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// Text that is no byte size; says which text, and why.
+/// Text that is no byte size, or no budget; says which text, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseByteSizeError {
     text: String,
     why: &'static str,
+    may_be_percent: bool,
+}
+
+impl ParseByteSizeError {
+    fn new(text: &str, why: &'static str) -> Self {
+        Self { text: text.to_owned(), why, may_be_percent: false }
+    }
 }
 
 impl fmt::Display for ParseByteSizeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is not a size in bytes: {} (write it like 512, 64 KiB, 6MiB or 1.5 GiB)", self.text, self.why)
+        let Self { text, why, may_be_percent } = self;
+        match may_be_percent {
+            false => write!(f, "{text:?} is not a size in bytes: {why} (write it like 512, 64 KiB, 6MiB or 1.5 GiB)"),
+            true => write!(f, "{text:?} is no budget: {why} (write it like 512, 64 KiB, 6MiB, 1.5 GiB or 80%)"),
+        }
     }
 }
 
 impl std::error::Error for ParseByteSizeError {}
+
+/// Splits text into a number and a unit in lower case.
+fn split(text: &str) -> Result<(String, String), &'static str> {
+    let text = text.trim();
+    if text.starts_with('-') {
+        return Err("it is negative");
+    }
+    let number_len = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '_')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(number_len);
+    Ok((number.replace('_', ""), unit.trim().to_ascii_lowercase()))
+}
+
+/// Returns a decimal number times `unit`, rounded down. `too_large` is the error of one that is 2^64 or more.
+fn times(number: &str, unit: u64, too_large: &'static str) -> Result<u64, &'static str> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() && fraction.is_empty() {
+        return Err("there is no number");
+    }
+    if fraction.contains('.') {
+        return Err("there are two decimal points");
+    }
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| too_large)? };
+    let mut product = u128::from(whole) * u128::from(unit);
+    // Digits past the 18th are below 1 for every unit here, and 10^18 * 2^40 fits in 128 bits.
+    let digits = &fraction[..fraction.len().min(18)];
+    if !digits.is_empty() {
+        let value: u128 = digits.parse().map_err(|_| too_large)?;
+        product += value * u128::from(unit) / 10u128.pow(digits.len() as u32);
+    }
+    u64::try_from(product).map_err(|_| too_large)
+}
 
 impl FromStr for ByteSize {
     type Err = ParseByteSizeError;
@@ -61,14 +103,8 @@ impl FromStr for ByteSize {
     /// A number (underscores and a fraction are allowed) and a unit: none or `B` for bytes, `KiB MiB GiB TiB` or their
     /// first letters for powers of 1024, `kB MB GB TB` for powers of 1000. Case and spaces do not matter.
     fn from_str(text: &str) -> Result<Self, ParseByteSizeError> {
-        let error = |why| ParseByteSizeError { text: text.to_owned(), why };
-        let trimmed = text.trim();
-        if trimmed.starts_with('-') {
-            return Err(error("it is negative"));
-        }
-        let number_len = trimmed.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '_')).unwrap_or(trimmed.len());
-        let (number, unit) = trimmed.split_at(number_len);
-        let unit_bytes: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        let (number, unit) = split(text).map_err(|why| ParseByteSizeError::new(text, why))?;
+        let unit_bytes: u64 = match unit.as_str() {
             "" | "b" => 1,
             "k" | "kib" => 1 << 10,
             "m" | "mib" => 1 << 20,
@@ -78,26 +114,72 @@ impl FromStr for ByteSize {
             "mb" => 1_000_000,
             "gb" => 1_000_000_000,
             "tb" => 1_000_000_000_000,
-            _ => return Err(error("the unit is unknown")),
+            "%" => return Err(ParseByteSizeError::new(text, "a percentage has no meaning here")),
+            _ => return Err(ParseByteSizeError::new(text, "the unit is unknown")),
         };
-        let number = number.replace('_', "");
-        let (whole, fraction) = number.split_once('.').unwrap_or((&number, ""));
-        if whole.is_empty() && fraction.is_empty() {
-            return Err(error("there is no number"));
+        let bytes = times(&number, unit_bytes, "it is more than 2^64 bytes");
+        bytes.map(ByteSize).map_err(|why| ParseByteSizeError::new(text, why))
+    }
+}
+
+/// A share of at most 100%, in parts of 10^-8 percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Percent(u64);
+
+impl Percent {
+    const PARTS: u64 = 100_000_000;
+
+    /// Returns the share of so many bytes, rounded down.
+    pub(crate) fn of(self, bytes: u64) -> u64 {
+        // At most `bytes`.
+        (u128::from(bytes) * u128::from(self.0) / u128::from(100 * Self::PARTS)) as u64
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format!("{}.{:08}", self.0 / Self::PARTS, self.0 % Self::PARTS);
+        f.pad(&format!("{}%", text.trim_end_matches('0').trim_end_matches('.')))
+    }
+}
+
+/// A number of bytes, or a share of all there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Amount {
+    Bytes(u64),
+    Percent(Percent),
+}
+
+impl fmt::Display for Amount {
+    /// Text that parses to the very same.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => {
+                let whole = |(_, unit_bytes): &&(&str, u64)| *bytes > 0 && bytes.is_multiple_of(*unit_bytes);
+                let (name, unit_bytes) = BINARY_UNITS.iter().find(whole).unwrap_or(&("B", 1));
+                f.pad(&format!("{} {name}", bytes / unit_bytes))
+            }
+            Self::Percent(percent) => percent.fmt(f),
         }
-        if fraction.contains('.') {
-            return Err(error("there are two decimal points"));
-        }
-        let too_large = || error("it is more than 2^64 bytes");
-        let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| too_large())? };
-        let mut bytes = u128::from(whole) * u128::from(unit_bytes);
-        // Digits past the 18th are below a byte for every unit here, and 10^18 * 2^40 fits in 128 bits.
-        let digits = &fraction[..fraction.len().min(18)];
-        if !digits.is_empty() {
-            let value: u128 = digits.parse().map_err(|_| too_large())?;
-            bytes += value * u128::from(unit_bytes) / 10u128.pow(digits.len() as u32);
-        }
-        u64::try_from(bytes).map(ByteSize).map_err(|_| too_large())
+    }
+}
+
+impl FromStr for Amount {
+    type Err = ParseByteSizeError;
+
+    /// As [`ByteSize`], and a number with `%`.
+    fn from_str(text: &str) -> Result<Self, ParseByteSizeError> {
+        const TOO_LARGE: &str = "it is more than 100%";
+        let amount = match split(text) {
+            Ok((number, unit)) if unit == "%" => match times(&number, Percent::PARTS, TOO_LARGE) {
+                Ok(parts) if parts > 100 * Percent::PARTS => Err(ParseByteSizeError::new(text, TOO_LARGE)),
+                parts => {
+                    parts.map(|parts| Self::Percent(Percent(parts))).map_err(|why| ParseByteSizeError::new(text, why))
+                }
+            },
+            _ => text.parse().map(|ByteSize(bytes)| Self::Bytes(bytes)),
+        };
+        amount.map_err(|error| ParseByteSizeError { may_be_percent: true, ..error })
     }
 }
 
@@ -161,6 +243,45 @@ mod tests {
             let error = text.parse::<ByteSize>().unwrap_err().to_string();
             assert!(error.contains(&format!("{text:?}")), "{error}");
             assert_eq!(error.contains("it is negative"), text.starts_with('-'), "{error}");
+        }
+        let error = "80%".parse::<ByteSize>().unwrap_err().to_string();
+        assert!(error.contains("\"80%\" is not a size in bytes: a percentage has no meaning here"), "{error}");
+    }
+
+    #[test]
+    fn a_share_is_exact() {
+        for (text, bytes, printed) in [
+            ("80%", 800, "80%"),
+            (" 12.5 % ", 125, "12.5%"),
+            ("0%", 0, "0%"),
+            ("100%", 1000, "100%"),
+            (".1%", 1, "0.1%"),
+            ("99.99999999%", 999, "99.99999999%"),
+        ] {
+            let Amount::Percent(percent) = text.parse().unwrap() else { panic!("{text:?}") };
+            assert_eq!((percent.of(1000), percent.to_string().as_str()), (bytes, printed), "{text:?}");
+        }
+        let Amount::Percent(all) = "100%".parse().unwrap() else { panic!() };
+        assert_eq!(all.of(u64::MAX), u64::MAX);
+        assert_eq!("64 KiB".parse(), Ok(Amount::Bytes(64 << 10)));
+        for (text, printed) in
+            [("0", "0 B"), ("1.5m", "1536 KiB"), ("3TiB", "3 TiB"), ("1_000_001", "1000001 B"), ("7.5%", "7.5%")]
+        {
+            let amount: Amount = text.parse().unwrap();
+            assert_eq!((amount.to_string().as_str(), amount.to_string().parse()), (printed, Ok(amount)), "{text:?}");
+        }
+        for (text, why) in [
+            ("%", "there is no number"),
+            ("-5%", "it is negative"),
+            ("100.01%", "it is more than 100%"),
+            ("99999999999999999999%", "it is more than 100%"),
+            ("1.2.3%", "two decimal points"),
+            ("5%%", "the unit is unknown"),
+            ("6 apples", "the unit is unknown"),
+        ] {
+            let error = text.parse::<Amount>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{text:?} is no budget: ")) && error.contains(why), "{error}");
+            assert!(error.ends_with("(write it like 512, 64 KiB, 6MiB, 1.5 GiB or 80%)"), "{error}");
         }
     }
 

@@ -51,6 +51,52 @@ fn memory_is_touched_only_when_used_and_given_back() {
     assert!(grown() < 16, "a slab that is given back is the system's again: {} MiB", grown());
 }
 
+/// As `touch` does, and `lock`, which this process may for so few bytes.
+#[cfg(target_os = "linux")]
+fn memory_is_there_where_it_is_touched() {
+    const MIB: u64 = 1 << 20;
+    let before = resident_bytes().unwrap();
+    let grown = || resident_bytes().unwrap().saturating_sub(before) / MIB;
+    let pool = Pool::host(Config::new("128 MiB").slabs(SlabPolicy::Single).touch(true)).unwrap();
+    assert!(grown() >= 128, "{} MiB", grown());
+    let block = pool.alloc(Request::bytes(1 << 20)).unwrap();
+    assert!(block.as_bytes().unwrap().iter().all(|byte| *byte == 0), "touched pages are zero");
+    drop(block);
+    pool.trim();
+    assert!(grown() < 16, "{} MiB", grown());
+
+    let locked_kib = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
+        line.trim().strip_suffix("kB").unwrap().trim().parse::<u64>().unwrap()
+    };
+    assert_eq!(locked_kib(), 0);
+    let pool = Pool::host(Config::new("16 KiB").slabs(SlabPolicy::Single).lock(true)).unwrap();
+    assert_eq!(locked_kib(), 16);
+    pool.trim();
+    assert_eq!(locked_kib(), 0, "a slab that is given back is not locked");
+    drop(pool.alloc(Request::bytes(100)).unwrap());
+    assert_eq!(locked_kib(), 16);
+    drop(pool);
+    assert_eq!(locked_kib(), 0);
+}
+
+/// The logger is there already.
+#[cfg(target_os = "linux")]
+fn a_budget_above_the_machine_is_logged() {
+    let huge = || Config::new("1024 TiB");
+    drop(Pool::host(huge()).unwrap());
+    let lines = std::mem::take(&mut *LINES.lock().unwrap());
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    let budget = "WARN a budget of 1,125,899,906,842,624 bytes (1024 TiB) is more than host has at the moment, ";
+    let memory = line.strip_prefix(budget).unwrap_or_else(|| panic!("{line}"));
+    let bytes: u64 = memory.split(' ').next().unwrap().replace(',', "").parse().unwrap();
+    assert!(bytes > 1 << 20 && bytes < 1024 << 40, "{line}");
+    let error = Pool::host(huge().touch(true)).unwrap_err();
+    assert!(error.to_string().contains("1024 TiB") && error.to_string().contains("has at the moment"), "{error}");
+    assert!(LINES.lock().unwrap().is_empty(), "an error is told once");
+}
+
 fn what_outlives_its_pool_is_logged_by_label() {
     log::set_logger(&Recorder).unwrap();
     log::set_max_level(log::LevelFilter::Trace);
@@ -168,6 +214,10 @@ fn the_process_sees_what_it_should() {
     memory_is_touched_only_when_used_and_given_back();
     #[cfg(target_os = "linux")]
     the_thread_of_the_futures_goes_with_the_last_of_them();
+    #[cfg(target_os = "linux")]
+    memory_is_there_where_it_is_touched();
     what_outlives_its_pool_is_logged_by_label();
+    #[cfg(target_os = "linux")]
+    a_budget_above_the_machine_is_logged();
     a_logger_that_panics_harms_no_drop();
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
-use tensorpool::{ByteSize, Placement, SlabPolicy};
+use tensorpool::{Backend, Budget, ByteSize, Placement, SlabPolicy};
 
 /// Replays traces of allocations: what a run needs at least, what a pool makes of it, and how fast.
 #[derive(Clone, Debug, Parser)]
@@ -14,9 +14,17 @@ pub struct Args {
     #[arg(required = true, value_name = "TRACE")]
     pub traces: Vec<PathBuf>,
 
-    /// Memory that the pool may take [default: as much as it needs]
-    #[arg(long, value_name = "SIZE", conflicts_with = "min_budget")]
-    pub budget: Option<ByteSize>,
+    /// Memory that the pool may take, or 80% of all that the host or the GPU has [default: as much as it needs]
+    #[arg(long, value_name = "SIZE", value_parser = str::parse::<Budget>, conflicts_with = "min_budget")]
+    pub budget: Option<Budget>,
+
+    /// Touch all memory as it is reserved; with --backend host
+    #[arg(long, requires = "budget")]
+    pub touch: bool,
+
+    /// Lock all memory in RAM as it is reserved; with --backend host
+    #[arg(long, requires = "budget")]
+    pub lock: bool,
 
     /// Find the budgets that work too: `safe` to size a program by, `lowest` by bisection
     #[arg(long)]
@@ -58,13 +66,13 @@ pub enum Room {
 }
 
 impl Args {
-    /// What the replay has. The one beside a search is unlimited, and `--slab` is the search's.
-    pub fn room(&self) -> Room {
-        match (self.budget, self.slab) {
-            (Some(budget), slabs) => Room::Budget(budget, slabs.unwrap_or_default()),
+    /// What the replay has on this backend. The one beside a search is unlimited, and `--slab` is the search's.
+    pub fn room(&self, backend: &impl Backend) -> tensorpool::Result<Room> {
+        Ok(match (&self.budget, self.slab) {
+            (Some(budget), slabs) => Room::Budget(ByteSize(budget.bytes(backend)?), slabs.unwrap_or_default()),
             (None, Some(slabs)) if !self.min_budget => Room::TwiceThePeak(slabs),
             (None, _) => Room::Unlimited,
-        }
+        })
     }
 
     /// The policy that is searched.

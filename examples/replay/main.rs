@@ -79,11 +79,12 @@ fn replay_all<B: Backend>(
     backend: impl Fn() -> tensorpool::Result<B>,
 ) -> Result<(), Failure> {
     let output = Output::new(args, traces);
-    output.head(backend()?.name())?;
+    let room = args.room(&backend()?)?;
+    output.head(backend()?.name(), room)?;
     let bar = Bar::new(args, traces);
     let mut rows: Vec<Row> = Vec::new();
     for trace in traces {
-        let row = measure(args, trace, &backend, &bar)?;
+        let row = measure(args, room, trace, &backend, &bar)?;
         bar.above(|| output.row(&row))?;
         rows.push(row);
     }

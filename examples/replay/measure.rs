@@ -56,6 +56,7 @@ impl Whole {
 /// Replays a trace, and looks for its budgets if that is asked for.
 pub fn measure<B: Backend>(
     args: &Args,
+    room: Room,
     trace: &Trace,
     backend: &impl Fn() -> tensorpool::Result<B>,
     bar: &Bar,
@@ -69,6 +70,7 @@ pub fn measure<B: Backend>(
     let trace = &if args.planned { trace.without_steps() } else { trace.clone() };
     let open = |budget_bytes: u64, slabs: SlabPolicy| {
         let config = Config::new(budget_bytes).placement(args.placement.placement()).slabs(slabs).staging(0);
+        let config = config.touch(args.touch).lock(args.lock);
         let pool = Pool::with_backend(backend()?, &config)?;
         match &whole {
             Some(Whole { lifetimes, plan }) => pool.follow_plan(lifetimes, plan).map(Served::Planned),
@@ -83,7 +85,7 @@ pub fn measure<B: Backend>(
         }
         None => None,
     };
-    let (budget_bytes, slabs) = match args.room() {
+    let (budget_bytes, slabs) = match room {
         Room::Budget(budget, slabs) => (budget.0, slabs),
         Room::TwiceThePeak(slabs) => (trace.live_peak_bytes().saturating_mul(2), slabs),
         Room::Unlimited => (UNLIMITED_BYTES, slabs_of(trace)),

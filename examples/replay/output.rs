@@ -67,11 +67,11 @@ impl<'a> Output<'a> {
         Self { args, table, columns: room, several: traces.len() > 1 }
     }
 
-    pub fn head(&self, backend: &str) -> io::Result<()> {
+    pub fn head(&self, backend: &str, room: Room) -> io::Result<()> {
         if self.args.json {
             return Ok(());
         }
-        let (budget, slabs) = match self.args.room() {
+        let (budget, slabs) = match room {
             Room::Budget(budget, slabs) => (budget.to_string(), described(slabs)),
             Room::TwiceThePeak(slabs) => ("twice the peak".into(), described(slabs)),
             Room::Unlimited => ("as much as needed".into(), "slabs of 1/64 of the peak".into()),

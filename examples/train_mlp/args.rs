@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
-use tensorpool::ByteSize;
+use tensorpool::Budget;
 use tensorpool::nn::{self, Allocator, StepKind};
 
 use crate::shared::cli;
@@ -26,9 +26,17 @@ pub struct Args {
     )]
     pub device: Device,
 
-    /// Memory that training may take on the device, never exceeded
-    #[arg(long, default_value = "6MiB", value_name = "SIZE")]
-    pub budget: ByteSize,
+    /// Memory that training may take on the device, or 80% of all there is
+    #[arg(long, default_value = "6MiB", value_name = "SIZE", value_parser = str::parse::<Budget>)]
+    pub budget: Budget,
+
+    /// Touch memory of the host as it is reserved, so that it is there in time
+    #[arg(long)]
+    pub touch: bool,
+
+    /// Lock memory of the host in RAM as it is reserved
+    #[arg(long)]
+    pub lock: bool,
 
     /// Sizes of the hidden layers
     #[arg(long, default_value = "512,256", value_delimiter = ',', value_name = "N,N,..", value_parser = cli::count)]

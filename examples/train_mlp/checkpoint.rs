@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::{Id, ValueEnum};
 use tensorpool::nn::{StepKind, Trainer};
-use tensorpool::{AnyBackend, Backend, ByteSize};
+use tensorpool::{AnyBackend, Backend, Budget};
 
 use crate::args::{Args, Device, Optimizer, Step, rate};
 use crate::data::Data;
@@ -95,8 +95,8 @@ const OPTIONS: [SavedOption; 10] = [
     SavedOption {
         name: "budget",
         is_fixed: false,
-        text: |args| Some(args.budget.0.to_string()),
-        set: |args, text| text.parse().map(|budget: ByteSize| args.budget = budget).map_err(|error| format!("{error}")),
+        text: |args| Some(args.budget.to_string()),
+        set: |args, text| text.parse().map(|budget: Budget| args.budget = budget).map_err(|error| format!("{error}")),
     },
 ];
 

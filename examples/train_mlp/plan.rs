@@ -29,7 +29,7 @@ impl Plan {
     pub fn new(args: &Args, pixels: usize, backend: &AnyBackend) -> Result<Self, Failure> {
         let (settings, step, allocator) = (args.settings(pixels, CLASSES), args.step(), args.allocator());
         let needs = needs(backend, &settings, step, allocator)?;
-        Ok(Self { settings, step, allocator, needs, budget_bytes: args.budget.0 })
+        Ok(Self { settings, step, allocator, needs, budget_bytes: args.budget.bytes(backend)? })
     }
 
     pub fn fits(&self) -> bool {

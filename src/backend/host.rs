@@ -1,15 +1,16 @@
-//! Host memory: each slab is one anonymous mapping, zeroed, touched only when used, unmapped when dropped.
+//! Host memory: each slab is one anonymous mapping, zeroed, touched only when used unless asked for, unmapped when dropped.
 //!
-//! The only `unsafe` of the crate is here, and it rests on one fact: spans of one slab never overlap, and each is
+//! All `unsafe` of the crate but a few calls of a GPU's driver is here, and it rests on one fact: spans of one slab never overlap, and each is
 //! borrowed (`&` or `&mut`) for as long as its bytes are. A slab therefore binds itself to the serial number of the
 //! first span it meets and refuses all others, so that not even another backend that wraps this one and mixes up its
 //! slabs can make two references to the same bytes.
 
+use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{MmapMut, MmapRaw};
 
-use super::{Backend, CopyDst, CopySrc, HostMemory, Limit, Limits, Span, check_slab_bytes};
+use super::{Backend, CopyDst, CopySrc, HostMemory, Limit, Limits, Span, check_slab_bytes, machine};
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::exact;
 
@@ -28,7 +29,39 @@ pub struct HostSlab {
     serial: AtomicU64,
 }
 
+/// Reserves addresses, with no memory behind them yet.
+fn map(bytes: u64, limits: &Limits) -> Result<MmapMut> {
+    check_slab_bytes(bytes, limits)?;
+    MmapMut::map_anon(bytes as usize).map_err(|error| {
+        let message = format!("the system refused a slab of {}", exact(bytes));
+        Error::new(ErrorKind::OutOfMemory, message).with_source(error)
+    })
+}
+
+/// Locks the pages in RAM, which gives them too.
+fn lock(memory: &MmapMut) -> Result<()> {
+    #[cfg(unix)]
+    let locked = memory.lock();
+    #[cfg(not(unix))]
+    let locked: std::io::Result<()> = Err(std::io::ErrorKind::Unsupported.into());
+    locked.map_err(|error| {
+        let slab = exact(memory.len() as u64);
+        let limit = match machine::locked_bytes_max() {
+            Some(bytes) => format!("the limit of this process's locked memory (RLIMIT_MEMLOCK) is {}", exact(bytes)),
+            None => "what the limit is, is not known".to_owned(),
+        };
+        Error::new(ErrorKind::OutOfMemory, format!("the system did not lock a slab of {slab}: {limit}"))
+            .with_source(error)
+    })
+}
+
 impl HostSlab {
+    fn new(memory: MmapMut) -> Self {
+        // Mappings start at a page of the system, 4 KiB or more.
+        debug_assert!((memory.as_ptr() as u64).is_multiple_of(ALIGNMENT_BYTES));
+        Self { memory: MmapRaw::from(memory), serial: AtomicU64::new(0) }
+    }
+
     /// Checks that the span is of this slab and inside it; gives its start and length in this address space.
     fn locate(&self, span: &Span) -> Result<(*mut u8, usize)> {
         let serial = match self.serial.compare_exchange(0, span.slab_serial(), Ordering::Relaxed, Ordering::Relaxed) {
@@ -80,19 +113,27 @@ impl Backend for Host {
     }
 
     fn create_slab(&self, bytes: u64) -> Result<HostSlab> {
-        check_slab_bytes(bytes, &self.limits())?;
-        let memory = MmapMut::map_anon(bytes as usize).map(MmapRaw::from);
-        match memory {
-            Ok(memory) => {
-                // Mappings start at a page of the system, 4 KiB or more.
-                debug_assert!((memory.as_mut_ptr() as u64).is_multiple_of(ALIGNMENT_BYTES));
-                Ok(HostSlab { memory, serial: AtomicU64::new(0) })
-            }
-            Err(error) => {
-                let message = format!("the system refused a slab of {}", exact(bytes));
-                Err(Error::new(ErrorKind::OutOfMemory, message).with_source(error))
-            }
+        map(bytes, &self.limits()).map(HostSlab::new)
+    }
+
+    fn is_touchable(&self) -> bool {
+        true
+    }
+
+    fn create_touched_slab(&self, bytes: u64, locks: bool) -> Result<HostSlab> {
+        let mut memory = map(bytes, &self.limits())?;
+        if locks {
+            // Gives all pages too. Unmapping unlocks.
+            lock(&memory)?;
+        } else {
+            // No system has smaller pages.
+            memory.iter_mut().step_by(4096).for_each(|byte| *byte = black_box(0));
         }
+        Ok(HostSlab::new(memory))
+    }
+
+    fn memory_bytes(&self) -> Result<u64> {
+        machine::memory_bytes()
     }
 
     fn upload(&self, slab: &HostSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {

@@ -18,8 +18,9 @@ use crate::units::exact;
 
 #[cfg(feature = "gpu")]
 pub mod gpu;
-#[allow(unsafe_code, reason = "the one place; see there")]
+#[allow(unsafe_code, reason = "see there")]
 mod host;
+mod machine;
 mod virtual_memory;
 
 #[cfg(feature = "gpu")]
@@ -79,9 +80,9 @@ pub struct Limits {
 ///
 /// | from | what may be called |
 /// | --- | --- |
-/// | [`limits`](Backend::limits), [`staging_bytes_default`](Backend::staging_bytes_default), [`open_staging`](Backend::open_staging) | nothing: there is no pool yet |
+/// | [`limits`](Backend::limits), [`memory_bytes`](Backend::memory_bytes), [`is_touchable`](Backend::is_touchable), [`staging_bytes_default`](Backend::staging_bytes_default), [`open_staging`](Backend::open_staging) | nothing: there is no pool yet |
 /// | [`recorded`](Backend::recorded) | nothing: the pool's lock is held, and the call would hang |
-/// | [`create_slab`](Backend::create_slab) | everything; an allocation that needs a slab fails at once, as [`ErrorKind::Invalid`] |
+/// | [`create_slab`](Backend::create_slab), [`create_touched_slab`](Backend::create_touched_slab) | everything; an allocation that needs a slab fails at once, as [`ErrorKind::Invalid`] |
 /// | the drop of a slab | everything; its bytes count as reserved until the drop has ended |
 /// | all others | everything; the pool has no lock then |
 ///
@@ -110,6 +111,33 @@ pub trait Backend: Send + Sync + 'static {
     /// [`ErrorKind::OutOfMemory`] when the system or the device refuses (the pool then tries a smaller slab, or fails),
     /// [`ErrorKind::TooLarge`] over a limit, [`ErrorKind::DeviceLost`], [`ErrorKind::Device`] for anything else.
     fn create_slab(&self, bytes: u64) -> Result<Self::Slab>;
+
+    /// Returns whether [`create_touched_slab`](Backend::create_touched_slab) works: whether the system gives this memory page by page,
+    /// when a page is touched first.
+    fn is_touchable(&self) -> bool {
+        false
+    }
+
+    /// Reserves `bytes` bytes as [`create_slab`](Backend::create_slab) does, and touches every page, so that the memory is there.
+    /// With `locks` its pages stay in RAM until the slab is dropped. A pool with [`Config::touch`](crate::Config::touch) or
+    /// [`Config::lock`](crate::Config::lock) calls this instead.
+    ///
+    /// # Errors
+    /// As `create_slab`. [`ErrorKind::OutOfMemory`] where the system does not lock: then nothing stays reserved or locked.
+    /// [`ErrorKind::Invalid`] from a backend that is not [touchable](Backend::is_touchable).
+    fn create_touched_slab(&self, bytes: u64, locks: bool) -> Result<Self::Slab> {
+        let _ = (bytes, locks);
+        Err(Error::new(ErrorKind::Invalid, format!("pages of {} cannot be touched or locked", self.name())))
+    }
+
+    /// Returns how many bytes of this memory a new pool can count on at the moment. A [budget](crate::Budget) in percent is a share
+    /// of them. A pool with a larger budget logs a warning, or is not opened if it [touches](crate::Config::touch) its slabs.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`], with the reason, where that is not known.
+    fn memory_bytes(&self) -> Result<u64> {
+        Err(Error::new(ErrorKind::Invalid, format!("{} does not tell how much memory it has", self.name())))
+    }
 
     /// Writes `bytes` at `at` bytes into the span.
     ///

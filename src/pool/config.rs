@@ -5,39 +5,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::Budget;
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::Placement;
-use crate::units::{ByteSize, ParseByteSizeError};
-
-/// A budget as a program has it: bytes, or text such as `"64 MiB"`.
-///
-/// Text that does not parse is reported when the pool is opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Budget(Result<u64, ParseByteSizeError>);
-
-impl From<u64> for Budget {
-    fn from(bytes: u64) -> Self {
-        Self(Ok(bytes))
-    }
-}
-
-impl From<ByteSize> for Budget {
-    fn from(size: ByteSize) -> Self {
-        Self(Ok(size.0))
-    }
-}
-
-impl From<&str> for Budget {
-    fn from(text: &str) -> Self {
-        Self(text.parse::<ByteSize>().map(|size| size.0))
-    }
-}
-
-impl From<String> for Budget {
-    fn from(text: String) -> Self {
-        text.as_str().into()
-    }
-}
+use crate::units::ByteSize;
 
 /// When a pool reserves slabs, and how large.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -106,10 +77,13 @@ pub struct Config {
     reserve_bytes: u64,
     zero_on_free: bool,
     free_lists: bool,
+    touch: bool,
+    lock: bool,
 }
 
 impl Config {
-    /// A pool that never reserves more than `budget`: bytes, or text such as `"64 MiB"`.
+    /// A pool that never reserves more than `budget`: bytes, or text such as `"64 MiB"` or `"80%"`. What a percentage is of, says
+    /// [`Budget`].
     pub fn new(budget: impl Into<Budget>) -> Self {
         Self {
             budget: budget.into(),
@@ -119,6 +93,8 @@ impl Config {
             reserve_bytes: 0,
             zero_on_free: false,
             free_lists: true,
+            touch: false,
+            lock: false,
         }
     }
 
@@ -167,12 +143,49 @@ impl Config {
         self
     }
 
-    /// The budget in bytes.
+    /// Touches every page of a slab when the slab is made, for host memory. Not done unless asked for.
     ///
-    /// # Errors
-    /// [`ErrorKind::Invalid`] if it was text that does not parse.
-    pub fn budget_bytes(&self) -> Result<u64> {
-        Ok(self.budget.0.clone()?)
+    /// An operating system gives pages when they are touched first, and often promises more than it has. Linux then kills a process,
+    /// this one or another, in the middle of its work. With this option the memory is there before a block is handed out.
+    /// With [`SlabPolicy::Single`] it is there before the pool is. It costs about 0.8 s a GiB, once.
+    ///
+    /// A pool whose budget is more than the machine has ([`Backend::memory_bytes`](crate::Backend::memory_bytes)) is not opened:
+    /// an error of [`ErrorKind::OutOfMemory`] has both figures. Without this option that is a warning in the log, for a budget above 16 MiB. Memory that other
+    /// processes take later is not counted: then Linux may still kill one.
+    ///
+    /// Memory of a GPU comes from its driver, and not page by page. There this option is an error, as on every backend that is not
+    /// [touchable](crate::Backend::is_touchable).
+    #[must_use]
+    pub fn touch(mut self, touches: bool) -> Self {
+        self.touch = touches;
+        self
+    }
+
+    /// Locks every slab in RAM when it is made, so that no page of it is ever swapped out. Locked pages are touched too: all that
+    /// [`touch`](Self::touch) says holds. Not done unless asked for.
+    ///
+    /// Where the system refuses to lock a slab, that slab is given back, and nothing of it stays locked or reserved. The pool then
+    /// tries smaller slabs, down to the size of the request. Where all are refused, the request fails with
+    /// [`ErrorKind::OutOfMemory`]; its [cause](crate::Error::cause) has the limit, which is `RLIMIT_MEMLOCK` on Unix. A pool of
+    /// [`SlabPolicy::Single`] is not opened at all. Windows and WebAssembly do not lock: there every slab is refused.
+    #[must_use]
+    pub fn lock(mut self, locks: bool) -> Self {
+        self.lock = locks;
+        self
+    }
+
+    /// The budget, as it was given. [`Pool::budget_bytes`](crate::Pool::budget_bytes) has the bytes that came of it.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Whether slabs are touched when they are made: those that are locked are.
+    pub(super) fn touches(&self) -> bool {
+        self.touch || self.lock
+    }
+
+    pub(super) fn locks(&self) -> bool {
+        self.lock
     }
 
     pub(super) fn staging_bytes(&self) -> Option<u64> {

@@ -116,7 +116,10 @@ impl<B: Backend> Shared<B> {
     fn create_slab(&self, bytes: u64) -> Result<Slab<B::Slab>> {
         self.state().book(bytes)?;
         let booking = Booking { shared: self, bytes };
-        let memory = self.backend.create_slab(bytes)?;
+        let memory = match self.touches {
+            false => self.backend.create_slab(bytes)?,
+            true => self.backend.create_touched_slab(bytes, self.locks)?,
+        };
         std::mem::forget(booking);
         Ok(Slab::new(bytes, memory))
     }

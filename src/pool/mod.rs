@@ -14,6 +14,7 @@ mod admit;
 mod alloc;
 mod block;
 mod books;
+mod budget;
 mod compact;
 mod config;
 mod grow;
@@ -36,9 +37,10 @@ mod zero;
 use std::fmt;
 
 pub use self::block::{Block, Hold};
+pub use self::budget::Budget;
 pub(crate) use self::compact::Lend;
 pub use self::compact::{Compaction, Movable};
-pub use self::config::{Budget, Config, Fallback, Priority, Request, SlabPolicy};
+pub use self::config::{Config, Fallback, Priority, Request, SlabPolicy};
 use self::labels::{Label, Labels};
 pub use self::planned::{Deviation, PlanReport, PlannedSteps};
 #[cfg_attr(not(feature = "trace"), allow(unused_imports, reason = "only traces are made of records"))]
@@ -86,6 +88,8 @@ pub(crate) struct Shared<B: Backend> {
     policy: SlabPolicy,
     placement: Placement,
     zero_on_free: bool,
+    touches: bool,
+    locks: bool,
     labels: Labels,
     /// Blocks that [`Pool::compact`] cannot move, whatever it is lent: held ones, and those whose span is another's.
     kept_blocks: Arc<AtomicUsize>,
@@ -196,11 +200,14 @@ impl<B: Backend> Pool<B> {
     /// Opens a pool on a backend of any kind. `Pool::host`, `Pool::gpu` and `Pool::open_gpu` are shorter for ours.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for a budget that does not parse, staging or a reserve larger than the budget, or a backend
-    /// whose limits or staging break its contract; what the backend reports when it refuses the staging, or the slabs of
-    /// [`SlabPolicy::Single`]. Then nothing stays reserved.
+    /// [`ErrorKind::Invalid`] for a budget that does not parse, a [percentage](Budget) of memory whose size is not known, staging
+    /// or a reserve larger than the budget, [`touch`](Config::touch) or [`lock`](Config::lock) on a backend that does neither, or
+    /// a backend whose limits or staging break its contract; [`ErrorKind::OutOfMemory`] for a budget that is to be touched and is
+    /// more than the machine has; what the backend reports when it refuses the staging, or the slabs of [`SlabPolicy::Single`].
+    /// Then nothing stays reserved.
     pub fn with_backend(backend: B, config: &Config) -> Result<Self> {
-        let budget_bytes = config.budget_bytes()?;
+        let budget_bytes = config.budget().bytes(&backend)?;
+        budget::check(budget_bytes, &backend, config.touches())?;
         let limits = usable(backend.limits())?;
         let staging_wish = config.staging_bytes().unwrap_or_else(|| backend.staging_bytes_default(budget_bytes));
         if staging_wish > budget_bytes {
@@ -247,6 +254,8 @@ impl<B: Backend> Pool<B> {
             policy,
             placement,
             zero_on_free: config.zeroes_on_free(),
+            touches: config.touches(),
+            locks: config.locks(),
             state: Mutex::new(state),
             growth: OwnedLock::new(),
             labels: Labels::new(),

@@ -4,6 +4,7 @@
 mod support;
 
 mod budgets;
+mod memory;
 mod options;
 mod plan;
 mod readme;

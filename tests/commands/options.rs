@@ -1,6 +1,6 @@
 //! Every option of every command with zero, negative, huge, empty and missing values: what its exit code is, and what it says.
 //!
-//! The race's are in `benches/race`, which nothing builds unless asked.
+//! The race's are in `benches/race/tests/options.rs`: nothing builds the race unless asked.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,6 +12,8 @@ use crate::program;
 /// 2^64 - 1, and a number that is in no integer.
 const MAX: &str = "18446744073709551615";
 const HUGE: &str = "99999999999999999999";
+
+const HUGE_PERCENT: &str = "99999999999999999999%";
 
 /// No value at all: the option stands last.
 const MISSING: &str = "(missing)";
@@ -29,6 +31,8 @@ const REQUIRED: Expected = (2, "a value is required");
 const NEGATIVE: Expected = (2, "it is negative");
 const NO_NUMBER: Expected = (2, "there is no number");
 const TOO_LARGE: Expected = (2, "it is more than 2^64 bytes");
+const OVER_100: Expected = (2, "it is more than 100%");
+const NO_PERCENT: Expected = (2, "a percentage has no meaning here");
 const FROM_0: Expected = (2, "it must be a whole number from 0 to 2^64 - 1");
 const FROM_1: Expected = (2, "it must be a whole number from 1 to 2^64 - 1");
 const THREADS: Expected = (2, "it must be a whole number from 1 to 1024");
@@ -58,9 +62,15 @@ const TRAIN_MLP: &[Row] = &[
             (HUGE, TOO_LARGE),
             ("", NO_NUMBER),
             ("6apples", (2, "the unit is unknown")),
+            ("%", NO_NUMBER),
+            ("-1%", NEGATIVE),
+            ("100.1%", OVER_100),
+            (HUGE_PERCENT, OVER_100),
             (MISSING, REQUIRED),
         ],
     ),
+    ("--touch", SWITCH),
+    ("--lock", SWITCH),
     (
         "--hidden",
         &[
@@ -163,6 +173,7 @@ const PLAN: &[Row] = &[
             ("3", (2, "error: a plan's alignment of 3 bytes is not a power of two")),
             ("-1", NEGATIVE),
             ("9223372036854775808", (1, "exceed 2^62")),
+            ("50%", NO_PERCENT),
             (MAX, (2, "is not a power of two")),
             (HUGE, TOO_LARGE),
             ("", NO_NUMBER),
@@ -173,6 +184,7 @@ const PLAN: &[Row] = &[
         "--capacity",
         &[
             ("0", (3, "higher than the capacity of 0 bytes")),
+            ("50%", NO_PERCENT),
             ("-1", NEGATIVE),
             (MAX, DONE),
             (HUGE, TOO_LARGE),
@@ -184,6 +196,7 @@ const PLAN: &[Row] = &[
         "--slab",
         &[
             ("0", (2, "error: a slab of 0 bytes is no multiple of the alignment")),
+            ("50%", NO_PERCENT),
             ("1", (1, "fits in no slab")),
             ("-1", NEGATIVE),
             (MAX, DONE),
@@ -224,12 +237,32 @@ const REPLAY: &[Row] = &[
         "--budget",
         &[
             ("0", (3, "1 allocation of 4 KiB failed")),
+            ("50%", (1, "a budget of 50% has no size in bytes here: virtual does not tell how much memory it has")),
+            ("-1%", NEGATIVE),
+            ("101%", OVER_100),
             ("-1", NEGATIVE),
             (MAX, DONE),
             (HUGE, TOO_LARGE),
             ("", NO_NUMBER),
             ("1MiB --min-budget", (2, "cannot be used with '--min-budget'")),
             (MISSING, REQUIRED),
+        ],
+    ),
+    (
+        "--touch",
+        &[
+            ("-1", FLAG),
+            (MISSING, (2, "required arguments were not provided")),
+            ("--budget 1MiB", (1, "pages of virtual cannot be touched or locked")),
+            ("--budget 1MiB --backend host", DONE),
+        ],
+    ),
+    (
+        "--lock",
+        &[
+            ("-1", FLAG),
+            (MISSING, (2, "required arguments were not provided")),
+            ("--budget 1MiB", (1, "pages of virtual cannot be touched or locked")),
         ],
     ),
     ("--min-budget", SWITCH),
@@ -241,6 +274,7 @@ const REPLAY: &[Row] = &[
         "--slab",
         &[
             ("0", (2, "a slab has 1 byte at least")),
+            ("50%", (2, "is no slab policy")),
             ("-1", (2, "is no slab policy")),
             (MAX, DONE),
             (HUGE, (2, "is no slab policy")),

@@ -7,7 +7,7 @@ use crate::support::gpu::{self, dispatch, doubling};
 use ndarray::array;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tensorpool::{Backend, Config, ErrorKind, Gpu, Pool, Request, Result, SlabPolicy, Tensor};
+use tensorpool::{AnyBackend, Backend, Config, ErrorKind, Gpu, Host, Pool, Request, Result, SlabPolicy, Tensor};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -206,4 +206,35 @@ fn callbacks_of_the_device_may_free_and_allocate() {
         pool.check();
     }
     assert_eq!((pool.stats().blocks, pool.stats().retired_bytes), (1, 0));
+}
+
+/// The figure moves with whatever else the machine does.
+#[test]
+fn a_percentage_is_of_what_the_driver_reports() {
+    let Some(gpu) = gpu::device("a_percentage_is_of_what_the_driver_reports") else { return };
+    let info = gpu.device().adapter_info();
+    if info.backend != wgpu::Backend::Vulkan {
+        let error = gpu.memory_bytes().unwrap_err();
+        assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("Vulkan devices do"), "{error}");
+        return;
+    }
+    let bytes = gpu.memory_bytes().unwrap();
+    assert!((64 * MIB..1 << 44).contains(&bytes), "{bytes}");
+    if info.device_type == wgpu::DeviceType::Cpu {
+        let machine_bytes = Host.memory_bytes().unwrap();
+        assert!(bytes < 2 * machine_bytes, "{bytes} of the processor's {machine_bytes}");
+    }
+    let pool = Pool::with_backend(AnyBackend::from(gpu), &Config::new("50%")).unwrap();
+    assert!((bytes / 4..bytes).contains(&pool.budget_bytes()), "{} of {bytes}", pool.budget_bytes());
+    drop(pool.from_array(&array![1.0f32, 2.0]).unwrap());
+}
+
+#[test]
+fn memory_of_a_device_is_neither_touched_nor_locked() {
+    for config in [Config::new("1 MiB").touch(true), Config::new("1 MiB").lock(true)] {
+        let Some(gpu) = gpu::device("memory_of_a_device_is_neither_touched_nor_locked") else { return };
+        let error = Pool::with_backend(gpu, &config).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains("cannot be touched or locked: only host memory has such"), "{error}");
+    }
 }

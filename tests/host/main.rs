@@ -14,6 +14,7 @@ mod fresh;
 mod futures;
 mod harm;
 mod layers;
+mod memory;
 mod planned;
 mod planned_traces;
 mod pool;

@@ -8,6 +8,8 @@
 //! was called, and would overwrite what recorded work has yet to read.
 
 mod encoder;
+#[allow(unsafe_code, reason = "calls of the driver; see there")]
+mod memory;
 mod ranges;
 mod scope;
 mod staging;
@@ -20,7 +22,7 @@ use std::thread::ThreadId;
 pub use self::encoder::Encoder;
 pub(crate) use self::scope::scoped;
 use self::stream::Stream;
-use super::{Backend, CopyDst, CopySrc, Limit, Limits, Point, Span, check_slab_bytes};
+use super::{Backend, CopyDst, CopySrc, Limit, Limits, Point, Span, check_slab_bytes, machine};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering, lock};
 use crate::units::{exact, round_up};
@@ -268,6 +270,21 @@ impl Backend for Gpu {
                 usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             })
+        })
+    }
+
+    fn memory_bytes(&self) -> Result<u64> {
+        self.lost.check()?;
+        let Some(heap_bytes) = memory::heap_bytes(&self.device) else {
+            let message = format!("{} does not tell how much memory it has: Vulkan devices do", self.name);
+            return Err(Error::new(ErrorKind::Invalid, message));
+        };
+        // A device without memory of its own has the processor's.
+        let is_shared =
+            matches!(self.device.adapter_info().device_type, wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu);
+        Ok(match machine::memory_bytes() {
+            Ok(machine_bytes) if is_shared => heap_bytes.min(machine_bytes),
+            _ => heap_bytes,
         })
     }
 

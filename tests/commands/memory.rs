@@ -1,0 +1,98 @@
+//! Budgets in percent, and memory that is touched or locked, on the command lines.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tensorpool::ByteSize;
+
+use crate::program;
+use crate::replay::file;
+
+const MIB: u64 = 1 << 20;
+
+const SMALL: [&str; 6] = ["--device", "host", "--hidden", "16", "--steps", "1"];
+
+fn run(name: &str, args: &[&str]) -> Output {
+    Command::new(program(name)).args(args).env("NODEVICE_SELECT", "1").output().unwrap()
+}
+
+fn train(args: &[&str]) -> Output {
+    run("train_mlp", &[&SMALL[..], args].concat())
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[track_caller]
+fn fails(output: &Output, code: i32, part: &str) {
+    let stderr = text(&output.stderr);
+    assert!(output.status.code() == Some(code) && stderr.contains(part), "{:?}: {stderr}", output.status);
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_budget_in_percent_is_of_this_machine() {
+    let budget_bytes = |budget: &str| {
+        let output = train(&["--json", "--budget", budget]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let event: Value = serde_json::from_str(text(&output.stdout).lines().next().unwrap()).unwrap();
+        event["budget_bytes"].as_u64().unwrap()
+    };
+    let (all, half) = (budget_bytes("100%"), budget_bytes("50%"));
+    // What is free changes from run to run, with whatever else the machine does.
+    assert!(half > 4 * MIB && half < all && all < 8 * half, "{half} of {all}");
+    let none = train(&["--budget", "0%"]);
+    assert_eq!(none.status.code(), Some(3), "{}", text(&none.stderr));
+
+    let output = run("replay", &[&file("mlp_b128"), "--backend", "host", "--budget", "50%"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(!text(&output.stdout).contains("50%"), "the head has the bytes: {}", text(&output.stdout));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn touched_memory_is_resident() {
+    // Of all memory that the process ever had.
+    let peak_bytes = |args: &[&str]| {
+        let stdout = text(&train(args).stdout);
+        let line = stdout.lines().find_map(|line| line.strip_prefix("process: peak resident memory ")).unwrap();
+        line.parse::<ByteSize>().unwrap().0
+    };
+    let (plain, touched) = (peak_bytes(&["--budget", "256MiB"]), peak_bytes(&["--budget", "256MiB", "--touch"]));
+    assert!(plain < 256 * MIB && touched >= 256 * MIB, "{plain} and {touched}");
+    fails(&train(&["--budget", "1000TiB", "--touch"]), 1, " is more than host has at the moment, ");
+}
+
+/// Under a limit of 64 KiB. The superuser has none, and so gives up the right first.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_lock_over_the_limit_names_it() {
+    let is_superuser = text(&Command::new("id").arg("-u").output().unwrap().stdout).trim() == "0";
+    let drops = if is_superuser { "setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock " } else { "" };
+    let limited = |name: &str, args: &[&str]| {
+        let command = format!("ulimit -l 64 && exec {drops}\"$@\"");
+        Command::new("sh").args(["-c", &command, "sh"]).arg(program(name)).args(args).output().unwrap()
+    };
+    let limit = "the limit of this process's locked memory (RLIMIT_MEMLOCK) is 65,536 bytes (64 KiB)";
+    fails(&limited("train_mlp", &[&SMALL[..], &["--lock"]].concat()), 1, limit);
+    let trace = file("mlp_b128");
+    let replay = ["--backend", "host", "--budget", "64MiB", &trace];
+    let output = limited("replay", &[&replay[..], &["--lock"]].concat());
+    assert!(output.status.code() == Some(3) && text(&output.stderr).contains(limit), "{}", text(&output.stderr));
+    // Without the option nothing is locked.
+    assert_eq!(limited("replay", &replay).status.code(), Some(0));
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn memory_of_a_gpu_is_neither_touched_nor_locked() {
+    for option in ["--touch", "--lock"] {
+        let output = run("train_mlp", &["--device", "gpu", "--hidden", "16", "--steps", "1", option]);
+        let stderr = text(&output.stderr);
+        let is_left_out = std::env::var_os("TENSORPOOL_REQUIRE_GPU").is_none() && stderr.contains("no GPU adapter");
+        assert!(is_left_out || stderr.contains("cannot be touched or locked"), "{stderr}");
+        assert_eq!(output.status.code(), Some(1));
+    }
+}
