@@ -1,23 +1,31 @@
-//! Ctrl-C, and SIGTERM: the first asks a command to end between two pieces of its work, the second ends it at once.
+//! Ctrl-C, and SIGTERM: the first asks a command to end between two pieces of its work, a later one ends it at once.
 
 use std::io::{self, IsTerminal, Write};
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// The exit code of a command that Ctrl-C stopped: 128 and the signal's number, as shells have it.
 pub const EXIT_CODE: u8 = 130;
 
 static IS_ASKED: AtomicBool = AtomicBool::new(false);
 
-/// Lets the first Ctrl-C from now on only ask, and the second end the process.
+/// One request may come as several signals: `timeout` signals its child, and then the child's group.
+const TOGETHER: Duration = Duration::from_millis(500);
+
+/// Lets the first Ctrl-C from now on only ask, and another one after half a second end the process.
 ///
 /// # Errors
 /// A message, where the system refuses: then Ctrl-C ends the process as it did.
 pub fn listen() -> Result<(), String> {
-    handle(|| {
-        if IS_ASKED.swap(true, Ordering::Relaxed) {
-            end_at_once();
+    let mut first: Option<Instant> = None;
+    handle(move || match first {
+        None => {
+            first = Some(Instant::now());
+            IS_ASKED.store(true, Ordering::Relaxed);
         }
+        Some(at) if at.elapsed() < TOGETHER => {}
+        Some(_) => end_at_once(),
     })
 }
 
@@ -37,7 +45,7 @@ pub fn is_asked() -> bool {
 /// Runs the handler in a thread of its own, once for each signal that does not come on the heels of another. SIGHUP stays as it is:
 /// `nohup` has it ignored.
 #[cfg(unix)]
-fn handle(handler: impl Fn() + Send + 'static) -> Result<(), String> {
+fn handle(mut handler: impl FnMut() + Send + 'static) -> Result<(), String> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     use signal_hook::iterator::Signals;
 
@@ -48,7 +56,7 @@ fn handle(handler: impl Fn() + Send + 'static) -> Result<(), String> {
 }
 
 #[cfg(not(unix))]
-fn handle(handler: impl Fn() + Send + 'static) -> Result<(), String> {
+fn handle(handler: impl FnMut() + Send + 'static) -> Result<(), String> {
     ctrlc::set_handler(handler).map_err(uncaught)
 }
 
@@ -58,9 +66,12 @@ fn uncaught(error: impl std::fmt::Display) -> String {
 
 /// Takes the line of a bar off the terminal without the bar's lock, which a thread may hold that waits for a slow reader.
 fn end_at_once() -> ! {
-    let mut stderr = io::stderr();
+    let stderr = io::stderr();
     if stderr.is_terminal() {
+        // Locked until the process ends: no thread draws the bar again.
+        let mut stderr = stderr.lock();
         let _ = write!(stderr, "\r\x1b[2K");
+        process::exit(EXIT_CODE.into());
     }
     process::exit(EXIT_CODE.into())
 }

@@ -43,9 +43,9 @@ Examples, after `cargo run --release --example soak --`:
   --what pool --seconds 3600           an hour of pools, on each CPU
   --what pool --seed 7 --program 260   one program again
 
-Ctrl-C or SIGTERM stops it and prints the totals; the second stops at once.
+Ctrl-C or SIGTERM stops it and prints the totals; another one, half a second later or more, stops at once.
 
-Exit codes: 0 no difference, 1 a difference, 2 wrong usage, 130 stopped by the second.";
+Exit codes: 0 no difference, 1 a difference, 2 wrong usage, 130 stopped by the other one.";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum What {

@@ -138,6 +138,20 @@ fn training_ends_after_its_step_with_a_summary_and_a_whole_trace() {
     );
 }
 
+/// `timeout` signals its child, and then the child's group.
+#[test]
+fn two_signals_of_one_stop_are_one() {
+    let path = Gone::new("twice.trace.gz");
+    let mut run = Running::example("train_mlp", &[&ENDLESS[..], &["--trace", path.text()]].concat());
+    run.read_until("\nstep ");
+    run.signal("TERM");
+    run.interrupt();
+    let Ended { code, stdout, stderr } = run.end();
+    assert_eq!((code, stderr.as_str()), (Some(130), ""), "{stdout}");
+    assert!(stdout.contains("\nstopped by Ctrl-C"), "{stdout}");
+    assert!(steps(&Trace::read(&path.0).unwrap()[0]) > 0);
+}
+
 #[test]
 fn people_see_the_summary_of_a_training_that_is_stopped() {
     let mut run = Running::example("train_mlp", &ENDLESS);
@@ -169,7 +183,7 @@ fn the_second_ctrl_c_does_not_wait() {
     let mut run = Running::example("train_mlp", &[&ENDLESS[..], &["--trace", path.text()]].concat());
     run.read_until("\nneeds");
     let start = std::time::Instant::now();
-    // Signals that come fast count as one.
+    // Those within half a second count as one.
     while run.child.try_wait().unwrap().is_none() {
         assert!(start.elapsed() < LONG, "it does not stop");
         run.interrupt();
