@@ -1,30 +1,13 @@
 //! Every option of the race with zero, negative, huge, empty and missing values: what its exit code is, and what it says. The table
 //! of the examples is in `tests/commands/options.rs`.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::PathBuf;
+#[path = "../../../tests/commands/options/table.rs"]
+mod table;
+
 use std::process::Command;
 
-/// 2^64 - 1, and a number that is in no integer.
-const MAX: &str = "18446744073709551615";
-const HUGE: &str = "99999999999999999999";
+use table::{BARE, DONE, Expected, FLAG, HUGE, MAX, MISSING, REQUIRED, Row, Subject};
 
-/// No value at all: the option stands last.
-const MISSING: &str = "(missing)";
-
-/// Arguments without an option.
-const BARE: &str = "";
-
-/// An exit code, and a part of what is printed.
-type Expected = (i32, &'static str);
-
-/// An option and what comes of its values.
-type Row = (&'static str, &'static [(&'static str, Expected)]);
-
-const DONE: Expected = (0, "");
-const REQUIRED: Expected = (2, "a value is required");
-const FLAG: Expected = (2, "unexpected value");
 const ROUNDS: Expected = (2, "it must be a whole number from 1 to 10,000");
 const LIVE: Expected = (2, "it must be a whole number from 1 to 1,000,000");
 const REPLACEMENTS: Expected = (2, "it must be a whole number from 0 to 10,000,000");
@@ -32,12 +15,10 @@ const PAIRS: Expected = (2, "it must be a whole number from 0 to 10^12");
 const NO_ALLOCATOR: Expected = (1, "in its name: ");
 const NO_CASE: Expected = (1, "no case ");
 
-/// A command, what it gets besides the option so that it is over soon, and its rows.
-struct Subject {
-    name: &'static str,
-    others: &'static [&'static [&'static str]],
-    bare: &'static [&'static str],
-    rows: &'static [Row],
+fn race(name: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_race"));
+    command.arg(name);
+    command
 }
 
 const QUICK: &[&str] = &["--quick"];
@@ -72,6 +53,7 @@ const PLOT_ROW: Row = (
 const SUBJECTS: [Subject; 4] = [
     Subject {
         name: "threads",
+        command: || race("threads"),
         others: &[QUICK],
         bare: &[],
         rows: &[
@@ -93,6 +75,7 @@ const SUBJECTS: [Subject; 4] = [
     },
     Subject {
         name: "traces",
+        command: || race("traces"),
         others: &[QUICK, ONLY],
         bare: &["own.trace"],
         rows: &[
@@ -115,6 +98,7 @@ const SUBJECTS: [Subject; 4] = [
     },
     Subject {
         name: "churn",
+        command: || race("churn"),
         others: &[QUICK, ONLY, &["--live", "10"], &["--replacements", "10"]],
         bare: &[],
         rows: &[
@@ -151,6 +135,7 @@ const SUBJECTS: [Subject; 4] = [
     },
     Subject {
         name: "instructions",
+        command: || race("instructions"),
         others: &[],
         bare: &[],
         rows: &[(
@@ -163,6 +148,8 @@ const SUBJECTS: [Subject; 4] = [
                 ("pool-virtual/64/at-once-1 99999999999999999999", PAIRS),
                 ("pool-virtual/64/at-once-1", (2, "required arguments were not provided")),
                 ("pool-virtual/0/at-once-1 1", NO_CASE),
+                ("refused/full/single/3 1", DONE),
+                ("refused/full/single 1", NO_CASE),
                 ("0 1", (1, "is not ALLOCATOR/BYTES/PATTERN")),
                 ("-1 1", (2, "unexpected argument '-1'")),
                 ("", (2, "required arguments were not provided")),
@@ -171,63 +158,12 @@ const SUBJECTS: [Subject; 4] = [
     },
 ];
 
-impl Subject {
-    /// The command line that gives the option this value.
-    fn args(&self, option: &str, value: &str) -> Vec<String> {
-        let others = self.others.iter().filter(|other| other[0] != option).copied().flatten();
-        let bare = self.bare.iter().filter(|_| option != BARE);
-        let mut args: Vec<String> =
-            [&self.name].into_iter().chain(others).chain(bare).map(|arg| (*arg).to_owned()).collect();
-        args.extend((option != BARE).then(|| option.to_owned()));
-        match value {
-            MISSING => {}
-            "" => args.push(String::new()),
-            _ => args.extend(value.split(' ').map(str::to_owned)),
-        }
-        args
-    }
-
-    /// The options that `--help` has, but for itself.
-    fn options(&self) -> BTreeSet<String> {
-        let output = Command::new(env!("CARGO_BIN_EXE_race")).args([self.name, "--help"]).output().unwrap();
-        let help = String::from_utf8(output.stdout).unwrap();
-        let options = help.lines().filter_map(|line| line.trim_start().strip_prefix("--"));
-        options.map(|line| format!("--{}", line.split(' ').next().unwrap())).collect()
-    }
-}
-
 #[test]
 fn every_option_takes_or_refuses_every_kind_of_value() {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("race-options-{}", std::process::id()));
-    fs::create_dir_all(&folder).unwrap();
-    fs::write(folder.join("own.trace"), "a 0 4096\nf 0\n").unwrap();
-    fs::write(folder.join("empty.trace"), "").unwrap();
-    let mut differences = Vec::new();
-    for subject in &SUBJECTS {
-        for (option, values) in subject.rows {
-            for (value, (code, part)) in *values {
-                let args = subject.args(option, value);
-                let output =
-                    Command::new(env!("CARGO_BIN_EXE_race")).args(&args).current_dir(&folder).output().unwrap();
-                let text =
-                    [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-                let found = output.status.code();
-                if found != Some(*code) || !text.contains(part) || text.contains("panicked") {
-                    differences.push(format!("race {args:?}: {found:?}, not {code} with {part:?}:\n{text}"));
-                }
-            }
-        }
-    }
-    fs::remove_dir_all(&folder).unwrap();
-    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    table::check(&SUBJECTS, &[("own.trace", "a 0 4096\nf 0\n"), ("empty.trace", "")]);
 }
 
 #[test]
 fn no_option_is_left_out() {
-    for subject in &SUBJECTS {
-        let covered: BTreeSet<String> = subject.rows.iter().map(|(option, _)| (*option).to_owned()).collect();
-        let options = subject.options();
-        let missing: Vec<&String> = options.difference(&covered).collect();
-        assert!(missing.is_empty(), "{}: {missing:?}", subject.name);
-    }
+    table::check_complete(&SUBJECTS);
 }

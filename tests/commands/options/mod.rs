@@ -2,32 +2,15 @@
 //!
 //! The race's are in `benches/race/tests/options.rs`: nothing builds the race unless asked.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
+mod table;
+
 use std::process::Command;
 
+use self::table::{BARE, DONE, Expected, FLAG, HUGE, MAX, MISSING, REQUIRED, Row, Subject, Values};
 use crate::program;
-
-/// 2^64 - 1, and a number that is in no integer.
-const MAX: &str = "18446744073709551615";
-const HUGE: &str = "99999999999999999999";
 
 const HUGE_PERCENT: &str = "99999999999999999999%";
 
-/// No value at all: the option stands last.
-const MISSING: &str = "(missing)";
-
-/// A file, in the place of an option.
-const FILE: &str = "FILE";
-
-/// An exit code, and a part of what is printed.
-type Expected = (i32, &'static str);
-
-/// An option and what comes of its values.
-type Row = (&'static str, &'static [(&'static str, Expected)]);
-
-const REQUIRED: Expected = (2, "a value is required");
 const NEGATIVE: Expected = (2, "it is negative");
 const NO_NUMBER: Expected = (2, "there is no number");
 const TOO_LARGE: Expected = (2, "it is more than 2^64 bytes");
@@ -37,10 +20,6 @@ const FROM_0: Expected = (2, "it must be a whole number from 0 to 2^64 - 1");
 const FROM_1: Expected = (2, "it must be a whole number from 1 to 2^64 - 1");
 const THREADS: Expected = (2, "it must be a whole number from 1 to 1024");
 const NO_NAME: Expected = (2, "[possible values: ");
-const FLAG: Expected = (2, "unexpected value");
-const DONE: Expected = (0, "");
-
-type Values = &'static [(&'static str, Expected)];
 
 const NAME: Values = &[("0", NO_NAME), ("-1", NO_NAME), (HUGE, NO_NAME), ("", REQUIRED), (MISSING, REQUIRED)];
 const COUNT: Values =
@@ -147,7 +126,7 @@ const TRAIN_MLP: &[Row] = &[
 
 const PLAN: &[Row] = &[
     (
-        FILE,
+        BARE,
         &[
             ("0", (1, "0: No such file")),
             ("-1", (2, "unexpected argument '-1'")),
@@ -225,7 +204,7 @@ const PLAN: &[Row] = &[
 
 const REPLAY: &[Row] = &[
     (
-        FILE,
+        BARE,
         &[
             ("0", (1, "0: No such file")),
             ("-1", (2, "unexpected argument '-1'")),
@@ -295,99 +274,38 @@ const SOAK: &[Row] = &[
     ("--json", SWITCH),
 ];
 
-/// A command, what it gets besides the option, and its rows.
-struct Subject {
-    name: &'static str,
-    /// Options with their values, for a run that is over soon.
-    others: &'static [[&'static str; 2]],
-    file: Option<&'static str>,
-    rows: &'static [Row],
-}
-
 const SUBJECTS: [Subject; 4] = [
     Subject {
         name: "train_mlp",
-        others: &[["--device", "host"], ["--hidden", "16"], ["--steps", "1"]],
-        file: None,
+        command: || Command::new(program("train_mlp")),
+        others: &[&["--device", "host"], &["--hidden", "16"], &["--steps", "1"]],
+        bare: &[],
         rows: TRAIN_MLP,
     },
-    Subject { name: "plan", others: &[], file: Some("own.csv"), rows: PLAN },
-    Subject { name: "replay", others: &[], file: Some("own.trace"), rows: REPLAY },
+    Subject { name: "plan", command: || Command::new(program("plan")), others: &[], bare: &["own.csv"], rows: PLAN },
+    Subject {
+        name: "replay",
+        command: || Command::new(program("replay")),
+        others: &[],
+        bare: &["own.trace"],
+        rows: REPLAY,
+    },
     Subject {
         name: "soak",
-        others: &[["--what", "space"], ["--seed", "1"], ["--ops", "1"], ["--seconds", "1"], ["--threads", "1"]],
-        file: None,
+        command: || Command::new(program("soak")),
+        others: &[&["--what", "space"], &["--seed", "1"], &["--ops", "1"], &["--seconds", "1"], &["--threads", "1"]],
+        bare: &[],
         rows: SOAK,
     },
 ];
 
-impl Subject {
-    /// The command line that gives the option this value.
-    fn args(&self, option: &str, value: &str) -> Vec<String> {
-        let others = self.others.iter().filter(|[other, _]| *other != option).flatten();
-        let file = self.file.filter(|_| option != FILE);
-        let mut args: Vec<String> = others.chain(&file).map(|arg| (*arg).to_owned()).collect();
-        args.extend((option != FILE).then(|| option.to_owned()));
-        match value {
-            MISSING => {}
-            "" => args.push(String::new()),
-            _ => args.extend(value.split(' ').map(str::to_owned)),
-        }
-        args
-    }
-
-    /// What is not as the table has it.
-    fn differences(&self, folder: &Path) -> Vec<String> {
-        let mut differences = Vec::new();
-        for (option, values) in self.rows {
-            for (value, (code, part)) in *values {
-                let args = self.args(option, value);
-                let output = Command::new(program(self.name)).args(&args).current_dir(folder).output().unwrap();
-                let text =
-                    [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-                // A file that is refused has no table.
-                let is_clean = *code != 2 || !text.contains("height");
-                if output.status.code() != Some(*code) || !text.contains(part) || text.contains("panicked") || !is_clean
-                {
-                    let found = output.status.code();
-                    differences.push(format!("{} {args:?}: {found:?}, not {code} with {part:?}:\n{text}", self.name));
-                }
-            }
-        }
-        differences
-    }
-
-    /// The options that `--help` has, but for itself.
-    fn options(&self) -> BTreeSet<String> {
-        let output = Command::new(program(self.name)).arg("--help").output().unwrap();
-        let help = String::from_utf8(output.stdout).unwrap();
-        let options = help.lines().filter_map(|line| line.trim_start().strip_prefix("--"));
-        options.map(|line| format!("--{}", line.split(' ').next().unwrap())).collect()
-    }
-}
-
 #[test]
 fn every_option_takes_or_refuses_every_kind_of_value() {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("options-{}", std::process::id()));
-    let mut differences = Vec::new();
-    for subject in &SUBJECTS {
-        let own = folder.join(subject.name);
-        fs::create_dir_all(&own).unwrap();
-        fs::write(own.join("own.csv"), "id,lower,upper,size\n0,0,2,4096\n1,1,3,4096\n").unwrap();
-        fs::write(own.join("own.trace"), "a 0 4096\nf 0\n").unwrap();
-        differences.extend(subject.differences(&own));
-    }
-    fs::remove_dir_all(&folder).unwrap();
-    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    let plan = "id,lower,upper,size\n0,0,2,4096\n1,1,3,4096\n";
+    table::check(&SUBJECTS, &[("own.csv", plan), ("own.trace", "a 0 4096\nf 0\n")]);
 }
 
 #[test]
 fn no_option_is_left_out() {
-    for subject in &SUBJECTS {
-        let covered = subject.rows.iter().map(|(option, _)| (*option).to_owned());
-        let covered: BTreeSet<String> = covered.filter(|option| option != FILE).collect();
-        // Examples in the help begin with options too.
-        let missing: Vec<String> = subject.options().difference(&covered).cloned().collect();
-        assert!(missing.is_empty(), "{}: {missing:?}", subject.name);
-    }
+    table::check_complete(&SUBJECTS);
 }
