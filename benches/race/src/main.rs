@@ -12,6 +12,7 @@ mod heap;
 mod peers;
 mod plot;
 mod random;
+mod refusals;
 mod report;
 mod sample;
 mod threads;
@@ -66,7 +67,7 @@ enum Command {
         #[command(flatten)]
         how: How,
     },
-    /// Exactly COUNT pairs of one case, for a tool that counts instructions; a wrong name lists them all.
+    /// Exactly COUNT pairs of one case, or refusals (refused/..), for a tool that counts instructions; a wrong name lists them all.
     Instructions {
         /// Such as pool-virtual/64/at-once-1.
         name: String,
@@ -122,7 +123,12 @@ impl How {
         }
         // A race takes long: a picture that cannot be written is told before.
         if let Some(path) = &self.plot {
-            std::fs::write(path, "").map_err(|error| format!("{}: {error}", path.display()))?;
+            let is_new = !path.exists();
+            let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
+            opened.map_err(|error| format!("{}: {error}", path.display()))?;
+            if is_new {
+                let _ = std::fs::remove_file(path);
+            }
         }
         let effort = report::Effort::new(self.quick);
         let bars = report::run(&contestants, workloads, &effort, self.json, self.each);
@@ -161,7 +167,10 @@ fn main() -> ExitCode {
             let churn = |live: &usize| Workload::churn(*live, replacements, CHURN_SEED);
             how.race(&live.iter().map(churn).collect::<Vec<_>>())
         }
-        Command::Instructions { name, count } => threads::instructions(&name, count),
+        Command::Instructions { name, count } => match name.strip_prefix("refused/") {
+            Some(refused) => refusals::run(refused, count),
+            None => threads::instructions(&name, count),
+        },
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
