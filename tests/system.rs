@@ -45,7 +45,8 @@ fn memory_is_touched_only_when_used_and_given_back() {
     let mut block = pool.alloc(Request::bytes(128 * MIB)).unwrap();
     assert!(grown() < 16, "nor when a block is handed out: {} MiB", grown());
     block.as_bytes_mut().unwrap().fill(1);
-    assert!(grown() >= 128, "{} MiB", grown());
+    // The kernel's counter may be short of some pages.
+    assert!(grown() >= 127, "{} MiB", grown());
     drop(block);
     pool.trim();
     assert!(grown() < 16, "a slab that is given back is the system's again: {} MiB", grown());
@@ -58,7 +59,8 @@ fn memory_is_there_where_it_is_touched() {
     let before = resident_bytes().unwrap();
     let grown = || resident_bytes().unwrap().saturating_sub(before) / MIB;
     let pool = Pool::host(Config::new("128 MiB").slabs(SlabPolicy::Single).touch(true)).unwrap();
-    assert!(grown() >= 128, "{} MiB", grown());
+    // The kernel's counter may be short of some pages.
+    assert!(grown() >= 127, "{} MiB", grown());
     let block = pool.alloc(Request::bytes(1 << 20)).unwrap();
     assert!(block.as_bytes().unwrap().iter().all(|byte| *byte == 0), "touched pages are zero");
     drop(block);

@@ -1,9 +1,9 @@
 //! Host memory: each slab is one anonymous mapping, zeroed, touched only when used unless asked for, unmapped when dropped.
 //!
-//! All `unsafe` of the crate but a few calls of a GPU's driver is here, and it rests on one fact: spans of one slab never overlap, and each is
-//! borrowed (`&` or `&mut`) for as long as its bytes are. A slab therefore binds itself to the serial number of the
-//! first span it meets and refuses all others, so that not even another backend that wraps this one and mixes up its
-//! slabs can make two references to the same bytes.
+//! The `unsafe` here rests on one fact: spans of one slab never overlap, and each is borrowed (`&` or `&mut`) for as long as
+//! its bytes are. A slab therefore binds itself to the serial number of the first span it meets and refuses all others, so that
+//! not even another backend that wraps this one and mixes up its slabs can make two references to the same bytes. The rest of
+//! the crate's `unsafe` is a few calls of a GPU's driver, in `gpu/memory`.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,10 +46,7 @@ fn lock(memory: &MmapMut) -> Result<()> {
     let locked: std::io::Result<()> = Err(std::io::ErrorKind::Unsupported.into());
     locked.map_err(|error| {
         let slab = exact(memory.len() as u64);
-        let limit = match machine::locked_bytes_max() {
-            Some(bytes) => format!("the limit of this process's locked memory (RLIMIT_MEMLOCK) is {}", exact(bytes)),
-            None => "what the limit is, is not known".to_owned(),
-        };
+        let limit = machine::lock_limit();
         Error::new(ErrorKind::OutOfMemory, format!("the system did not lock a slab of {slab}: {limit}"))
             .with_source(error)
     })

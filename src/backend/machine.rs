@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::units::exact;
 
 /// A cgroup without a limit has a number near 2^63 in version 1.
 const LIMIT_BYTES_MAX: u64 = 1 << 62;
@@ -18,9 +19,9 @@ pub(super) fn memory_bytes() -> Result<u64> {
     memory_bytes_of(Path::new("/"))
 }
 
-/// Returns the most bytes that this process may lock, where the system has a limit and tells it.
-pub(super) fn locked_bytes_max() -> Option<u64> {
-    locked_bytes_max_of(Path::new("/"))
+/// Returns what the system says of the limit of this process's locked memory.
+pub(super) fn lock_limit() -> String {
+    lock_limit_of(Path::new("/")).unwrap_or_else(|| "what this system lets a process lock is not known".to_owned())
 }
 
 fn memory_bytes_of(root: &Path) -> Result<u64> {
@@ -32,14 +33,14 @@ fn memory_bytes_of(root: &Path) -> Result<u64> {
     })
 }
 
-/// What a new program gets without swapping, in the kernel's estimate.
+/// Returns what a new program gets without swapping, in the kernel's estimate.
 fn free_bytes(root: &Path) -> Option<u64> {
     let text = fs::read_to_string(root.join("proc/meminfo")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The lowest limit of the process's cgroup and those above it, in both versions.
+/// Returns the lowest limit of the process's cgroup and those above it, in both versions.
 fn cgroup_bytes(root: &Path) -> Option<u64> {
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
     let mounts = fs::read_to_string(root.join("proc/self/mountinfo")).ok()?;
@@ -50,7 +51,7 @@ fn cgroup_bytes(root: &Path) -> Option<u64> {
             let file = root.join(mount.folder).join(folder).join(mount.version.limit_file());
             fs::read_to_string(file).ok()?.trim().parse().ok()
         };
-        // Those above are as binding as the group itself. What is above the mount is not to be seen.
+        // Those above are as binding as the group itself. Groups above the mount are not visible.
         inside.ancestors().filter_map(limit).filter(|bytes| *bytes < LIMIT_BYTES_MAX).min()
     });
     limits.min()
@@ -63,7 +64,7 @@ enum Version {
 }
 
 impl Version {
-    /// The process's group, of the lines `id:controllers:path`.
+    /// Returns the process's group, of the lines `id:controllers:path`.
     fn group(self, groups: &str) -> Option<&str> {
         groups.lines().find_map(|line| {
             let (id, rest) = line.split_once(':')?;
@@ -112,7 +113,7 @@ impl<'a> Mount<'a> {
         Some(Self { version, top, folder })
     }
 
-    /// The group's folder, below the mount's. A group outside what the mount shows has the mount's own.
+    /// Returns the group's folder, below the mount's. A group outside what the mount shows has the mount's own.
     fn inside(&self, group: &str) -> PathBuf {
         let inside = Path::new(group).strip_prefix(self.top).unwrap_or(Path::new(""));
         let is_below = inside.components().all(|part| matches!(part, std::path::Component::Normal(_)));
@@ -120,10 +121,14 @@ impl<'a> Mount<'a> {
     }
 }
 
-fn locked_bytes_max_of(root: &Path) -> Option<u64> {
+fn lock_limit_of(root: &Path) -> Option<String> {
     let text = fs::read_to_string(root.join("proc/self/limits")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("Max locked memory"))?;
-    line.split_whitespace().next()?.parse().ok()
+    let limit = match line.split_whitespace().next()? {
+        "unlimited" => "unlimited".to_owned(),
+        bytes => exact(bytes.parse().ok()?),
+    };
+    Some(format!("the limit of this process's locked memory (RLIMIT_MEMLOCK) is {limit}"))
 }
 
 #[cfg(test)]
@@ -276,9 +281,9 @@ mod tests {
         let limits = "Limit                     Soft Limit           Hard Limit           Units\n\
                       Max locked memory         65536                131072               bytes\n";
         let root = Root::new("limits", &[("proc/self/limits", limits)]);
-        assert_eq!(locked_bytes_max_of(&root.0), Some(65536));
+        assert!(lock_limit_of(&root.0).unwrap().ends_with(" (RLIMIT_MEMLOCK) is 65,536 bytes (64 KiB)"));
         let unlimited = Root::new("no-limits", &[("proc/self/limits", &limits.replace("65536 ", "unlimited "))]);
-        assert_eq!(locked_bytes_max_of(&unlimited.0), None);
-        assert_eq!(locked_bytes_max_of(&root.0.join("nowhere")), None);
+        assert!(lock_limit_of(&unlimited.0).unwrap().ends_with(" is unlimited"));
+        assert_eq!(lock_limit_of(&root.0.join("nowhere")), None);
     }
 }

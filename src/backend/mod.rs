@@ -131,10 +131,11 @@ pub trait Backend: Send + Sync + 'static {
     }
 
     /// Returns how many bytes of this memory a new pool can count on at the moment. A [budget](crate::Budget) in percent is a share
-    /// of them. A pool with a larger budget logs a warning, or is not opened if it [touches](crate::Config::touch) its slabs.
+    /// of them. A pool with a larger budget, above 16 MiB, logs a warning, or is not opened if it [touches](crate::Config::touch) its
+    /// slabs.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`], with the reason, where that is not known.
+    /// [`ErrorKind::Invalid`], with the reason, where that is not known; [`ErrorKind::DeviceLost`].
     fn memory_bytes(&self) -> Result<u64> {
         Err(Error::new(ErrorKind::Invalid, format!("{} does not tell how much memory it has", self.name())))
     }

@@ -33,18 +33,26 @@ impl Budget {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for text that does not parse, and for a percentage where the backend does not know how much memory it
-    /// has; the [cause](Error::cause) says why.
+    /// has; the [cause](Error::cause) says why. What else the backend reports, such as [`ErrorKind::DeviceLost`].
     pub fn bytes(&self, backend: &impl Backend) -> Result<u64> {
         match self.0.clone()? {
             Amount::Bytes(bytes) => Ok(bytes),
             Amount::Percent(percent) => match backend.memory_bytes() {
                 Ok(bytes) => Ok(percent.of(bytes)),
+                Err(error) if error.kind() != ErrorKind::Invalid => Err(error),
                 Err(error) => {
                     let message = format!("a budget of {percent} has no size in bytes here");
                     Err(Error::new(ErrorKind::Invalid, message).with_source(error))
                 }
             },
         }
+    }
+}
+
+impl Budget {
+    /// Returns whether it is a percentage, which is never more than there is.
+    pub(super) fn is_share(&self) -> bool {
+        matches!(self.0, Ok(Amount::Percent(_)))
     }
 }
 
@@ -95,12 +103,12 @@ const UNASKED_BYTES_MAX: u64 = 16 << 20;
 
 /// Compares a budget with what the memory has, where that is known. More is an error for a pool that touches its slabs, and else a
 /// warning in the log.
-pub(super) fn check<B: Backend>(budget_bytes: u64, backend: &B, touches: bool) -> Result<()> {
+pub(super) fn check<B: Backend>(budget: &Budget, budget_bytes: u64, backend: &B, touches: bool) -> Result<()> {
     if touches && !backend.is_touchable() {
-        let message = format!("pages of {} cannot be touched or locked: only host memory has such", backend.name());
+        let message = format!("pages of {} cannot be touched or locked: only host memory has pages", backend.name());
         return Err(Error::new(ErrorKind::Invalid, message));
     }
-    if !touches && budget_bytes <= UNASKED_BYTES_MAX {
+    if budget.is_share() || (!touches && budget_bytes <= UNASKED_BYTES_MAX) {
         return Ok(());
     }
     match backend.memory_bytes() {

@@ -147,11 +147,12 @@ impl Config {
     ///
     /// An operating system gives pages when they are touched first, and often promises more than it has. Linux then kills a process,
     /// this one or another, in the middle of its work. With this option the memory is there before a block is handed out.
-    /// With [`SlabPolicy::Single`] it is there before the pool is. It costs about 0.8 s a GiB, once.
+    /// With [`SlabPolicy::Single`] it is there before the pool is.
     ///
     /// A pool whose budget is more than the machine has ([`Backend::memory_bytes`](crate::Backend::memory_bytes)) is not opened:
-    /// an error of [`ErrorKind::OutOfMemory`] has both figures. Without this option that is a warning in the log, for a budget above 16 MiB. Memory that other
-    /// processes take later is not counted: then Linux may still kill one.
+    /// an error of [`ErrorKind::OutOfMemory`] has both figures. Without this option that is a warning in the log, for a budget
+    /// above 16 MiB. Nothing is compared where the machine's memory is not known. What the process's cgroup already has in use is not
+    /// subtracted from its limit, and memory that others take later is not counted: leave room for both, or Linux may still kill.
     ///
     /// Memory of a GPU comes from its driver, and not page by page. There this option is an error, as on every backend that is not
     /// [touchable](crate::Backend::is_touchable).
@@ -174,12 +175,12 @@ impl Config {
         self
     }
 
-    /// The budget, as it was given. [`Pool::budget_bytes`](crate::Pool::budget_bytes) has the bytes that came of it.
+    /// Returns the budget as it was given. [`Pool::budget_bytes`](crate::Pool::budget_bytes) has the bytes that came of it.
     pub fn budget(&self) -> &Budget {
         &self.budget
     }
 
-    /// Whether slabs are touched when they are made: those that are locked are.
+    /// Returns whether slabs are touched when they are made: those that are locked are.
     pub(super) fn touches(&self) -> bool {
         self.touch || self.lock
     }

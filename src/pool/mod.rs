@@ -207,7 +207,7 @@ impl<B: Backend> Pool<B> {
     /// Then nothing stays reserved.
     pub fn with_backend(backend: B, config: &Config) -> Result<Self> {
         let budget_bytes = config.budget().bytes(&backend)?;
-        budget::check(budget_bytes, &backend, config.touches())?;
+        budget::check(config.budget(), budget_bytes, &backend, config.touches())?;
         let limits = usable(backend.limits())?;
         let staging_wish = config.staging_bytes().unwrap_or_else(|| backend.staging_bytes_default(budget_bytes));
         if staging_wish > budget_bytes {

@@ -40,9 +40,9 @@ fn a_budget_in_percent_is_of_this_machine() {
         let event: Value = serde_json::from_str(text(&output.stdout).lines().next().unwrap()).unwrap();
         event["budget_bytes"].as_u64().unwrap()
     };
-    let (all, half) = (budget_bytes("100%"), budget_bytes("50%"));
+    let (more, less) = (budget_bytes("20%"), budget_bytes("10%"));
     // What is free changes from run to run, with whatever else the machine does.
-    assert!(half > 4 * MIB && half < all && all < 8 * half, "{half} of {all}");
+    assert!(less > 4 * MIB && less < more && more < 8 * less, "{less} and {more}");
     let none = train(&["--budget", "0%"]);
     assert_eq!(none.status.code(), Some(3), "{}", text(&none.stderr));
 
@@ -65,12 +65,24 @@ fn touched_memory_is_resident() {
     fails(&train(&["--budget", "1000TiB", "--touch"]), 1, " is more than host has at the moment, ");
 }
 
-/// Under a limit of 64 KiB. The superuser has none, and so gives up the right first.
+/// Under a limit of 64 KiB. A user with the right to lock more gives that up first.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_lock_over_the_limit_names_it() {
-    let is_superuser = text(&Command::new("id").arg("-u").output().unwrap().stdout).trim() == "0";
-    let drops = if is_superuser { "setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock " } else { "" };
+    /// The bit of `CAP_IPC_LOCK`.
+    const IPC_LOCK: u64 = 1 << 14;
+    let may_lock_all = |command: &str| {
+        let command = format!("{command} grep CapEff: /proc/self/status");
+        let status = text(&Command::new("sh").args(["-c", &command]).output().unwrap().stdout);
+        u64::from_str_radix(status.trim_start_matches("CapEff:").trim(), 16)
+            .map_or(true, |rights| rights & IPC_LOCK > 0)
+    };
+    let setpriv = "setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock ";
+    let drops = if may_lock_all("") { setpriv } else { "" };
+    if may_lock_all(drops) {
+        println!("LEFT OUT: this user may lock all memory, and cannot give that up");
+        return;
+    }
     let limited = |name: &str, args: &[&str]| {
         let command = format!("ulimit -l 64 && exec {drops}\"$@\"");
         Command::new("sh").args(["-c", &command, "sh"]).arg(program(name)).args(args).output().unwrap()

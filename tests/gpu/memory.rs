@@ -235,6 +235,6 @@ fn memory_of_a_device_is_neither_touched_nor_locked() {
         let Some(gpu) = gpu::device("memory_of_a_device_is_neither_touched_nor_locked") else { return };
         let error = Pool::with_backend(gpu, &config).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
-        assert!(error.to_string().contains("cannot be touched or locked: only host memory has such"), "{error}");
+        assert!(error.to_string().contains("cannot be touched or locked: only host memory has pages"), "{error}");
     }
 }

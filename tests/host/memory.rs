@@ -179,7 +179,11 @@ fn a_budget_above_the_memory_is_refused_where_it_is_touched() {
 fn memory_without_pages_is_neither_touched_nor_locked() {
     for config in [Config::new("1 MiB").touch(true), Config::new("1 MiB").lock(true)] {
         let pool = Pool::with_backend(Virtual::default(), &config);
-        refused(pool, ErrorKind::Invalid, &["pages of virtual cannot be touched or locked: only host memory has such"]);
+        refused(
+            pool,
+            ErrorKind::Invalid,
+            &["pages of virtual cannot be touched or locked: only host memory has pages"],
+        );
     }
     assert_eq!(Virtual::default().create_touched_slab(KIB, false).unwrap_err().kind(), ErrorKind::Invalid);
     let pool = Pool::with_backend(AnyBackend::from(Host), &Config::new("1 MiB").touch(true)).unwrap();

@@ -14,7 +14,8 @@ pub(super) fn heap_bytes(device: &wgpu::Device) -> Option<u64> {
     // SAFETY: the guard is only read from, and dropped before this returns; nothing of it is destroyed.
     let device = unsafe { device.as_hal::<wgpu::hal::api::Vulkan>() }?;
     let (instance, physical_device) = (device.shared_instance(), device.raw_physical_device());
-    // wgpu enables the extension wherever there is one; version 1.1 has the call that it extends.
+    // wgpu enables the extension where there is one, but on RADV: there it is the heap's size. Version 1.1 has the call that it
+    // extends.
     let tells_budget = device.enabled_device_extensions().contains(&ash::ext::memory_budget::NAME)
         && instance.instance_api_version() >= vk::API_VERSION_1_1;
     let mut budget = vk::PhysicalDeviceMemoryBudgetPropertiesEXT::default();
@@ -28,11 +29,11 @@ pub(super) fn heap_bytes(device: &wgpu::Device) -> Option<u64> {
         // SAFETY: the physical device is of this instance, and both live as long as the guard. Every version has the call.
         unsafe { instance.raw_instance().get_physical_device_memory_properties(physical_device) }
     };
-    let bytes = heaps.memory_heaps_as_slice().iter().enumerate().filter_map(|(index, heap)| {
-        let left = budget.heap_budget[index].saturating_sub(budget.heap_usage[index]);
-        heap.flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL).then_some(if tells_budget { left } else { heap.size })
-    });
-    bytes.max()
+    let all = heaps.memory_heaps_as_slice().iter().enumerate();
+    let own = all.filter(|(_, heap)| heap.flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL));
+    let (index, largest) = own.max_by_key(|(_, heap)| heap.size)?;
+    let left_bytes = budget.heap_budget[index].saturating_sub(budget.heap_usage[index]);
+    Some(if tells_budget { left_bytes } else { largest.size })
 }
 
 #[cfg(not(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd")))]
