@@ -37,6 +37,13 @@ pub fn wrapped(line: &str, indent: usize, columns: Option<usize>) -> String {
     text
 }
 
+/// Returns a number with a comma between thousands.
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let groups = digits.as_bytes().rchunks(3).rev().map(|group| String::from_utf8_lossy(group));
+    groups.collect::<Vec<_>>().join(",")
+}
+
 /// A column of numbers.
 pub struct Column {
     /// What stands above it, in two lines.

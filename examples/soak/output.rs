@@ -63,12 +63,12 @@ impl Output {
         for kind in KINDS {
             let Total { programs, done } = run.total(kind);
             if programs > 0 {
-                let (operations, programs) = (thousands(done[Count::Operations]), thousands(programs));
+                let (operations, programs) = (print::thousands(done[Count::Operations]), print::thousands(programs));
                 self.write(&format!("{kind:<8}{operations:>16} operations in {programs} programs"))?;
             }
         }
         for (count, name) in &COUNTS[1..] {
-            self.write(&format!("{:<24}{:>16}", name.replace('_', " "), thousands(run.sum().done[*count])))?;
+            self.write(&format!("{:<24}{:>16}", name.replace('_', " "), print::thousands(run.sum().done[*count])))?;
         }
         self.write(&print::wrapped(&sentence(run), 0, print::columns()))
     }
@@ -118,9 +118,9 @@ fn sentence(run: &Run) -> String {
     let rate = done[Count::Operations] as f64 / elapsed.as_secs_f64().max(1e-9);
     format!(
         "{} operations without a difference, {}/s, {} faults, {workers} thread{}, {}",
-        thousands(done[Count::Operations]),
-        thousands(rate as u64),
-        thousands(done[Count::Faults]),
+        print::thousands(done[Count::Operations]),
+        print::thousands(rate as u64),
+        print::thousands(done[Count::Faults]),
         plural(workers),
         hours(elapsed)
     )
@@ -134,10 +134,4 @@ fn hours(time: Duration) -> String {
 
 fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
-}
-
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let groups = digits.as_bytes().rchunks(3).rev().map(|group| String::from_utf8_lossy(group));
-    groups.collect::<Vec<_>>().join(",")
 }

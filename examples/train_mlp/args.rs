@@ -26,7 +26,7 @@ pub struct Args {
     )]
     pub device: Device,
 
-    /// Memory that training may take on the device, or 80% of all there is
+    /// Memory that training may take: bytes, or percent of what the device has
     #[arg(long, default_value = "6MiB", value_name = "SIZE", value_parser = str::parse::<Budget>)]
     pub budget: Budget,
 
@@ -121,13 +121,14 @@ Examples, after `cargo run --release --example train_mlp --`:
   --save mlp.safetensors                    keep what it learns
   --resume mlp.safetensors --epochs 20      and go on from there
 
-Ctrl-C or SIGTERM ends it after the step: the training is saved, the trace closed, the summary printed. The second
-stops at once. A save replaces the file when it is complete, so that a save that fails leaves that of the one before.
+Ctrl-C or SIGTERM ends it after the step: the training is saved, the trace closed, the summary printed. Another one,
+half a second later or more, stops at once. A save replaces the file when it is complete, so that a save that fails
+leaves that of the one before.
 
-With --resume, on the same device, the losses are those of a training that was never stopped. Options that are not
-given are the saved training's: --hidden, --batch, --optimizer, --lr, --seed and --step, which must not differ where
-they are given; and --epochs with --steps, --device and --budget, which may. The images of --data must be the same.
-What is learnt from then on is kept only with --save, which may name the same file.
+With --resume, on the same device and CPU, the losses are those of a training that was never stopped. Options that
+are not given are the saved training's: --hidden, --batch, --optimizer, --lr, --seed and --step, which must not
+differ where they are given; and --epochs, --steps (unless --epochs is given), --device and --budget, which may. The
+images of --data must be the same. What is learnt from then on is kept only with --save, which may name the same file.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the budget is too small,
 4 the training diverged, 130 stopped by Ctrl-C or SIGTERM.";

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use clap::{Id, ValueEnum};
-use tensorpool::nn::{StepKind, Trainer};
+use tensorpool::nn::{self, StepKind, Trainer};
 use tensorpool::{AnyBackend, Backend, Budget};
 
 use crate::args::{Args, Device, Optimizer, Step, rate};
@@ -129,14 +129,13 @@ impl Checkpoint {
         Ok(Self { file, progress })
     }
 
-    /// The arguments to go on with: those that are given, and the file's for the others. `--epochs` and `--steps` say the same
-    /// thing, and go together.
+    /// The arguments to go on with: those that are given, and the file's for the others. A given `--epochs` does not end at
+    /// the file's `--steps`.
     pub fn complete(&self, args: Args, given: &[Id]) -> Result<Args, Failure> {
         let is_given = |name: &str| given.iter().any(|id| id == name);
         let (mut args, mut differences) = (args, Vec::new());
         for SavedOption { name, is_fixed, text, set } in &OPTIONS {
-            let is_length = ["epochs", "steps"].contains(name);
-            let is_given = is_given(name) || is_length && (is_given("epochs") || is_given("steps"));
+            let is_given = is_given(name) || *name == "steps" && is_given("epochs");
             if *name == "steps" && self.file.text(name).is_none() {
                 continue;
             }
@@ -156,6 +155,11 @@ impl Checkpoint {
                 Err(Failure { kind: "settings", ..self.file.failure(problem) })
             }
         }
+    }
+
+    /// Refuses a file whose tensors are not those of the settings, before memory is taken for them.
+    pub fn check_tensors(&self, settings: &nn::Settings) -> Result<(), Failure> {
+        self.file.check(settings)
     }
 
     /// Refuses other images, and a training that is further than it is to get.

@@ -29,7 +29,7 @@ use tensorpool::{Config, Pool};
 
 use crate::args::{Args, Device};
 use crate::checkpoint::{Checkpoint, Saver};
-use crate::data::Data;
+use crate::data::{CLASSES, Data};
 use crate::device::Opened;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -65,6 +65,7 @@ fn run(args: Args, given: &[Id], output: Output) -> Result<ExitCode, Failure> {
     }
     if let Some(saved) = &saved {
         saved.check(&data, steps_per_epoch(&args, &data), steps_in_all(&args, &data))?;
+        saved.check_tensors(&args.settings(data.pixels_per_image(), CLASSES))?;
     }
     let Opened { backend, why } = device::open(args.device)?;
     args.device = if device::is_gpu(&backend) { Device::Gpu } else { Device::Host };

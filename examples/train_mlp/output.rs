@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::shared::print;
 
 #[derive(Clone, Copy)]
 pub struct Output {
@@ -17,6 +18,11 @@ impl Output {
     /// A line for people.
     pub fn text(self, line: impl fmt::Display) -> io::Result<()> {
         if self.json { Ok(()) } else { write(format_args!("{line}\n")) }
+    }
+
+    /// A line for people, broken between words where their terminal is narrower.
+    pub fn line(self, line: &str) -> io::Result<()> {
+        self.text(print::wrapped(line, 0, print::columns()))
     }
 
     /// A line for programs, its fields in this order.

@@ -8,6 +8,7 @@ use tensorpool::{AnyBackend, ByteSize};
 use crate::args::{Args, Optimizer, Source, Step};
 use crate::data::CLASSES;
 use crate::failure::Failure;
+use crate::shared::print;
 
 /// The four ways to train: what the schedule saves stands in one column, what the pool saves in the other.
 pub const WAYS: [(StepKind, Allocator); 4] = [
@@ -139,18 +140,5 @@ fn list(numbers: &[usize]) -> String {
 
 fn both(bytes: u64) -> String {
     let rounded = if bytes < 1024 { String::new() } else { format!(" ({})", ByteSize(bytes)) };
-    format!("{} bytes{rounded}", thousands(bytes))
-}
-
-/// A number with a comma between thousands.
-pub fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    format!("{} bytes{rounded}", print::thousands(bytes))
 }

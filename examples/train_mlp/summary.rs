@@ -9,7 +9,7 @@ use crate::checkpoint::{Checkpoint, Saver};
 use crate::device;
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::plan::{Plan, WAYS, thousands};
+use crate::plan::{Plan, WAYS};
 use crate::shared::print;
 use crate::training::{Outcome, Planned};
 
@@ -23,8 +23,8 @@ pub fn start(output: Output, plan: &Plan, backend: &AnyBackend, why: Option<&str
     let settings = &plan.settings;
     let widths: Vec<String> = settings.widths.iter().map(usize::to_string).collect();
     output.text(format_args!("device: {}", backend.name()))?;
-    let parameters = thousands(settings.parameter_bytes() / ELEMENT_BYTES);
-    output.text(format_args!("model: {}, {parameters} parameters", widths.join("-")))?;
+    let parameters = print::thousands(settings.parameter_bytes() / ELEMENT_BYTES);
+    output.line(&format!("model: {}, {parameters} parameters", widths.join("-")))?;
     let (batch, optimizer, rate) = (settings.batch, settings.optimizer, settings.learning_rate);
     output.text(format_args!("batch {batch}, {optimizer} at {rate}"))?;
     Ok(output.text(format_args!("{plan}\n"))?)
@@ -51,14 +51,15 @@ pub fn resumed(output: Output, saved: &Checkpoint, backend: &AnyBackend) -> Resu
         output.note(&note);
     }
     let steps = saved.progress.steps;
-    output.text(format_args!("goes on after {} steps\n", thousands(steps)))?;
+    output.text(format_args!("goes on after {} steps\n", print::thousands(steps)))?;
     Ok(output.event("resume", &[("steps", steps.into())])?)
 }
 
 /// When the last save is done.
 pub fn saved(output: Output, saver: &Saver, outcome: &Outcome) -> Result<(), Failure> {
     let name = saver.name().display().to_string();
-    output.text(format_args!("\nsaved to {name}: --resume goes on from there"))?;
+    output.text("")?;
+    output.line(&format!("saved to {name}: --resume goes on from there"))?;
     Ok(output.event("save", &[("file", name.into()), ("steps", outcome.steps.into())])?)
 }
 
@@ -67,9 +68,11 @@ pub fn end(output: Output, plan: &Plan, pool: &Pool<AnyBackend>, outcome: &Outco
     let stopped = is_stopped.then(|| "stopped by Ctrl-C".to_owned());
     let accuracy = test_accuracy.map(|share| format!("test accuracy {:.2}%", 100.0 * share));
     let what: Vec<String> = stopped.into_iter().chain(accuracy).collect();
-    let now = if steps_now < steps { format!(", {} of them now,", thousands(*steps_now)) } else { String::new() };
-    let (what, steps_text) = (what.join(", "), thousands(*steps));
-    output.text(format_args!("\n{what} after {steps_text} steps{now} in {seconds:.1} s"))?;
+    let now =
+        if steps_now < steps { format!(", {} of them now,", print::thousands(*steps_now)) } else { String::new() };
+    let (what, steps_text) = (what.join(", "), print::thousands(*steps));
+    output.text("")?;
+    output.line(&format!("{what} after {steps_text} steps{now} in {seconds:.1} s"))?;
     if let Some(median) = step_median {
         output.text(format_args!("a step: median {:.2} ms", median.as_secs_f64() * 1e3))?;
     }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use tempfile::NamedTempFile;
 use tensorpool::AnyBackend;
-use tensorpool::nn::Trainer;
+use tensorpool::nn::{Settings, Trainer};
 
 use crate::failure::Failure;
 
@@ -76,9 +76,8 @@ impl TensorFile {
         failure(&self.path, problem)
     }
 
-    /// Reads all that the training goes on from. Nothing is read where a name, a type or a shape differs.
+    /// Reads all that the training goes on from, of the settings that were [checked](Self::check).
     pub fn load(&mut self, trainer: &mut Trainer<AnyBackend>) -> Result<(), Failure> {
-        self.check(trainer)?;
         let mut piece = vec![0; PIECE_BYTES];
         for (name, mut block) in trainer.state_mut() {
             let at = self.header.info(&name).map_or(0, |info| info.data_offsets.0) as u64;
@@ -93,14 +92,14 @@ impl TensorFile {
         Ok(())
     }
 
-    fn check(&self, trainer: &Trainer<AnyBackend>) -> Result<(), Failure> {
+    /// Refuses a file in which a name, a type or a shape differs from what these settings train.
+    pub fn check(&self, settings: &Settings) -> Result<(), Failure> {
         let mut others: BTreeSet<String> = self.header.offset_keys().into_iter().collect();
-        for (name, tensor) in trainer.state() {
+        for (name, wanted) in settings.state() {
             let Some(TensorInfo { dtype, shape, .. }) = self.header.info(&name) else {
                 return Err(self.failure(format_args!("it has no tensor {name}")));
             };
-            if (*dtype, shape.as_slice()) != (Dtype::F32, tensor.shape()) {
-                let wanted = tensor.shape();
+            if (*dtype, shape.as_slice()) != (Dtype::F32, wanted.as_slice()) {
                 return Err(self.failure(format_args!("{name} is {dtype} {shape:?}, and must be F32 {wanted:?}")));
             }
             others.remove(&name);
@@ -159,13 +158,16 @@ impl Target {
                 write(piece)?;
             }
         }
+        if let Ok(before) = fs::metadata(&self.path) {
+            file.as_file().set_permissions(before.permissions()).map_err(|error| failed(&error))?;
+        }
         // Without it a loss of power after the rename could leave a name without its bytes.
         file.as_file().sync_all().map_err(|error| failed(&error))?;
         file.persist(&self.path).map_err(|error| failed(&error.error))?;
         Ok(())
     }
 
-    /// A new file in the same folder. It goes when it is dropped.
+    /// Makes a new file in the same folder. It goes when it is dropped, and stays where a second Ctrl-C ends the process meanwhile.
     fn beside(&self) -> Result<NamedTempFile, Failure> {
         let folder = match self.path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,

@@ -149,7 +149,8 @@ impl<'a> Training<'a> {
             self.epoch(&order, done, in_all - steps)?;
             let test_accuracy = self.accuracy(&self.data.test)?;
             let is_over = self.progress.steps == in_all;
-            if is_over && test_accuracy.is_some() {
+            // The file of an epoch that learned is worth more than that of one that diverged.
+            if test_accuracy.is_some() && (is_over || self.saver.is_some()) {
                 self.check_learned(self.loss())?;
             }
             if let Some(test_accuracy) = test_accuracy {

@@ -1,9 +1,22 @@
 //! What a training goes on from, by name: to save it, and to restore it.
 
 use super::kernels::Kernels;
-use super::mlp::Optimizer;
+use super::mlp::{Optimizer, Settings};
 use super::trainer::{Layer, Parameter, Trainer};
 use crate::tensor::{BlockMut, Tensor};
+
+impl Settings {
+    /// Returns the names and shapes of [`Trainer::state`], in its order: to look at a file before there is a trainer.
+    pub fn state(&self) -> impl Iterator<Item = (String, Vec<usize>)> + '_ {
+        let tensors = 1 + self.optimizer.copies() as usize;
+        self.widths.windows(2).enumerate().flat_map(move |(index, pair)| {
+            [("weight", pair.to_vec()), ("bias", vec![pair[1]])].into_iter().flat_map(move |(kind, shape)| {
+                let names = names(index, kind, self.optimizer).into_iter().take(tensors);
+                names.map(move |name| (name, shape.clone()))
+            })
+        })
+    }
+}
 
 impl<B: Kernels> Trainer<B> {
     /// Returns the tensors that a step leaves to the next one, with names as PyTorch gives them. [`steps`](Trainer::steps) is the

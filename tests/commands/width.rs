@@ -21,10 +21,14 @@ fn printed(name: &str, args: &[&str], columns: Option<usize>) -> String {
 fn lines_fit_the_terminal() {
     let (mlp, multiscale) = (file("mlp_b128"), file("resnet18_b16_multiscale"));
     let plan = ["planning/minimalloc/K.1048576.csv", "planning/somas/resnet50.csv.gz", "--steps", "0"];
+    let saved = format!("{}/width-{}.safetensors", env!("CARGO_TARGET_TMPDIR"), std::process::id());
+    let deep = "64,64,64,64,64,64,64,64";
+    printed("train_mlp", &["--device", "host", "--hidden", deep, "--steps", "3", "--save", &saved], None);
     for columns in [60, 80, 120] {
         for (name, args) in [
             ("train_mlp", &["--device", "host", "--steps", "70", "--log-every", "20"][..]),
             ("train_mlp", &["--device", "host", "--step", "ordinary", "--hidden", "64", "--epochs", "2"]),
+            ("train_mlp", &["--device", "host", "--resume", &saved, "--steps", "1000"]),
             ("plan", &plan),
             ("replay", &[&mlp, &multiscale]),
             ("replay", &[&mlp, &multiscale, "--auto", "--min-budget"]),
@@ -37,6 +41,7 @@ fn lines_fit_the_terminal() {
             }
         }
     }
+    std::fs::remove_file(saved).unwrap();
 }
 
 /// What is left out for a narrow terminal is there in a pipe, and what is asked for is never left out.

@@ -440,6 +440,7 @@ fn the_state_is_all_that_training_goes_on_from() {
             }
             let found: Vec<_> = first.state().map(|(name, tensor)| (name, tensor.shape().to_vec())).collect();
             assert_eq!(found, expected, "{optimizer} {kind}");
+            assert_eq!(settings.state().collect::<Vec<_>>(), expected, "{optimizer} {kind}");
 
             let mut second = Trainer::new(&pool, Settings { seed: 8, ..settings.clone() }, kind).unwrap();
             let before = pool.stats();

@@ -60,6 +60,7 @@ fn broken_files_are_errors() {
         ("deep", [&4000u64.to_le_bytes()[..], &[b'['; 4000]].concat(), "its header: "),
         ("another's", [&2u64.to_le_bytes()[..], b"{}"].concat(), "was not saved by train_mlp"),
         ("version", text("train_mlp", "2"), "another version, \"2\""),
+        ("vast layers", text("hidden", "65000,65000"), "layers.0.weight is F32"),
         ("NaN steps", text("steps_done", "NaN"), "\"steps_done\" \"NaN\": it must be a whole number"),
         ("0 steps", text("steps_done", "0"), "\"steps_done\" \"0\": it must be a whole number from 1"),
         ("most steps", text("steps_done", "18446744073709551615"), "steps with 62 an epoch are not 0 epochs"),

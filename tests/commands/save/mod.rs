@@ -109,6 +109,29 @@ fn continue_with_the_pool(way: &str) {
     assert_eq!(names(&folder.0), ["first", "last"].map(str::to_owned).into());
 }
 
+/// What is not given is the saved training's: also the epochs, where only steps are given, which are then the most there are.
+#[test]
+fn given_steps_leave_the_epochs_as_they_were() {
+    let folder = Folder::new("save-length");
+    let path = file(&folder, "length.safetensors");
+    let end = |args: &str| Run::host(&format!("--json {args} {}", path.display())).succeeds().end()["steps"].clone();
+    assert_eq!(end("--hidden 12 --epochs 11 --steps 3 --save"), 3);
+    assert_eq!(end("--steps 650 --resume"), 650);
+    assert_eq!(end("--epochs 1 --resume"), 62);
+}
+
+/// A file that the user has kept from others stays so.
+#[cfg(unix)]
+#[test]
+fn a_save_keeps_the_files_permissions() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new("save-mode");
+    let path = saved(&folder, "");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    saved(&folder, "");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
 /// A training of few steps, saved.
 fn saved(folder: &Folder, args: &str) -> PathBuf {
     let path = file(folder, "saved.safetensors");
