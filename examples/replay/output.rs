@@ -108,7 +108,7 @@ impl<'a> Output<'a> {
             shown(replay.ratio()),
             size(replay.largest_free_run_bytes),
             replay.failures.to_string(),
-            format!("{:.1}", row.ns_per_op),
+            nanoseconds(row.ns_per_op),
         ];
         cells.extend(row.found.into_iter().flat_map(budgets));
         write(format_args!("{}\n", self.table.row(&row.name, &cells)))?;
@@ -154,7 +154,7 @@ impl<'a> Output<'a> {
         // An empty trace has no ratio.
         let rows: Vec<&Row> = rows.iter().filter(|row| row.replay.live_peak_bytes > 0).collect();
         let mean = |pick: fn(&Row) -> Option<f64>| geometric_mean(rows.iter().map(|row| pick(row)).collect());
-        let ns = mean(|row| Some(row.ns_per_op)).map_or("-".into(), |ns| format!("{ns:.1}"));
+        let ns = mean(|row| Some(row.ns_per_op)).map_or("-".into(), nanoseconds);
         let (safe, lowest) = (mean(|row| row.found?.safe_ratio()), mean(|row| row.found?.lowest_ratio()));
         let none = String::new;
         let ratio = shown(mean(|row| row.replay.ratio()));
@@ -256,4 +256,9 @@ fn write(text: fmt::Arguments<'_>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_fmt(text)?;
     stdout.flush()
+}
+
+/// In five characters below 100 µs, however slow the machine.
+fn nanoseconds(ns: f64) -> String {
+    if ns < 999.95 { format!("{ns:.1}") } else { format!("{ns:.0}") }
 }

@@ -31,8 +31,8 @@ pub enum ErrorKind {
     /// Less is left than the request takes: of the budget, or of what is reserved already for a request that may not
     /// [grow](crate::Fallback::Grow). Or what is left is kept for a request that has waited long.
     Full,
-    /// Enough bytes are left, but not in one run, not in one slab, or kept idle for others ([`Shortage::refused_by`]). Bytes that are kept for requests of
-    /// high priority are not left to others.
+    /// Enough bytes are left, but not in one run, not in one slab, or kept idle for others ([`Shortage::refused_by`]). Bytes that
+    /// are kept for requests of high priority are not left to others.
     Fragmented,
     /// The request waited in line, and its time was over before there was room.
     Timeout,

@@ -9,8 +9,8 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Remedy {
-    /// Certain: an [alignment](crate::Request::align) that is a power of two up to so many bytes: every block has that anyway. Named
-    /// for a request that is no part of a batch.
+    /// Certain: an [alignment](crate::Request::align) that is a power of two up to so many bytes: every block has that anyway.
+    /// Named for a request that is no part of a batch.
     Align(u64),
     /// Certain: the end of the planned steps that the program brought. Dropping its [`PlannedSteps`](crate::PlannedSteps) gives
     /// back what is idle in the arena.

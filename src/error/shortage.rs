@@ -86,13 +86,16 @@ pub struct Shortage {
     /// What refused it.
     pub refused_by: RefusedBy,
     /// The largest request that would be served now, with the same priority and the same [fallbacks](crate::Fallback): one byte
-    /// more would be refused. 0 where none would be. For [`Pool::alloc`](crate::Pool::alloc) on this thread, which may wait for
-    /// the device unless it is recording work. A request over the budget is refused at once, and memory that would be reclaimed
-    /// for a smaller one does not count then: the largest may be larger. What the arena of planned steps would serve by its plan does not count; where the
-    /// [backend](RefusedBy::Backend) had no memory, nor does what another slab might serve. A request that may not
-    /// [reclaim](crate::Fallback::Reclaim) gets idle memory of a free list in its own size alone, and each slab of
-    /// [`SlabPolicy::PerBlock`](crate::SlabPolicy::PerBlock) serves one size: such a request may be refused beside a larger one
-    /// that would be served.
+    /// more would be refused. 0 where none would be.
+    ///
+    /// It is for [`Pool::alloc`](crate::Pool::alloc) on this thread, which may wait for the device unless it is recording work. What the
+    /// arena of planned steps would serve by its plan does not count. Where the [backend](RefusedBy::Backend) had no memory, what
+    /// another slab might serve does not count. Nothing is reclaimed for a request over the budget, so for that one the number may be
+    /// too low.
+    ///
+    /// A request that may not [reclaim](crate::Fallback::Reclaim) gets idle memory of a free list in its own size alone, and each slab
+    /// of [`SlabPolicy::PerBlock`](crate::SlabPolicy::PerBlock) serves one size. So such a request may be refused beside a larger
+    /// one that would be served.
     pub largest_bytes: u64,
     /// The pool's budget.
     pub budget_bytes: u64,

@@ -43,8 +43,8 @@ impl Situation {
     /// Returns the room for a request on these terms, for which the arena may be freed.
     fn room(&self, terms: Terms) -> &Room {
         let is_idle = self.arena_idle_bytes == self.arena_bytes;
-        let goes_home = self.is_arena_learned || (is_idle && terms.may_reclaim);
-        self.arena_room.as_ref().filter(|_| goes_home).unwrap_or(&self.room)
+        let is_freed = self.is_arena_learned || (is_idle && terms.may_reclaim);
+        self.arena_room.as_ref().filter(|_| is_freed).unwrap_or(&self.room)
     }
 
     /// Returns what would serve a request that was refused on these terms.

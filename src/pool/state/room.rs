@@ -1,4 +1,4 @@
-//! What a pool that cannot serve a request would serve now: found from the maps, without placing anything.
+//! What a pool that cannot serve a request would serve now, found from the maps, and what refused the request.
 
 use super::moves::PIECES_MAX;
 use super::{Entry, Slot, State};
@@ -161,13 +161,16 @@ impl<S> State<S> {
             let served = whole.filter(|space| self.sizes.least(space.bytes().min(limit)) == Some(space.bytes()));
             return served.map(|space| space.bytes().min(limit)).max().unwrap_or(0);
         }
-        let of_slabs = spaces.map(|space| space.most_bytes_within(open_bytes, limit)).max();
+        if let Some(bytes) = spaces.map(|space| space.most_bytes_within(open_bytes, limit)).max() {
+            return bytes;
+        }
         // A pool of one slab that has given it back reserves it again, whatever the request may fall back on.
-        let again_bytes =
-            if self.sizes.policy == SlabPolicy::Single && of_slabs.is_none() { self.sizes.slab(left_bytes) } else { 0 };
-        let again =
-            if again_bytes > 0 { self.sizes.space(again_bytes).most_bytes_within(open_bytes, limit) } else { 0 };
-        of_slabs.unwrap_or(again)
+        match self.sizes.slab(left_bytes) {
+            slab_bytes if slab_bytes > 0 && self.sizes.policy == SlabPolicy::Single => {
+                self.sizes.space(slab_bytes).most_bytes_within(open_bytes, limit)
+            }
+            _ => 0,
+        }
     }
 
     /// Returns how many bytes a request of this priority may take before the waiters that are due.
@@ -190,8 +193,8 @@ impl<S> State<S> {
         Idle { bytes: u64::saturating_sub(slab_bytes, held_bytes), most_bytes }
     }
 
-    /// Returns a free run that [`Pool::compact`](crate::Pool::compact) makes for certain if all blocks can move; 0 where that is not
-    /// known. For a pool without an arena.
+    /// Returns a free run that [`Pool::compact`](crate::Pool::compact) makes for certain if all blocks can move; 0 where that is
+    /// not known. For a pool without an arena.
     pub(in crate::pool) fn compacted_bytes(&self) -> u64 {
         let has_kept = self.books.listed_bytes() > 0 || !self.retired.is_empty();
         if has_kept || self.sizes.policy == SlabPolicy::PerBlock || self.sizes.placement() != Placement::Exact {
@@ -202,8 +205,8 @@ impl<S> State<S> {
 
     /// Returns what refuses requests that wait no more, and what they take. `is_denied`: the backend had no memory for them.
     ///
-    /// A batch is placed for that, and a request where a reserve is closed, since whole pages may be more than is open. Otherwise the
-    /// maps tell.
+    /// A batch is placed for that, and a request where a reserve is closed, since whole pages may be more than is open. The maps
+    /// tell otherwise.
     pub(in crate::pool) fn refusal(
         &mut self,
         requests: &[Request],
