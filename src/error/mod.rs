@@ -40,6 +40,8 @@ pub enum ErrorKind {
     TooLarge,
     /// The alignment is not a power of two, or more than the slabs have.
     Alignment,
+    /// A block cannot grow where it is. The message says what is in the way; another block, and a copy, may do.
+    NotInPlace,
     /// The system or the device refused memory although the budget had room.
     OutOfMemory,
     /// The device is lost. Everything on it is gone; host memory is not affected.
@@ -77,6 +79,7 @@ impl fmt::Display for ErrorKind {
             Self::Timeout => "timeout",
             Self::TooLarge => "too large for the device",
             Self::Alignment => "alignment",
+            Self::NotInPlace => "not in place",
             Self::OutOfMemory => "out of memory",
             Self::DeviceLost => "device lost",
             Self::Device => "device error",
@@ -185,6 +188,11 @@ impl Error {
     /// The request waited in line until its time was over.
     pub fn is_timeout(&self) -> bool {
         self.0.kind == ErrorKind::Timeout
+    }
+
+    /// The block cannot grow where it is.
+    pub fn is_not_in_place(&self) -> bool {
+        self.0.kind == ErrorKind::NotInPlace
     }
 
     /// Over a limit of the device.

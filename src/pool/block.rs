@@ -1,5 +1,7 @@
 //! A block: what a caller holds.
 
+mod resize;
+
 use std::fmt;
 
 use super::labels::Label;

@@ -135,6 +135,20 @@ impl Books {
         self.totals.live_peak_bytes = self.totals.live_peak_bytes.max(positive(self.live_bytes));
     }
 
+    /// A block has grown in place, by so many bytes asked. What it took for that is not listed any more.
+    pub(super) fn grew(&mut self, bytes: u64) {
+        self.totals.resizes += 1;
+        self.live_bytes += bytes as i64;
+        self.totals.used_peak_bytes = self.totals.used_peak_bytes.max(self.used_bytes());
+        self.totals.live_peak_bytes = self.totals.live_peak_bytes.max(positive(self.live_bytes));
+    }
+
+    /// A block has shrunk in place, by so many bytes asked.
+    pub(super) fn shrank(&mut self, bytes: u64) {
+        self.totals.resizes += 1;
+        self.live_bytes -= bytes as i64;
+    }
+
     /// As [`granted`](Self::granted), undone before anybody saw it: only the peaks remember.
     pub(super) fn revoked(&mut self, blocks: usize, bytes: u64) {
         self.freed(blocks, bytes);

@@ -27,6 +27,16 @@ impl Label {
         self.blocks.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A block that is counted holds so many bytes more.
+    pub(super) fn grow(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// A block that is counted holds so many bytes less.
+    pub(super) fn shrink(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     pub(super) fn remove(&self, bytes: u64) {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.blocks.fetch_sub(1, Ordering::Relaxed);

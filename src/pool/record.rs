@@ -148,6 +148,14 @@ impl Record {
         }
     }
 
+    /// A block of the record has another size from now on: it is freed and allocated anew, at the same place.
+    fn resized<S>(&mut self, home: &Home<S>, request: &Request) {
+        if self.ids.contains_key(&home.place()) {
+            self.free(home);
+            self.alloc(home, request);
+        }
+    }
+
     fn step(&mut self) {
         self.steps += 1;
         if self.admits() {
@@ -246,6 +254,13 @@ impl<S> State<S> {
     pub(super) fn record_free(&mut self, home: &Home<S>) {
         if let Some(record) = &mut self.record {
             record.free(home);
+        }
+    }
+
+    /// A block has another size now, as `request` says.
+    pub(super) fn record_resize(&mut self, home: &Home<S>, request: &Request) {
+        if let Some(record) = &mut self.record {
+            record.resized(home, request);
         }
     }
 

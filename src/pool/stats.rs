@@ -64,6 +64,8 @@ pub struct Stats {
     pub allocations_after_return: u64,
     /// Those that waited in line.
     pub allocations_waited: u64,
+    /// Times that a block grew or shrank in place.
+    pub resizes: u64,
     /// Allocations that failed for want of room or memory.
     pub failures: u64,
     /// Those of them that had waited until their deadline.

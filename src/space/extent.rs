@@ -68,6 +68,18 @@ impl Extent {
         (Extent::run(below.offset, self.bytes), Extent::run(below.offset + self.bytes, below.bytes))
     }
 
+    /// This run in two, the second of which begins `at` bytes into it, at a page. The mark goes to both.
+    pub(super) fn cut_at(self, at: u64) -> (Extent, Extent) {
+        debug_assert!(!self.is_piece() && at < self.bytes, "{self:?} at {at}");
+        (Extent { bytes: at, ..self }, Extent { offset: self.offset + at, bytes: self.bytes - at, ..self })
+    }
+
+    /// This run and the one that begins where it ends, as one with this one's mark.
+    pub(crate) fn joined(self, behind: Extent) -> Extent {
+        debug_assert!(!self.is_piece() && !behind.is_piece() && behind.offset == self.offset + self.bytes);
+        Extent { bytes: self.bytes + behind.bytes, ..self }
+    }
+
     /// The same extent with the holder's mark on it, or without. The space does not look at the mark.
     #[inline]
     pub(crate) fn marked(self, is_marked: bool) -> Extent {

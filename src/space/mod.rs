@@ -35,14 +35,15 @@
 //! Small runs and cut pages are at the high end of a slab, the others at the low end.
 //!
 //! Files, lowest layer first: `word` (one 64-bit word); `change`, `family`, `tree` with `search`, `search_high`, `update` and
-//! `runs` (pages), and `choose` (which hole); `slots`, `maps` and `pieces` (cut pages); `extent`; this one; `most` (what would be
-//! served); and `check`, which walks over everything for the tests.
+//! `runs` (pages), and `choose` (which hole); `slots`, `maps` and `pieces` (cut pages); `extent`; this one; `in_place` (runs that
+//! grow and shrink); `most` (what would be served); and `check`, which walks over everything for the tests.
 
 mod change;
 mod check;
 mod choose;
 mod extent;
 mod family;
+mod in_place;
 mod maps;
 mod most;
 mod pieces;
@@ -60,6 +61,7 @@ mod tests;
 use std::ops::Range;
 
 pub use extent::{Extent, Placement};
+pub(crate) use in_place::Obstacle;
 pub use tree::RunTree;
 
 use pieces::{Piece, Pieces};

@@ -6,6 +6,7 @@ mod block_mut;
 #[cfg(feature = "gpu")]
 mod gpu;
 mod host;
+mod resize;
 mod shape;
 
 use std::any::type_name;
@@ -120,12 +121,7 @@ impl<B: Backend> Labelled<'_, B> {
 
     fn alloc<T: Pod>(&self, shape: Shape, zeroed: bool) -> Result<Tensor<T, B>> {
         check_has_bytes::<T>()?;
-        let bytes = shape.elements().checked_mul(size_of::<T>()).filter(|bytes| *bytes <= isize::MAX as usize);
-        let Some(bytes) = bytes else {
-            let message = format!("shape {shape} of {} has more bytes than memory", type_name::<T>());
-            return Err(Error::new(ErrorKind::Shape, message));
-        };
-        let request = Request::bytes(bytes as u64).label(self.label.to_owned());
+        let request = Request::bytes(Tensor::<T, B>::bytes_of(&shape)?).label(self.label.to_owned());
         let block = self.pool.alloc(if zeroed { request.zeroed() } else { request })?;
         Ok(Tensor { block, shape, elements: PhantomData })
     }
@@ -279,6 +275,15 @@ impl<T: Pod, B: Backend> Tensor<T, B> {
         };
         *last = bytes / to_bytes;
         Shape::new(&sizes)
+    }
+
+    /// Returns the bytes of a tensor of this shape.
+    fn bytes_of(shape: &Shape) -> Result<u64> {
+        let bytes = shape.elements().checked_mul(size_of::<T>()).filter(|bytes| *bytes <= isize::MAX as usize);
+        bytes.map(|bytes| bytes as u64).ok_or_else(|| {
+            let message = format!("shape {shape} of {} has more bytes than memory", type_name::<T>());
+            Error::new(ErrorKind::Shape, message)
+        })
     }
 
     fn check_elements(&self, elements: usize) -> Result<()> {

@@ -13,6 +13,7 @@ mod errors;
 mod fresh;
 mod futures;
 mod harm;
+mod in_place;
 mod layers;
 mod memory;
 mod planned;

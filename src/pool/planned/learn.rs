@@ -81,6 +81,16 @@ impl Learner {
         }
     }
 
+    /// A block of `from` bytes has `to` bytes now. One that has taken memory behind it `is_kept` from the plan: no place of an
+    /// arena grows. To the plan it outlives its step.
+    pub(super) fn resized(&mut self, at: At, from: u64, to: u64, is_kept: bool) {
+        let is_known = if is_kept { self.live.remove(&at).is_some() } else { self.live.contains_key(&at) };
+        // The free of a block that is no allocation here, or not any more, counts what the block has then.
+        if is_kept || !is_known {
+            self.gone_bytes -= i128::from(to) - i128::from(from);
+        }
+    }
+
     pub(super) fn mark(&mut self) {
         self.marks.push(self.allocations.len() as u32);
     }

@@ -255,6 +255,15 @@ impl<B: Backend> Shared<B> {
         }
     }
 
+    /// A block of the pool has grown or shrunk in place. `has_taken`: it has more memory for that.
+    pub(super) fn write_down_resize(&self, at: At, from: u64, to: u64, has_taken: bool) {
+        if self.shards.signs.is_learning()
+            && let Some(learner) = self.shards.planner().learner()
+        {
+            learner.resized(at, from, to, has_taken);
+        }
+    }
+
     /// A block of the pool has moved, and the place that it left is not yet free.
     pub(super) fn write_down_move(&self, from: At, to: At) {
         if self.shards.signs.is_learning()

@@ -4,6 +4,7 @@
 //! outside the lock.
 
 mod audit;
+mod in_place;
 mod moves;
 mod next_slab;
 mod place;
@@ -17,6 +18,7 @@ mod tables;
 
 use std::time::Instant;
 
+pub(super) use self::in_place::Denied;
 pub(super) use self::next_slab::NextSlab;
 pub(super) use self::place::Short;
 

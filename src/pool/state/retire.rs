@@ -20,6 +20,10 @@ pub(in crate::pool) struct Retired<S> {
 }
 
 impl<S> Retired<S> {
+    pub(super) fn new(home: Home<S>, holds: Option<Holds>, is_dirty: bool) -> Self {
+        Self { home, holds, is_dirty }
+    }
+
     /// A place that is to be zeroed before it goes home.
     pub(super) fn dirty(home: Home<S>) -> Self {
         Self { home, holds: None, is_dirty: true }
@@ -38,8 +42,12 @@ impl<S> State<S> {
     pub(in crate::pool) fn give(&mut self, home: Home<S>, bytes: u64, holds: Option<Holds>, is_dirty: bool) {
         self.books.freed(1, bytes);
         self.record_free(&home);
-        let retired = Retired { home, holds, is_dirty };
-        if retired.is_over() && !is_dirty {
+        self.give_back(Retired { home, holds, is_dirty });
+    }
+
+    /// Takes back what has no owner any more: at once, or when the holds are over and it is zeroed.
+    pub(super) fn give_back(&mut self, retired: Retired<S>) {
+        if retired.is_over() && !retired.is_dirty {
             self.put_back_one(retired.home);
         } else {
             self.books.retire(retired.home.extent.bytes());

@@ -1,0 +1,360 @@
+//! A block that grows or shrinks where it is: its first byte stays, and nothing is copied.
+//!
+//! ```text
+//!   try_grow ──► pages behind it reserved (lock) ──► zeroed, if asked (stream) ──► the block's (lock)
+//!   shrink ────► the span ends earlier ──► pages behind it zeroed, in some pools ──► free, or retired (lock)
+//! ```
+
+use super::{Block, Place};
+use crate::backend::{Backend, Span};
+use crate::error::{Error, ErrorKind, Result};
+use crate::pool::shards::PoolHome;
+use crate::pool::state::{Denied, Holds, Home};
+use crate::pool::zero::{At, Zeroed, at};
+use crate::pool::{Request, Shared, planned};
+use crate::space::Obstacle;
+use crate::sync::{Arc, Ordering, caught};
+use crate::units::{exact, round_up};
+
+/// What zeroes are written from.
+const ZEROS: [u8; 4096] = [0; 4096];
+
+impl<B: Backend> Block<B> {
+    /// Grows the block to `bytes` bytes where it is, without a copy, if the memory right behind it is free. The block keeps its
+    /// [`offset`](Self::offset), its slab and its contents. The new bytes are whatever was there, as those of a request that is not
+    /// [zeroed](Request::zeroed).
+    ///
+    /// ```
+    /// use tensorpool::{Config, Pool, Request};
+    ///
+    /// let pool = Pool::host(Config::new("1 MiB"))?;
+    /// let mut cache = pool.alloc(Request::bytes(64 << 10).label("cache"))?;
+    /// let next = pool.alloc(Request::bytes(16 << 10))?;
+    /// let error = cache.try_grow(96 << 10).unwrap_err();
+    /// assert!(error.is_not_in_place()); // "next" is in the way: take another block, and copy
+    /// drop(next);
+    /// let offset = cache.offset();
+    /// cache.try_grow(96 << 10)?;
+    /// assert_eq!((cache.bytes(), cache.offset()), (96 << 10, offset));
+    /// cache.shrink(32 << 10)?; // the pages behind it are free at once
+    /// assert_eq!(pool.stats().used_bytes, 32 << 10);
+    /// # Ok::<(), tensorpool::Error>(())
+    /// ```
+    ///
+    /// What a block [holds](Self::bytes_held) beyond its bytes it grows into for nothing. A block of at most half a page is a
+    /// *piece*, which never holds more than it does. Any other grows by whole pages; with
+    /// [`Placement::PowerOfTwo`](crate::Placement::PowerOfTwo) to the next power of two of pages. A block in the arena of planned
+    /// steps grows within its place. No slab is reserved. If pages behind the block are idle, in free lists or retired, they are
+    /// reclaimed first, as for a request.
+    ///
+    /// Memory behind a block is kept from waiters as any other: growing passes those in line, and waits for those that were passed
+    /// too often. A block takes from the [reserve](crate::Config::high_priority_reserve) only if it was asked for with high priority.
+    /// A recording has a block that grew as freed and allocated anew. Steps that plan themselves leave such a block to the pool.
+    ///
+    /// # Errors
+    /// Then the block is as it was. Idle memory may have gone from `cached` to `free`.
+    /// - [`ErrorKind::NotInPlace`] if what is behind the block is in use, or it is a piece, a planned place, the last block of its
+    ///   slab, or of zero bytes: the message says which, with the numbers;
+    /// - [`ErrorKind::Full`] if the bytes behind it are free, and it is the turn of a waiter, or they are kept for high priority:
+    ///   [`Error::shortage`] is about the bytes that it would take;
+    /// - [`ErrorKind::TooLarge`] over a limit of the backend, [`ErrorKind::Closed`], [`ErrorKind::DeviceLost`];
+    /// - [`ErrorKind::Invalid`] for fewer bytes than the block has.
+    pub fn try_grow(&mut self, bytes: u64) -> Result<()> {
+        self.grow(bytes, false)
+    }
+
+    /// Grows the block as [`try_grow`](Self::try_grow) does, and zeroes the new bytes.
+    ///
+    /// # Errors
+    /// As there. The backend's, if it cannot zero: on a GPU [`ErrorKind::Shape`] for a block that is not of whole words of 4 bytes,
+    /// [`ErrorKind::Recording`] inside the closure that records.
+    pub fn try_grow_zeroed(&mut self, bytes: u64) -> Result<()> {
+        self.grow(bytes, true)
+    }
+
+    /// Shrinks the block to its first `bytes` bytes, at least 1, where it is. Whole pages behind them are free at once, for any
+    /// other block, or as soon as the [holds](Self::hold) on this block are over. A piece, and a block in the arena of planned
+    /// steps, hold as much as before.
+    ///
+    /// In a pool that [zeroes what is freed](crate::Config::zero_on_free) those pages are zeroed before another block has them. On a GPU
+    /// a bind group that was made before still reaches them: it must not be used again.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for more bytes than the block has, and for none: a block that is not needed is dropped. Then the block
+    /// is as it was.
+    pub fn shrink(&mut self, bytes: u64) -> Result<()> {
+        let from = self.bytes();
+        if bytes == from {
+            return Ok(());
+        }
+        if bytes > from || bytes == 0 {
+            let rule = if bytes == 0 { "drop it instead" } else { "that is more" };
+            return Err(self.refused(ErrorKind::Invalid, "shrink", bytes, rule));
+        }
+        self.check_own("shrink", bytes)?;
+        let shared = Arc::clone(self.shared());
+        shared.make_room_in_record();
+        self.write_down(&shared, bytes, false);
+        let request = self.request(bytes);
+        self.span = Span::new(self.span.slab_serial(), self.span.offset(), bytes);
+        let behind = self.part_with(&shared, bytes);
+        let tally = shared.shards.tally();
+        let served = {
+            let mut state = shared.state();
+            state.fold(tally);
+            if let Some(home) = self.home() {
+                state.shrank(home, behind, from - bytes, &request);
+            }
+            state.serve()
+        };
+        shared.tell(served);
+        Ok(())
+    }
+
+    fn grow(&mut self, bytes: u64, is_zeroed: bool) -> Result<()> {
+        let from = self.bytes();
+        if bytes == from {
+            return Ok(());
+        }
+        if bytes < from {
+            return Err(self.refused(ErrorKind::Invalid, "grow", bytes, "that is less: shrink it instead"));
+        }
+        self.check_own("grow", bytes)?;
+        let shared = Arc::clone(self.shared());
+        let request = self.request(bytes);
+        shared.check_request(&request, true)?;
+        shared.state().check_open()?;
+        shared.make_room_in_record();
+        let mut behind = self.take_behind(&shared, bytes)?;
+        if is_zeroed {
+            self.zero_from(&mut behind, from, bytes)?;
+        }
+        self.write_down(&shared, bytes, behind.home.is_some());
+        self.take_over(behind, bytes, &request);
+        Ok(())
+    }
+
+    /// What the block is to be now, as a request.
+    fn request(&self, bytes: u64) -> Request {
+        Request::bytes(bytes).label(self.label().to_owned())
+    }
+
+    /// Refuses a block whose span is another's, or which has no place.
+    fn check_own(&self, verb: &str, bytes: u64) -> Result<()> {
+        let Some(home) = self.home() else {
+            return Err(self.refused(ErrorKind::NotInPlace, verb, bytes, "a block of zero bytes has no place"));
+        };
+        let at = (home.slab.serial, home.extent.offset());
+        if (self.span.slab_serial(), self.span.offset()) == at {
+            return Ok(());
+        }
+        Err(self.shared().swapped((at.0, at.1, home.extent.bytes())))
+    }
+
+    #[cold]
+    fn refused(&self, kind: ErrorKind, verb: &str, bytes: u64, reason: &str) -> Error {
+        let label = if self.label.is_some() { format!(" for {:?}", self.label()) } else { String::new() };
+        let (from, to) = (exact(self.bytes()), exact(bytes));
+        Error::new(kind, format!("a block of {from}{label} cannot {verb} in place to {to}: {reason}"))
+    }
+
+    /// Reserves the pages behind the block, as many as it needs. If they are not free it tries again, after what is idle has gone
+    /// home.
+    fn take_behind(&self, shared: &Arc<Shared<B>>, bytes: u64) -> Result<Behind<B>> {
+        let behind = |home| Behind { shared: Arc::clone(shared), home };
+        let held_bytes = self.bytes_held();
+        if bytes <= held_bytes {
+            return Ok(behind(None));
+        }
+        let Place::Home(PoolHome { home, .. }) = &self.place else {
+            let reason = format!("its place in the arena of planned steps has {}", exact(held_bytes));
+            return Err(self.refused(ErrorKind::NotInPlace, "grow", bytes, &reason));
+        };
+        let mut reserved = shared.state().reserve_behind(home, bytes);
+        let may_be_idle = |reserved: &Result<_, Denied>| reserved.as_ref().is_err_and(|denied| denied.may_be_idle());
+        if may_be_idle(&reserved) {
+            shared.gather();
+            reserved = shared.state().reserve_behind(home, bytes);
+        }
+        if may_be_idle(&reserved) && shared.zero_all() {
+            reserved = shared.state().reserve_behind(home, bytes);
+        }
+        match reserved {
+            Ok(home) => Ok(behind(Some(home))),
+            Err(denied) => Err(self.in_the_way(shared, bytes, denied)),
+        }
+    }
+
+    #[cold]
+    fn in_the_way(&self, shared: &Shared<B>, bytes: u64, denied: Denied) -> Error {
+        let (obstacle, retired_bytes) = match denied {
+            Denied::Short { more_bytes, short } => {
+                // Marked as the pool's: what would serve a request elsewhere does not serve this one.
+                let request = Request::bytes(more_bytes).label(self.label().to_owned()).for_the_pool();
+                return shared.no_room(std::slice::from_ref(&request), &short);
+            }
+            Denied::Obstacle { obstacle, retired_bytes } => (obstacle, retired_bytes),
+        };
+        let held = exact(self.bytes_held());
+        let reason = match obstacle {
+            Obstacle::Piece => format!("it is a piece of {held}, and pieces keep their size"),
+            Obstacle::End { free_bytes } => {
+                format!("it holds {held}, and its slab ends {} behind it", exact(free_bytes))
+            }
+            Obstacle::Buddies { run_bytes } => {
+                let (run, offset) = (exact(run_bytes), exact(self.offset()));
+                format!("a buddy system has runs of {run} at multiples of that, and it begins at {offset}")
+            }
+            Obstacle::Pages { needed_bytes, free_bytes, used_bytes, is_cut } => {
+                let what = match retired_bytes {
+                    Some(bytes) => format!(", the first {} of them retired", exact(bytes)),
+                    None if is_cut => ", the first in a page of small blocks".to_owned(),
+                    None => String::new(),
+                };
+                let [needed, free, used] = [needed_bytes, free_bytes, used_bytes].map(exact);
+                format!("of the {needed} behind it {free} are free, and then come {used} in use{what}")
+            }
+        };
+        self.refused(ErrorKind::NotInPlace, "grow", bytes, &reason)
+    }
+
+    /// Zeroes the bytes from `from` to `to`, which are the block's or reserved for it.
+    fn zero_from(&mut self, behind: &mut Behind<B>, from: u64, to: u64) -> Result<()> {
+        let Some(slab) = self.home().map(|home| Arc::clone(&home.slab)) else { return Ok(()) };
+        let shared = Arc::clone(&behind.shared);
+        let (serial, offset, alignment_bytes) = (slab.serial, self.span.offset(), shared.limits.alignment_bytes);
+        // A span begins at a multiple of the alignment: what is before the first is written as a part of the block.
+        let edge = round_up(from, alignment_bytes).unwrap_or(to).min(to);
+        let lent = [Span::new(serial, offset, edge), Span::new(serial, offset + edge, to - edge)];
+        let lent_at = [at(&lent[0]), at(&lent[1])];
+        let mut zeroing = Zeroing {
+            span: std::mem::replace(&mut self.span, nowhere()),
+            block: &mut self.span,
+            lent,
+            lent_at,
+            behind,
+        };
+        let [first, rest] = &mut zeroing.lent;
+        let mut written = from;
+        while written < edge {
+            let zeros = &ZEROS[..(edge - written).min(ZEROS.len() as u64) as usize];
+            shared.backend.upload(&slab.memory, first, written, zeros)?;
+            written += zeros.len() as u64;
+        }
+        if rest.bytes() > 0 {
+            shared.backend.fill(&slab.memory, rest, to - edge, &[0])?;
+        }
+        if zeroing.is_swapped() { Err(shared.swapped(lent_at[1])) } else { Ok(()) }
+    }
+
+    /// Takes what was reserved. The block has so many bytes from now on.
+    fn take_over(&mut self, mut behind: Behind<B>, bytes: u64, request: &Request) {
+        let (more_bytes, home_behind) = (bytes - self.bytes(), behind.home.take());
+        if let (Some(label), Some(home)) = (&self.label, &home_behind) {
+            label.grow(home.extent.bytes());
+        }
+        self.span = Span::new(self.span.slab_serial(), self.span.offset(), bytes);
+        let shared = &behind.shared;
+        let tally = shared.shards.tally();
+        if shared.shards.signs.has_arena() {
+            shared.fold_planned();
+        }
+        let mut state = shared.state();
+        state.fold(tally);
+        if let Some(home) = self.home_mut() {
+            state.grew(home, home_behind, more_bytes, request);
+        }
+    }
+
+    /// Leaves the block with what it needs for so many bytes. The rest comes back, with the holds on it, and whether it is dirty.
+    fn part_with(&mut self, shared: &Shared<B>, bytes: u64) -> Option<Parted<B>> {
+        let Place::Home(PoolHome { home, .. }) = &mut self.place else { return None };
+        let (kept, behind) = shared.state().shortened(home, bytes)?;
+        home.extent = kept;
+        if let Some(label) = &self.label {
+            label.shrink(behind.extent.bytes());
+        }
+        let holds = self.holds.get().cloned();
+        let is_dirty = shared.zero_on_free
+            && match holds {
+                Some(_) => true,
+                None => match shared.zero(&behind, false) {
+                    Zeroed::Done => false,
+                    Zeroed::Later => true,
+                    Zeroed::Lost => {
+                        shared.kept_blocks.fetch_add(1, Ordering::Relaxed);
+                        return None;
+                    }
+                },
+            };
+        Some((behind, holds, is_dirty))
+    }
+
+    fn home_mut(&mut self) -> Option<&mut Home<B::Slab>> {
+        match &mut self.place {
+            Place::Home(place) | Place::Planned(place) => Some(&mut place.home),
+            _ => None,
+        }
+    }
+
+    /// Tells the learner of planned steps, which knows the blocks of the pool.
+    fn write_down(&self, shared: &Shared<B>, bytes: u64, has_taken: bool) {
+        if let Place::Home(PoolHome { home, .. }) = &self.place {
+            shared.write_down_resize(planned::at(home), self.bytes(), bytes, has_taken);
+        }
+    }
+}
+
+/// What a block has parted with.
+type Parted<B> = (Home<<B as Backend>::Slab>, Option<Holds>, bool);
+
+/// Pages behind a block that are reserved for it. They are free again if the block does not take them.
+struct Behind<B: Backend> {
+    shared: Arc<Shared<B>>,
+    /// `None` if it needs none.
+    home: Option<Home<B::Slab>>,
+}
+
+/// On an error of the backend, and if it panics.
+impl<B: Backend> Drop for Behind<B> {
+    fn drop(&mut self) {
+        if let Some(home) = self.home.take() {
+            // It may have been written to.
+            self.shared.state().unreserve(home, self.shared.zero_on_free);
+            self.shared.serve();
+        }
+    }
+}
+
+/// The spans that zero the new part of a block. Meanwhile the block has none.
+struct Zeroing<'a, B: Backend> {
+    block: &'a mut Span,
+    span: Span,
+    lent: [Span; 2],
+    lent_at: [At; 2],
+    behind: &'a mut Behind<B>,
+}
+
+impl<B: Backend> Zeroing<'_, B> {
+    fn is_swapped(&self) -> bool {
+        self.lent.each_ref().map(at) != self.lent_at
+    }
+}
+
+/// On success, on an error, and if the backend panics.
+impl<B: Backend> Drop for Zeroing<'_, B> {
+    fn drop(&mut self) {
+        if self.is_swapped() {
+            // Another may have a span of these bytes: neither they nor the block's are ever used again.
+            self.behind.home = None;
+            caught(|| log::error!("{}", self.behind.shared.swapped(self.lent_at[1])));
+            return;
+        }
+        *self.block = std::mem::replace(&mut self.span, nowhere());
+    }
+}
+
+/// The span of no bytes.
+fn nowhere() -> Span {
+    Span::new(0, 0, 0)
+}

@@ -1,0 +1,108 @@
+//! Blocks that grow and shrink where they are: the pages behind them, and what that does to the books.
+
+use super::place::Lack;
+use super::{Holds, Home, Retired, Short, Slot, State};
+use crate::error::RefusedBy;
+use crate::pool::{Priority, Request};
+use crate::space::{Extent, Obstacle};
+use crate::sync::Arc;
+
+/// Why a block cannot have the bytes behind it.
+pub(in crate::pool) enum Denied {
+    /// The block's place does not allow it. `retired_bytes` are of a block without an owner, right behind the free bytes.
+    Obstacle { obstacle: Obstacle, retired_bytes: Option<u64> },
+    /// So many bytes are behind it, and others are to have them.
+    Short { more_bytes: u64, short: Short },
+}
+
+impl Denied {
+    /// Returns whether it may be idle memory that is in the way, or keeps what is open low.
+    pub(in crate::pool) fn may_be_idle(&self) -> bool {
+        matches!(
+            self,
+            Self::Obstacle { obstacle: Obstacle::Pages { .. }, .. } | Self::Short { short: Short::Of(_), .. }
+        )
+    }
+}
+
+impl<S> State<S> {
+    /// Takes the pages that a block needs behind it to hold `bytes` bytes. Until [`grew`](Self::grew) or
+    /// [`unreserve`](Self::unreserve) they count as cached.
+    pub(in crate::pool) fn reserve_behind(&mut self, home: &Home<S>, bytes: u64) -> Result<Home<S>, Denied> {
+        let (slot, extent) = (home.slab.slot, home.extent);
+        let space = &self.entry(slot).space;
+        let more_bytes = space.bytes_behind(extent, bytes).map_err(|obstacle| self.denied(slot, extent, obstacle))?;
+        // What a block was asked for with is not kept, but for its part of a reserve.
+        let priority = if extent.is_marked() { Priority::High } else { Priority::Normal };
+        if !self.may_be_served(&[Request::bytes(more_bytes).priority(priority)]) {
+            return Err(Denied::Short { more_bytes, short: Short::Turn });
+        }
+        if more_bytes > self.open_bytes(priority) {
+            let refused_by = if more_bytes > self.books.left_bytes() { RefusedBy::Budget } else { RefusedBy::Reserve };
+            let lack = Lack { index: 0, needed_bytes: more_bytes, refused_by, is_left: false };
+            return Err(Denied::Short { more_bytes, short: Short::Of(lack) });
+        }
+        let behind = self.space_mut(slot).take_behind(extent, more_bytes).expect("the pages are free");
+        self.settle_slot(slot);
+        self.books.take_listed(behind.bytes());
+        Ok(Home { slab: Arc::clone(&home.slab), extent: behind })
+    }
+
+    /// Finds what is right behind the free pages.
+    #[cold]
+    fn denied(&self, slot: Slot, extent: Extent, obstacle: Obstacle) -> Denied {
+        let retired_bytes = match obstacle {
+            Obstacle::Pages { free_bytes, .. } => {
+                let place = (slot, extent.offset() + extent.bytes() + free_bytes);
+                let retired = self.retired.iter().find(|retired| retired.home.place() == place);
+                retired.map(|retired| retired.home.extent.bytes())
+            }
+            _ => None,
+        };
+        Denied::Obstacle { obstacle, retired_bytes }
+    }
+
+    /// A block has grown by so many bytes asked. `behind` is its own from now on, if it has taken pages for that; `request` says
+    /// what it is now.
+    pub(in crate::pool) fn grew(
+        &mut self,
+        home: &mut Home<S>,
+        behind: Option<Home<S>>,
+        more_bytes: u64,
+        request: &Request,
+    ) {
+        if let Some(behind) = behind {
+            let held_bytes = behind.extent.bytes();
+            self.books.unlist(held_bytes);
+            if home.extent.is_marked() {
+                self.books.take_high(held_bytes);
+            }
+            home.extent = home.extent.joined(behind.extent);
+            self.passed();
+        }
+        self.books.grew(more_bytes);
+        self.record_resize(home, request);
+    }
+
+    /// Returns the parts of a block that is to hold `bytes` bytes: what it keeps, and the pages behind that, if there are any.
+    pub(in crate::pool) fn shortened(&self, home: &Home<S>, bytes: u64) -> Option<(Extent, Home<S>)> {
+        let (kept, extent) = self.entry(home.slab.slot).space.shortened(home.extent, bytes)?;
+        Some((kept, Home { slab: Arc::clone(&home.slab), extent }))
+    }
+
+    /// A block has shrunk by so many bytes asked. What it had `behind` is free, as a block is that was freed: at once, if no hold
+    /// is left on it and it is not to be zeroed first.
+    pub(in crate::pool) fn shrank(
+        &mut self,
+        home: &Home<S>,
+        behind: Option<(Home<S>, Option<Holds>, bool)>,
+        less_bytes: u64,
+        request: &Request,
+    ) {
+        self.books.shrank(less_bytes);
+        self.record_resize(home, request);
+        if let Some((behind, holds, is_dirty)) = behind {
+            self.give_back(Retired::new(behind, holds, is_dirty));
+        }
+    }
+}
