@@ -20,6 +20,8 @@ pub enum Count {
     Compactions,
     /// Blocks that were somewhere else after a compaction.
     Moved,
+    /// Blocks that grew or shrank in place.
+    Resized,
     /// Allocations at the place that a plan had for them.
     Planned,
     /// Events of records that were read again.
@@ -29,7 +31,7 @@ pub enum Count {
 }
 
 /// All counts, with the words for a JSON field.
-pub const COUNTS: [(Count, &str); 12] = [
+pub const COUNTS: [(Count, &str); 13] = [
     (Count::Operations, "operations"),
     (Count::Faults, "faults"),
     (Count::Panics, "panics"),
@@ -39,6 +41,7 @@ pub const COUNTS: [(Count, &str); 12] = [
     (Count::FuturesDropped, "futures_dropped"),
     (Count::Compactions, "compactions"),
     (Count::Moved, "blocks_moved"),
+    (Count::Resized, "blocks_resized"),
     (Count::Planned, "allocations_planned"),
     (Count::Recorded, "events_recorded"),
     (Count::LastHandles, "last_handles_dropped"),

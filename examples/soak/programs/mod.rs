@@ -28,6 +28,7 @@ mod pool_judge;
 mod pool_model;
 mod pool_record;
 mod pool_requests;
+mod pool_resize;
 mod pool_wakers;
 pub mod space;
 mod space_model;

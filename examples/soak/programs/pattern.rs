@@ -97,6 +97,11 @@ impl Content {
         Ok(difference)
     }
 
+    /// What is known of a block that has so many bytes now.
+    pub fn within(self, bytes: u64) -> Option<Self> {
+        if bytes >= self.bytes { Some(self) } else { self.is_whole.then_some(Self { bytes, ..self }) }
+    }
+
     fn each_part(self, is_whole: bool, mut part: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
         let mut buffer = [0; PART_BYTES];
         let mut at_bytes = |at: u64, most: u64| {

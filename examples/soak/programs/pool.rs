@@ -35,6 +35,8 @@ pub struct Held<B: Backend> {
     pub facts: Facts,
     pub content: Option<Content>,
     pub holds: Vec<Hold>,
+    /// What it had behind it before it shrank, and is retired as long as there is a hold.
+    pub left: Vec<Place>,
     /// What the record has of it.
     pub entry: Option<Entry>,
 }
@@ -43,6 +45,7 @@ pub struct Held<B: Backend> {
 pub struct Retired {
     pub place: Place,
     pub holds: Vec<Hold>,
+    pub left: Vec<Place>,
 }
 
 pub struct Program<B: Ground> {
@@ -200,6 +203,7 @@ impl<B: Ground> Program<B> {
             Event::Write { index, is_whole } => self.write(index, is_whole),
             Event::Fill { index, pattern, len } => self.fill(index, pattern, len),
             Event::Copy { from, to } => self.copy(from, to),
+            Event::Resize { index, bytes, is_zeroed } => self.resize(index, bytes, is_zeroed),
             Event::Verify(index) => self.verify(index, true),
             Event::Trim => self.trim(),
             Event::Look => self.look(),

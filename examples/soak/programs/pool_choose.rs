@@ -43,6 +43,12 @@ pub enum Event {
         from: usize,
         to: usize,
     },
+    /// A block grows or shrinks in place.
+    Resize {
+        index: usize,
+        bytes: u64,
+        is_zeroed: bool,
+    },
     Verify(usize),
     Trim,
     Look,
@@ -124,6 +130,7 @@ enum Kind {
     Write,
     Fill,
     Copy,
+    Resize,
     Verify,
     Trim,
     Look,
@@ -146,7 +153,7 @@ enum Kind {
 }
 
 /// All kinds, and what the weights of a phase are multiplied with, so that common events are common.
-const KINDS: [(Kind, u32, Feature); 29] = [
+const KINDS: [(Kind, u32, Feature); 30] = [
     (Kind::Alloc, 60, Feature::Core),
     (Kind::Batch, 4, Feature::Core),
     (Kind::Async, 1, Feature::Core),
@@ -157,6 +164,7 @@ const KINDS: [(Kind, u32, Feature); 29] = [
     (Kind::Write, 6, Feature::Core),
     (Kind::Fill, 3, Feature::Core),
     (Kind::Copy, 4, Feature::Core),
+    (Kind::Resize, 8, Feature::Core),
     (Kind::Verify, 4, Feature::Core),
     (Kind::Trim, 1, Feature::Core),
     (Kind::Look, 1, Feature::Core),
@@ -249,6 +257,16 @@ impl<B: Ground> Program<B> {
         choices.below(self.waiters.len() as u64) as usize
     }
 
+    /// What a block of so many bytes is to have.
+    fn choose_size(&self, choices: &mut impl Choices, bytes: u64) -> u64 {
+        match choices.below(8) {
+            0..=2 => choices.below(bytes + 1),
+            3..=5 => bytes + choices.even_in_log(4096),
+            6 => bytes.saturating_mul(2),
+            _ => choices.pick(&[0, 1, self.setup.budget_bytes, u64::MAX]),
+        }
+    }
+
     fn choose_block(&self, choices: &mut impl Choices, kind: Kind) -> Event {
         let most = self.held.len() as u64;
         // Often the youngest.
@@ -264,6 +282,11 @@ impl<B: Ground> Program<B> {
                 len: 1 + choices.below(4) as usize,
             },
             Kind::Copy => Event::Copy { from: index, to: choices.below(most) as usize },
+            Kind::Resize => Event::Resize {
+                index,
+                bytes: self.choose_size(choices, self.held[index].facts.bytes),
+                is_zeroed: choices.chance(1, 4),
+            },
             Kind::Compact => Event::Compact { chance: choices.pick(&[8, 8, 4, 1]) },
             Kind::Offer => Event::Offer(index),
             Kind::Orphan => Event::Orphan { freed: choices.below(most.min(4)) as usize },

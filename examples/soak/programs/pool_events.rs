@@ -101,12 +101,17 @@ impl<B: Ground> Program<B> {
         let facts = Facts::of(&block, ask.label, is_high);
         self.books.add(&facts, self.limits.alignment_bytes);
         if !is_high && ask.bytes > 0 && !self.steps.is_planned {
-            let left_bytes = self.setup.open_bytes() - self.books.used_bytes - self.books.retired_bytes;
-            let closed_bytes = self.setup.reserve_bytes.saturating_sub(self.books.high_bytes);
-            assert!(left_bytes >= closed_bytes, "{left_bytes} are left, {closed_bytes} are closed: {ask:?}");
+            self.check_reserve(&format!("{ask:?}"));
         }
         self.steps.served(facts.place);
         self.keep(block, facts, ask.zeroed, record);
+    }
+
+    /// What was served, which is not of high priority, has left the reserve alone.
+    pub fn check_reserve(&self, served: &str) {
+        let left_bytes = self.setup.open_bytes() - self.books.used_bytes - self.books.retired_bytes;
+        let closed_bytes = self.setup.reserve_bytes.saturating_sub(self.books.high_bytes);
+        assert!(left_bytes >= closed_bytes, "{left_bytes} are left, {closed_bytes} are closed: {served}");
     }
 
     /// The program has another block, which is in this record, if there is still that.
@@ -121,7 +126,7 @@ impl<B: Ground> Program<B> {
             content = self.write_pattern(&mut block, is_whole);
         }
         let entry = self.record_alloc(&facts, record);
-        self.held.push(Held { block, facts, content, holds: Vec::new(), entry });
+        self.held.push(Held { block, facts, content, holds: Vec::new(), left: Vec::new(), entry });
     }
 
     fn write_pattern(&mut self, block: &mut Block<B>, is_whole: bool) -> Option<Content> {
@@ -179,13 +184,13 @@ impl<B: Ground> Program<B> {
 
     pub fn free(&mut self, index: usize) {
         self.verify(index, self.patterns.is_multiple_of(8));
-        let Held { block, facts, holds, entry, .. } = self.held.swap_remove(index);
+        let Held { block, facts, holds, left, entry, .. } = self.held.swap_remove(index);
         self.books.remove(&facts, !holds.is_empty());
         self.steps.freed(facts.place);
         self.record_free(entry);
         quietly(|| drop(block));
         // Blocks of zero bytes take no place.
-        self.retired.extend(facts.place.filter(|_| !holds.is_empty()).map(|place| Retired { place, holds }));
+        self.retired.extend(facts.place.filter(|_| !holds.is_empty()).map(|place| Retired { place, holds, left }));
     }
 
     pub fn free_many(&mut self, from: usize, count: usize) {
@@ -199,13 +204,16 @@ impl<B: Ground> Program<B> {
         let Some(retired) = self.retired.get_mut(index) else {
             if let Some(held) = self.held.get_mut(index) {
                 held.holds.pop();
+                let left = if held.holds.is_empty() { std::mem::take(&mut held.left) } else { Vec::new() };
+                self.vacate_all(left);
             }
             return;
         };
         retired.holds.pop();
         if retired.holds.is_empty() {
-            let place = self.retired.swap_remove(index).place;
+            let Retired { place, left, .. } = self.retired.swap_remove(index);
             self.books.vacate(place);
+            self.vacate_all(left);
         }
     }
 

@@ -124,13 +124,16 @@ impl<B: Ground> Program<B> {
 
 /// The smallest slab that an ask needs; `u64::MAX` also if that is more.
 fn slab_bytes(ask: &Ask, setup: &Setup, limits: &Limits) -> u64 {
+    slab_bytes_for(ask.bytes, setup, limits)
+}
+
+/// The smallest slab that so many bytes need; `u64::MAX` also if that is more.
+pub fn slab_bytes_for(bytes: u64, setup: &Setup, limits: &Limits) -> u64 {
     match (setup.policy, setup.placement) {
-        (_, _) if ask.bytes == 0 => 0,
+        (_, _) if bytes == 0 => 0,
         (SlabPolicy::PerBlock, _) | (_, Placement::Exact) => {
-            ask.bytes.checked_next_multiple_of(limits.granule_bytes).unwrap_or(u64::MAX)
+            bytes.checked_next_multiple_of(limits.granule_bytes).unwrap_or(u64::MAX)
         }
-        (_, Placement::PowerOfTwo) => {
-            ask.bytes.checked_next_power_of_two().unwrap_or(u64::MAX).max(limits.alignment_bytes)
-        }
+        (_, Placement::PowerOfTwo) => bytes.checked_next_power_of_two().unwrap_or(u64::MAX).max(limits.alignment_bytes),
     }
 }

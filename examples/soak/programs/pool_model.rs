@@ -107,6 +107,28 @@ impl Books {
         }
     }
 
+    /// A block has grown or shrunk. What it has left behind is retired, if it `is_held`: then that is a place.
+    pub fn resize(&mut self, before: &Facts, after: &Facts, is_held: bool) -> Option<Place> {
+        let place = before.place?;
+        assert!(after.bytes > 0 && after.held_bytes >= after.bytes, "{after:?}");
+        self.leave(place);
+        self.occupy(place, (after.held_bytes, after.is_high));
+        self.live_bytes = self.live_bytes - before.bytes + after.bytes;
+        self.used_bytes = self.used_bytes - before.held_bytes + after.held_bytes;
+        let of_label = &mut self.labels[before.label].0;
+        *of_label = *of_label - before.held_bytes + after.held_bytes;
+        self.live_peak_bytes = self.live_peak_bytes.max(self.live_bytes);
+        self.used_peak_bytes = self.used_peak_bytes.max(self.used_bytes);
+        let left_bytes = before.held_bytes.saturating_sub(after.held_bytes);
+        if left_bytes == 0 || !is_held {
+            return None;
+        }
+        let left = (place.0, place.1 + after.held_bytes);
+        self.occupy(left, (left_bytes, before.is_high));
+        self.retired_bytes += left_bytes;
+        Some(left)
+    }
+
     /// The last hold on a retired block has ended.
     pub fn vacate(&mut self, place: Place) {
         self.retired_bytes -= self.leave(place).0;

@@ -204,7 +204,7 @@ impl<B: Ground> Program<B> {
     pub fn take_offered(&mut self) {
         for (number, block) in self.office.take_offered() {
             let (facts, content, entry) = self.offered.remove(&number).expect("a block that was offered");
-            self.held.push(Held { block, facts, content, holds: Vec::new(), entry });
+            self.held.push(Held { block, facts, content, holds: Vec::new(), left: Vec::new(), entry });
         }
     }
 

@@ -35,6 +35,8 @@ pub enum Event {
     /// A block is offered to wakers to free.
     Offer,
     Hold,
+    /// A block grows or shrinks in place.
+    Resize,
     Trim,
     Look,
     Compact,
@@ -54,7 +56,7 @@ pub enum Event {
 }
 
 /// All events of a program, and how often each happens.
-const EVENTS: [(Event, u32); 20] = [
+const EVENTS: [(Event, u32); 21] = [
     (Event::Alloc, 60),
     (Event::AllocPatiently, 4),
     (Event::Free, 40),
@@ -62,6 +64,7 @@ const EVENTS: [(Event, u32); 20] = [
     (Event::Take, 20),
     (Event::Offer, 6),
     (Event::Hold, 6),
+    (Event::Resize, 10),
     (Event::Trim, 2),
     (Event::Look, 4),
     (Event::Compact, 4),
@@ -135,6 +138,7 @@ impl<'a> Worker<'a> {
                 }
             }
             Event::Hold => self.hold(),
+            Event::Resize => self.resize(),
             Event::Trim => drop(self.call(Pool::trim)),
             Event::Look => self.look(),
             Event::Compact => self.compact(),
@@ -301,6 +305,40 @@ impl<'a> Worker<'a> {
             }
             _ => self.holds.clear(),
         }
+    }
+
+    /// The block that came last grows or shrinks. It has what it had, as far as that goes.
+    fn resize(&mut self) {
+        let Some(mut held) = self.held.pop() else { return };
+        let (before, place) = (held.block.bytes(), place_of(&held.block));
+        let bytes = match self.choices.below(3) {
+            0 => self.choices.below(before) + 1,
+            1 => before + self.choices.even_in_log(4096),
+            _ => before + self.choices.below(before + 1),
+        };
+        let is_zeroed = self.choices.chance(1, 4);
+        let result = caught(|| match is_zeroed {
+            _ if bytes < before => held.block.shrink(bytes),
+            true => held.block.try_grow_zeroed(bytes),
+            false => held.block.try_grow(bytes),
+        });
+        match &result {
+            Some(Ok(())) => {
+                assert_eq!(held.block.bytes(), bytes);
+                self.done[Count::Resized] += 1;
+            }
+            Some(Err(error)) => {
+                let is_refused = matches!(error.kind(), ErrorKind::NotInPlace | ErrorKind::Full);
+                assert!(is_refused || self.may_fail(error), "{:?}: {error}", error.kind());
+                assert_eq!(held.block.bytes(), before);
+            }
+            None => {}
+        }
+        assert_eq!(place_of(&held.block), place);
+        held.content = held.content.and_then(|content| content.within(held.block.bytes()));
+        let is_whole = held.block.bytes() <= WHOLE_BYTES_MOST;
+        self.verify(&held, is_whole);
+        self.held.push(held);
     }
 
     fn look(&mut self) {
