@@ -15,7 +15,7 @@ pub enum Remedy {
     /// Certain: the end of the planned steps that the program brought. Dropping its [`PlannedSteps`](crate::PlannedSteps) gives
     /// back what is idle in the arena.
     EndPlannedSteps,
-    /// Certain: [`Pool::compact`](crate::Pool::compact), lent all blocks of the pool. Named where no hold and no arena keeps a
+    /// Certain: [`Pool::compact_for`](crate::Pool::compact_for) this request, lent all blocks of the pool. Named where no hold and no arena keeps a
     /// block in its place.
     Compact,
     /// Certain: the same request with [`Priority::High`](crate::Priority::High), which may use the reserve.
@@ -41,7 +41,7 @@ impl fmt::Display for Remedy {
         match self {
             Self::Align(bytes) => write!(f, "an alignment of a power of two up to {bytes} bytes"),
             Self::EndPlannedSteps => f.write_str("the end of the planned steps, which gives the arena back"),
-            Self::Compact => f.write_str("Pool::compact with all blocks"),
+            Self::Compact => f.write_str("Pool::compact_for with all blocks"),
             Self::HighPriority => f.write_str("Priority::High"),
             Self::AllFallbacks => f.write_str("all fallbacks"),
             Self::SingleSlab => f.write_str("SlabPolicy::Single"),

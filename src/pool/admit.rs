@@ -44,6 +44,14 @@ impl<B: Backend> Shared<B> {
         Error::new(ErrorKind::TooLarge, message)
     }
 
+    /// Refuses a request that can never be served. It is not counted: the caller has not made it yet.
+    pub(super) fn check_serves(&self, request: &Request) -> Result<()> {
+        self.check_request(request, true)?;
+        self.state().check_open()?;
+        let requests = std::slice::from_ref(request);
+        if self.is_over_budget(requests) { Err(self.over_budget(requests)) } else { Ok(()) }
+    }
+
     /// Refuses requests that break a limit or can never be served, and counts the second as a failure.
     pub(super) fn check_batch(&self, requests: &[Request]) -> Result<()> {
         requests.iter().try_for_each(|request| self.check_request(request, requests.len() == 1))?;

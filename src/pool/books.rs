@@ -149,6 +149,11 @@ impl Books {
         self.live_bytes -= bytes as i64;
     }
 
+    /// A block has moved, perhaps to larger pages.
+    pub(super) fn moved(&mut self) {
+        self.totals.used_peak_bytes = self.totals.used_peak_bytes.max(self.used_bytes());
+    }
+
     /// As [`granted`](Self::granted), undone before anybody saw it: only the peaks remember.
     pub(super) fn revoked(&mut self, blocks: usize, bytes: u64) {
         self.freed(blocks, bytes);

@@ -3,10 +3,11 @@
 //! Bytes are booked before a slab is created, and stay reserved until its memory is dropped: at no moment is more reserved
 //! than the budget.
 
-use super::state::{NextSlab, Slab, StateOf};
+use super::state::{Home, NextSlab, Slab, Slot, StateOf};
 use super::{Request, Shared, SlabPolicy};
 use crate::backend::{Backend, Point};
 use crate::error::{Error, ErrorKind, Result};
+use crate::space::Extent;
 use crate::sync::{MutexGuard, PoisonError, caught, this_thread};
 
 /// What an attempt to add a slab came to.
@@ -110,6 +111,18 @@ impl<B: Backend> Shared<B> {
                 Err(error) => return Err(Grown::Refused(error)),
             }
         }
+    }
+
+    /// Reserves a slab for the blocks of another one that is much larger, and their places in it. `None` if the budget or the backend
+    /// has no room for it.
+    pub(super) fn reserve_in_new_slab(&self, from: Slot, blocks: &[(u64, Extent)]) -> Option<Vec<Home<B::Slab>>> {
+        let _growth = self.growth.lock()?;
+        let bytes = self.state().new_slab_for(from, blocks)?;
+        // What the backend refuses stays where it is.
+        let slab = self.create_slab(bytes).ok()?;
+        let mut state = self.state();
+        state.add_slab(slab);
+        state.reserve_in_empty(bytes, blocks)
     }
 
     /// Books the bytes, then asks the backend. They stay booked if that succeeds, until the slab is added.

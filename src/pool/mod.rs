@@ -18,6 +18,7 @@ mod budget;
 mod compact;
 mod config;
 mod grow;
+mod idle;
 mod labels;
 mod line;
 #[cfg(all(test, loom))]

@@ -31,6 +31,11 @@ pub(super) fn at(span: &Span) -> At {
     (span.slab_serial(), span.offset(), span.bytes())
 }
 
+/// The span of no bytes.
+pub(super) fn nowhere() -> Span {
+    Span::new(0, 0, 0)
+}
+
 impl<B: Backend> Shared<B> {
     /// Zeroes all of a place that no block has. Does not unwind: the caller keeps the place, whatever the backend does.
     ///

@@ -375,6 +375,15 @@ impl Space {
         extent
     }
 
+    /// As [`alloc`](Self::alloc), for a block that comes from another slab, or does not come after all: the rule for holes keeps no room
+    /// for another one like it.
+    pub(crate) fn alloc_moved(&mut self, bytes: u64) -> Option<Extent> {
+        let largest = self.tree.largest();
+        let extent = self.alloc(bytes);
+        self.tree.set_largest(largest);
+        extent
+    }
+
     fn alloc_run(&mut self, bytes: u64) -> Option<Extent> {
         if bytes > self.bytes {
             return None;

@@ -216,7 +216,7 @@ fn check_remedies(setup: &Setup, ops: &[Op], ask: &Ask, error: &Error, counts: &
         match remedy {
             Remedy::Align(bytes) => request.align_bytes = bytes,
             Remedy::EndPlannedSteps => twin.planned = None,
-            Remedy::Compact => twin.compact().unwrap(),
+            Remedy::Compact => twin.compact_for(&again.request()).unwrap(),
             Remedy::HighPriority => request.priority = Priority::High,
             Remedy::AllFallbacks => request.without.clear(),
             _ => unreachable!(),

@@ -8,6 +8,7 @@ mod arena;
 mod backends;
 mod busy_stream;
 mod compact;
+mod compact_slabs;
 mod empty;
 mod errors;
 mod fresh;

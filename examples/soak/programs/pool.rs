@@ -207,7 +207,7 @@ impl<B: Ground> Program<B> {
             Event::Verify(index) => self.verify(index, true),
             Event::Trim => self.trim(),
             Event::Look => self.look(),
-            Event::Compact { chance } => self.compact(chance, choices),
+            Event::Compact { chance, wanted } => self.compact(chance, wanted, choices),
             Event::Fail { creations, how, transfers, zeroings, write } => {
                 self.trouble.fail_write(write);
                 if self.is_disturbed {

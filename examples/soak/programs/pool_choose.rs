@@ -55,6 +55,7 @@ pub enum Event {
     /// A part of the blocks is lent to the pool: each with this chance of 8.
     Compact {
         chance: u64,
+        wanted: Option<u64>,
     },
     Fail {
         creations: u64,
@@ -287,7 +288,10 @@ impl<B: Ground> Program<B> {
                 bytes: self.choose_size(choices, self.held[index].facts.bytes),
                 is_zeroed: choices.chance(1, 4),
             },
-            Kind::Compact => Event::Compact { chance: choices.pick(&[8, 8, 4, 1]) },
+            Kind::Compact => Event::Compact {
+                chance: choices.pick(&[8, 8, 4, 1]),
+                wanted: choices.chance(1, 4).then(|| choices.even_in_log(self.setup.budget_bytes)),
+            },
             Kind::Offer => Event::Offer(index),
             Kind::Orphan => Event::Orphan { freed: choices.below(most.min(4)) as usize },
             _ => Event::Verify(index),

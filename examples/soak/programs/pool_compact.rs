@@ -1,6 +1,6 @@
 //! Compaction: blocks move, with what they hold and what is known of them.
 
-use tensorpool::{Block, Compaction, ErrorKind, Result};
+use tensorpool::{Compaction, ErrorKind, Request, Result};
 
 use super::Count;
 use super::bombs::caught;
@@ -8,19 +8,27 @@ use super::choices::Choices;
 use super::disturbed::Ground;
 use super::pool::{Held, Program};
 use super::pool_events::WHOLE_BYTES_MOST;
-use super::pool_model::{Place, place_of};
+use super::pool_model::Facts;
 
 impl<B: Ground> Program<B> {
-    /// Lends the pool each block with this chance of 8.
-    pub fn compact(&mut self, chance: u64, choices: &mut impl Choices) {
+    /// Lends the pool each block with this chance of 8, until there is room for so many bytes, if any are given.
+    pub fn compact(&mut self, chance: u64, wanted: Option<u64>, choices: &mut impl Choices) {
         let lent: Vec<bool> = self.held.iter().map(|_| choices.chance(chance, 8)).collect();
         let is_near = self.trouble.is_near();
         let pool = self.pool().clone();
         let movable = self.held.iter_mut().zip(&lent).filter(|(_, is_lent)| **is_lent);
-        let result = caught(|| pool.compact(movable.map(|(held, _)| &mut held.block)));
+        let movable = movable.map(|(held, _)| &mut held.block);
+        let result = caught(|| match wanted {
+            Some(bytes) => pool.compact_for(&Request::bytes(bytes), movable),
+            None => pool.compact(movable),
+        });
         drop(pool);
         if let Some(Err(error)) = &result {
-            assert!(is_near && matches!(error.kind(), ErrorKind::Device | ErrorKind::DeviceLost), "{error}");
+            let is_right = match error.kind() {
+                ErrorKind::OverBudget | ErrorKind::TooLarge => wanted.is_some(),
+                kind => is_near && matches!(kind, ErrorKind::Device | ErrorKind::DeviceLost),
+            };
+            assert!(is_right, "{error}");
         }
         // Blocks go to places that wakers have freed meanwhile, and wakers get places that blocks have left.
         self.collect_freed();
@@ -28,7 +36,8 @@ impl<B: Ground> Program<B> {
         self.done[Count::Compactions] += 1;
         self.done[Count::Moved] += moves.len() as u64;
         self.books.move_all(&moves);
-        self.steps.moved(&moves);
+        let places = moves.iter().filter_map(|(before, after)| Some((before.place?, after.place?)));
+        self.steps.moved(&places.collect::<Vec<_>>());
         self.collect_got();
         self.verify_moved(&lent, lost_most(&result));
         if let Some(Ok(done)) = result {
@@ -36,22 +45,22 @@ impl<B: Ground> Program<B> {
         }
     }
 
-    /// From where to where blocks went. What is not lent, or held by others, stays.
-    fn moves(&mut self, lent: &[bool]) -> Vec<(Place, Place)> {
+    /// What blocks were and are that went elsewhere. What is not lent, or held by others, stays.
+    fn moves(&mut self, lent: &[bool]) -> Vec<(Facts, Facts)> {
         let mut moves = Vec::new();
         for (held, is_lent) in self.held.iter_mut().zip(lent) {
             let Held { block, facts, holds, .. } = held;
-            let size = (block.bytes(), block.bytes_held());
-            assert_eq!(size, (facts.bytes, facts.held_bytes), "the size of a block, lent or not: {block:?}");
-            let place = place_of(block);
-            if place == facts.place {
+            let (before, after) = (*facts, Facts::of(block, facts.label, facts.is_high));
+            assert_eq!(after.bytes, before.bytes, "the bytes of a block, lent or not: {block:?}");
+            let has_left = after.place.map(|place| place.0) != before.place.map(|place| place.0);
+            // Pages of another slab may be of another size.
+            assert!(has_left || after.held_bytes == before.held_bytes, "{before:?} holds {}", after.held_bytes);
+            if after.place == before.place {
                 continue;
             }
-            assert!(*is_lent && holds.is_empty(), "{block:?} has moved from {:?}", facts.place);
-            let (from, to) = (facts.place.expect("a block of some bytes"), place.expect("a block of some bytes"));
-            assert_eq!(from.0, to.0, "{block:?} has left its slab");
-            facts.place = place;
-            moves.push((from, to));
+            assert!(*is_lent && holds.is_empty(), "{block:?} has moved from {:?}", before.place);
+            *facts = after;
+            moves.push((before, after));
         }
         moves
     }

@@ -134,10 +134,21 @@ impl Books {
         self.retired_bytes -= self.leave(place).0;
     }
 
-    /// Blocks have moved from the first place to the second, all at once.
-    pub fn move_all(&mut self, moves: &[(Place, Place)]) {
-        let left: Vec<_> = moves.iter().map(|(from, to)| (*to, self.leave(*from))).collect();
-        left.into_iter().for_each(|(to, what)| self.occupy(to, what));
+    /// Blocks have moved, all at once: what each was, and what it is.
+    pub fn move_all(&mut self, moves: &[(Facts, Facts)]) {
+        for (before, _) in moves {
+            self.leave(before.place.expect("a block of some bytes"));
+        }
+        for (before, after) in moves {
+            self.occupy(after.place.expect("a block of some bytes"), (after.held_bytes, after.is_high));
+            self.used_bytes = self.used_bytes - before.held_bytes + after.held_bytes;
+            let of_label = &mut self.labels[before.label].0;
+            *of_label = *of_label - before.held_bytes + after.held_bytes;
+        }
+        // One after the other: more may have been used in between.
+        let is_same = moves.iter().all(|(before, after)| before.held_bytes == after.held_bytes);
+        self.used_peak_bytes = self.used_peak_bytes.max(self.used_bytes);
+        self.peaks_are_least |= !is_same;
     }
 
     fn leave(&mut self, place: Place) -> (u64, bool) {

@@ -10,7 +10,7 @@ use crate::backend::{Backend, Span};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::shards::PoolHome;
 use crate::pool::state::{Denied, Holds, Home};
-use crate::pool::zero::{At, Zeroed, at};
+use crate::pool::zero::{At, Zeroed, at, nowhere};
 use crate::pool::{Request, Shared, planned};
 use crate::space::Obstacle;
 use crate::sync::{Arc, Ordering, caught};
@@ -352,9 +352,4 @@ impl<B: Backend> Drop for Zeroing<'_, B> {
         }
         *self.block = std::mem::replace(&mut self.span, nowhere());
     }
-}
-
-/// The span of no bytes.
-fn nowhere() -> Span {
-    Span::new(0, 0, 0)
 }

@@ -4,6 +4,7 @@
 //! outside the lock.
 
 mod audit;
+mod emptying;
 mod in_place;
 mod moves;
 mod next_slab;
@@ -30,6 +31,7 @@ use self::serve::{Chances, Waiters};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::books::{Books, Sum};
+use crate::pool::idle::Activity;
 use crate::pool::planned::Signs;
 use crate::pool::record::Record;
 use crate::pool::shards::Tally;
@@ -99,6 +101,8 @@ pub(super) struct State<S> {
     zeroing: Vec<ThreadId>,
     /// All that was ever given back to the backend.
     returned_bytes: u64,
+    /// What was counted when the pool was last found to be at work, and when that was.
+    pub(super) idle_since: Option<(Activity, Instant)>,
     /// See [`set_divided`](Self::set_divided).
     is_divided: bool,
     /// The counters contradict each other: nothing more is reserved.
@@ -148,6 +152,7 @@ impl<S> State<S> {
             burials: Vec::new(),
             zeroing: Vec::new(),
             returned_bytes: 0,
+            idle_since: None,
             is_divided: false,
             is_wrong: false,
             is_told: false,

@@ -50,14 +50,32 @@ impl<S> State<S> {
         }
     }
 
-    /// A block has moved to `to`, a reserved place or that and a part of its own. What is `left` goes home.
-    pub(in crate::pool) fn moved(&mut self, home: &mut Home<S>, to: Extent, left: Home<S>, is_dirty: bool) {
-        let from = home.place();
-        debug_assert_eq!(home.extent.bytes(), to.bytes(), "a block that moves holds as much as before");
-        // The mark goes with the block: what requests of high priority hold stays what it is.
-        home.extent = to.marked(home.extent.is_marked());
+    /// A block has moved to `to`: the reserved place, or that and a part of its own. What is `left` of its slab goes home.
+    pub(in crate::pool) fn moved(
+        &mut self,
+        home: &mut Home<S>,
+        place: Home<S>,
+        to: Extent,
+        left: Extent,
+        is_dirty: bool,
+    ) {
+        let (from, held_bytes, is_marked) = (home.place(), home.extent.bytes(), home.extent.is_marked());
+        self.books.unlist(place.extent.bytes());
+        let left_slab = std::mem::replace(&mut home.slab, place.slab);
+        // The mark goes with the block: what requests of high priority hold stays what it is, but for roundings.
+        home.extent = to.marked(is_marked);
+        if is_marked {
+            self.books.take_high(to.bytes());
+            self.books.put_back_high(held_bytes);
+        }
         self.record_move(from, home.place());
-        let left = Home { extent: left.extent.marked(false), ..left };
-        self.unreserve(left, is_dirty);
+        let left = Home { slab: left_slab, extent: left.marked(false) };
+        if is_dirty {
+            self.books.retire(left.extent.bytes());
+            self.retired.push(Retired::dirty(left));
+        } else {
+            self.put_back_one(left);
+        }
+        self.books.moved();
     }
 }

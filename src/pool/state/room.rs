@@ -193,7 +193,7 @@ impl<S> State<S> {
         Idle { bytes: u64::saturating_sub(slab_bytes, held_bytes), most_bytes }
     }
 
-    /// Returns a free run that [`Pool::compact`](crate::Pool::compact) makes for certain if all blocks can move; 0 where that is
+    /// Returns a free run that [`Pool::compact_for`](crate::Pool::compact_for) makes for certain if all blocks can move; 0 where that is
     /// not known. For a pool without an arena.
     pub(in crate::pool) fn compacted_bytes(&self) -> u64 {
         let has_kept = self.books.listed_bytes() > 0 || !self.retired.is_empty();

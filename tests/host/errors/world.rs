@@ -241,8 +241,8 @@ impl World {
         }
     }
 
-    pub fn compact(&mut self) -> Result<()> {
+    pub fn compact_for(&mut self, request: &Request) -> Result<()> {
         let blocks = self.blocks.iter_mut().map(|(block, _)| block as &mut dyn Movable<Meter>);
-        self.pool.compact(blocks).map(drop)
+        self.pool.compact_for(request, blocks).map(drop)
     }
 }

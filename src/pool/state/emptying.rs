@@ -1,0 +1,115 @@
+//! Slabs whose blocks can all move to others, and the places that are there for them.
+
+use super::{Home, Slot, State};
+use crate::pool::{Priority, SlabPolicy};
+use crate::space::{Extent, Space};
+use crate::sync::Arc;
+
+/// A new slab for the blocks of another has at most this part of its bytes: else the copy gains too little.
+const NEW_SLAB_PART: u64 = 2;
+
+impl<S> State<S> {
+    /// Returns the slabs that have as many idle bytes as such a request takes, those that hold fewest first.
+    pub(in crate::pool) fn slots_with_idle(&self, bytes: u64) -> Vec<Slot> {
+        let least_bytes = self.sizes.least(bytes).unwrap_or(u64::MAX);
+        self.slots_by_use(|_, space| space.bytes() - space.used_bytes() >= least_bytes)
+    }
+
+    /// Returns the slabs that hold nothing but what is lent, those that hold fewest bytes first. `lent` has the slab of each block,
+    /// and its bytes.
+    pub(in crate::pool) fn slots_of_lent(&self, lent: &[(Slot, u64)]) -> Vec<Slot> {
+        let mut lent_bytes = vec![0; self.entries.len()];
+        lent.iter().for_each(|(slot, bytes)| lent_bytes[*slot as usize] += bytes);
+        self.slots_by_use(|slot, space| !space.is_empty() && space.used_bytes() == lent_bytes[slot as usize])
+    }
+
+    fn slots_by_use(&self, suits: impl Fn(Slot, &Space) -> bool) -> Vec<Slot> {
+        let mut slots: Vec<Slot> =
+            self.order.iter().copied().filter(|slot| suits(*slot, &self.entry(*slot).space)).collect();
+        slots.sort_unstable_by_key(|slot| (self.entry(*slot).space.used_bytes(), *slot));
+        slots
+    }
+
+    /// Takes places for all blocks of a slab in others that are in use, fullest first; or none. If `is_to_fuller`, only in those that
+    /// hold as many bytes or more. Each block is its bytes asked and what it holds. Until they are there the places count as
+    /// cached.
+    pub(in crate::pool) fn reserve_elsewhere(
+        &mut self,
+        from: Slot,
+        blocks: &[(u64, Extent)],
+        is_to_fuller: bool,
+    ) -> Option<Vec<Home<S>>> {
+        let least_bytes = if is_to_fuller { self.entry(from).space.used_bytes() } else { 1 };
+        let suits = |slot: &Slot| *slot != from && self.entry(*slot).space.used_bytes() >= least_bytes;
+        let others: Vec<Slot> = self.order.iter().copied().filter(suits).collect();
+        let asked_bytes: u64 = blocks.iter().map(|(bytes, _)| bytes).sum();
+        let idle_bytes = |slot: &Slot| self.entry(*slot).space.bytes() - self.entry(*slot).space.used_bytes();
+        if others.iter().map(idle_bytes).sum::<u64>() < asked_bytes {
+            return None;
+        }
+        self.reserve_in(&others, blocks)
+    }
+
+    /// Returns the bytes of a new slab that has just room for all blocks of another, if it is small enough beside that.
+    pub(in crate::pool) fn new_slab_for(&self, from: Slot, blocks: &[(u64, Extent)]) -> Option<u64> {
+        // A pool of one slab reserves no other.
+        if matches!(self.sizes.policy, SlabPolicy::Single | SlabPolicy::PerBlock) {
+            return None;
+        }
+        let most_bytes = (self.entry(from).space.bytes() / NEW_SLAB_PART).min(self.left_bytes());
+        let mut slab_bytes: u64 = blocks.iter().map(|(bytes, _)| bytes).sum();
+        // Twice: pages grow with the slab, and so do roundings.
+        for _ in 0..2 {
+            let page_bytes = self.sizes.page_bytes(slab_bytes);
+            let in_pages = |(bytes, _): &(u64, Extent)| bytes.checked_next_multiple_of(page_bytes);
+            let sum = |sum: u64, bytes: Option<u64>| sum.checked_add(bytes?);
+            slab_bytes = blocks.iter().map(in_pages).try_fold(0, sum)?;
+        }
+        let slab_bytes = self.sizes.slab(self.sizes.least(slab_bytes)?);
+        let mut space = (slab_bytes > 0 && slab_bytes <= most_bytes).then(|| self.sizes.space(slab_bytes))?;
+        let has_room = by_size(blocks).into_iter().all(|index| space.alloc(blocks[index].0).is_some());
+        has_room.then_some(slab_bytes)
+    }
+
+    /// Takes places for all blocks of a slab in the one that was added last, which is empty.
+    pub(in crate::pool) fn reserve_in_empty(&mut self, bytes: u64, blocks: &[(u64, Extent)]) -> Option<Vec<Home<S>>> {
+        let is_it = |slot: &&Slot| {
+            let space = &self.entry(**slot).space;
+            space.is_empty() && space.bytes() == bytes
+        };
+        let slot = *self.order.iter().find(is_it)?;
+        self.reserve_in(&[slot], blocks)
+    }
+
+    /// Takes a place for each block, in the first of these slabs that has one.
+    fn reserve_in(&mut self, slots: &[Slot], blocks: &[(u64, Extent)]) -> Option<Vec<Home<S>>> {
+        // Both places of a block are out until it has moved. Afterwards as much of a reserve must be left as before.
+        let open_bytes = self.open_bytes(Priority::Normal);
+        let held_bytes: u64 = blocks.iter().map(|(_, extent)| extent.bytes()).sum();
+        let mut places: Vec<Option<Home<S>>> = blocks.iter().map(|_| None).collect();
+        let mut taken_bytes = 0;
+        for index in by_size(blocks) {
+            let found = slots.iter().find_map(|slot| {
+                let extent = self.space_mut(*slot).alloc_moved(blocks[index].0)?;
+                Some((*slot, extent))
+            });
+            let Some((slot, extent)) = found else { break };
+            self.settle_slot(slot);
+            self.books.take_listed(extent.bytes());
+            taken_bytes += extent.bytes();
+            places[index] = Some(Home { slab: Arc::clone(&self.entry(slot).slab), extent });
+        }
+        if taken_bytes <= held_bytes.saturating_add(open_bytes) && places.iter().all(Option::is_some) {
+            return places.into_iter().collect();
+        }
+        places.into_iter().flatten().for_each(|home| self.unreserve(home, false));
+        None
+    }
+}
+
+/// Returns the indexes of the blocks, largest first.
+fn by_size(blocks: &[(u64, Extent)]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..blocks.len()).collect();
+    order.sort_by_key(|index| std::cmp::Reverse(blocks[*index].0));
+    order
+}
