@@ -1,9 +1,11 @@
 //! A block: what a caller holds.
 
+mod lent;
 mod resize;
 
 use std::fmt;
 
+pub(super) use self::lent::Lent;
 use super::labels::Label;
 use super::shards::{PoolHome, Tally};
 use super::state::{Holds, Home};
@@ -26,13 +28,6 @@ pub struct Block<B: Backend> {
 
 /// A backend, and a home in its memory.
 type Site<'a, B> = (&'a B, &'a Home<<B as Backend>::Slab>);
-
-/// What a move changes of a block that is lent for it.
-pub(super) struct Lent<'a, B: Backend> {
-    pub(super) home: &'a mut Home<B::Slab>,
-    pub(super) span: &'a mut Span,
-    pub(super) label: Option<&'a Label>,
-}
 
 /// Where a block's bytes are.
 enum Place<B: Backend> {
@@ -222,15 +217,6 @@ impl<B: Backend> Block<B> {
                 span.range(at, len).map(drop)
             }
         }
-    }
-
-    /// What a move changes, if the block can move: it is no part of an arena, and all holds on it are over.
-    pub(super) fn movable(&mut self) -> Option<Lent<'_, B>> {
-        let Place::Home(PoolHome { home, .. }) = &mut self.place else { return None };
-        let is_held = self.holds.get().is_some_and(|holds| holds.load(Ordering::Acquire) > 0);
-        let is_own = (self.span.slab_serial(), self.span.offset()) == (home.slab.serial, home.extent.offset());
-        let label = self.label.as_deref();
-        (is_own && !is_held).then_some(Lent { home, span: &mut self.span, label })
     }
 
     /// Which slab, and where in it. `None` for zero bytes.

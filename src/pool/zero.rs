@@ -311,6 +311,46 @@ mod tests {
         }
     }
 
+    /// What a block takes behind it is zeroed, or what it leaves there, and that goes wrong. The block stays whole.
+    #[test]
+    fn a_block_that_grows_or_shrinks_survives_what_goes_wrong() {
+        for (wrong, grows) in [SWAPS, PANICS, IS_BUSY].into_iter().flat_map(|wrong| [(wrong, false), (wrong, true)]) {
+            let (odd, pool, _) = pool(false);
+            let mut block = dirty(&pool, if grows { 8 * KIB } else { 16 * KIB });
+            odd.0.store(wrong, Ordering::Relaxed);
+            let resize =
+                AssertUnwindSafe(|| if grows { block.try_grow_zeroed(16 * KIB) } else { block.shrink(8 * KIB) });
+            let result = catch_unwind(resize);
+            assert_eq!(odd.0.load(Ordering::Relaxed), 0, "{wrong} {grows}: nothing was zeroed");
+            let has_failed = grows && wrong != IS_BUSY;
+            assert_eq!(!matches!(result, Ok(Ok(()))), has_failed, "{wrong} {grows}");
+            pool.check();
+            if wrong == SWAPS && grows {
+                // Its own bytes were next to those that were lent.
+                assert_eq!(block.bytes(), 0);
+            } else {
+                assert!(
+                    block.as_bytes().unwrap()[..8 * KIB as usize].iter().all(|byte| *byte == 0xa5),
+                    "{wrong} {grows}"
+                );
+            }
+            drop(block);
+            pool.check();
+            let lost_kib = match (wrong, grows) {
+                (SWAPS, false) => 8,
+                (SWAPS, true) => 16,
+                _ => 0,
+            };
+            let rest: Vec<_> = std::iter::from_fn(|| pool.alloc(Request::bytes(KIB)).ok()).collect();
+            assert_eq!(rest.len() as u64, 64 - lost_kib, "{wrong} {grows}");
+            assert!(
+                rest.iter().all(|block| block.as_bytes().unwrap().iter().all(|byte| *byte == 0)),
+                "{wrong} {grows}"
+            );
+            pool.check();
+        }
+    }
+
     /// What another thread is zeroing is as good as free, also where it was a place of an arena.
     #[test]
     fn an_allocation_waits_for_a_thread_that_zeroes() {

@@ -15,6 +15,7 @@ mod fresh;
 mod futures;
 mod harm;
 mod in_place;
+mod in_place_others;
 mod layers;
 mod memory;
 mod planned;

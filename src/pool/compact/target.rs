@@ -198,6 +198,40 @@ mod tests {
         }
     }
 
+    /// Half a slab in use, and in another slab a block that has room beside it.
+    fn two_slabs(panics: bool) -> (Pool<Swapping>, Block<Swapping>, Block<Swapping>) {
+        let backend = Swapping { copies: AtomicU64::new(0), at: 1, panics };
+        let config = Config::new(128 << 10).slabs(SlabPolicy::Fixed(64 << 10)).zero_on_free(true);
+        let pool = Pool::with_backend(backend, &config).unwrap();
+        let [kept, wall, block] = [32, 32, 32].map(|kib: u64| pool.alloc(Request::bytes(kib << 10)).unwrap());
+        drop(wall);
+        assert_ne!(kept.slab(), block.slab());
+        (pool, kept, block)
+    }
+
+    /// The place in the other slab is lost or free again. The block has not left its own.
+    #[test]
+    fn a_move_to_another_slab_that_goes_wrong_leaves_the_block() {
+        for panics in [false, true] {
+            let (pool, kept, mut block) = two_slabs(panics);
+            let slab = block.slab();
+            let compact = std::panic::AssertUnwindSafe(|| pool.compact([&mut block]));
+            match std::panic::catch_unwind(compact) {
+                Ok(result) => assert_eq!(result.unwrap_err().kind(), ErrorKind::Device),
+                Err(_) => assert!(panics),
+            }
+            assert_eq!(block.slab(), slab);
+            pool.check();
+            block.fill(32 << 10, &[7]).unwrap();
+            drop((kept, block));
+            let stats = pool.stats();
+            let lost_kib = if panics { 0 } else { 32 };
+            assert_eq!((stats.used_bytes + stats.cached_bytes) >> 10, lost_kib);
+            assert_eq!((stats.retired_bytes, stats.free_bytes >> 10), (0, 128 - lost_kib));
+            pool.check();
+        }
+    }
+
     /// The block is where it was, whole or in parts, and can be used and freed.
     #[test]
     fn a_backend_that_panics_loses_neither_hole_nor_block() {
