@@ -404,18 +404,30 @@ struct Replayed {
     bytes_allocated: u64,
 }
 
-fn replay(trace: &Trace, budget_bytes: u64, compacts: bool) -> Replayed {
+/// What a run does when a request fails as fragmented.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Fails,
+    Compacts,
+    /// As far as the request needs.
+    CompactsFor,
+}
+
+fn replay(trace: &Trace, budget_bytes: u64, way: Way) -> Replayed {
     let pool = Pool::with_backend(Virtual::default(), &Config::new(budget_bytes).slabs(SlabPolicy::Single)).unwrap();
     let mut blocks: Vec<Option<Block<Virtual>>> = Vec::new();
     let mut replayed = Replayed::default();
     for event in trace.events() {
         match *event {
             Event::Alloc { bytes, .. } => {
-                let mut block = pool.alloc(Request::bytes(bytes));
-                if compacts && block.as_ref().is_err_and(|error| error.is_fragmented()) {
+                let request = Request::bytes(bytes);
+                let mut block = pool.alloc(request.clone());
+                if way != Way::Fails && block.as_ref().is_err_and(|error| error.is_fragmented()) {
                     replayed.compactions += 1;
-                    replayed.bytes_moved += pool.compact(blocks.iter_mut().flatten()).unwrap().bytes_moved;
-                    block = pool.alloc(Request::bytes(bytes));
+                    let lent = blocks.iter_mut().flatten();
+                    let done = if way == Way::Compacts { pool.compact(lent) } else { pool.compact_for(&request, lent) };
+                    replayed.bytes_moved += done.unwrap().bytes_moved;
+                    block = pool.alloc(request);
                 }
                 replayed.failures += u64::from(block.is_err());
                 replayed.bytes_allocated += bytes;
@@ -435,8 +447,8 @@ fn median(mut values: Vec<f64>) -> f64 {
     if values.len().is_multiple_of(2) { (values[half - 1] + values[half]) / 2.0 } else { values[half] }
 }
 
-/// All bundled runs, in so many times their peak.
-fn replay_all(times: f64) -> Vec<(String, Replayed, Replayed)> {
+/// All bundled runs, in so many times their peak: without compaction, and with it.
+fn replay_all(times: f64, way: Way) -> Vec<(String, Replayed, Replayed)> {
     let folder = std::fs::read_dir(format!("{}/traces", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let paths = folder.map(|entry| entry.unwrap().path());
     let runs: Vec<_> = paths
@@ -444,7 +456,7 @@ fn replay_all(times: f64) -> Vec<(String, Replayed, Replayed)> {
         .map(|path| {
             let trace = Trace::read(path).unwrap().remove(0);
             let budget_bytes = (trace.live_peak_bytes() as f64 * times) as u64;
-            let (without, with) = (replay(&trace, budget_bytes, false), replay(&trace, budget_bytes, true));
+            let (without, with) = (replay(&trace, budget_bytes, Way::Fails), replay(&trace, budget_bytes, way));
             (trace.name().to_owned(), without, with)
         })
         .collect();
@@ -454,8 +466,9 @@ fn replay_all(times: f64) -> Vec<(String, Replayed, Replayed)> {
         format!("{:.3} (most {most:.3})", median(values))
     };
     say(&format!(
-        "{times} of the peak: {} of {} runs have failures without, {} with; compactions, median: {}; bytes moved by bytes \
-        allocated: {}",
+        "{times} of the peak, {}: {} of {} runs have failures without, {} with; compactions, median: {}; bytes moved by bytes \
+         allocated: {}",
+        if way == Way::Compacts { "compact" } else { "compact_for" },
         runs.iter().filter(|(_, without, _)| without.failures > 0).count(),
         runs.len(),
         runs.iter().filter(|(_, _, with)| with.failures > 0).count(),
@@ -467,16 +480,18 @@ fn replay_all(times: f64) -> Vec<(String, Replayed, Replayed)> {
 
 #[test]
 fn recorded_runs_are_served_in_little_more_than_they_have_alive() {
-    for times in [1.001, 1.005, 1.01, 1.05] {
-        replay_all(times);
-    }
-    let runs = replay_all(1.02);
-    for (name, without, with) in &runs {
-        assert_eq!(with.failures, 0, "{name}: {without:?}, {with:?}");
-    }
-    // Where nothing fails without it, it shows nothing.
-    for name in ["lenet_b64", "lstm_lm_varlen", "resnet18_b16_multiscale"] {
-        let (_, without, with) = runs.iter().find(|(other, ..)| other == name).unwrap();
-        assert!(without.failures > 0 && with.compactions > 0, "{name}: {without:?}, {with:?}");
+    for way in [Way::Compacts, Way::CompactsFor] {
+        for times in [1.001, 1.005, 1.01, 1.05] {
+            replay_all(times, way);
+        }
+        let runs = replay_all(1.02, way);
+        for (name, without, with) in &runs {
+            assert_eq!(with.failures, 0, "{name}: {without:?}, {with:?}");
+        }
+        // Where nothing fails without it, it shows nothing.
+        for name in ["lenet_b64", "lstm_lm_varlen", "resnet18_b16_multiscale"] {
+            let (_, without, with) = runs.iter().find(|(other, ..)| other == name).unwrap();
+            assert!(without.failures > 0 && with.compactions > 0, "{name}: {without:?}, {with:?}");
+        }
     }
 }
