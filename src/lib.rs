@@ -7,7 +7,8 @@
 //! | open a pool | [`Pool::host`], `Pool::gpu`, `Pool::open_gpu`, [`Config`] |
 //! | raw memory | [`Pool::alloc`], [`Request`], [`Block`] |
 //! | tensors | [`Pool::zeros`], [`Pool::from_array`], [`Tensor`] |
-//! | room by moving blocks | [`Pool::compact`] |
+//! | a block that grows where it is | [`Block::try_grow`], [`Tensor::try_grow`] |
+//! | room by moving blocks | [`Pool::compact_for`], [`Pool::compact`] |
 //! | where every byte is | [`Pool::stats`], [`Pool::holders`], [`Error::shortage`] |
 //! | what a recorded run needs | `trace` (feature): `Trace::read`, `replay`, `min_budget` |
 //! | offsets ahead of time | [`plan`] |

@@ -25,7 +25,7 @@ pub struct Stats {
     /// What their blocks hold.
     pub used_bytes: u64,
     /// Idle pieces: in cut pages, in the free lists of the CPUs, and in the arena of planned steps; and the place that a block is
-    /// moving to ([`Pool::compact`](crate::Pool::compact)).
+    /// moving to ([`Pool::compact`](crate::Pool::compact)) or growing into.
     pub cached_bytes: u64,
     /// Blocks and slabs that wait for the device, or to be zeroed.
     pub retired_bytes: u64,

@@ -84,8 +84,8 @@ impl<T: Pod> Tensor<T, Gpu> {
     ///
     /// What is made of a binding borrows nothing. These are the caller's duties, which neither wgpu nor the pool can check:
     ///
-    /// - A bind group is used in this closure, or in a later one while the tensor lives and was not moved by
-    ///   [`Pool::compact`]. The place of a dropped tensor is another tensor's.
+    /// - A bind group is used in this closure, or in a later one while the tensor lives, has not [shrunk](Tensor::shrink), and was not
+    ///   moved by [`Pool::compact`]. The place of a dropped tensor is another tensor's.
     /// - The buffer is the whole slab. Commands touch the range of the binding only, no `wgpu::Queue::write_buffer` goes to
     ///   it, and nothing destroys it.
     /// - All encoders and bind groups are of the same `wgpu::Instance` as the pool's device. wgpu refuses those of another
