@@ -131,8 +131,9 @@ impl Config {
         self
     }
 
-    /// Zeroes every block when it is freed, for pools that several tenants share: nobody sees what another left, whether
-    /// or not they ask for [zeroed](Request::zeroed) blocks. Costs a pass over the memory for each block.
+    /// Zeroes every block when it is freed, and what it leaves when it [shrinks](crate::Block::shrink), for pools that several tenants
+    /// share: no tenant sees what another left, whether or not they ask for [zeroed](Request::zeroed) blocks. Costs a pass over
+    /// the memory for each block.
     ///
     /// A block that is held, or freed while a thread records work for the device, is zeroed when that is over. It counts as
     /// retired until then. Freeing it does not wait for that thread; an allocation that would fail otherwise does, unless it

@@ -12,6 +12,7 @@ mod isolation;
 mod kernels_raw;
 mod lost;
 mod memory;
+mod moves;
 mod planned;
 mod random;
 mod stream;
