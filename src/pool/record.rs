@@ -8,7 +8,7 @@
 //! it costs one look at a flag.
 //!
 //! A [`Sink`] runs the caller's code, which may be slow, or call the pool. So one thread at a time calls it, without a lock.
-//! Allocations, step marks and the end of the record do. No drop of a block, a future or a hold does, nor waits for a thread
+//! Allocations, resizes, step marks and the end of the record do. No drop of a block, a future or a hold does, nor waits for a thread
 //! that does.
 //!
 //! [`Room`] bounds the events that are not written yet. A full record takes nothing but frees of blocks that it has: an
