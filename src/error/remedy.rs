@@ -15,8 +15,8 @@ pub enum Remedy {
     /// Certain: the end of the planned steps that the program brought. Dropping its [`PlannedSteps`](crate::PlannedSteps) gives
     /// back what is idle in the arena.
     EndPlannedSteps,
-    /// Certain: [`Pool::compact_for`](crate::Pool::compact_for) this request, lent all blocks of the pool. Named where no hold and no arena keeps a
-    /// block in its place.
+    /// Certain: [`Pool::compact_for`](crate::Pool::compact_for) this request, lent all blocks of the pool. Named where no hold and no
+    /// arena keeps a block in its place.
     Compact,
     /// Certain: the same request with [`Priority::High`](crate::Priority::High), which may use the reserve.
     HighPriority,

@@ -136,9 +136,9 @@ impl<B: Backend> Pool<B> {
     /// Moves blocks as [`compact`](Self::compact) does, but stops as soon as this request can be served. Nothing moves if it can be
     /// served now. The request is not served: the caller allocates next.
     ///
-    /// First each slab that has enough idle bytes in parts is compacted by itself, the one that holds fewest first; then it goes on
-    /// as `compact`. An error of a pool without room names this where it helps for [certain](crate::Remedy::Compact), lent all
-    /// blocks.
+    /// First each slab that has enough idle bytes in parts is compacted by itself, those first that then have them in one run for
+    /// certain; then it goes on as `compact`. An error of a pool without room names this where it helps for
+    /// [certain](crate::Remedy::Compact), lent all blocks.
     ///
     /// ```
     /// use tensorpool::{Config, Pool, Request, SlabPolicy};

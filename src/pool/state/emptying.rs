@@ -1,5 +1,6 @@
 //! Slabs whose blocks can all move to others, and the places that are there for them.
 
+use super::moves::PIECES_MAX;
 use super::{Home, Slot, State};
 use crate::pool::{Priority, SlabPolicy};
 use crate::space::{Extent, Space};
@@ -9,10 +10,13 @@ use crate::sync::Arc;
 const NEW_SLAB_PART: u64 = 2;
 
 impl<S> State<S> {
-    /// Returns the slabs that have as many idle bytes as such a request takes, those that hold fewest first.
+    /// Returns the slabs that have as many idle bytes as such a request takes: first those that have them in one run for certain once
+    /// all their blocks have moved, and of these the one that holds fewest bytes.
     pub(in crate::pool) fn slots_with_idle(&self, bytes: u64) -> Vec<Slot> {
         let least_bytes = self.sizes.least(bytes).unwrap_or(u64::MAX);
-        self.slots_by_use(|_, space| space.bytes() - space.used_bytes() >= least_bytes)
+        let mut slots = self.slots_by_use(|_, space| space.bytes() - space.used_bytes() >= least_bytes);
+        slots.sort_by_key(|slot| self.entry(*slot).space.compacted_bytes(PIECES_MAX) < least_bytes);
+        slots
     }
 
     /// Returns the slabs that hold nothing but what is lent, those that hold fewest bytes first. `lent` has the slab of each block,
