@@ -25,11 +25,11 @@ impl<B: Backend> Block<B> {
     /// [zeroed](Request::zeroed).
     ///
     /// ```
-    /// use tensorpool::{Config, Pool, Request};
+    /// use tensorpool::{Config, Pool, Request, SlabPolicy};
     ///
-    /// let pool = Pool::host(Config::new("1 MiB"))?;
+    /// let pool = Pool::host(Config::new("128 KiB").slabs(SlabPolicy::Single))?;
     /// let mut cache = pool.alloc(Request::bytes(64 << 10).label("cache"))?;
-    /// let next = pool.alloc(Request::bytes(16 << 10))?;
+    /// let next = pool.alloc(Request::bytes(64 << 10))?;
     /// let error = cache.try_grow(96 << 10).unwrap_err();
     /// assert!(error.is_not_in_place()); // "next" is in the way: take another block, and copy
     /// drop(next);
