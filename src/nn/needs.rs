@@ -81,8 +81,8 @@ pub struct Needs {
 /// Budgets are searched in steps of 1 KiB.
 pub const STEP_BYTES: u64 = 1 << 10;
 
-/// More than any step needs whose matrices have at most 2^32 elements, short of hundreds of layers.
-const AMPLE_BYTES: u64 = 1 << 45;
+/// The budget of the first trial has at least so many bytes. The map of a far larger slab would be touched to be zeroed.
+const AMPLE_BYTES_LEAST: u64 = 1 << 36;
 
 /// Steps of a trial: in the second the optimizer's state and the pool's free runs are those of every later one.
 const TRIAL_STEPS: usize = 2;
@@ -112,7 +112,8 @@ const TRIAL_STEPS: usize = 2;
 pub fn needs<B: Kernels>(backend: &B, settings: &Settings, kind: StepKind, allocator: Allocator) -> Result<Needs> {
     settings.check()?;
     let trial = Trial { backend, settings, kind, allocator };
-    let live_peak_bytes = trial.run(AMPLE_BYTES)?.live_peak_bytes;
+    let ample_slabs = if allocator == Allocator::Pool { SlabPolicy::Growing } else { allocator.slabs() };
+    let live_peak_bytes = trial.run(ample_bytes(settings), ample_slabs)?.live_peak_bytes;
     let mut enough = live_peak_bytes.next_multiple_of(STEP_BYTES).max(STEP_BYTES);
     while !trial.fits(enough)? {
         enough += enough / 8 / STEP_BYTES * STEP_BYTES + STEP_BYTES;
@@ -127,7 +128,7 @@ pub fn needs<B: Kernels>(backend: &B, settings: &Settings, kind: StepKind, alloc
             short = middle;
         }
     }
-    let at_budget = trial.run(enough)?;
+    let at_budget = trial.run(enough, allocator.slabs())?;
     let resident_bytes = settings.floor_bytes();
     Ok(Needs {
         parameter_bytes: settings.parameter_bytes(),
@@ -141,6 +142,13 @@ pub fn needs<B: Kernels>(backend: &B, settings: &Settings, kind: StepKind, alloc
     })
 }
 
+/// Returns more than a step needs: it keeps the gradients too, which are no larger than the parameters, and a few times the
+/// activations.
+fn ample_bytes(settings: &Settings) -> u64 {
+    let named_bytes = settings.floor_bytes().saturating_add(settings.activation_bytes().sum());
+    named_bytes.saturating_mul(8).clamp(AMPLE_BYTES_LEAST, 1 << 45)
+}
+
 /// One question: does it train in this budget?
 struct Trial<'a, B: Kernels> {
     backend: &'a B,
@@ -150,11 +158,8 @@ struct Trial<'a, B: Kernels> {
 }
 
 impl<B: Kernels> Trial<'_, B> {
-    fn run(&self, budget_bytes: u64) -> Result<Stats> {
-        let config = Config::new(budget_bytes).free_lists(false).slabs(match self.allocator {
-            Allocator::Pool if budget_bytes == AMPLE_BYTES => SlabPolicy::Growing,
-            allocator => allocator.slabs(),
-        });
+    fn run(&self, budget_bytes: u64, slabs: SlabPolicy) -> Result<Stats> {
+        let config = Config::new(budget_bytes).free_lists(false).slabs(slabs);
         let pool = Pool::with_backend(Virtual::of(self.backend, budget_bytes), &config)?;
         let params_in_memory = self.backend.params_in_memory();
         let trainer = Trainer::with_params(&pool, self.settings.clone(), self.kind, params_in_memory)?;
@@ -168,7 +173,7 @@ impl<B: Kernels> Trial<'_, B> {
     }
 
     fn fits(&self, budget_bytes: u64) -> Result<bool> {
-        match self.run(budget_bytes) {
+        match self.run(budget_bytes, self.allocator.slabs()) {
             Ok(_) => Ok(true),
             Err(error) if error.is_no_room() => Ok(false),
             Err(error) => Err(error),
