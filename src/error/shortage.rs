@@ -109,7 +109,7 @@ pub struct Shortage {
     pub live_bytes: u64,
     /// What blocks held.
     pub used_bytes: u64,
-    /// Idle pieces in cut pages, in free lists and in the arena.
+    /// Idle pieces in cut runs, in free lists and in the arena.
     pub cached_bytes: u64,
     /// Waiting for the device, for a hold to end, or to be zeroed.
     pub retired_bytes: u64,

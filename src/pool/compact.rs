@@ -9,7 +9,7 @@
 //!
 //! Within a slab a block goes to the lowest hole below it that has room. Where there is none it may slide into a smaller one directly below
 //! it, part by part of the hole's size, lowest first: where a part goes to, nothing is that has not moved already. A small block
-//! goes up instead, out of a cut page that stands between runs and into one at the high end. No copy is made with the pool's lock
+//! goes up instead, out of a cut run that stands between runs and into one at the high end. No copy is made with the pool's lock
 //! held, and each is between two spans that do not meet.
 
 mod passes;
@@ -100,8 +100,8 @@ impl<B: Backend> Pool<B> {
     /// 1. *From slab to slab.* The slab that holds fewest bytes is emptied into those that hold more, fullest first; then the next one.
     ///    A slab is only begun if all that it holds is lent and can move, and has room elsewhere.
     /// 2. *Within each slab* a block goes to the lowest hole below it that has room, or slides down into the free pages directly
-    ///    below it, if they are at least 1/16 of it. Blocks of less than a page go up, to an idle piece of a higher page or to the
-    ///    highest free one. That is repeated up to eight times, as long as anything moves.
+    ///    below it, if they are at least 1/16 of it. Small blocks go up, to an idle piece of a higher cut run or to a piece of
+    ///    a free run. That is repeated up to eight times, as long as anything moves.
     ///
     /// Where no slab has room for the blocks of another, a new slab of just their bytes takes them, if it is half as large as
     /// theirs at most and the budget has room for both until the larger one is given back. Else a slab that holds less takes them.
@@ -112,7 +112,7 @@ impl<B: Backend> Pool<B> {
     /// in the stream, and nothing waits for them; but bind groups that were made before still say where the tensors were.
     ///
     /// Lend all there is: where a part is lent, a block may move next to one that cannot, and the longest free run may be shorter
-    /// than before. It takes time that grows with the lent blocks times the cut pages.
+    /// than before. It takes time that grows with the lent blocks.
     ///
     /// What is live stays as it is. What is used may change by roundings: another slab may have pages of another size. To let it
     /// stop as soon as one request has room there is [`compact_for`](Self::compact_for).

@@ -73,6 +73,7 @@ pub struct Config {
     budget: Budget,
     staging_bytes: Option<u64>,
     placement: Placement,
+    page_bytes: Option<u64>,
     slabs: SlabPolicy,
     reserve_bytes: u64,
     zero_on_free: bool,
@@ -89,6 +90,7 @@ impl Config {
             budget: budget.into(),
             staging_bytes: None,
             placement: Placement::default(),
+            page_bytes: None,
             slabs: SlabPolicy::default(),
             reserve_bytes: 0,
             zero_on_free: false,
@@ -102,6 +104,30 @@ impl Config {
     #[must_use]
     pub fn placement(mut self, placement: Placement) -> Self {
         self.placement = placement;
+        self
+    }
+
+    /// Sets the page size, in bytes: the unit in which requests above half a *cut run* are rounded up. A power of two, from the
+    /// alignment of the backend's slabs, and 1/2^25 of the budget, to 1/64 of the budget.
+    ///
+    /// Unless this is set, pages have 1 KiB (or four times the alignment) in slabs of up to 32 MiB, 1/32,768 of the slab up to
+    /// 128 MiB, 4 KiB up to 128 GiB, and 1/2^25 of the slab above. A slab smaller than 64 pages of the chosen size gets smaller
+    /// ones. Larger pages make allocations of many pages faster, and waste up to a page for each.
+    ///
+    /// Smaller requests get pieces of powers of two, out of cut runs. These keep their size where pages are chosen smaller, and are
+    /// one page where it is larger: so larger pages also bring larger blocks into [free lists](Self::free_lists), up to 64 KiB.
+    ///
+    /// ```
+    /// use tensorpool::{Config, Pool, Request};
+    ///
+    /// let pool = Pool::host(Config::new("64 MiB").page_bytes(64 << 10))?;
+    /// assert_eq!(pool.alloc(Request::bytes(100_000))?.bytes_held(), 128 << 10);
+    /// assert!(Pool::host(Config::new("64 MiB").page_bytes(1000)).is_err());
+    /// # Ok::<(), tensorpool::Error>(())
+    /// ```
+    #[must_use]
+    pub fn page_bytes(mut self, bytes: u64) -> Self {
+        self.page_bytes = Some(bytes);
         self
     }
 
@@ -196,6 +222,10 @@ impl Config {
 
     pub(super) fn placement_chosen(&self) -> Placement {
         self.placement
+    }
+
+    pub(super) fn page_bytes_chosen(&self) -> Option<u64> {
+        self.page_bytes
     }
 
     pub(super) fn slabs_chosen(&self) -> SlabPolicy {

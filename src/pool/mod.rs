@@ -202,7 +202,7 @@ impl<B: Backend> Pool<B> {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for a budget that does not parse, a [percentage](Budget) of memory whose size is not known, staging
-    /// or a reserve larger than the budget, [`touch`](Config::touch) or [`lock`](Config::lock) on a backend that does neither, or
+    /// or a reserve larger than the budget, [pages](Config::page_bytes) of a size out of range, [`touch`](Config::touch) or [`lock`](Config::lock) on a backend that does neither, or
     /// a backend whose limits or staging break its contract; [`ErrorKind::OutOfMemory`] for a budget that is to be touched and is
     /// more than the machine has; what the backend reports when it refuses the staging, or the slabs of [`SlabPolicy::Single`].
     /// Then nothing stays reserved.
@@ -231,8 +231,8 @@ impl<B: Backend> Pool<B> {
             );
             return Err(Error::new(ErrorKind::Invalid, message));
         }
+        let sizes = SlabSizes::new(policy, placement, limits, budget_bytes).with_pages(config.page_bytes_chosen())?;
         let shards = Shards::open();
-        let sizes = SlabSizes::new(policy, placement, limits, budget_bytes);
         let state = State::new(&Opening {
             budget_bytes,
             staging_bytes,

@@ -5,8 +5,29 @@
 
 use super::{Priority, Request, SlabPolicy};
 use crate::backend::Limits;
-use crate::space::{Placement, Space};
-use crate::units::{round_down, round_up};
+use crate::error::{Error, ErrorKind, Result};
+use crate::space::{PAGES_MAX, Placement, Space};
+use crate::units::{exact, round_down, round_up};
+
+/// How large the pages of slabs are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PageBytes {
+    pub(super) alignment_bytes: u64,
+    /// What the caller has chosen.
+    pub(super) chosen: Option<u64>,
+}
+
+impl PageBytes {
+    /// Returns the bytes of a page in a slab of so many bytes, which are not 0.
+    pub(super) fn of(self, slab_bytes: u64) -> u64 {
+        Space::page_bytes_near(slab_bytes, self.alignment_bytes, self.chosen)
+    }
+
+    /// Returns the bytes of a cut run in such a slab: pieces have up to half of them.
+    fn of_cut(self, slab_bytes: u64) -> u64 {
+        Space::cut_bytes_for(slab_bytes, self.alignment_bytes, self.of(slab_bytes))
+    }
+}
 
 /// What the sizes of a pool's slabs follow from. It never changes.
 #[derive(Clone, Copy, Debug)]
@@ -15,11 +36,36 @@ pub(super) struct SlabSizes {
     placement: Placement,
     limits: Limits,
     budget_bytes: u64,
+    pub(super) pages: PageBytes,
 }
 
 impl SlabSizes {
     pub(super) fn new(policy: SlabPolicy, placement: Placement, limits: Limits, budget_bytes: u64) -> Self {
-        Self { policy, placement, limits, budget_bytes }
+        let pages = PageBytes { alignment_bytes: limits.alignment_bytes, chosen: None };
+        Self { policy, placement, limits, budget_bytes, pages }
+    }
+
+    /// The same with the page size that the caller has chosen, if any.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if it is not a power of two, or out of range.
+    pub(super) fn with_pages(mut self, page_bytes: Option<u64>) -> Result<Self> {
+        let Some(bytes) = page_bytes else { return Ok(self) };
+        let for_pages_max = self.budget_bytes.div_ceil(PAGES_MAX.into()).next_power_of_two();
+        let least_bytes = self.limits.alignment_bytes.max(for_pages_max);
+        let most_bytes = (self.budget_bytes / 64).checked_ilog2().map_or(0, |bits| 1 << bits).max(least_bytes);
+        if !bytes.is_power_of_two() || !(least_bytes..=most_bytes).contains(&bytes) {
+            let message = format!(
+                "pages of {}: with a budget of {} they can have powers of two from {} to {}",
+                exact(bytes),
+                exact(self.budget_bytes),
+                exact(least_bytes),
+                exact(most_bytes)
+            );
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        self.pages.chosen = page_bytes;
+        Ok(self)
     }
 
     /// Returns how a slab's space places blocks. A slab of one block is as large as the block, whatever a buddy system would
@@ -59,26 +105,27 @@ impl SlabSizes {
         if least_bytes >= slab_bytes || self.placement() == Placement::PowerOfTwo {
             return least_bytes;
         }
-        let alignment_bytes = self.limits.alignment_bytes;
-        let page_bytes = Space::page_bytes_for(slab_bytes, alignment_bytes);
-        let piece_bytes = bytes.next_power_of_two().max(alignment_bytes);
-        if piece_bytes < page_bytes { piece_bytes } else { bytes.next_multiple_of(page_bytes).min(slab_bytes) }
+        let piece_bytes = bytes.next_power_of_two().max(self.limits.alignment_bytes);
+        if piece_bytes < self.pages.of_cut(slab_bytes) {
+            return piece_bytes;
+        }
+        bytes.next_multiple_of(self.pages.of(slab_bytes)).min(slab_bytes)
     }
 
     /// Returns the largest slab of at most so many bytes. A buddy system has no use for a partial page, and gets none: so a
     /// request takes the same power of two of every slab.
     pub(super) fn slab(&self, most_bytes: u64) -> u64 {
-        let Limits { alignment_bytes, granule_bytes, slab, .. } = self.limits;
+        let Limits { granule_bytes, slab, .. } = self.limits;
         let bytes = round_down(most_bytes.min(slab.bytes), granule_bytes);
         if bytes == 0 || self.placement() == Placement::Exact {
             return bytes;
         }
-        round_down(bytes, Space::page_bytes_for(bytes, alignment_bytes))
+        round_down(bytes, self.pages.of(bytes))
     }
 
     /// Returns the bytes of a page in a slab of so many bytes; 0 for none.
     pub(super) fn page_bytes(&self, slab_bytes: u64) -> u64 {
-        if slab_bytes == 0 { 0 } else { Space::page_bytes_for(slab_bytes, self.limits.alignment_bytes) }
+        if slab_bytes == 0 { 0 } else { self.pages.of(slab_bytes) }
     }
 
     /// Returns the next size in the policy's series.
@@ -95,7 +142,7 @@ impl SlabSizes {
 
     /// Returns an empty space for a new slab.
     pub(super) fn space(&self, slab_bytes: u64) -> Space {
-        Space::new(slab_bytes, self.limits.alignment_bytes, self.placement())
+        Space::with_page_bytes(slab_bytes, self.limits.alignment_bytes, self.pages.of(slab_bytes), self.placement())
     }
 }
 

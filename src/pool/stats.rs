@@ -24,7 +24,7 @@ pub struct Stats {
     pub live_bytes: u64,
     /// What their blocks hold.
     pub used_bytes: u64,
-    /// Idle pieces: in cut pages, in the free lists of the CPUs, and in the arena of planned steps; and the place that a block is
+    /// Idle pieces: in cut runs, in the free lists of the CPUs, and in the arena of planned steps; and the place that a block is
     /// moving to ([`Pool::compact`](crate::Pool::compact)) or growing into.
     pub cached_bytes: u64,
     /// Blocks and slabs that wait for the device, or to be zeroed.

@@ -15,9 +15,14 @@ use std::ops::Range;
 
 use super::change::Change;
 use super::tree::RunTree;
+use super::word::WORD_PAGES;
 
 /// A small run is at most this part of the largest.
 const SMALL: u32 = 20;
+
+/// So many holes are looked at for an aligned run: twice its pages always have one, and a search without a bound would walk over
+/// all holes with the pool's lock held.
+const HOLES_LOOKED_AT: usize = 4;
 
 /// A free run, and how many of its pages may be taken.
 struct Hole {
@@ -39,15 +44,55 @@ impl RunTree {
         }
         debug_assert!(end <= self.pages() && self.pages() - end <= 1, "{end} of {} pages", self.pages());
         let largest = self.largest().max(count);
+        let (hole, start) = self.choose(count, largest, end)?;
+        self.set_largest(largest);
+        self.cut(Change { from: hole.run.start, start, end: start + count, to: hole.run.end });
+        Some(start)
+    }
+
+    /// Where [`Self::take_sparing`] would take pages.
+    #[cold]
+    pub(super) fn find_sparing(&self, count: u32, end: u32) -> Option<u32> {
+        self.choose(count, self.largest().max(count), end).map(|(_, start)| start)
+    }
+
+    #[inline(always)]
+    fn choose(&self, count: u32, largest: u32, end: u32) -> Option<(Hole, u32)> {
         let (hole, is_high) = if count <= largest / SMALL {
             (self.hole_for_small(count, largest, end)?, true)
         } else {
             self.hole_for_large(count, largest, end)?
         };
-        self.set_largest(largest);
         let start = hole.run.start + if is_high { hole.usable - count } else { 0 };
+        Some((hole, start))
+    }
+
+    /// Takes `count` free pages before page `end` to be cut, a power of two of them up to a word at a multiple of as many, and
+    /// returns the first. They are the last such pages of one of the [`HOLES_LOOKED_AT`] highest holes, else of the highest hole
+    /// that has twice as many pages. `None` if there is none.
+    pub fn take_to_cut(&mut self, count: u32, end: u32) -> Option<u32> {
+        debug_assert!(count.is_power_of_two() && count <= WORD_PAGES, "{count} pages to be cut");
+        debug_assert!(end <= self.pages() && self.pages() - end <= 1, "{end} of {} pages", self.pages());
+        let (hole, start) = self.hole_to_cut(count, end)?;
         self.cut(Change { from: hole.run.start, start, end: start + count, to: hole.run.end });
         Some(start)
+    }
+
+    /// Whether [`Self::take_to_cut`] would take any.
+    pub(super) fn has_to_cut(&self, count: u32, end: u32) -> bool {
+        self.hole_to_cut(count, end).is_some()
+    }
+
+    fn hole_to_cut(&self, count: u32, end: u32) -> Option<(Hole, u32)> {
+        let found = |hole: Hole| hole.last_aligned(count).map(|start| (hole, start));
+        let mut hole = self.hole_that_ends(self.find_high(count)?, count, end);
+        for _ in 1..HOLES_LOOKED_AT {
+            if let Some(start) = hole.last_aligned(count) {
+                return Some((hole, start));
+            }
+            hole = self.hole_before(&hole, count, end)?;
+        }
+        found(hole).or_else(|| found(self.hole_that_ends(self.find_high(2 * count)?, 2 * count, end)))
     }
 
     fn hole_for_small(&self, count: u32, largest: u32, end: u32) -> Option<Hole> {
@@ -106,6 +151,12 @@ impl Hole {
     fn new(run: Range<u32>, end: u32) -> Hole {
         let usable = run.end.min(end) - run.start;
         Hole { run, usable }
+    }
+
+    /// The last multiple of `count`, a power of two, at which `count` pages may be taken.
+    fn last_aligned(&self, count: u32) -> Option<u32> {
+        let start = ((self.run.start + self.usable) & !(count - 1)).checked_sub(count)?;
+        (start >= self.run.start).then_some(start)
     }
 
     fn spares(&self, count: u32, largest: u32) -> bool {

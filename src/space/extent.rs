@@ -110,7 +110,7 @@ impl Extent {
         self.bytes
     }
 
-    /// Whether it is a piece of a cut page; else it is a run of pages.
+    /// Whether it is a piece of a cut run; else it is a run of pages.
     #[inline]
     pub fn is_piece(self) -> bool {
         self.slot != RUN

@@ -10,15 +10,53 @@ use super::change::Change;
 /// Children of a family.
 pub(super) const CHILDREN: usize = 8;
 
+/// A count of pages: `u16` up to nodes of 4,096 pages, `u32` above. A sum of two never has more bits.
+pub(super) trait Lane: Copy + Default + Ord {
+    fn of(pages: u32) -> Self;
+    fn pages(self) -> u32;
+    fn plus(self, other: Self) -> Self;
+}
+
+impl Lane for u16 {
+    #[inline(always)]
+    fn of(pages: u32) -> u16 {
+        pages as u16
+    }
+    #[inline(always)]
+    fn pages(self) -> u32 {
+        self.into()
+    }
+    #[inline(always)]
+    fn plus(self, other: u16) -> u16 {
+        self + other
+    }
+}
+
+/// Signed, since processors compare those at once.
+impl Lane for i32 {
+    #[inline(always)]
+    fn of(pages: u32) -> i32 {
+        pages as i32
+    }
+    #[inline(always)]
+    fn pages(self) -> u32 {
+        self as u32
+    }
+    #[inline(always)]
+    fn plus(self, other: i32) -> i32 {
+        self + other
+    }
+}
+
 /// What eight nodes of the same size know of their pages. Children that the tree does not have are taken.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Family {
+#[derive(Debug, Clone, Copy, Default, bytemuck::Zeroable)]
+pub(super) struct Family<L = u16> {
     /// Free pages at the start of each child.
-    pub(super) prefix: [u16; CHILDREN],
+    pub(super) prefix: [L; CHILDREN],
     /// The longest free run in each.
-    pub(super) longest: [u16; CHILDREN],
+    pub(super) longest: [L; CHILDREN],
     /// Free pages at the end of each.
-    pub(super) suffix: [u16; CHILDREN],
+    pub(super) suffix: [L; CHILDREN],
 }
 
 /// Where the lowest run of a family is.
@@ -48,7 +86,13 @@ pub(super) enum Effect {
     LongestUnknown,
 }
 
-impl Family {
+impl<L: Lane> Family<L> {
+    /// Eight children of `span` pages, all free.
+    pub(super) fn free(span: u32) -> Self {
+        let all = [L::of(span); CHILDREN];
+        Family { prefix: all, longest: all, suffix: all }
+    }
+
     /// The longest run; each child has `span` pages.
     #[inline]
     pub(super) fn longest(&self, span: u32) -> u32 {
@@ -56,7 +100,10 @@ impl Family {
             return self.longest_one_by_one(span);
         }
         let [a, b, c, d, e, f, g, _] = self.suffix;
-        self.longest_with(self.prefix, [0, a, b, c, d, e, f, g]).into_iter().fold(0, u16::max).into()
+        self.longest_with(self.prefix, [L::default(), a, b, c, d, e, f, g])
+            .into_iter()
+            .fold(L::default(), L::max)
+            .pages()
     }
 
     /// Where the lowest run of at least `count` pages is that ends in one of the children from `first` on.
@@ -66,16 +113,16 @@ impl Family {
             return self.lowest_one_by_one(first as usize, count, span);
         }
         let [a, b, c, d, e, f, g, _] = self.suffix;
-        let runs = self.longest_with(self.prefix, [0, a, b, c, d, e, f, g]);
+        let runs = self.longest_with(self.prefix, [L::default(), a, b, c, d, e, f, g]);
         // Eight is a child beyond the last one: then nothing is left.
         let from_first = u64::MAX.checked_shl(first * u8::BITS).unwrap_or(0);
-        let fitting = bytes_where(runs, |run| run >= count as u16) & from_first;
+        let fitting = bytes_where(runs, |run| run >= L::of(count)) & from_first;
         if fitting == 0 {
             return None;
         }
         let child = fitting.trailing_zeros() / u8::BITS;
-        let before = if child == 0 { 0 } else { self.suffix[child as usize % CHILDREN - 1].into() };
-        let is_before = before + u32::from(self.prefix[child as usize % CHILDREN]) >= count;
+        let before = if child == 0 { 0 } else { self.suffix[child as usize % CHILDREN - 1].pages() };
+        let is_before = before + self.prefix[child as usize % CHILDREN].pages() >= count;
         Some(if is_before { Lowest::Before(child, before) } else { Lowest::Inside(child) })
     }
 
@@ -86,22 +133,17 @@ impl Family {
             return self.highest_one_by_one(end as usize, count, span);
         }
         let [_, b, c, d, e, f, g, h] = self.prefix;
-        let behind = [b, c, d, e, f, g, h, 0];
+        let behind = [b, c, d, e, f, g, h, L::default()];
         let runs = self.longest_with(self.suffix, behind);
         let from_end = u64::MAX.checked_shl(end * u8::BITS).unwrap_or(0);
-        let fitting = bytes_where(runs, |run| run >= count as u16) & !from_end;
+        let fitting = bytes_where(runs, |run| run >= L::of(count)) & !from_end;
         if fitting == 0 {
             return None;
         }
         let child = fitting.ilog2() / u8::BITS;
-        let more = u32::from(behind[child as usize % CHILDREN]);
-        let is_behind = u32::from(self.suffix[child as usize % CHILDREN]) + more >= count;
+        let more = behind[child as usize % CHILDREN].pages();
+        let is_behind = self.suffix[child as usize % CHILDREN].pages() + more >= count;
         Some(if is_behind { Highest::Behind(child, more) } else { Highest::Inside(child) })
-    }
-
-    /// The last child with a free page; there is one.
-    pub(super) fn last_with_free(&self) -> u32 {
-        self.longest.iter().rposition(|longest| *longest > 0).expect("a child with a free page") as u32
     }
 
     /// A child of `span` pages from `low` loses `start..end` of its free run.
@@ -111,15 +153,15 @@ impl Family {
         let child = child as usize % CHILDREN;
         let mut effect = Effect::Nothing;
         if from == low {
-            self.prefix[child] = (start - low) as u16;
+            self.prefix[child] = L::of(start - low);
             effect = Effect::Changed;
         }
         if to == low + span {
-            self.suffix[child] = (to - end) as u16;
+            self.suffix[child] = L::of(to - end);
             effect = Effect::Changed;
         }
-        if to - from == u32::from(self.longest[child]) {
-            self.longest[child] = inside.longest_rest() as u16;
+        if to - from == self.longest[child].pages() {
+            self.longest[child] = L::of(inside.longest_rest());
             effect = if inside.rest_is_longest_of(span) { Effect::Changed } else { Effect::LongestUnknown };
         }
         effect
@@ -129,7 +171,7 @@ impl Family {
     #[inline]
     pub(super) fn join(&mut self, child: u32, low: u32, span: u32, inside: Change) -> bool {
         let child = child as usize % CHILDREN;
-        let length = (inside.to - inside.from) as u16;
+        let length = L::of(inside.to - inside.from);
         let (is_prefix, is_suffix) = (inside.from == low, inside.to == low + span);
         if is_prefix {
             self.prefix[child] = length;
@@ -142,22 +184,36 @@ impl Family {
         is_prefix || is_suffix || is_longest
     }
 
+    /// The first child from `first` on that is not wholly free.
+    #[inline]
+    pub(super) fn first_not_free(&self, first: u32, span: u32) -> Option<u32> {
+        let taken = bytes_where(self.prefix, |prefix| prefix != L::of(span)) & (u64::MAX << (first * u8::BITS));
+        (taken != 0).then(|| taken.trailing_zeros() / u8::BITS)
+    }
+
+    /// The last child before `end` that is not wholly free.
+    #[inline]
+    pub(super) fn last_not_free(&self, end: u32, span: u32) -> Option<u32> {
+        let taken = bytes_where(self.prefix, |prefix| prefix != L::of(span)) & !(u64::MAX << (end * u8::BITS));
+        (taken != 0).then(|| taken.ilog2() / u8::BITS)
+    }
+
     #[inline]
     fn has_free_child(&self, span: u32) -> bool {
-        bytes_where(self.longest, |longest| longest == span as u16) != 0
+        bytes_where(self.longest, |longest| longest == L::of(span)) != 0
     }
 
     /// Each child's longest run, or what it has at a border with what its neighbour has there, if that is longer.
     #[inline]
-    fn longest_with(&self, at_border: [u16; CHILDREN], of_neighbour: [u16; CHILDREN]) -> [u16; CHILDREN] {
-        std::array::from_fn(|child| self.longest[child].max(at_border[child] + of_neighbour[child]))
+    fn longest_with(&self, at_border: [L; CHILDREN], of_neighbour: [L; CHILDREN]) -> [L; CHILDREN] {
+        std::array::from_fn(|child| self.longest[child].max(at_border[child].plus(of_neighbour[child])))
     }
 
     #[cold]
     fn longest_one_by_one(&self, span: u32) -> u32 {
         let (mut longest, mut run) = (0, 0);
         for child in 0..CHILDREN {
-            longest = longest.max(self.longest[child].into()).max(run + u32::from(self.prefix[child]));
+            longest = longest.max(self.longest[child].pages()).max(run + self.prefix[child].pages());
             run = self.run_behind(child, run, span);
         }
         longest
@@ -166,9 +222,9 @@ impl Family {
     /// [`Self::lowest`] of more pages than a child has.
     #[cold]
     fn lowest_one_by_one(&self, first: usize, count: u32, span: u32) -> Option<Lowest> {
-        let mut run = first.checked_sub(1).map_or(0, |before| self.suffix[before].into());
+        let mut run = first.checked_sub(1).map_or(0, |before| self.suffix[before].pages());
         for child in first..CHILDREN {
-            if run + u32::from(self.prefix[child]) >= count {
+            if run + self.prefix[child].pages() >= count {
                 return Some(Lowest::Before(child as u32, run));
             }
             run = self.run_behind(child, run, span);
@@ -179,12 +235,12 @@ impl Family {
     /// [`Self::highest`] of more pages than a child has.
     #[cold]
     fn highest_one_by_one(&self, end: usize, count: u32, span: u32) -> Option<Highest> {
-        let mut run = self.prefix.get(end).map_or(0, |&prefix| prefix.into());
+        let mut run = self.prefix.get(end).map_or(0, |&prefix| prefix.pages());
         for child in (0..end).rev() {
-            if u32::from(self.suffix[child]) + run >= count {
+            if self.suffix[child].pages() + run >= count {
                 return Some(Highest::Behind(child as u32, run));
             }
-            let prefix = self.prefix[child].into();
+            let prefix = self.prefix[child].pages();
             run = if prefix == span { span + run } else { prefix };
         }
         None
@@ -192,13 +248,13 @@ impl Family {
 
     /// The length of the run that reaches the end of `child`, if one of `run` pages reaches its start.
     fn run_behind(&self, child: usize, run: u32, span: u32) -> u32 {
-        let suffix = self.suffix[child].into();
+        let suffix = self.suffix[child].pages();
         if suffix == span { run + span } else { suffix }
     }
 }
 
 /// One byte a lane, all ones where `is` holds: a comparison of eight lanes at once.
 #[inline]
-fn bytes_where(lanes: [u16; CHILDREN], is: impl Fn(u16) -> bool) -> u64 {
+fn bytes_where<L: Lane>(lanes: [L; CHILDREN], is: impl Fn(L) -> bool) -> u64 {
     u64::from_le_bytes(lanes.map(|lane| if is(lane) { u8::MAX } else { 0 }))
 }

@@ -5,7 +5,7 @@ use super::{Extent, Placement, Space};
 /// What keeps an extent from growing where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Obstacle {
-    /// It is a piece of a cut page: pieces keep their size.
+    /// It is a piece of a cut run: pieces keep their size.
     Piece,
     /// The slab ends, after so many free bytes.
     End { free_bytes: u64 },
@@ -22,23 +22,23 @@ impl Space {
         if extent.is_piece() {
             return Err(Obstacle::Piece);
         }
-        let (start, count) = ((extent.offset() >> self.page_shift) as u32, self.pages_for(extent.bytes()));
-        let (end, free_end) = (start + count, self.tree.run_end(start + count));
+        let (start, count) = (self.carving.page_at(extent.offset()), self.carving.pages_for(extent.bytes()));
+        let (end, free_end) = (start + count, self.tree.end_of_run_at(start + count));
         // Behind the last page, which may be partial, nothing can be measured.
-        let free_bytes = if free_end > end { self.run_bytes(end, free_end - end) } else { 0 };
-        if bytes > self.bytes - extent.offset() {
+        let free_bytes = if free_end > end { self.carving.run_bytes(end, free_end - end) } else { 0 };
+        if bytes > self.bytes() - extent.offset() {
             let is_end = free_end == self.tree.pages();
             return Err(if is_end { Obstacle::End { free_bytes } } else { self.pages_in_use(free_end, bytes, extent) });
         }
         let wanted = match self.placement {
-            Placement::Exact => self.pages_for(bytes),
-            Placement::PowerOfTwo => self.pages_for(bytes).next_power_of_two(),
+            Placement::Exact => self.carving.pages_for(bytes),
+            Placement::PowerOfTwo => self.carving.pages_for(bytes).next_power_of_two(),
         };
         if self.placement == Placement::PowerOfTwo && !start.is_multiple_of(wanted) {
-            return Err(Obstacle::Buddies { run_bytes: u64::from(wanted) << self.page_shift });
+            return Err(Obstacle::Buddies { run_bytes: self.carving.offset_of(wanted) });
         }
         match wanted - count {
-            more if more <= free_end - end => Ok(self.run_bytes(end, more)),
+            more if more <= free_end - end => Ok(self.carving.run_bytes(end, more)),
             _ if free_end == self.tree.pages() => Err(Obstacle::End { free_bytes }),
             _ => Err(self.pages_in_use(free_end, bytes, extent)),
         }
@@ -55,23 +55,22 @@ impl Space {
         debug_assert!(bytes > 0, "{extent:?} for 0 bytes");
         let pages = match self.placement {
             _ if extent.is_piece() => return None,
-            Placement::Exact => self.pages_for(bytes),
-            Placement::PowerOfTwo => self.pages_for(bytes).next_power_of_two(),
+            Placement::Exact => self.carving.pages_for(bytes),
+            Placement::PowerOfTwo => self.carving.pages_for(bytes).next_power_of_two(),
         };
-        let kept_bytes = u64::from(pages) << self.page_shift;
+        let kept_bytes = self.carving.offset_of(pages);
         (kept_bytes < extent.bytes()).then(|| extent.cut_at(kept_bytes))
     }
 
     /// The page is in use that keeps an extent from holding `bytes` bytes.
     #[cold]
     fn pages_in_use(&self, page: u32, bytes: u64, extent: Extent) -> Obstacle {
-        let used_end = self.tree.free_runs().map(|run| run.start).find(|start| *start > page);
-        let used = page..used_end.unwrap_or(self.tree.pages());
+        let used = page..self.tree.find_behind(page, 1).unwrap_or(self.tree.pages());
         let end = extent.offset() + extent.bytes();
         Obstacle::Pages {
             needed_bytes: extent.offset().saturating_add(bytes) - end,
-            free_bytes: (u64::from(page) << self.page_shift) - end,
-            used_bytes: self.run_bytes(used.start, used.end - used.start),
+            free_bytes: self.carving.offset_of(page) - end,
+            used_bytes: self.carving.run_bytes(used.start, used.end - used.start),
             is_cut: self.pieces.pages().any(|cut| cut == page),
         }
     }

@@ -1,7 +1,7 @@
-//! How each cut page is cut: two bits for every unit of it.
+//! How each cut run is cut: two bits for every unit of it.
 //!
 //! ```text
-//! units    0 1 2 3 4 5 6 7      one page of eight units: a used piece of two units, an idle one of two, a used one of four
+//! units    0 1 2 3 4 5 6 7      one cut run of eight units: a used piece of two units, an idle one of two, a used one of four
 //! starts   1 0 1 0 1 0 0 0      a piece begins here
 //! idle     0 0 1 0 0 0 0 0      and waits in its class
 //! ```
@@ -10,12 +10,14 @@
 //! a multiple of 2^class units has that size if its upper half is no start of another and what follows is: two bits to look
 //! at, and for all pieces of a word at once two shifts.
 
-use super::slots::resize_exact;
+use super::chunks::Chunks;
 use super::word;
 
 const WORD_UNITS: u32 = 64;
-/// Classes of a page that fills one word; the pages of fewer share one.
+/// Classes of a cut run that fills one word; those of fewer share one.
 const WORD_CLASSES: u32 = WORD_UNITS.trailing_zeros();
+/// Words of a chunk as a power of two: 256 KiB.
+const CHUNK_SHIFT: u32 = 14;
 
 /// One word of both maps.
 #[derive(Debug, Clone, Copy, Default)]
@@ -55,25 +57,26 @@ pub(super) struct Part {
 /// The maps of all slots.
 #[derive(Debug, Clone)]
 pub(super) struct Maps {
-    /// A page has 2^`classes` units.
+    /// A cut run has 2^`classes` units.
     classes: u32,
     /// 2^`classes` bits a slot.
-    words: Vec<Map>,
+    words: Chunks<Map>,
 }
 
 impl Maps {
     /// No slots, and room for one.
     pub(super) fn new(classes: u32) -> Maps {
-        let words = (1_usize << classes).div_ceil(WORD_UNITS as usize);
-        Maps { classes, words: Vec::with_capacity(words) }
+        // A slot lies in one chunk.
+        let shift = CHUNK_SHIFT.max(classes.saturating_sub(WORD_CLASSES));
+        Maps { classes, words: Chunks::new(shift, (1_usize << classes).div_ceil(WORD_UNITS as usize)) }
     }
 
     pub(super) fn resize(&mut self, slots: u32) {
         let bits = u64::from(slots) << self.classes;
-        resize_exact(&mut self.words, bits.div_ceil(WORD_UNITS.into()) as usize);
+        self.words.resize(bits.div_ceil(WORD_UNITS.into()) as usize);
     }
 
-    /// The page of an empty slot becomes one used piece.
+    /// The run of an empty slot becomes one used piece.
     pub(super) fn begin(&mut self, slot: u32) {
         let (word, bit) = self.place(slot, 0);
         self.words[word].starts |= 1 << bit;
@@ -118,10 +121,10 @@ impl Maps {
         (unit, found & (found - 1) == 0 && self.first_idle(slot, class, index + 1).is_none())
     }
 
-    /// Joins idle buddies of one page, smallest first.
+    /// Joins idle buddies of one cut run, smallest first.
     pub(super) fn merge(&mut self, slot: u32) -> bool {
         let mut merged = false;
-        // Buddies of the largest class would be the whole page, which goes home before.
+        // Buddies of the largest class would be the whole run, which goes home before.
         for class in 0..self.classes - 1 {
             if self.classes < WORD_CLASSES {
                 let mut map = self.packed(slot);
@@ -154,7 +157,7 @@ impl Maps {
     }
 
     pub(super) fn metadata_bytes(&self) -> usize {
-        self.words.capacity() * size_of::<Map>()
+        self.words.metadata_bytes()
     }
 
     /// The word and bit of a unit.
@@ -168,12 +171,12 @@ impl Maps {
     #[inline]
     fn words_of(&self, slot: u32) -> &[Map] {
         let count = 1 << (self.classes - WORD_CLASSES);
-        &self.words[slot as usize * count..][..count]
+        self.words.slice(slot as usize * count, count)
     }
 
     fn words_of_mut(&mut self, slot: u32) -> &mut [Map] {
         let count = 1 << (self.classes - WORD_CLASSES);
-        &mut self.words[slot as usize * count..][..count]
+        self.words.slice_mut(slot as usize * count, count)
     }
 
     /// The map of a slot that shares its word; what lies beyond looks like the start of another piece.

@@ -5,42 +5,47 @@
 //! | noun | unit, size | kept in |
 //! | --- | --- | --- |
 //! | slab | 1 byte to 64 TiB | one [`Space`] |
-//! | page | a power of two; 1 to 32,768 a slab, the last one may be partial | one bit of [`RunTree`] |
+//! | page | a power of two, 4 KiB up to 128 GiB; 1 to 2^25 a slab, the last one may be partial | one bit of [`RunTree`] |
 //! | run | consecutive pages; what a large request gets, exactly as many as it needs | nothing: the free runs are the map |
 //! | hole | a free run that is long enough for a request | |
-//! | cut page | a page split into pieces | a slot: 8 bytes |
-//! | piece | 2^class units, up to half a page; what a small request gets | two bits for each of its units |
+//! | cut run | 2^k pages, at a multiple of as many, split into pieces: one page, in slabs above 128 MiB up to 64 KiB | a slot: 8 bytes |
+//! | piece | 2^class units, up to half a cut run; what a small request gets | two bits for each of its units |
 //! | unit | the smallest piece: the slab's alignment | |
 //! | extent | what a caller holds: a run or a piece | the caller |
 //!
 //! ```text
-//!  slab of 11 pages, the last one partial
+//!  slab of 11 pages, the last one partial; a cut run is one page
 //!  |<-------------------------------- bytes() --------------------------------->|
 //!  +------+------+------+------+------+------+------+------+------+------+-------
 //!  |#### run of 3 pages #|4|2|1| |## run of 2 #|      |      |      |      |     |
 //!  +------+------+------+---|--+------+------+------+------+------+------+-------
 //!  page 0                   |                 \________ one free run _________/
-//!                a cut page: three used pieces
+//!                a cut run: three used pieces
 //!                and an idle one, cached for its class
 //! ```
 //!
-//! Three states and no fourth, in bytes: **used** (held by an extent), **cached** (idle pieces of cut pages), **free** (whole
+//! Three states and no fourth, in bytes: **used** (held by an extent), **cached** (idle pieces of cut runs), **free** (whole
 //! pages). `used + cached + free == bytes` at every moment.
 //!
-//! A request of at most half a page takes, in this order: an idle piece of its class; the smallest larger idle piece, split;
-//! the lowest free page, cut. Nothing merges on the way: freed pieces wait for the next request of their size, until
-//! [`Space::gather`] joins idle buddies. A page whose last used piece returns goes home whole.
+//! A request of at most half a cut run takes, in this order: an idle piece of its class; the smallest larger idle piece, split;
+//! a piece of a free run that is cut for it; whole pages, where no run can be cut. Nothing merges on the way: freed pieces wait
+//! for the next request of their size, until [`Space::gather`] joins idle buddies. A cut run whose last used piece returns goes
+//! home whole.
 //!
 //! A larger request takes one of the two nearest holes, where it spares room for the largest runs: `choose` has the rule.
-//! Small runs and cut pages are at the high end of a slab, the others at the low end.
+//! Small runs and cut runs are at the high end of a slab, the others at the low end.
 //!
-//! Files, lowest layer first: `word` (one 64-bit word); `change`, `family`, `tree` with `search`, `search_high`, `update` and
-//! `runs` (pages), and `choose` (which hole); `slots`, `maps` and `pieces` (cut pages); `extent`; this one; `in_place` (runs that
-//! grow and shrink); `most` (what would be served); and `check`, which walks over everything for the tests.
+//! Files, lowest layer first: `word` (one 64-bit word); `change`, `family`, `upper`, `tree` with `boughs`, `walk`, `search`,
+//! `search_high`, `update` and `runs` (pages), and `choose` (which hole); `slots`, `chunks`, `maps` and `pieces` (cut runs); `carving`
+//! (how large all of them are); `extent`; this one; `in_place` (runs that grow and shrink); `most` (what would be served); and
+//! `check`, which walks over everything for the tests.
 
+mod boughs;
+mod carving;
 mod change;
 mod check;
 mod choose;
+mod chunks;
 mod extent;
 mod family;
 mod in_place;
@@ -53,6 +58,8 @@ mod search_high;
 mod slots;
 mod tree;
 mod update;
+mod upper;
+mod walk;
 mod word;
 
 #[cfg(test)]
@@ -64,26 +71,16 @@ pub use extent::{Extent, Placement};
 pub(crate) use in_place::Obstacle;
 pub use tree::RunTree;
 
+pub(crate) use carving::SLAB_BYTES_MAX;
+pub(crate) use tree::PAGES_MAX;
+
+use carving::Carving;
 use pieces::{Piece, Pieces};
-use tree::PAGES_MAX;
 
-/// The largest slab: 32,768 pages of 2 GiB.
-pub(crate) const SLAB_BYTES_MAX: u64 = 1 << 46;
-/// Pages are at least this large unless that is more than [`PAGES_OF_A_SMALL_SLAB`] allows: it costs 0.05% of the peak of
-/// the recorded training runs, and smaller ones would leave small slabs without any class.
-const PAGE_BYTES_LEAST: u64 = 1024;
-/// A page is at least this many units, for the same reason.
-const PAGE_UNITS_LEAST: u64 = 4;
-/// A page is at most this part of its slab.
-const PAGES_OF_A_SMALL_SLAB: u64 = 64;
-
-/// The bytes of one slab: which are held, which wait in cut pages, which are free.
+/// The bytes of one slab: which are held, which wait in cut runs, which are free.
 #[derive(Debug, Clone)]
 pub struct Space {
-    bytes: u64,
-    /// Bytes of a page and of a unit, as powers of two.
-    page_shift: u32,
-    unit_shift: u32,
+    carving: Carving,
     placement: Placement,
     used_bytes: u64,
     tree: RunTree,
@@ -92,21 +89,25 @@ pub struct Space {
 
 impl Space {
     /// The page size of a slab: the smallest power of two that is at least four times `alignment` and 1 KiB and gives at most
-    /// 32,768 pages, but never more than 1/64 of the slab (down to `alignment` for tiny slabs).
+    /// 32,768 pages or is 4 KiB; more where that gives more than 2^25 pages, which is above 128 GiB. Never more than 1/64 of the
+    /// slab (down to `alignment` for tiny slabs).
     ///
     /// # Panics
     ///
     /// If `bytes` is 0 or more than 64 TiB, or `alignment` is not a power of two up to 64 TiB.
     pub fn page_bytes_for(bytes: u64, alignment: u64) -> u64 {
-        assert!((1..=SLAB_BYTES_MAX).contains(&bytes), "a slab of {bytes} bytes: it can have 1 to {SLAB_BYTES_MAX}");
-        assert!(
-            alignment.is_power_of_two() && alignment <= SLAB_BYTES_MAX,
-            "an alignment of {alignment} bytes is not a power of two up to {SLAB_BYTES_MAX}"
-        );
-        let wanted = PAGE_BYTES_LEAST.max(PAGE_UNITS_LEAST * alignment);
-        let needed = bytes.div_ceil(PAGES_MAX.into()).next_power_of_two();
-        let most = (bytes / PAGES_OF_A_SMALL_SLAB).checked_ilog2().map_or(1, |log| 1 << log);
-        wanted.max(needed).min(most).max(alignment)
+        Carving::page_bytes_for(bytes, alignment, None)
+    }
+
+    /// The page size of a slab for which `page_bytes` were chosen, a power of two: these, but at least `alignment` and
+    /// 1/2^25 of the slab, and never more than 1/64 of it.
+    pub(crate) fn page_bytes_near(bytes: u64, alignment: u64, page_bytes: Option<u64>) -> u64 {
+        Carving::page_bytes_for(bytes, alignment, page_bytes)
+    }
+
+    /// The bytes of a cut run in a slab of such pages.
+    pub(crate) fn cut_bytes_for(bytes: u64, alignment: u64, page_bytes: u64) -> u64 {
+        Carving::new(bytes, alignment, page_bytes).cut_bytes()
     }
 
     /// A free space of `bytes` bytes whose smallest piece, and the alignment of every extent, is `alignment`.
@@ -116,7 +117,7 @@ impl Space {
     ///
     /// let mut space = Space::new(1 << 20, 256, Placement::Exact);
     /// let large = space.alloc(5000).unwrap(); // a run of exactly five pages of 1 KiB
-    /// let small = space.alloc(300).unwrap(); // a piece of 512 bytes of a cut page, the last of the slab
+    /// let small = space.alloc(300).unwrap(); // a piece of 512 bytes of a cut run, the last page of the slab
     /// assert_eq!((large.offset(), large.bytes()), (0, 5120));
     /// assert_eq!((small.offset(), small.bytes()), (1047552, 512));
     /// assert_eq!((space.used_bytes(), space.cached_bytes()), (5632, 512));
@@ -130,42 +131,54 @@ impl Space {
     ///
     /// As [`Space::page_bytes_for`].
     pub fn new(bytes: u64, alignment: u64, placement: Placement) -> Space {
-        Space::with_page(bytes, alignment, Space::page_bytes_for(bytes, alignment), placement)
+        Space::with_page_bytes(bytes, alignment, Space::page_bytes_for(bytes, alignment), placement)
     }
 
-    /// [`Space::new`] with a page size of its own, so that tests have spaces of few pages with many classes.
-    fn with_page(bytes: u64, alignment: u64, page_bytes: u64, placement: Placement) -> Space {
+    /// [`Space::new`] with pages of a size that the caller chooses.
+    ///
+    /// # Panics
+    ///
+    /// As [`Space::page_bytes_for`]; and if `page_bytes` is not a power of two, is less than `alignment`, or gives more than 2^25
+    /// pages.
+    pub fn with_page_bytes(bytes: u64, alignment: u64, page_bytes: u64, placement: Placement) -> Space {
+        let least_bytes = alignment.max(bytes.div_ceil(PAGES_MAX.into()).next_power_of_two());
+        assert!(
+            page_bytes.is_power_of_two() && (least_bytes..=SLAB_BYTES_MAX).contains(&page_bytes),
+            "pages of {page_bytes} bytes: they can have powers of two from {least_bytes} to {SLAB_BYTES_MAX}"
+        );
+        Space::carved(Carving::new(bytes, alignment, page_bytes), placement)
+    }
+
+    fn carved(carving: Carving, placement: Placement) -> Space {
         Space {
-            bytes,
-            page_shift: page_bytes.trailing_zeros(),
-            unit_shift: alignment.trailing_zeros(),
+            carving,
             placement,
             used_bytes: 0,
-            tree: RunTree::new(bytes.div_ceil(page_bytes) as u32),
-            pieces: Pieces::new((page_bytes / alignment) as u32),
+            tree: RunTree::new(carving.pages()),
+            pieces: Pieces::new(carving.cut_units()),
         }
     }
 
     /// Takes an extent of at least `bytes` bytes, or `None` if there is none of that size.
     ///
-    /// Up to half a page it is the smallest power of two that holds them; above that whole pages, exactly as many as needed,
-    /// or with [`Placement::PowerOfTwo`] the next power of two of them. Where a run is taken, [`Placement`] says; a page is cut at
-    /// the high end, where small blocks part no large ones. Before giving up, a pool calls [`Space::gather`] and
-    /// tries again: merging may have made the piece that was missing.
+    /// Up to half a cut run it is the smallest power of two that holds them, or whole pages where no run can be cut; above that
+    /// whole pages, exactly as many as needed, or with [`Placement::PowerOfTwo`] the next power of two of them. Where a run is
+    /// taken, [`Placement`] says; a run is cut at the high end, where small blocks part no large ones. Before giving up, a pool
+    /// calls [`Space::gather`] and tries again: merging may have made the piece that was missing.
     ///
     /// # Panics
     ///
     /// If `bytes` is 0.
     pub fn alloc(&mut self, bytes: u64) -> Option<Extent> {
         assert!(bytes > 0, "a request for 0 bytes");
-        match self.class_of(bytes) {
+        match self.carving.class_of(bytes) {
             Some(class) => self.alloc_piece(class, bytes),
             None => self.alloc_run(bytes),
         }
     }
 
-    /// Takes an idle piece of exactly the class that [`Space::alloc`] would choose: nothing is split, no page is cut. `None`
-    /// if none is idle, and for every request above half a page.
+    /// Takes an idle piece of exactly the class that [`Space::alloc`] would choose: nothing is split, no run is cut. `None`
+    /// if none is idle, and for every request above half a cut run.
     ///
     /// # Panics
     ///
@@ -173,7 +186,7 @@ impl Space {
     #[inline]
     pub fn alloc_cached(&mut self, bytes: u64) -> Option<Extent> {
         assert!(bytes > 0, "a request for 0 bytes");
-        let class = self.class_of(bytes)?;
+        let class = self.carving.class_of(bytes)?;
         let piece = self.pieces.take_idle(class)?;
         Some(self.hold_piece(piece, class))
     }
@@ -188,39 +201,39 @@ impl Space {
         assert!(bytes > 0, "a request for 0 bytes");
         let page_bytes = self.page_bytes();
         assert!(offset.is_multiple_of(page_bytes), "offset {offset} is not a multiple of the page size {page_bytes}");
-        if offset >= self.bytes || bytes > self.bytes - offset {
+        if offset >= self.bytes() || bytes > self.bytes() - offset {
             return None;
         }
-        let (start, count) = ((offset >> self.page_shift) as u32, self.pages_for(bytes));
+        let (start, count) = (self.carving.page_at(offset), self.carving.pages_for(bytes));
         self.tree.take_at(start, count).then(|| self.hold_run(start, count))
     }
 
     /// Takes the lowest run for `bytes` bytes that ends at `below` or before: where a run that starts at `below` can move to. At a
     /// multiple of its pages with [`Placement::PowerOfTwo`]; small requests take whole pages too.
     pub(crate) fn alloc_below(&mut self, below: u64, bytes: u64) -> Option<Extent> {
-        debug_assert!(bytes > 0 && below <= self.bytes, "{bytes} bytes below {below}");
+        debug_assert!(bytes > 0 && below <= self.bytes(), "{bytes} bytes below {below}");
         if bytes > below {
             return None;
         }
-        let count = self.pages_for(bytes);
+        let count = self.carving.pages_for(bytes);
         let start = match self.placement {
             Placement::Exact => self.tree.find(count),
             Placement::PowerOfTwo => self.tree.find_aligned(count, count.next_power_of_two()),
         }?;
-        let is_below = u64::from(start + count) << self.page_shift <= below;
+        let is_below = self.carving.offset_of(start + count) <= below;
         (is_below && self.tree.take_at(start, count)).then(|| self.hold_run(start, count))
     }
 
-    /// Takes a piece as large as this one in a higher page: an idle one, or of the highest free page.
+    /// Takes a piece as large as this one in a higher cut run: an idle one, or of a free run that is cut for it.
     pub(crate) fn alloc_piece_above(&mut self, piece: Extent) -> Option<Extent> {
-        let class = self.class_of(piece.bytes())?;
-        let page = (piece.offset() >> self.page_shift) as u32;
+        let class = self.carving.class_of(piece.bytes())?;
+        let (page, _) = self.carving.place_in_cut(piece.offset());
         let found = self.pieces.take_idle_above(class, page).or_else(|| {
-            let to_cut = self.take_page_to_cut()?;
+            let to_cut = self.take_run_to_cut()?;
             if to_cut > page {
                 return Some(self.pieces.cut(to_cut, class));
             }
-            self.tree.release(to_cut, 1);
+            self.tree.release(to_cut, self.carving.cut_pages());
             None
         })?;
         Some(self.hold_piece(found, class))
@@ -228,11 +241,11 @@ impl Space {
 
     /// The bytes of the free run that ends where the page at `offset` begins.
     pub(crate) fn free_bytes_below(&self, offset: u64) -> u64 {
-        let page = (offset >> self.page_shift) as u32;
-        u64::from(page - self.tree.run_start(page)) << self.page_shift
+        let page = self.carving.page_at(offset);
+        self.carving.offset_of(page - self.tree.start_of_run_before(page))
     }
 
-    /// Gives an extent back. A piece waits in its class, a run is free at once; a page goes home with its last used piece.
+    /// Gives an extent back. A piece waits in its class, a run is free at once; a cut run goes home with its last used piece.
     ///
     /// # Panics
     ///
@@ -247,15 +260,16 @@ impl Space {
         }
     }
 
-    /// Joins idle buddies of cut pages, so that larger pieces come of them, and gives up memory kept for cut pages that have
+    /// Joins idle buddies of cut runs, so that larger pieces come of them, and gives up memory kept for cut runs that have
     /// gone home. Says whether any pieces joined.
     pub fn gather(&mut self) -> bool {
         self.pieces.merge()
     }
 
     /// The size of the slab.
+    #[inline]
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.carving.bytes()
     }
 
     /// Bytes of the extents that are held.
@@ -263,14 +277,14 @@ impl Space {
         self.used_bytes
     }
 
-    /// Idle bytes of cut pages.
+    /// Idle bytes of cut runs.
     pub fn cached_bytes(&self) -> u64 {
-        self.pieces.idle_units() << self.unit_shift
+        self.carving.bytes_of_units(self.pieces.idle_units())
     }
 
     /// Bytes of free pages. Always `bytes - used_bytes - cached_bytes`.
     pub fn free_bytes(&self) -> u64 {
-        self.bytes - self.used_bytes - self.cached_bytes()
+        self.bytes() - self.used_bytes - self.cached_bytes()
     }
 
     /// The bytes of the largest free run.
@@ -281,7 +295,7 @@ impl Space {
         }
         let start = self.tree.find(longest).expect("a run as long as the longest");
         // Of several runs with as many pages `find` gives the lowest, and only the highest can be short of bytes.
-        self.run_bytes(start, longest)
+        self.carving.run_bytes(start, longest)
     }
 
     /// Whether nothing is held.
@@ -290,37 +304,36 @@ impl Space {
     }
 
     /// The bytes of a page.
+    #[inline]
     pub fn page_bytes(&self) -> u64 {
-        1 << self.page_shift
+        self.carving.page_bytes()
     }
 
-    /// The pages that are cut into pieces at the moment.
-    pub fn cut_pages(&self) -> u32 {
-        self.pieces.cut_pages()
+    /// The bytes of a cut run: pieces have up to half of them.
+    pub fn cut_bytes(&self) -> u64 {
+        self.carving.cut_bytes()
+    }
+
+    /// The runs that are cut into pieces at the moment.
+    pub fn cut_runs(&self) -> u32 {
+        self.pieces.cut_runs()
     }
 
     /// The free runs in bytes, lowest first; no two of them touch.
     pub fn free_runs(&self) -> impl Iterator<Item = Range<u64>> + '_ {
-        self.tree.free_runs().map(|run| self.range_of(run))
+        self.tree.free_runs().map(|run| self.carving.range_of(run))
     }
 
-    /// What lies between the free runs in bytes, lowest first: held runs, and cut pages with what is cached in them.
+    /// What lies between the free runs in bytes, lowest first: held runs, and cut runs with what is cached in them.
     pub fn used_runs(&self) -> impl Iterator<Item = Range<u64>> + '_ {
-        self.tree.used_runs().map(|run| self.range_of(run))
+        self.tree.used_runs().map(|run| self.carving.range_of(run))
     }
 
-    /// All memory of the bookkeeping, this value included. The part for cut pages is at most 2.1 bits for each of their units
+    /// All memory of the bookkeeping, this value included. The part for cut runs is at most 2.1 bits for each of their units
     /// and 16 bytes for each of them, counting the most that were cut at once since the last [`Space::gather`].
     pub fn metadata_bytes(&self) -> usize {
         let inline = size_of_val(self) - size_of_val(&self.tree);
         inline + self.tree.metadata_bytes() + self.pieces.metadata_bytes()
-    }
-
-    /// The class of a request, if it is small enough for a piece.
-    #[inline]
-    fn class_of(&self, bytes: u64) -> Option<u32> {
-        let class_bits = u64::BITS - (bytes - 1).leading_zeros();
-        (class_bits.max(self.unit_shift) < self.page_shift).then(|| class_bits.saturating_sub(self.unit_shift))
     }
 
     fn alloc_piece(&mut self, class: u32, bytes: u64) -> Option<Extent> {
@@ -328,40 +341,32 @@ impl Space {
         if let Some(piece) = found {
             return Some(self.hold_piece(piece, class));
         }
-        if let Some(page) = self.take_page_to_cut() {
+        if let Some(page) = self.take_run_to_cut() {
             let piece = self.pieces.cut(page, class);
             return Some(self.hold_piece(piece, class));
         }
-        // At most the partial last page is left, which is never cut.
-        let page = self.tree.take(1)?;
-        if self.run_bytes(page, 1) < bytes {
-            self.tree.release(page, 1);
-            return None;
-        }
-        Some(self.hold_run(page, 1))
+        self.alloc_pages(bytes)
     }
 
-    /// A page for pieces: the highest that is free, since large runs are taken from the low end. A page that stays cut for one
-    /// small block would otherwise part them. A classic buddy takes the lowest.
-    fn take_page_to_cut(&mut self) -> Option<u32> {
-        let whole_pages = (self.bytes >> self.page_shift) as u32;
+    /// A run for pieces: a high one, since large runs are taken from the low end. A run that stays cut for one small block would
+    /// otherwise part them. A classic buddy takes the lowest. No page of it is partial.
+    fn take_run_to_cut(&mut self) -> Option<u32> {
+        let (count, whole_pages) = (self.carving.cut_pages(), self.carving.whole_pages());
         match self.placement {
+            Placement::Exact => self.tree.take_to_cut(count, whole_pages),
             Placement::PowerOfTwo => {
-                let page = self.tree.take(1)?;
-                if page < whole_pages {
-                    return Some(page);
-                }
-                self.tree.release(page, 1);
-                None
+                let start = self.tree.find_aligned(count, count).filter(|start| start + count <= whole_pages)?;
+                self.tree.take_at(start, count).then_some(start)
             }
-            Placement::Exact => {
-                let last = self.tree.take_last()?;
-                if last < whole_pages {
-                    return Some(last);
-                }
-                let page = self.tree.take_last();
-                self.tree.release(last, 1);
-                page
+        }
+    }
+
+    fn has_run_to_cut(&self) -> bool {
+        let (count, whole_pages) = (self.carving.cut_pages(), self.carving.whole_pages());
+        match self.placement {
+            Placement::Exact => self.tree.has_to_cut(count, whole_pages),
+            Placement::PowerOfTwo => {
+                self.tree.find_aligned(count, count).is_some_and(|start| start + count <= whole_pages)
             }
         }
     }
@@ -385,98 +390,83 @@ impl Space {
     }
 
     fn alloc_run(&mut self, bytes: u64) -> Option<Extent> {
-        if bytes > self.bytes {
+        if bytes > self.bytes() {
             return None;
         }
-        let count = self.pages_for(bytes);
-        if self.placement == Placement::Exact {
-            if count > self.tree.longest() {
-                return None;
-            }
-            let start = self.tree.take_sparing(count, self.pages_that_serve(count, bytes))?;
-            return Some(self.hold_run(start, count));
+        if self.placement == Placement::PowerOfTwo {
+            let (start, count) = self.run_for(bytes)?;
+            return self.tree.take_at(start, count).then(|| self.hold_run(start, count));
         }
-        let count = count.next_power_of_two();
-        let start = self.tree.take_aligned(count, count)?;
-        if self.run_bytes(start, count) < bytes {
-            // It ends in the partial page, so no other run has as many pages: a lower one would have been found.
-            self.tree.release(start, count);
+        let count = self.carving.pages_for(bytes);
+        if count > self.tree.longest() {
             return None;
         }
+        let start = self.tree.take_sparing(count, self.pages_that_serve(count, bytes))?;
         Some(self.hold_run(start, count))
+    }
+
+    /// The run that would be taken for `bytes` bytes: its first page, and how many it has.
+    fn run_for(&self, bytes: u64) -> Option<(u32, u32)> {
+        if bytes > self.bytes() {
+            return None;
+        }
+        let count = self.carving.pages_for(bytes);
+        if self.placement == Placement::Exact {
+            let end = if count <= self.tree.longest() { self.pages_that_serve(count, bytes) } else { return None };
+            return Some((self.tree.find_sparing(count, end)?, count));
+        }
+        // Where it ends in the partial page, no other run has as many pages: a lower one would have been found.
+        let count = count.next_power_of_two();
+        let start = self.tree.find_aligned(count, count)?;
+        (self.carving.run_bytes(start, count) >= bytes).then_some((start, count))
     }
 
     /// All pages, without the partial one where a run of `count` pages that ends in it has fewer than `bytes` bytes.
     #[inline]
     fn pages_that_serve(&self, count: u32, bytes: u64) -> u32 {
         let pages = self.tree.pages();
-        if self.run_bytes(pages - count, count) < bytes { pages - 1 } else { pages }
+        if self.carving.run_bytes(pages - count, count) < bytes { pages - 1 } else { pages }
     }
 
     fn release_piece(&mut self, extent: Extent, slot: u32) {
         let (offset, bytes) = (extent.offset(), extent.bytes());
-        let piece = Piece {
-            slot,
-            page: (offset >> self.page_shift) as u32,
-            unit: ((offset & (self.page_bytes() - 1)) >> self.unit_shift) as u32,
+        let (page, unit) = self.carving.place_in_cut(offset);
+        let piece = Piece { slot, page, unit };
+        let class = self.carving.class_of(bytes).filter(|class| self.carving.class_bytes(*class) == bytes);
+        let class = class.filter(|class| offset < self.bytes() && self.pieces.is_used(piece, *class));
+        let Some(class) = class else {
+            panic!("release of {bytes} bytes at offset {offset}: no such piece is held");
         };
-        let is_class =
-            offset < self.bytes && self.class_of(bytes).is_some_and(|class| self.class_bytes(class) == bytes);
-        let class = bytes.trailing_zeros().wrapping_sub(self.unit_shift);
-        assert!(
-            is_class && self.pieces.is_used(piece, class),
-            "release of {bytes} bytes at offset {offset}: no such piece is held"
-        );
         self.used_bytes -= bytes;
         if self.pieces.release(piece, class) {
-            self.tree.release(piece.page, 1);
+            self.tree.release(page, self.carving.cut_pages());
         }
     }
 
     fn release_run(&mut self, extent: Extent) {
         let (offset, bytes) = (extent.offset(), extent.bytes());
-        let fits = offset < self.bytes && bytes <= self.bytes - offset && offset % self.page_bytes() == 0;
-        let (start, count) = ((offset >> self.page_shift) as u32, self.pages_for(bytes));
+        let fits = offset < self.bytes() && bytes <= self.bytes() - offset && offset % self.page_bytes() == 0;
+        let (start, count) = (self.carving.page_at(offset), self.carving.pages_for(bytes));
         assert!(
-            fits && self.run_bytes(start, count) == bytes && self.tree.is_taken(start, count),
+            fits && self.carving.run_bytes(start, count) == bytes && self.tree.is_taken(start, count),
             "release of {bytes} bytes at offset {offset}: no such run of pages of {} bytes is held in {} bytes",
             self.page_bytes(),
-            self.bytes
+            self.bytes()
         );
         self.used_bytes -= bytes;
-        self.tree.release(start, count);
+        self.tree.release_taken(start, count);
     }
 
     fn hold_piece(&mut self, piece: Piece, class: u32) -> Extent {
-        let offset = (u64::from(piece.page) << self.page_shift) + (u64::from(piece.unit) << self.unit_shift);
-        let bytes = self.class_bytes(class);
+        let offset = self.carving.offset_of(piece.page) + self.carving.bytes_of_units(piece.unit.into());
+        let bytes = self.carving.class_bytes(class);
         self.used_bytes += bytes;
         Extent::piece(offset, bytes, piece.slot)
     }
 
     fn hold_run(&mut self, start: u32, count: u32) -> Extent {
-        let bytes = self.run_bytes(start, count);
+        let bytes = self.carving.run_bytes(start, count);
         self.used_bytes += bytes;
-        Extent::run(u64::from(start) << self.page_shift, bytes)
-    }
-
-    fn class_bytes(&self, class: u32) -> u64 {
-        1 << (class + self.unit_shift)
-    }
-
-    /// The pages that hold `bytes` bytes, which are no more than the slab has.
-    fn pages_for(&self, bytes: u64) -> u32 {
-        bytes.div_ceil(self.page_bytes()) as u32
-    }
-
-    /// The bytes of some pages: fewer than they have if the last one is partial.
-    fn run_bytes(&self, start: u32, count: u32) -> u64 {
-        let range = self.range_of(start..start + count);
-        range.end - range.start
-    }
-
-    fn range_of(&self, pages: Range<u32>) -> Range<u64> {
-        let end = u64::from(pages.end) << self.page_shift;
-        u64::from(pages.start) << self.page_shift..end.min(self.bytes)
+        Extent::run(self.carving.offset_of(start), bytes)
     }
 }

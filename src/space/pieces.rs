@@ -1,19 +1,25 @@
-//! Cut pages: a page split in two, and in two, until a piece is the smallest power of two that holds a small request.
+//! Cut runs: a run split in two, and in two, until a piece is the smallest power of two that holds a small request.
 //!
 //! ```text
-//! slot    which cut page it is about, and how many of its pieces are used; a page that goes home leaves its slot vacant
-//! unit    the smallest piece: the slab's alignment; a page has 2^k of them
-//! class   pieces of 2^class units; class k would be the whole page
+//! slot    which cut run it is about, and how many of its pieces are used; a run that goes home leaves its slot vacant
+//! unit    the smallest piece: the slab's alignment; a cut run has 2^k of them
+//! class   pieces of 2^class units; class k would be the whole run
 //! ```
 //!
-//! An idle piece waits in its class until somebody wants one, or [`Pieces::merge`] joins it with its buddy. Which slots have
-//! an idle piece of a class is a set per class; the lowest slot, and in it the lowest piece, goes first.
+//! An idle piece waits in its class until a request takes it, or [`Pieces::merge`] joins it with its buddy. Which slots have
+//! an idle piece of a class is a set per class; the lowest slot, and in it the lowest piece, goes first. The slots that a piece
+//! was released in since the last merge are a set too: no others can have idle buddies.
 
 use super::maps::{Maps, Part};
 use super::slots::{SlotSets, resize_exact};
 
+/// Of so many slots, the lowest, the highest cut run is taken where a block moves up. To look at all would take a millisecond
+/// for a million cut runs, with the pool's lock held. Runs are cut from the high end down, so low slots have high pages.
+const SLOTS_LOOKED_AT: usize = 256;
+
 #[derive(Debug, Clone, Copy, Default)]
 struct Slot {
+    /// The first page.
     page: u32,
     /// Used pieces; 0 in a vacant slot only.
     used: u32,
@@ -27,33 +33,30 @@ pub(super) struct Piece {
     pub(super) unit: u32,
 }
 
-/// The cut pages of a slab.
+/// The cut runs of a slab.
 #[derive(Debug, Clone)]
 pub(super) struct Pieces {
-    /// A page has 2^`classes` units, so there are classes 0 to `classes - 1`; the set of vacant slots is number `classes`.
+    /// A cut run has 2^`classes` units, so there are classes 0 to `classes - 1`.
     classes: u32,
     slots: Vec<Slot>,
     maps: Maps,
     sets: SlotSets,
-    cut_pages: u32,
+    cut_runs: u32,
     idle_units: u64,
-    /// A piece was released since the last merge.
-    released: bool,
 }
 
 impl Pieces {
-    /// No cut page yet; pages have `units` units, a power of two.
+    /// No cut run yet; they have `units` units, a power of two.
     pub(super) fn new(units: u32) -> Pieces {
-        debug_assert!(units.is_power_of_two(), "{units} units a page");
+        debug_assert!(units.is_power_of_two(), "{units} units a cut run");
         let classes = units.trailing_zeros();
         Pieces {
             classes,
             slots: Vec::with_capacity(1),
             maps: Maps::new(classes),
-            sets: SlotSets::new(classes + 1),
-            cut_pages: 0,
+            sets: SlotSets::new(classes + 2),
+            cut_runs: 0,
             idle_units: 0,
-            released: false,
         }
     }
 
@@ -64,11 +67,11 @@ impl Pieces {
         Some(self.take_in(slot, class))
     }
 
-    /// Takes an idle piece of exactly this class in the highest page above this one that has any.
+    /// Takes an idle piece of exactly this class in a cut run above this page: the highest of the [`SLOTS_LOOKED_AT`].
     pub(super) fn take_idle_above(&mut self, class: u32, page: u32) -> Option<Piece> {
-        let has_one = |slot: &u32| self.slots[*slot as usize].used > 0 && self.sets.contains(class, *slot);
-        let above = (0..self.slot_count()).filter(has_one).filter(|slot| self.slots[*slot as usize].page > page);
-        let highest = above.max_by_key(|slot| self.slots[*slot as usize].page)?;
+        let page_of = |slot: &u32| self.slots[*slot as usize].page;
+        let looked_at = self.sets.members(class).take(SLOTS_LOOKED_AT);
+        let highest = looked_at.filter(|slot| page_of(slot) > page).max_by_key(page_of)?;
         Some(self.take_in(highest, class))
     }
 
@@ -84,11 +87,11 @@ impl Pieces {
         Some(piece)
     }
 
-    /// Cuts a page, and takes its first piece of this class.
+    /// Cuts the run that begins at `page`, and takes its first piece of this class.
     pub(super) fn cut(&mut self, page: u32, class: u32) -> Piece {
         let slot = self.vacant_slot();
         self.slots[slot as usize] = Slot { page, used: 1 };
-        self.cut_pages += 1;
+        self.cut_runs += 1;
         self.maps.begin(slot);
         self.split(slot, 0, self.classes, class);
         Piece { slot, page, unit: 0 }
@@ -101,7 +104,7 @@ impl Pieces {
         known && class < self.classes && unit >> self.classes == 0 && self.maps.is_used(slot, unit, class)
     }
 
-    /// Gives a used piece back to its class. The page's last one gives the page back: then `true`.
+    /// Gives a used piece back to its class. The last one of a cut run gives the run back: then `true`.
     pub(super) fn release(&mut self, piece: Piece, class: u32) -> bool {
         debug_assert!(self.is_used(piece, class), "{piece:?} of class {class} is not used");
         let slot = &mut self.slots[piece.slot as usize];
@@ -114,22 +117,21 @@ impl Pieces {
         self.maps.set_idle(piece.slot, piece.unit);
         self.idle_units += 1 << class;
         self.sets.insert(class, piece.slot);
-        self.released = true;
+        self.sets.insert(self.released(), piece.slot);
         false
     }
 
     /// Joins idle buddies, and theirs, as far as that goes; gives memory back that vacant slots hold. Says whether any joined.
+    /// Only slots that a piece was released in since the last time are looked at.
     pub(super) fn merge(&mut self) -> bool {
         let mut merged = false;
-        if self.released {
-            for slot in 0..self.slots.len() as u32 {
-                if self.slots[slot as usize].used > 0 && self.maps.merge(slot) {
-                    self.refresh_sets(slot);
-                    merged = true;
-                }
+        while let Some(slot) = self.sets.first(self.released()) {
+            self.sets.remove(self.released(), slot);
+            if self.maps.merge(slot) {
+                self.refresh_sets(slot);
+                merged = true;
             }
         }
-        self.released = false;
         self.drop_vacant_slots();
         merged
     }
@@ -143,8 +145,8 @@ impl Pieces {
         (self.sets.inhabited() & ((1 << self.classes) - 1)).checked_ilog2()
     }
 
-    pub(super) fn cut_pages(&self) -> u32 {
-        self.cut_pages
+    pub(super) fn cut_runs(&self) -> u32 {
+        self.cut_runs
     }
 
     pub(super) fn classes(&self) -> u32 {
@@ -159,11 +161,21 @@ impl Pieces {
         self.slots[slot as usize].used
     }
 
+    /// The set of vacant slots.
+    pub(super) fn vacant(&self) -> u32 {
+        self.classes
+    }
+
+    /// The set of slots that a piece was released in since the last merge.
+    fn released(&self) -> u32 {
+        self.classes + 1
+    }
+
     pub(super) fn is_in_set(&self, set: u32, slot: u32) -> bool {
         self.sets.contains(set, slot)
     }
 
-    /// The cut pages, in the order of their slots.
+    /// The first pages of the cut runs, in the order of their slots.
     pub(super) fn pages(&self) -> impl Iterator<Item = u32> + '_ {
         self.slots.iter().filter(|slot| slot.used > 0).map(|slot| slot.page)
     }
@@ -202,8 +214,8 @@ impl Pieces {
 
     /// The lowest vacant slot, or a new one.
     fn vacant_slot(&mut self) -> u32 {
-        if let Some(slot) = self.sets.first(self.classes) {
-            self.sets.remove(self.classes, slot);
+        if let Some(slot) = self.sets.first(self.vacant()) {
+            self.sets.remove(self.vacant(), slot);
             return slot;
         }
         let slot = self.slots.len() as u32;
@@ -211,18 +223,18 @@ impl Pieces {
         slot
     }
 
-    /// The page of a slot goes home.
+    /// The run of a slot goes home.
     fn vacate(&mut self, slot: u32) {
         self.maps.clear(slot);
         self.sets.remove_from_all(slot);
-        self.sets.insert(self.classes, slot);
-        self.cut_pages -= 1;
+        self.sets.insert(self.vacant(), slot);
+        self.cut_runs -= 1;
     }
 
     fn drop_vacant_slots(&mut self) {
         let kept = self.slots.iter().rposition(|slot| slot.used > 0).map_or(0, |last| last + 1) as u32;
         for slot in kept..self.slots.len() as u32 {
-            self.sets.remove(self.classes, slot);
+            self.sets.remove(self.vacant(), slot);
         }
         self.resize(kept);
     }

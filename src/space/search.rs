@@ -2,6 +2,7 @@
 
 use super::family::{CHILDREN, Lowest};
 use super::tree::{BRANCH_SHIFT, LEAF_SHIFT, LEAF_WORDS, REACH_MAX, RunTree};
+use super::upper::{BOUGH_SHIFT, Place};
 use super::word::{self, WORD_PAGES};
 
 const LEAF_PAGES: u32 = 1 << LEAF_SHIFT;
@@ -16,8 +17,9 @@ impl RunTree {
         }
         let found = match (self.has_leaves(), self.has_branches()) {
             (false, _) => self.lowest_in_leaf(0, 0, count),
-            (true, false) => self.lowest_in_branch(0, 0, count),
-            (true, true) => self.lowest_from_branch(0, count),
+            (true, false) => self.lowest_in_branch::<false>(0, 0, count),
+            (true, true) if !self.has_boughs() => self.lowest_in_bough::<false>(0, 0, count),
+            (true, true) => self.lowest_in_boughs(count),
         };
         debug_assert!(found.is_some(), "no run of {count} pages");
         found
@@ -29,34 +31,66 @@ impl RunTree {
         if count > self.longest() {
             return None;
         }
+        if self.is_sealed_at(taken) {
+            return self.find_behind_bough(taken >> BOUGH_SHIFT, count);
+        }
         let leaf = taken >> LEAF_SHIFT;
         let found = self.lowest_in_word_behind(taken, count);
         let found = found.or_else(|| self.lowest_in_leaf(leaf, taken / WORD_PAGES % LEAF_WORDS + 1, count));
         if found.is_some() || !self.has_leaves() {
             return found;
         }
+        if self.has_boughs() {
+            return self.find_behind_leaf(leaf, count);
+        }
         let (branch, first) = (leaf / CHILDREN as u32, leaf % CHILDREN as u32 + 1);
-        let found = self.lowest_in_branch(branch, first, count);
+        let found = self.lowest_in_branch::<false>(branch, first, count);
         if found.is_some() || !self.has_branches() {
             return found;
         }
-        self.lowest_from_branch(branch + 1, count)
+        self.lowest_in_bough::<false>(0, branch + 1, count)
     }
 
-    /// The start of the lowest run of at least `count` pages that ends in one of the branches from `first` on.
+    /// The rest of [`Self::find_behind`], with boughs.
+    fn find_behind_leaf(&self, leaf: u32, count: u32) -> Option<u32> {
+        const EIGHT: u32 = CHILDREN as u32;
+        let (branch, bough) = (leaf / EIGHT, leaf / EIGHT / EIGHT);
+        let found = self.lowest_in_branch::<true>(branch, leaf % EIGHT + 1, count);
+        let found = found.or_else(|| self.lowest_in_bough::<true>(bough, branch % EIGHT + 1, count));
+        found.or_else(|| self.find_behind_bough(bough, count))
+    }
+
+    fn find_behind_bough(&self, bough: u32, count: u32) -> Option<u32> {
+        self.lowest_at(self.upper.as_ref()?.lowest_behind(bough, count)?, count)
+    }
+
+    /// The start of the lowest run of at least `count` pages that ends in one of the bough's branches from `first` on.
     #[inline]
-    fn lowest_from_branch(&self, first: u32, count: u32) -> Option<u32> {
-        match self.families[0].lowest(first, count, BRANCH_PAGES)? {
-            Lowest::Inside(branch) => self.lowest_in_branch(branch, 0, count),
-            Lowest::Before(branch, run) => Some(branch * BRANCH_PAGES - run),
+    fn lowest_in_bough<const BOUGHS: bool>(&self, bough: u32, first: u32, count: u32) -> Option<u32> {
+        let branches = if BOUGHS { bough * CHILDREN as u32 } else { 0 };
+        match self.families[Self::family_of_branch::<BOUGHS>(branches)].lowest(first, count, BRANCH_PAGES)? {
+            Lowest::Inside(child) => self.lowest_in_branch::<BOUGHS>(branches + child, 0, count),
+            Lowest::Before(child, run) => Some((branches + child) * BRANCH_PAGES - run),
+        }
+    }
+
+    #[inline(never)]
+    fn lowest_in_boughs(&self, count: u32) -> Option<u32> {
+        self.lowest_at(self.upper.as_ref()?.lowest(count)?, count)
+    }
+
+    fn lowest_at(&self, place: Place, count: u32) -> Option<u32> {
+        match place {
+            Place::At(start) => Some(start),
+            Place::Inside(bough) => self.lowest_in_bough::<true>(bough, 0, count),
         }
     }
 
     /// The same for one branch and its leaves from `first` on.
     #[inline]
-    fn lowest_in_branch(&self, branch: u32, first: u32, count: u32) -> Option<u32> {
+    fn lowest_in_branch<const BOUGHS: bool>(&self, branch: u32, first: u32, count: u32) -> Option<u32> {
         let leaves = branch * CHILDREN as u32;
-        match self.families[self.family_of_leaf(leaves)].lowest(first, count, LEAF_PAGES)? {
+        match self.families[self.family_of_leaf::<BOUGHS>(leaves)].lowest(first, count, LEAF_PAGES)? {
             Lowest::Inside(child) => self.lowest_in_leaf(leaves + child, 0, count),
             Lowest::Before(child, run) => Some((leaves + child) * LEAF_PAGES - run),
         }
@@ -74,7 +108,7 @@ impl RunTree {
             return None;
         }
         let index = leaf * LEAF_WORDS + reaching.trailing_zeros() / u8::BITS;
-        let bits = self.free[index as usize];
+        let bits = self.free_in(index);
         let starts = if count <= WORD_PAGES { word::run_starts(bits, count) } else { 0 };
         // No run that ends inside the word: then it is the one that goes on in the next.
         let bit = if starts != 0 { starts.trailing_zeros() } else { WORD_PAGES - bits.leading_ones() };
@@ -95,7 +129,7 @@ impl RunTree {
     #[inline]
     fn lowest_in_word_behind(&self, taken: u32, count: u32) -> Option<u32> {
         let index = taken / WORD_PAGES;
-        let bits = self.free[index as usize] & (u64::MAX << (taken % WORD_PAGES));
+        let bits = self.free_in(index) & (u64::MAX << (taken % WORD_PAGES));
         let starts = if count <= WORD_PAGES { word::run_starts(bits, count) } else { 0 };
         if starts != 0 {
             return Some(index * WORD_PAGES + starts.trailing_zeros());
@@ -110,7 +144,7 @@ impl RunTree {
     fn lowest_by_words(&self, leaf: u32, first: u32, count: u32) -> Option<u32> {
         let mut run = 0;
         for index in leaf * LEAF_WORDS + first..(leaf + 1) * LEAF_WORDS {
-            let bits = self.free[index as usize];
+            let bits = self.free_in(index);
             if run + bits.trailing_ones() >= count {
                 return Some(index * WORD_PAGES - run);
             }
@@ -128,7 +162,10 @@ impl RunTree {
         let found = match (self.has_leaves(), self.has_branches()) {
             (false, _) => search.leaf(0),
             (true, false) => search.family(0, 0, LEAF_SHIFT),
-            (true, true) => search.family(0, 0, BRANCH_SHIFT),
+            (true, true) => match &self.upper {
+                None => search.family(0, 0, BRANCH_SHIFT),
+                Some(upper) => search.upper(upper.levels() - 1, 0),
+            },
         };
         found.or_else(|| search.close(self.pages()))
     }
@@ -150,6 +187,44 @@ impl Aligned<'_> {
         (start + self.count <= end).then_some(start)
     }
 
+    /// The children of an upper family of so many pages each; `family` is its number on its level.
+    fn upper(&mut self, level: u32, family: u32) -> Option<u32> {
+        let tree = self.tree;
+        let (first, shift) = (family * CHILDREN as u32, BOUGH_SHIFT + 3 * level);
+        let nodes = tree.upper.as_ref()?.family_of(level, first);
+        for child in 0..CHILDREN {
+            let node = first + child as u32;
+            let low = node << shift;
+            if low >= tree.pages() {
+                break;
+            }
+            let (prefix, longest) = (nodes.prefix[child] as u32, nodes.longest[child] as u32);
+            if prefix == 1 << shift {
+                continue;
+            }
+            if let Some(start) = self.close(low + prefix) {
+                return Some(start);
+            }
+            if longest < self.count {
+                self.open = low + (1 << shift) - nodes.suffix[child] as u32;
+                continue;
+            }
+            let found = if level > 0 {
+                self.upper(level - 1, node)
+            } else {
+                self.family(
+                    RunTree::family_of_branch::<true>(node * CHILDREN as u32),
+                    node * CHILDREN as u32,
+                    BRANCH_SHIFT,
+                )
+            };
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
+    }
+
     /// The children of a family, of 2^`shift` pages each; `first` is the number of the first among all of its size.
     fn family(&mut self, family: usize, first: u32, shift: u32) -> Option<u32> {
         let nodes = &self.tree.families[family];
@@ -169,7 +244,7 @@ impl Aligned<'_> {
             let found = if shift == LEAF_SHIFT {
                 self.leaf(index)
             } else {
-                self.family(self.tree.family_of_leaf(index * 8), index * 8, LEAF_SHIFT)
+                self.family(self.tree.family_of_leaf_in_any(index * 8), index * 8, LEAF_SHIFT)
             };
             if found.is_some() {
                 return found;
@@ -183,7 +258,7 @@ impl Aligned<'_> {
     }
 
     fn word(&mut self, index: u32) -> Option<u32> {
-        let (bits, low) = (self.tree.free[index as usize], index * WORD_PAGES);
+        let (bits, low) = (self.tree.free_in(index), index * WORD_PAGES);
         if bits == u64::MAX {
             return None;
         }

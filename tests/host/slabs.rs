@@ -293,3 +293,37 @@ fn a_served_future_that_is_dropped_gives_its_slab_back() {
     assert_eq!((backend.reserved(), pool.stats().slabs), (0, 0));
     pool.check();
 }
+
+/// The page size is the caller's; blocks are rounded up to it, and what is out of range is refused by its numbers.
+#[test]
+fn pages_of_a_chosen_size() {
+    let config = Config::new(64u64 << 20).slabs(SlabPolicy::Single);
+    let held = |page_bytes, bytes| {
+        let pool = Pool::host(config.clone().page_bytes(page_bytes)).unwrap();
+        let held_bytes = pool.alloc(Request::bytes(bytes)).unwrap().bytes_held();
+        pool.check();
+        held_bytes
+    };
+    assert_eq!(held(64, 1025), 1088);
+    assert_eq!(held(4096, 100_000), 102_400);
+    assert_eq!(held(64 << 10, 100_000), 128 << 10);
+    // Small blocks are pieces of 2 KiB, as with the pages of 2 KiB that this slab would have, or of the page.
+    assert_eq!(
+        (held(64, 600), held(4096, 600), held(4096, 2000), held(1 << 20, 300_000)),
+        (1024, 1024, 2048, 512 << 10)
+    );
+    for (bytes, text) in [(0, "0 bytes"), (32, "32 bytes"), (1000, "1,000 bytes"), (2 << 20, "2,097,152 bytes (2 MiB)")]
+    {
+        let error = Pool::host(config.clone().page_bytes(bytes)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        let from_to = "can have powers of two from 64 bytes to 1,048,576 bytes (1 MiB)";
+        assert!(error.to_string().contains(text) && error.to_string().contains(from_to), "{error}");
+    }
+    // With 2^25 pages at most.
+    let vast = Config::new(1u64 << 40).page_bytes(4096);
+    let error = Pool::with_backend(Virtual::default(), &vast).unwrap_err();
+    assert!(error.to_string().contains("from 32,768 bytes (32 KiB) to"), "{error}");
+    // Slabs of fewer than 64 such pages have smaller ones.
+    let pool = Pool::host(Config::new(64u64 << 20).slabs(SlabPolicy::Fixed(1 << 20)).page_bytes(1 << 20)).unwrap();
+    assert_eq!(pool.alloc(Request::bytes(100_000)).unwrap().bytes_held(), 112 << 10);
+}

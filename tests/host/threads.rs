@@ -120,18 +120,25 @@ fn a_list_holds_no_block_over_its_bound() {
     let limit = |bytes| Limit { bytes, name: "limit of the test" };
     let limits =
         |block| Limits { alignment_bytes: 4096, granule_bytes: 4096, slab: limit(1 << 40), block: limit(block) };
-    let open = |block| {
-        Pool::with_backend(Virtual::new(limits(block)), &Config::new(8u64 << 30).slabs(SlabPolicy::Single)).unwrap()
-    };
-    let pool = open(1 << 40);
-    for (bytes, listed) in [(4096, true), (64 << 10, true), (65 << 10, false), (128 << 10, false), (1 << 20, false)] {
+    let open = |block, config: &Config| Pool::with_backend(Virtual::new(limits(block)), config).unwrap();
+    let config = Config::new(8u64 << 30).slabs(SlabPolicy::Single);
+    let check = |pool: &Pool<Virtual>, bytes, listed| {
         let before = pool.stats().allocations_from_lists;
         drop(pool.alloc(Request::bytes(bytes)).unwrap());
         drop(pool.alloc(Request::bytes(bytes)).unwrap());
         assert_eq!(pool.stats().allocations_from_lists > before, listed, "{bytes}: {:?}", pool.stats());
+    };
+    // Pieces have up to 32 KiB; with pages of 256 KiB up to 128 KiB, and then the list's bound is lower.
+    let pool = open(1 << 40, &config);
+    for (bytes, listed) in [(4096, true), (16 << 10, true), (32 << 10, true), (33 << 10, false), (1 << 20, false)] {
+        check(&pool, bytes, listed);
+    }
+    let pool = open(1 << 40, &config.clone().page_bytes(256 << 10));
+    for (bytes, listed) in [(4096, true), (64 << 10, true), (65 << 10, false), (128 << 10, false), (1 << 20, false)] {
+        check(&pool, bytes, listed);
     }
     // Nor does a list hand out a block over the device's limit because it is of the same class.
-    let pool = open(5000);
+    let pool = open(5000, &config);
     drop(pool.alloc(Request::bytes(5000)).unwrap());
     assert!(pool.alloc(Request::bytes(5001)).unwrap_err().is_too_large());
     pool.check();

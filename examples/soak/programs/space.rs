@@ -38,32 +38,43 @@ pub fn run(choices: &mut impl Choices, events: u64) -> Done {
 }
 
 impl Program {
-    /// A space of 16 pages to a few thousand, of 1 unit each to 1024.
+    /// A space of 16 pages to a few thousand, of 1 unit each to 1024; or of more than 32,768 pages, so that its tree has more
+    /// levels and its cut runs several pages.
     fn new(choices: &mut impl Choices) -> Self {
         let unit_bytes = 1 << choices.below(13);
+        let placement = choices.pick(&[Placement::Exact, Placement::Exact, Placement::PowerOfTwo]);
+        let space = if choices.below(4) == 0 {
+            let pages = 32_769 + choices.below(UNITS_MAX - 32_768);
+            let bytes = pages * unit_bytes - choices.below(unit_bytes);
+            Space::with_page_bytes(bytes, unit_bytes, unit_bytes, placement)
+        } else {
+            Space::new(Self::few_pages(choices, unit_bytes), unit_bytes, placement)
+        };
+        let (bytes, page_bytes, cut_bytes) = (space.bytes(), space.page_bytes(), space.cut_bytes());
+        let pages = bytes.div_ceil(page_bytes);
+        let heading = format!(
+            "a space of {bytes} bytes in units of {unit_bytes}, pages of {page_bytes}, cut runs of {cut_bytes}, {placement}"
+        );
+        let model = Model::new(&space, unit_bytes, placement);
+        Self { space, model, held: Vec::new(), pages, trail: Trail::new(heading) }
+    }
+
+    /// Whole pages, or a last one that has just a few bytes, or all but one.
+    fn few_pages(choices: &mut impl Choices, unit_bytes: u64) -> u64 {
         let units_per_page = 1 << choices.below(11);
         let pages = (16 + choices.even_in_log(4080)).min(UNITS_MAX / units_per_page);
         let wanted_bytes = unit_bytes * units_per_page * pages;
-        // Whole pages, or a last one that has just a few bytes, or all but one.
         let page_bytes = Space::page_bytes_for(wanted_bytes, unit_bytes);
         let rest = choices.pick(&[0, 0, 1, page_bytes - 1, page_bytes / 2, page_bytes / 3]);
-        let placement = choices.pick(&[Placement::Exact, Placement::Exact, Placement::PowerOfTwo]);
-        let mut bytes = wanted_bytes.min(page_bytes * 4096);
+        let bytes = wanted_bytes.min(page_bytes * 4096);
         // More may be another page size.
-        if Space::page_bytes_for(bytes + rest, unit_bytes) == page_bytes {
-            bytes += rest;
-        }
-        let space = Space::new(bytes, unit_bytes, placement);
-        let pages = bytes.div_ceil(space.page_bytes());
-        let heading = format!("a space of {bytes} bytes in units of {unit_bytes}, pages of {page_bytes}, {placement}");
-        let model = Model::new(&space, unit_bytes, placement);
-        Self { space, model, held: Vec::new(), pages, trail: Trail::new(heading) }
+        if Space::page_bytes_for(bytes + rest, unit_bytes) == page_bytes { bytes + rest } else { bytes }
     }
 
     /// Some events with the same weights and sizes.
     fn phase(&mut self, choices: &mut impl Choices, events: u64) {
         let mut weights = choices.swarm::<5>();
-        // It takes as long as the space itself takes for it, which grows with the pages that are cut.
+        // It takes as long as the space itself takes for it, which grows with the pieces that were released.
         weights[4] = weights[4].min(1 + 256 / self.pages as u32);
         let sizes = choices.below(4);
         let end = events.min(self.trail.events() + 16 + choices.even_in_log(2000));
@@ -92,14 +103,14 @@ impl Program {
 
     /// Sizes of four kinds: anything, small ones, whole pages, and those at an edge.
     fn size(&self, choices: &mut impl Choices, sizes: u64) -> u64 {
-        let page_bytes = self.space.page_bytes();
+        let (page_bytes, cut_bytes) = (self.space.page_bytes(), self.space.cut_bytes());
         let size = match sizes {
             0 => choices.even_in_log(self.space.bytes()),
-            1 => choices.even_in_log(page_bytes),
+            1 => choices.even_in_log(cut_bytes),
             2 => page_bytes * choices.even_in_log(self.pages.min(64)),
             _ => {
                 let bytes = self.space.bytes();
-                let edge = choices.pick(&[1, page_bytes / 2, page_bytes, bytes, bytes / 2, 3 * page_bytes, u64::MAX]);
+                let edge = choices.pick(&[1, cut_bytes / 2, page_bytes, bytes, bytes / 2, 3 * page_bytes, u64::MAX]);
                 edge.saturating_add(choices.below(3)).saturating_sub(1)
             }
         };
@@ -161,7 +172,7 @@ impl Program {
         }
         self.apply(Event::Gather);
         self.model.compare_all(&self.space);
-        assert_eq!((self.space.cut_pages(), self.space.largest_free_run_bytes()), (0, self.space.bytes()));
+        assert_eq!((self.space.cut_runs(), self.space.largest_free_run_bytes()), (0, self.space.bytes()));
         self.trail.events()
     }
 }

@@ -7,12 +7,13 @@ use tensorpool::space::{Extent, Placement, Space};
 
 /// Added to the byte of a piece that nobody holds.
 const IDLE: u8 = 0x80;
-/// More classes than a page of 1 KiB or more can have.
+/// More classes than a cut run can have.
 const CLASSES_MAX: usize = 48;
 
 pub struct Model {
     bytes: u64,
     page_bytes: u64,
+    cut_bytes: u64,
     unit_bytes: u64,
     placement: Placement,
     pages: usize,
@@ -22,9 +23,9 @@ pub struct Model {
     largest: usize,
     /// For each unit of the slab: 0, or the class + 1 of the piece that begins there, and whether it is idle.
     pieces: Vec<u8>,
-    /// Used pieces of each cut page; 0 if it is not cut.
+    /// Used pieces of each cut run, by its place; 0 if it is not cut.
     used_pieces: Vec<u32>,
-    cut_pages: u32,
+    cut_runs: u32,
     /// How many idle pieces there are of each class.
     idle: [u32; CLASSES_MAX],
     classes: usize,
@@ -37,7 +38,8 @@ impl Model {
     pub fn new(space: &Space, unit_bytes: u64, placement: Placement) -> Self {
         let (bytes, page_bytes) = (space.bytes(), space.page_bytes());
         let pages = bytes.div_ceil(page_bytes) as usize;
-        let units = (page_bytes / unit_bytes) as usize;
+        let (cut_bytes, units) = (space.cut_bytes(), (space.cut_bytes() / unit_bytes) as usize);
+        let places = (bytes / cut_bytes) as usize;
         let mut free = vec![u64::MAX; pages.div_ceil(64)];
         if !pages.is_multiple_of(64) {
             free[pages / 64] = (1 << (pages % 64)) - 1;
@@ -45,14 +47,15 @@ impl Model {
         Self {
             bytes,
             page_bytes,
+            cut_bytes,
             unit_bytes,
             placement,
             pages,
             free,
             largest: 0,
-            pieces: vec![0; pages * units],
-            used_pieces: vec![0; pages],
-            cut_pages: 0,
+            pieces: vec![0; places * units],
+            used_pieces: vec![0; places + 1],
+            cut_runs: 0,
             idle: [0; CLASSES_MAX],
             classes: units.ilog2() as usize,
             used_bytes: 0,
@@ -74,17 +77,14 @@ impl Model {
         if let Some(from) = (class..self.classes).find(|from| self.idle[*from] > 0) {
             return self.take_piece(class, from, answer);
         }
-        let whole_pages = (self.bytes / self.page_bytes) as usize;
-        let lowest = self.next_free(0).filter(|page| *page < whole_pages);
-        match (lowest, answer) {
-            (Some(lowest), Some(extent)) => self.cut(class, lowest, whole_pages, extent),
-            (Some(_), None) => panic!("no piece of {bytes} bytes, and there is a page to cut"),
-            // At most the partial last page is left, which is never cut.
-            (None, _) => {
-                let run = self.next_free(0).map(|page| (page, 1)).filter(|run| self.run_bytes(*run) >= bytes);
-                self.take_run(run, answer);
-            }
+        if let Some(start) = self.run_to_cut() {
+            let Some(extent) = answer else { panic!("no piece of {bytes} bytes, and there is a run to cut") };
+            return self.cut(class, start, extent);
         }
+        let largest = self.largest;
+        let run = self.run_for(bytes);
+        self.largest = largest;
+        self.take_run(run, answer);
     }
 
     /// As [`alloc`](Self::alloc), for an idle piece of just the class.
@@ -106,8 +106,9 @@ impl Model {
     pub fn release(&mut self, extent: Extent) {
         let (offset, bytes) = (extent.offset(), extent.bytes());
         let page = (offset / self.page_bytes) as usize;
+        let place = (offset / self.cut_bytes) as usize;
         self.used_bytes -= bytes;
-        if self.used_pieces[page] == 0 {
+        if self.used_pieces[place] == 0 {
             let run = (page, bytes.div_ceil(self.page_bytes) as usize);
             self.release_run(run, bytes);
             return;
@@ -118,9 +119,9 @@ impl Model {
         *piece |= IDLE;
         self.idle[class] += 1;
         self.cached_bytes += bytes;
-        self.used_pieces[page] -= 1;
-        if self.used_pieces[page] == 0 {
-            self.go_home(page);
+        self.used_pieces[place] -= 1;
+        if self.used_pieces[place] == 0 {
+            self.go_home(place);
         }
     }
 
@@ -128,9 +129,9 @@ impl Model {
     pub fn gather(&mut self) -> bool {
         let units = 1 << self.classes;
         let mut joined = false;
-        for page in 0..self.pages {
-            if self.used_pieces[page] > 0 {
-                joined |= join_buddies(&mut self.pieces[page * units..][..units], &mut self.idle);
+        for place in 0..self.used_pieces.len() {
+            if self.used_pieces[place] > 0 {
+                joined |= join_buddies(&mut self.pieces[place * units..][..units], &mut self.idle);
             }
         }
         joined
@@ -139,9 +140,9 @@ impl Model {
     /// The counters after every event.
     #[inline]
     pub fn compare(&self, space: &Space) {
-        let ours = (self.used_bytes, self.cached_bytes, self.free_bytes, self.cut_pages);
-        let its = (space.used_bytes(), space.cached_bytes(), space.free_bytes(), space.cut_pages());
-        assert_eq!(ours, its, "used, cached and free bytes, and cut pages");
+        let ours = (self.used_bytes, self.cached_bytes, self.free_bytes, self.cut_runs);
+        let its = (space.used_bytes(), space.cached_bytes(), space.free_bytes(), space.cut_runs());
+        assert_eq!(ours, its, "used, cached and free bytes, and cut runs");
         assert_eq!(self.used_bytes == 0, space.is_empty());
     }
 
@@ -163,11 +164,11 @@ impl Model {
     }
 
     fn class_of(&self, bytes: u64) -> Option<usize> {
-        if bytes > self.page_bytes / 2 {
+        if bytes > self.cut_bytes / 2 {
             return None;
         }
         let piece_bytes = bytes.next_power_of_two().max(self.unit_bytes);
-        (piece_bytes <= self.page_bytes / 2).then(|| (piece_bytes / self.unit_bytes).ilog2() as usize)
+        (piece_bytes <= self.cut_bytes / 2).then(|| (piece_bytes / self.unit_bytes).ilog2() as usize)
     }
 
     /// The run that a large request must get.
@@ -238,20 +239,31 @@ impl Model {
         self.hold_piece(unit, class, from);
     }
 
-    fn cut(&mut self, class: usize, lowest: usize, whole_pages: usize, extent: Extent) {
-        let page = (extent.offset() / self.page_bytes) as usize;
+    /// The run that must be cut, if one can be: the lowest of a classic buddy, else the last of a high free run.
+    fn run_to_cut(&self) -> Option<usize> {
+        let count = (self.cut_bytes / self.page_bytes) as usize;
+        let whole_pages = (self.bytes / self.page_bytes) as usize;
+        if self.placement == Placement::PowerOfTwo {
+            let start = self.runs().find_map(|run| aligned_in(run, count))?;
+            return (start + count <= whole_pages).then_some(start);
+        }
+        let mut runs: Vec<_> = self.runs().filter(|run| run.1 >= count).collect();
+        runs.reverse();
+        // An aligned run is looked for in four, and in the first that is so long that it has one.
+        let long = runs.iter().find(|run| run.1 >= 2 * count);
+        runs.iter().take(4).chain(long).find_map(|&(page, length)| {
+            let start = ((page + length).min(whole_pages) / count).checked_sub(1)? * count;
+            (start >= page).then_some(start)
+        })
+    }
+
+    fn cut(&mut self, class: usize, start: usize, extent: Extent) {
         let bytes = self.unit_bytes << class;
-        assert_eq!((self.offset(page), bytes), (extent.offset(), extent.bytes()), "the first piece of a page");
-        assert!(page < whole_pages && self.is_free((page, 1)), "page {page} cannot be cut");
-        let is_highest = || (page + 1..whole_pages).all(|page| !self.is_free((page, 1)));
-        assert!(
-            page == lowest || self.placement == Placement::Exact && is_highest(),
-            "page {page} was cut, which is neither the lowest nor the highest"
-        );
-        self.set_free((page, 1), false);
-        self.free_bytes -= self.page_bytes;
-        self.cut_pages += 1;
-        self.hold_piece(page << self.classes, class, self.classes);
+        assert_eq!((self.offset(start), bytes), (extent.offset(), extent.bytes()), "the first piece of a cut run");
+        self.set_free((start, (self.cut_bytes / self.page_bytes) as usize), false);
+        self.free_bytes -= self.cut_bytes;
+        self.cut_runs += 1;
+        self.hold_piece((extent.offset() / self.unit_bytes) as usize, class, self.classes);
     }
 
     /// A piece is halved until it is of `class`; the upper halves are idle.
@@ -266,18 +278,19 @@ impl Model {
         }
     }
 
-    /// The last used piece of a page was released.
-    fn go_home(&mut self, page: usize) {
-        let (mut unit, end) = (page << self.classes, (page + 1) << self.classes);
+    /// The last used piece of a cut run was released.
+    fn go_home(&mut self, place: usize) {
+        let (mut unit, end) = (place << self.classes, (place + 1) << self.classes);
         while unit < end {
             let class = usize::from((self.pieces[unit] & !IDLE) - 1);
             self.idle[class] -= 1;
             self.pieces[unit] = 0;
             unit += 1 << class;
         }
-        self.cached_bytes -= self.page_bytes;
-        self.cut_pages -= 1;
-        self.release_run((page, 1), self.page_bytes);
+        self.cached_bytes -= self.cut_bytes;
+        self.cut_runs -= 1;
+        let count = (self.cut_bytes / self.page_bytes) as usize;
+        self.release_run((place * count, count), self.cut_bytes);
     }
 
     /// A space that is empty again chooses as a new one does.
@@ -355,7 +368,7 @@ fn aligned_in((page, length): (usize, usize), count: usize) -> Option<usize> {
     (start + count <= page + length).then_some(start)
 }
 
-/// Joins the idle buddies of one page, and theirs.
+/// Joins the idle buddies of one cut run, and theirs.
 fn join_buddies(pieces: &mut [u8], idle: &mut [u32]) -> bool {
     let mut joined = false;
     // A larger class may find what a smaller one has joined.

@@ -68,7 +68,7 @@ impl<B: Backend> Shared<B> {
             let message = "the pool's steps are planned already: there is a PlannedSteps that was not dropped";
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        planner.begin(mode, self.limits.alignment_bytes);
+        planner.begin(mode, self.sizes.pages);
         self.shards.show(&mut planner);
         Ok(planner)
     }

@@ -13,9 +13,9 @@ use crate::backend::Backend;
 use crate::error::Result;
 use crate::plan::{Cursor, Schedule};
 use crate::pool::shards::Tally;
+use crate::pool::sizes::PageBytes;
 use crate::pool::state::Home;
 use crate::pool::tables::vec_bytes;
-use crate::space::Space;
 
 /// An arena that was refused is asked for again after at most so many steps.
 const PATIENCE_MAX: u32 = 32;
@@ -69,7 +69,7 @@ pub(in crate::pool) struct Planner<B: Backend> {
     left: Left<B::Slab>,
     /// It does not keep its pool alive.
     held: Vec<Held<B>>,
-    alignment_bytes: u64,
+    pages: PageBytes,
     tally: Tally,
     /// Allocations in the tally that earlier planned steps made.
     foreign: u64,
@@ -92,7 +92,7 @@ impl<B: Backend> Planner<B> {
             late: Late::default(),
             left: Left::default(),
             held: Vec::new(),
-            alignment_bytes: 1,
+            pages: PageBytes { alignment_bytes: 1, chosen: None },
             tally: Tally::default(),
             foreign: 0,
             report: PlanReport::default(),
@@ -101,11 +101,11 @@ impl<B: Backend> Planner<B> {
         }
     }
 
-    /// Planned steps begin, in slabs of this alignment.
-    pub(super) fn begin(&mut self, mode: Mode, alignment_bytes: u64) {
+    /// Planned steps begin, in slabs of these pages.
+    pub(super) fn begin(&mut self, mode: Mode, pages: PageBytes) {
         self.number += 1;
         self.began = self.number;
-        self.alignment_bytes = alignment_bytes;
+        self.pages = pages;
         self.foreign = self.tally.allocations;
         (self.mode, self.report) = (mode, PlanReport::default());
     }
@@ -288,8 +288,8 @@ impl<B: Backend> Planner<B> {
         let (arena, cursor) = (self.arena.take(), self.cursor.take());
         self.serves = false;
         let Some(arena) = arena else { return Rest::new() };
-        let alignment_bytes = self.alignment_bytes;
-        let page_bytes = |slab_bytes| Space::page_bytes_for(slab_bytes, alignment_bytes);
+        let pages = self.pages;
+        let page_bytes = |slab_bytes| pages.of(slab_bytes);
         arena.leave(cursor.as_ref(), &mut self.late, &mut self.left, page_bytes)
     }
 

@@ -28,7 +28,7 @@ impl<S> State<S> {
         Some(Home { slab: Arc::clone(&home.slab), extent })
     }
 
-    /// Takes a place that the piece of a block can move to: in a page above its own, so that cut pages come together at the high
+    /// Takes a place that the piece of a block can move to: in a cut run above its own, so that cut runs come together at the high
     /// end. The same for it.
     pub(in crate::pool) fn reserve_above(&mut self, home: &Home<S>) -> Option<Home<S>> {
         let slot = home.slab.slot;

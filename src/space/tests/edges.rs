@@ -2,6 +2,7 @@
 
 use super::super::{Extent, Placement, RunTree, Space};
 use super::model::{Model, plain};
+use super::with_page;
 
 #[test]
 fn page_sizes_follow_the_formula() {
@@ -18,13 +19,18 @@ fn page_sizes_follow_the_formula() {
         (6 << 20, 256, 1024),
         (32 << 20, 256, 1024),
         ((32 << 20) + 1, 256, 2048),
-        (2 << 30, 256, 64 << 10),
+        (128 << 20, 256, 4096),
+        ((128 << 20) + 1, 256, 4096),
+        (2 << 30, 256, 4096),
+        (128 << 30, 64, 4096),
+        ((128 << 30) + 1, 64, 8192),
+        (1 << 40, 64, 32 << 10),
         (1 << 20, 4096, 16 << 10),
-        (1 << 46, 64, 1 << 31),
+        (1 << 46, 64, 2 << 20),
     ];
     for (bytes, alignment, page) in cases {
         assert_eq!(Space::page_bytes_for(bytes, alignment), page, "{bytes} bytes aligned to {alignment}");
-        assert!(bytes.div_ceil(page) <= 32_768);
+        assert!(bytes.div_ceil(page) <= if page < 4096 { 32_768 } else { 1 << 25 });
     }
 }
 
@@ -56,7 +62,7 @@ fn a_partial_last_page_holds_what_it_has() {
         for bytes in [1, 15, 16, 17, 31, 33, 47, 48, 49, 63, 64, 65, 100] {
             for taken in 0..=bytes {
                 for wanted in 1..=bytes + 1 {
-                    let (mut model, mut space) = Model::pair(bytes, 4, 16, placement);
+                    let (mut model, mut space) = Model::pair(bytes, 4, 16, 16, placement);
                     if taken > 0 {
                         assert_eq!(model.alloc(taken), space.alloc(taken).map(plain));
                     }
@@ -70,12 +76,12 @@ fn a_partial_last_page_holds_what_it_has() {
 
 #[test]
 fn the_partial_page_serves_a_small_request_last_and_whole() {
-    let mut space = Space::with_page(16 + 8, 2, 16, Placement::Exact);
+    let mut space = with_page(16 + 8, 2, 16, Placement::Exact);
     let first = space.alloc(8).expect("a piece");
     let second = space.alloc(8).expect("a piece");
-    assert_eq!(space.cut_pages(), 1);
+    assert_eq!(space.cut_runs(), 1);
     let last = space.alloc(3).expect("the partial page");
-    assert_eq!((plain(last), space.cut_pages()), ((16, 8), 1));
+    assert_eq!((plain(last), space.cut_runs()), ((16, 8), 1));
     space.release(last);
     assert_eq!(space.largest_free_run_bytes(), 8);
     space.release(first);
@@ -85,7 +91,7 @@ fn the_partial_page_serves_a_small_request_last_and_whole() {
 
 #[test]
 fn a_classic_buddy_serves_a_power_of_two_at_most() {
-    let mut space = Space::with_page(7 * 16, 4, 16, Placement::PowerOfTwo);
+    let mut space = with_page(7 * 16, 4, 16, Placement::PowerOfTwo);
     assert_eq!(space.alloc(5 * 16), None);
     assert_eq!(space.alloc(3 * 16).map(plain), Some((0, 64)));
     assert_eq!(space.alloc(16).map(plain), Some((64, 16)));
@@ -107,13 +113,13 @@ fn a_run_at_an_offset() {
     space.check();
 }
 
-/// The metadata of cut pages, as it grows one page at a time and after it has shrunk.
+/// The metadata of cut runs of one page, as it grows one page at a time and after it has shrunk.
 #[test]
 fn the_metadata_of_cut_pages_is_bounded() {
     for (unit_bytes, page_bytes) in
         [(256_u64, 512_u64), (256, 1024), (64, 1024), (256, 65_536), (64, 65_536), (1, 8192)]
     {
-        let mut space = Space::with_page(20_000 * page_bytes, unit_bytes, page_bytes, Placement::Exact);
+        let mut space = with_page(20_000 * page_bytes, unit_bytes, page_bytes, Placement::Exact);
         let units = page_bytes / unit_bytes;
         let fixed = space.metadata_bytes();
         let mut held = Vec::new();
@@ -193,7 +199,7 @@ fn releasing_a_piece_beyond_the_slab_panics() {
 #[test]
 #[should_panic(expected = "release of 1024 bytes at offset 256: no such piece is held")]
 fn releasing_a_piece_at_a_place_where_none_can_be_panics() {
-    let mut space = Space::with_page(4096, 256, 2048, Placement::Exact);
+    let mut space = with_page(4096, 256, 2048, Placement::Exact);
     let pieces = [256, 256, 512, 256, 256].map(|bytes| space.alloc(bytes).expect("a piece"));
     space.release(Extent::piece(256, 1024, pieces[0].slot().expect("a piece")));
 }

@@ -3,7 +3,7 @@
 use rand::RngExt;
 
 use super::super::{Extent, Obstacle, Placement, Space};
-use super::for_each_seed;
+use super::{for_each_seed, with_page};
 
 /// What must come of a run that is to hold `bytes` bytes: the bytes that it takes, or the obstacle without its numbers.
 fn foretell(space: &Space, run: Extent, bytes: u64, is_buddies: bool) -> Result<u64, &'static str> {
@@ -41,7 +41,7 @@ fn runs_grow_and_shrink_as_a_plain_map_has_it() {
         // Several words, leaves and a partial page.
         let pages = [3, 64, 130, 1000, 5000][rng.random_range(0..5)];
         let bytes = pages * 1024 + if is_buddies { 0 } else { rng.random_range(0..2) * 300 };
-        let mut space = Space::with_page(bytes, 64, 1024, placement);
+        let mut space = with_page(bytes, 64, 1024, placement);
         let mut held: Vec<Extent> = Vec::new();
         for _ in 0..400 {
             let index = rng.random_range(0..held.len().max(1));
@@ -98,7 +98,7 @@ fn shrink(space: &mut Space, extent: &mut Extent, wanted: u64, is_buddies: bool)
 
 #[test]
 fn pages_in_use_behind_a_run_are_measured() {
-    let mut space = Space::with_page(100 * 1024, 64, 1024, Placement::Exact);
+    let mut space = with_page(100 * 1024, 64, 1024, Placement::Exact);
     let run = space.alloc_at(0, 10 * 1024).unwrap();
     let hole = space.alloc_at(10 * 1024, 5 * 1024).unwrap();
     space.alloc_at(15 * 1024, 20 * 1024).unwrap();

@@ -3,19 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::{Extent, Placement, Space};
+use super::with_cut;
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Model {
     bytes: u64,
     unit_bytes: u64,
     page_bytes: u64,
+    cut_bytes: u64,
     power_of_two: bool,
     free_pages: Vec<bool>,
     /// The most pages that one run of an exact space has had since all were free.
     largest: u64,
-    /// The page of each slot.
+    /// The number of the cut run of each slot, counted from the slab's start.
     slots: Vec<Option<u64>>,
-    /// Slot and offset in its page to bytes and whether it is idle.
+    /// Slot and offset in its cut run to bytes and whether it is idle.
     pieces: BTreeMap<(usize, u64), (u64, bool)>,
     /// Held runs.
     runs: BTreeSet<(u64, u64)>,
@@ -23,11 +25,18 @@ pub(super) struct Model {
 
 impl Model {
     /// A model and the space it is a model of.
-    pub(super) fn pair(bytes: u64, unit_bytes: u64, page_bytes: u64, placement: Placement) -> (Model, Space) {
+    pub(super) fn pair(
+        bytes: u64,
+        unit_bytes: u64,
+        page_bytes: u64,
+        cut_bytes: u64,
+        placement: Placement,
+    ) -> (Model, Space) {
         let model = Model {
             bytes,
             unit_bytes,
             page_bytes,
+            cut_bytes,
             power_of_two: placement == Placement::PowerOfTwo,
             free_pages: vec![true; bytes.div_ceil(page_bytes) as usize],
             largest: 0,
@@ -35,23 +44,17 @@ impl Model {
             pieces: BTreeMap::new(),
             runs: BTreeSet::new(),
         };
-        (model, Space::with_page(bytes, unit_bytes, page_bytes, placement))
+        (model, with_cut(bytes, unit_bytes, page_bytes, cut_bytes, placement))
     }
 
     /// The bytes of the piece that a small request gets.
     fn piece_bytes(&self, bytes: u64) -> Option<u64> {
         let piece = bytes.next_power_of_two().max(self.unit_bytes);
-        (bytes <= self.page_bytes / 2 && piece <= self.page_bytes / 2).then_some(piece)
+        (bytes <= self.cut_bytes / 2 && piece <= self.cut_bytes / 2).then_some(piece)
     }
 
     pub(super) fn alloc(&mut self, bytes: u64) -> Option<(u64, u64)> {
-        let Some(piece) = self.piece_bytes(bytes) else {
-            let pages = bytes.div_ceil(self.page_bytes);
-            return match self.power_of_two {
-                false => self.take_sparing(pages, bytes),
-                true => self.take_run(pages.next_power_of_two(), pages.next_power_of_two(), bytes),
-            };
-        };
+        let Some(piece) = self.piece_bytes(bytes) else { return self.alloc_run(bytes) };
         let best = self.pieces.values().filter(|&&(size, idle)| idle && size >= piece).map(|&(size, _)| size).min();
         let (slot, offset, mut size) = match best {
             Some(size) => {
@@ -59,22 +62,20 @@ impl Model {
                 (slot, offset, size)
             }
             None => {
-                let whole_pages = &self.free_pages[..(self.bytes / self.page_bytes) as usize];
-                let page = match self.power_of_two {
-                    false => whole_pages.iter().rposition(|&free| free),
-                    true => whole_pages.iter().position(|&free| free),
+                let Some(cut_run) = self.run_to_cut() else {
+                    let (largest, run) = (self.largest, self.alloc_run(bytes));
+                    self.largest = largest;
+                    return run;
                 };
-                let Some(page) = page.map(|page| page as u64) else {
-                    return self.take_run(1, 1, bytes);
-                };
-                self.free_pages[page as usize] = false;
+                let count = (self.cut_bytes / self.page_bytes) as usize;
+                self.free_pages[cut_run as usize * count..][..count].fill(false);
                 let vacant = self.slots.iter().position(Option::is_none);
                 let slot = vacant.unwrap_or_else(|| {
                     self.slots.push(None);
                     self.slots.len() - 1
                 });
-                self.slots[slot] = Some(page);
-                (slot, 0, self.page_bytes)
+                self.slots[slot] = Some(cut_run);
+                (slot, 0, self.cut_bytes)
             }
         };
         while size > piece {
@@ -82,7 +83,48 @@ impl Model {
             self.pieces.insert((slot, offset + size), (size, true));
         }
         self.pieces.insert((slot, offset), (piece, false));
-        Some((self.slots[slot]? * self.page_bytes + offset, piece))
+        Some((self.slots[slot]? * self.cut_bytes + offset, piece))
+    }
+
+    fn alloc_run(&mut self, bytes: u64) -> Option<(u64, u64)> {
+        let pages = bytes.div_ceil(self.page_bytes);
+        match self.power_of_two {
+            false => self.take_sparing(pages, bytes),
+            true => self.take_run(pages.next_power_of_two(), pages.next_power_of_two(), bytes),
+        }
+    }
+
+    /// The number of the cut run that is to be: the lowest of a classic buddy; else the last of one of the four highest free runs
+    /// that are long enough, or of the highest that is twice as long.
+    fn run_to_cut(&self) -> Option<u64> {
+        let count = (self.cut_bytes / self.page_bytes) as usize;
+        let places = self.bytes / self.cut_bytes;
+        if self.power_of_two {
+            return (0..places).find(|place| self.are_free(*place as usize * count, count));
+        }
+        let runs = self.free_runs();
+        let whole_pages = (self.bytes / self.page_bytes) as usize;
+        let is_near = |&&(start, end): &&(usize, usize)| end - start >= count;
+        let is_long = |&&(start, end): &&(usize, usize)| end - start >= 2 * count;
+        // A run that is long enough only with the partial page counts as a look.
+        let near = runs.iter().rev().filter(is_near).take(4);
+        let mut looked_at = near.chain(runs.iter().rev().filter(is_long).take(1));
+        looked_at.find_map(|&(start, end)| {
+            let place = (end.min(whole_pages) / count).checked_sub(1)?;
+            (place * count >= start).then_some(place as u64)
+        })
+    }
+
+    /// The free runs, lowest first, as their first page and where they end.
+    fn free_runs(&self) -> Vec<(usize, usize)> {
+        let mut runs: Vec<(usize, usize)> = Vec::new();
+        for page in (0..self.free_pages.len()).filter(|page| self.free_pages[*page]) {
+            match runs.last_mut() {
+                Some((_, end)) if *end == page => *end += 1,
+                _ => runs.push((page, page + 1)),
+            }
+        }
+        runs
     }
 
     pub(super) fn alloc_cached(&mut self, bytes: u64) -> Option<(u64, u64)> {
@@ -122,15 +164,13 @@ impl Model {
     fn take_sparing(&mut self, pages: u64, bytes: u64) -> Option<(u64, u64)> {
         let largest = self.largest.max(pages) as usize;
         let count = pages as usize;
-        let serves = |start: usize| self.are_free(start, count) && self.range(start, count).1 >= bytes;
-        // A place after a place is in the same hole: for each hole its first and its last place.
-        let mut holes = Vec::<(usize, usize)>::new();
-        for start in (0..self.free_pages.len()).filter(|&start| serves(start)) {
-            match holes.last_mut() {
-                Some((_, last)) if *last + 1 == start => *last = start,
-                _ => holes.push((start, start)),
-            }
-        }
+        // For each hole its first and its last place.
+        let place = |(start, end): (usize, usize)| {
+            let last = end.checked_sub(count).filter(|last| *last >= start)?;
+            let last = if self.range(last, count).1 < bytes { last.checked_sub(1)? } else { last };
+            (last >= start).then_some((start, last))
+        };
+        let holes: Vec<(usize, usize)> = self.free_runs().into_iter().filter_map(place).collect();
         let pages_of = |&(first, last): &(usize, usize)| last - first + count;
         let spares =
             |hole: &&(usize, usize)| count == largest || pages_of(hole) / largest == (pages_of(hole) - count) / largest;
@@ -180,14 +220,15 @@ impl Model {
             self.free_pages[start as usize..(start + pages) as usize].fill(true);
             return;
         }
-        let page = offset / self.page_bytes;
-        let slot = self.slots.iter().position(|&of| of == Some(page)).expect("a cut page");
-        let state = self.pieces.insert((slot, offset % self.page_bytes), (bytes, true));
+        let cut_run = offset / self.cut_bytes;
+        let slot = self.slots.iter().position(|&of| of == Some(cut_run)).expect("a cut run");
+        let state = self.pieces.insert((slot, offset % self.cut_bytes), (bytes, true));
         assert_eq!(state, Some((bytes, false)));
         if self.pieces.iter().all(|(&(of, _), &(_, idle))| of != slot || idle) {
             self.pieces.retain(|&(of, _), _| of != slot);
             self.slots[slot] = None;
-            self.free_pages[page as usize] = true;
+            let count = (self.cut_bytes / self.page_bytes) as usize;
+            self.free_pages[cut_run as usize * count..][..count].fill(true);
         }
     }
 
@@ -213,21 +254,15 @@ impl Model {
         let sum = |idle| self.pieces.values().filter(|state| state.1 == idle).map(|state| state.0).sum::<u64>();
         let used = sum(false) + self.runs.iter().map(|run| run.1).sum::<u64>();
         assert_eq!((used, sum(true)), (space.used_bytes(), space.cached_bytes()), "used and cached bytes");
-        let mut free = Vec::<(u64, u64)>::new();
-        for (page, _) in self.free_pages.iter().enumerate().filter(|page| *page.1) {
-            let (offset, bytes) = self.range(page, 1);
-            match free.last_mut() {
-                Some(run) if run.0 + run.1 == offset => run.1 += bytes,
-                _ => free.push((offset, bytes)),
-            }
-        }
+        let free: Vec<(u64, u64)> =
+            self.free_runs().into_iter().map(|(start, end)| self.range(start, end - start)).collect();
         assert_eq!(free.iter().map(|run| run.1).sum::<u64>(), space.free_bytes(), "free bytes");
         assert_eq!(space.bytes(), space.used_bytes() + space.cached_bytes() + space.free_bytes());
         assert_eq!(free.iter().map(|run| run.1).max().unwrap_or(0), space.largest_free_run_bytes());
         assert_eq!(used == 0, space.is_empty());
         let runs: Vec<_> = space.free_runs().map(|run| (run.start, run.end - run.start)).collect();
         assert_eq!(free, runs, "free runs");
-        assert_eq!(self.slots.iter().flatten().count() as u32, space.cut_pages());
+        assert_eq!(self.slots.iter().flatten().count() as u32, space.cut_runs());
         space.check();
     }
 }

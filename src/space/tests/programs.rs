@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use rand::RngExt;
 
 use super::super::{Extent, Placement, Space};
-use super::for_each_seed;
 use super::model::{Model, plain};
+use super::{for_each_seed, with_page};
 
 /// All states that a small space can be brought into by allocating, releasing and gathering, each from every other.
-fn visit_every_state(bytes: u64, unit_bytes: u64, page_bytes: u64, placement: Placement) -> usize {
+fn visit_every_state(shape: (u64, u64, u64, u64), placement: Placement) -> usize {
+    let (bytes, unit_bytes, page_bytes, cut_bytes) = shape;
     let sizes: Vec<u64> = (1..=bytes).step_by(unit_bytes as usize).chain([bytes]).collect();
-    let (model, space) = Model::pair(bytes, unit_bytes, page_bytes, placement);
+    let (model, space) = Model::pair(bytes, unit_bytes, page_bytes, cut_bytes, placement);
     let mut seen = BTreeSet::from([model.clone()]);
     let mut open: Vec<(Model, Space, Vec<Extent>)> = vec![(model, space, Vec::new())];
     while let Some((model, space, held)) = open.pop() {
@@ -34,6 +35,7 @@ fn visit_every_state(bytes: u64, unit_bytes: u64, page_bytes: u64, placement: Pl
             held.extend(extent);
             visit(model, space, held);
         }
+        check_most_within(&space, &sizes);
         for index in 0..held.len() {
             let (mut model, mut space, mut held) = (model.clone(), space.clone(), held.clone());
             let extent = held.swap_remove(index);
@@ -48,20 +50,38 @@ fn visit_every_state(bytes: u64, unit_bytes: u64, page_bytes: u64, placement: Pl
     seen.len()
 }
 
+/// The largest request that gets an extent of so many bytes at most, against all of these sizes.
+fn check_most_within(space: &Space, sizes: &[u64]) {
+    let served: Vec<(u64, u64)> =
+        sizes.iter().filter_map(|size| Some((*size, space.clone().alloc(*size)?.bytes()))).collect();
+    for open_bytes in sizes.iter().copied() {
+        let most_bytes = space.most_bytes_within(open_bytes, space.bytes());
+        let is_served =
+            most_bytes == 0 || space.clone().alloc(most_bytes).is_some_and(|extent| extent.bytes() <= open_bytes);
+        assert!(is_served, "{most_bytes} bytes in at most {open_bytes}");
+        let larger = served.iter().find(|(size, taken)| *taken <= open_bytes && *size > most_bytes);
+        assert_eq!(larger, None, "{most_bytes} bytes are the most in at most {open_bytes}");
+    }
+}
+
 #[test]
 fn every_state_of_a_small_space() {
-    // One page of eight units and a partial one; two pages of four units; three pages of two and a partial one.
     for placement in [Placement::Exact, Placement::PowerOfTwo] {
-        assert!(visit_every_state(8 + 3, 1, 8, placement) > 1000);
-        assert!(visit_every_state(2 * 4, 1, 4, placement) > 1000);
-        assert!(visit_every_state(3 * 512 + 100, 256, 512, placement) > 50);
+        // One page of eight units and a partial one; two pages of four units; three pages of two and a partial one.
+        assert!(visit_every_state((8 + 3, 1, 8, 8), placement) > 1000);
+        assert!(visit_every_state((2 * 4, 1, 4, 4), placement) > 1000);
+        assert!(visit_every_state((3 * 512 + 100, 256, 512, 512), placement) > 50);
+        // Two cut runs of two pages of two units, and a partial page; a cut run of four pages of one unit, and two more.
+        assert!(visit_every_state((2 * 4 + 1, 1, 2, 4), placement) > 1000);
+        assert!(visit_every_state((4 + 2, 1, 1, 4), placement) > 100);
     }
 }
 
 /// One random program: sizes spread evenly over their logarithm, phases of growing and of draining.
-fn run_program(random: &mut impl RngExt, shape: (u64, u64, u64), placement: Placement, events: u32) {
-    let (bytes, unit_bytes, page_bytes) = shape;
-    let (mut model, mut space) = Model::pair(bytes, unit_bytes, page_bytes, placement);
+fn run_program(random: &mut impl RngExt, shape: (u64, u64, u64, u64), placement: Placement, events: u32) {
+    let (bytes, unit_bytes, page_bytes, cut_bytes) = shape;
+    let (mut model, mut space) = Model::pair(bytes, unit_bytes, page_bytes, cut_bytes, placement);
+    let events_a_check = 1 + bytes / page_bytes / 1000;
     let mut held: Vec<Extent> = Vec::new();
     let largest = (bytes as f64).powf(random.random_range(0.3..1.0));
     for event in 0..events {
@@ -100,14 +120,16 @@ fn run_program(random: &mut impl RngExt, shape: (u64, u64, u64), placement: Plac
             }
             _ => {}
         }
-        model.compare(&space);
+        if u64::from(event) % events_a_check == 0 {
+            model.compare(&space);
+        }
     }
     for extent in held {
         space.release(extent);
     }
     space.gather();
     space.check();
-    assert!(space.is_empty() && space.cut_pages() == 0);
+    assert!(space.is_empty() && space.cut_runs() == 0);
     assert_eq!(space.free_runs().collect::<Vec<_>>(), vec![0..bytes]);
 }
 
@@ -136,20 +158,33 @@ fn random_programs() {
         // Pages of 1 to 1024 units: several slots in a word of the maps, one, and several words a slot.
         let unit_bytes = 1 << random.random_range(0..9);
         let page_bytes = unit_bytes << random.random_range(0..11);
+        let cut_bytes = page_bytes << random.random_range(0..7);
         let bytes = page_bytes * random.random_range(1..300) + random.random_range(0..page_bytes);
         let placement = if random.random_range(0..3) == 0 { Placement::PowerOfTwo } else { Placement::Exact };
-        run_program(random, (bytes, unit_bytes, page_bytes), placement, 400);
+        run_program(random, (bytes, unit_bytes, page_bytes, cut_bytes), placement, 400);
     });
 }
 
-/// Many cut pages, so that the sets of slots have more than one word and, once, more than one summary.
+/// The same in trees of several levels.
+#[test]
+fn random_programs_of_many_pages() {
+    for_each_seed(8, |random| {
+        let pages = [32_769, 65_536, 100_000, 262_145, 300_000][random.random_range(0..5)];
+        let (page_bytes, cut_bytes) = (4, 4 << random.random_range(0..7));
+        let placement = if random.random_range(0..3) == 0 { Placement::PowerOfTwo } else { Placement::Exact };
+        let bytes = pages * page_bytes + random.random_range(0..4);
+        run_program(random, (bytes, 1, page_bytes, cut_bytes), placement, 600);
+    });
+}
+
+/// Many cut runs, so that the sets of slots have more than one word and, once, more than one summary.
 #[test]
 fn many_cut_pages() {
-    let (mut space, page_bytes) = (Space::with_page(4200 * 64, 16, 64, Placement::Exact), 64);
+    let (mut space, page_bytes) = (with_page(4200 * 64, 16, 64, Placement::Exact), 64);
     let held: Vec<Extent> = (0..4200).map(|_| space.alloc(32).expect("a new page")).collect();
-    assert_eq!(space.cut_pages(), 2100);
+    assert_eq!(space.cut_runs(), 2100);
     let more: Vec<Extent> = (0..8400).map(|_| space.alloc(16).expect("a new page")).collect();
-    assert_eq!((space.cut_pages(), space.free_bytes()), (4200, 0));
+    assert_eq!((space.cut_runs(), space.free_bytes()), (4200, 0));
     space.check();
     // One idle piece in the last page alone, then in others: the lowest is found.
     for index in [8399, 4, 4000] {
@@ -164,7 +199,7 @@ fn many_cut_pages() {
         space.release(*extent);
     }
     space.check();
-    assert_eq!(space.cut_pages(), 4200 - 1050);
+    assert_eq!(space.cut_runs(), 4200 - 1050);
     for extent in held.iter().filter(|extent| extent.offset() / page_bytes % 2 == 0).chain(&more) {
         space.release(*extent);
     }
@@ -199,7 +234,7 @@ fn the_same_calls_get_the_same_offsets() {
 /// Idle buddies of one class serve another, once they are gathered.
 #[test]
 fn gathering_makes_larger_pieces() {
-    let mut space = Space::with_page(2048, 64, 1024, Placement::Exact);
+    let mut space = with_page(2048, 64, 1024, Placement::Exact);
     let wall = space.alloc(1024).expect("a page");
     let pieces: Vec<Extent> = (0..16).map(|_| space.alloc(64).expect("a piece")).collect();
     for &piece in &pieces[1..] {

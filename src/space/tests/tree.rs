@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
 
 use super::super::RunTree;
 use super::for_each_seed;
@@ -39,6 +40,18 @@ impl Naive {
         let is_spared = holes.iter().any(&spares);
         let hole = holes.into_iter().filter(|hole| spares(hole) == is_spared).min_by_key(|hole| hole.len())?;
         Some(if is_spared { hole.start } else { hole.end - count })
+    }
+
+    /// Where [`RunTree::take_to_cut`] must take `count` pages before page `end`.
+    fn find_to_cut(&self, count: u32, end: u32) -> Option<u32> {
+        let mut runs = self.runs(true);
+        runs.reverse();
+        let near = runs.iter().filter(|run| run.len() >= count as usize).take(4);
+        let long = runs.iter().filter(|run| run.len() >= 2 * count as usize).take(1);
+        near.chain(long).find_map(|run| {
+            let start = (run.end.min(end) / count).checked_sub(1)? * count;
+            (start >= run.start).then_some(start)
+        })
     }
 
     fn set(&mut self, start: u32, count: u32, free: bool) {
@@ -85,9 +98,13 @@ fn tree_in_state(pages: u32, window: Range<u32>, state: u32, rest_free: bool) ->
 fn try_everything(tree: &RunTree, naive: &Naive, window: Range<u32>) {
     naive.compare(tree);
     let width = window.end - window.start;
-    let mut copy = tree.clone();
-    assert_eq!(naive.0.iter().rposition(|&free| free), copy.take_last().map(|page| page as usize), "the last page");
-    copy.check();
+    for count in [1, 2, 4, 8, 64] {
+        for end in [tree.pages(), tree.pages() - 1] {
+            let mut copy = tree.clone();
+            assert_eq!(naive.find_to_cut(count, end), copy.take_to_cut(count, end), "{count} before {end} to be cut");
+            copy.check();
+        }
+    }
     for count in 1..=width + 1 {
         try_sparing(tree, naive, count);
         for align in [1, 2, 4, 8, 64, 512] {
@@ -134,8 +151,13 @@ fn every_state_of_a_small_tree() {
 /// The same across a border of words, of leaves and of the nodes above: eight pages around it in every state.
 #[test]
 fn every_state_around_a_border() {
-    for (pages, border) in [(128, 64), (512, 448), (1024, 512), (1000, 512), (8192, 4096)] {
-        let states = if pages > 2000 { 0..64_u32 } else { 0..256 };
+    let large = [(65_536, 32_768), (270_000, 262_144)];
+    for (pages, border) in [(128, 64), (512, 448), (1024, 512), (1000, 512), (8192, 4096)].into_iter().chain(large) {
+        let states = match pages {
+            32_769.. => 0..16_u32,
+            2001.. => 0..64,
+            _ => 0..256,
+        };
         let width = states.end.trailing_zeros();
         for state in states {
             let window = border - width / 2..border + width / 2;
@@ -179,7 +201,9 @@ fn an_aligned_run_is_not_seen_in_the_three_numbers() {
 #[test]
 fn random_programs() {
     for_each_seed(40, |random| {
-        let pages = match random.random_range(0..4) {
+        let pages = match random.random_range(0..6) {
+            4 => random.random_range(32_769..=140_000),
+            5 => [65_536, 262_144, 262_145, 300_000][random.random_range(0..4)],
             0 => random.random_range(1..200),
             1 => random.random_range(500..530),
             2 => random.random_range(1000..5000),
@@ -202,10 +226,11 @@ fn random_programs() {
                     found
                 }
                 4 if !draining => {
-                    let last = naive.0.iter().rposition(|&free| free).map(|page| page as u32);
-                    assert_eq!(last, tree.take_last(), "the last page");
-                    count = 1;
-                    last
+                    count = 1 << random.random_range(0..7);
+                    let end = pages - random.random_range(0..=1.min(pages - 1));
+                    let found = tree.take_to_cut(count, end);
+                    assert_eq!(naive.find_to_cut(count, end), found, "{count} pages before {end} to be cut");
+                    found
                 }
                 5 if !draining => {
                     let (largest, end) = (tree.largest(), pages - random.random_range(0..=1.min(pages - 1)));
@@ -236,7 +261,7 @@ fn random_programs() {
                 naive.set(start, count, false);
                 held.push((start, count));
             }
-            if pages < 6000 || event % 50 == 0 {
+            if pages < 6000 || event % if pages > 32_768 { 200 } else { 50 } == 0 {
                 naive.compare(&tree);
             }
             assert_eq!(naive.0.iter().filter(|&&free| free).count() as u32, tree.free_pages());
@@ -250,11 +275,68 @@ fn random_programs() {
     });
 }
 
+/// Runs of whole boughs and of parts of them, taken and given back whole and in parts: what one run took need not be written.
+#[test]
+fn runs_of_whole_boughs() {
+    const BOUGH: u32 = 32_768;
+    for_each_seed(12, |random| {
+        let pages = BOUGH * random.random_range(3..12) - [0, 1, 500][random.random_range(0..3)];
+        let mut tree = RunTree::new(pages);
+        let mut naive = Naive(vec![true; pages as usize]);
+        let mut held: Vec<Range<u32>> = Vec::new();
+        for event in 0..300 {
+            // Near a border of a bough, or anywhere.
+            let page = |random: &mut ChaCha8Rng| match random.random_range(0..3) {
+                0 => random.random_range(0..=pages),
+                1 => (BOUGH * random.random_range(0..=pages / BOUGH)).min(pages),
+                _ => (BOUGH * random.random_range(0..=pages / BOUGH) + random.random_range(0..130)).min(pages),
+            };
+            let (one, other) = (page(random), page(random));
+            let (start, end) = (one.min(other), one.max(other));
+            if start < end && event % 100 < 60 {
+                let is_free = naive.all_free(start as usize, (end - start) as usize);
+                assert_eq!(is_free, tree.take_at(start, end - start), "{start}..{end}");
+                if is_free {
+                    naive.set(start, end - start, false);
+                    held.push(start..end);
+                }
+                let count = random.random_range(1..100);
+                let (largest, found) = (tree.largest(), naive.find_sparing(count, tree.largest(), pages));
+                assert_eq!(found, tree.take_sparing(count, pages), "{count} pages, the largest {largest}");
+                if let Some(start) = found {
+                    naive.set(start, count, false);
+                    held.push(start..start + count);
+                }
+            } else if !held.is_empty() {
+                let run = held.swap_remove(random.random_range(0..held.len()));
+                let inside = |page: u32| page.clamp(run.start, run.end);
+                let part = if random.random_range(0..2) == 0 { run.clone() } else { inside(start)..inside(end) };
+                if part.is_empty() {
+                    held.push(run);
+                    continue;
+                }
+                tree.release(part.start, part.end - part.start);
+                naive.set(part.start, part.end - part.start, true);
+                held.extend([run.start..part.start, part.end..run.end].into_iter().filter(|rest| !rest.is_empty()));
+            }
+            let page = random.random_range(0..pages);
+            let before = (0..page).rev().take_while(|page| naive.0[*page as usize]).count() as u32;
+            assert_eq!(page - before, tree.start_of_run_before(page), "the run before page {page}");
+            if event % 5 == 0 {
+                naive.compare(&tree);
+            }
+        }
+        held.iter().for_each(|run| tree.release(run.start, run.end - run.start));
+        tree.check();
+        assert_eq!(tree.free_runs().collect::<Vec<_>>(), vec![0..pages]);
+    });
+}
+
 /// From hole to hole, up and down, in maps of few and of many holes, for runs from one page to nearly all.
 #[test]
 fn every_hole_is_found_in_order_from_both_ends() {
     for_each_seed(60, |random| {
-        let most = [200_u32, 1000, 5000, 32_768][random.random_range(0..4)];
+        let most = [200_u32, 1000, 5000, 32_768, 100_000, 300_000][random.random_range(0..6)];
         let pages = random.random_range(1..=most);
         let mut tree = RunTree::new(pages);
         let mut naive = Naive(vec![true; pages as usize]);
@@ -290,18 +372,6 @@ fn every_hole_is_found_in_order_from_both_ends() {
     });
 }
 
-/// The bounds that the design promises, at every size.
-#[test]
-fn metadata_is_bounded() {
-    for pages in [1_u32, 64, 512, 513, 1024, 4096, 4097, 10_000, 32_768] {
-        let capacity = pages.next_power_of_two().max(512);
-        let bits = RunTree::new(pages).metadata_bytes() as f64 * 8.0 / f64::from(capacity);
-        assert!(bits <= 2.2, "{pages} pages: {bits} bits a page");
-    }
-    let full = RunTree::new(32_768).metadata_bytes() * 8;
-    assert!(full * 4 <= 32_768 * 5, "{full} bits for 32,768 pages");
-}
-
 #[test]
 #[should_panic(expected = "release of 2 pages at page 3: page 4 is not taken")]
 fn releasing_what_is_free_panics() {
@@ -328,9 +398,9 @@ fn releasing_beyond_the_end_panics() {
 }
 
 #[test]
-#[should_panic(expected = "a tree of 32769 pages: it can have 1 to 32768")]
+#[should_panic(expected = "a tree of 33554433 pages: it can have 1 to 33554432")]
 fn too_many_pages_panic() {
-    RunTree::new(32_769);
+    RunTree::new(33_554_433);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::super::arena::Arena;
 use super::Planner;
 use crate::backend::Backend;
 use crate::pool::state::Slot;
-use crate::space::{Extent, Space};
+use crate::space::Extent;
 
 impl<B: Backend> Planner<B> {
     pub(in crate::pool) fn arena_bytes(&self) -> u64 {
@@ -19,8 +19,7 @@ impl<B: Backend> Planner<B> {
     /// Returns the runs of the arena that would be free if it were given up now.
     #[cold]
     pub(in crate::pool) fn idle_runs(&self) -> Vec<(Slot, Extent)> {
-        let alignment_bytes = self.alignment_bytes;
-        let page_bytes = |slab_bytes| Space::page_bytes_for(slab_bytes, alignment_bytes);
+        let page_bytes = |slab_bytes| self.pages.of(slab_bytes);
         self.arena.as_ref().map_or_else(Vec::new, |arena| arena.idle_runs(self.cursor.as_ref(), page_bytes))
     }
 
