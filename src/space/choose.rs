@@ -68,7 +68,7 @@ impl RunTree {
     }
 
     /// Takes `count` free pages before page `end` to be cut, a power of two of them up to a word at a multiple of as many, and
-    /// returns the first. They are the last such pages of one of the [`HOLES_LOOKED_AT`] highest holes, else of the highest hole
+    /// returns the first. They are the last such pages of one of the four highest holes, else of the highest hole
     /// that has twice as many pages. `None` if there is none.
     pub fn take_to_cut(&mut self, count: u32, end: u32) -> Option<u32> {
         debug_assert!(count.is_power_of_two() && count <= WORD_PAGES, "{count} pages to be cut");

@@ -99,6 +99,9 @@ impl<B: Backend> Block<B> {
         self.span = Span::new(self.span.slab_serial(), self.span.offset(), bytes);
         let behind = self.part_with(&shared, bytes);
         let tally = shared.shards.tally();
+        if shared.shards.signs.has_arena() {
+            shared.fold_planned();
+        }
         let served = {
             let mut state = shared.state();
             state.fold(tally);
