@@ -108,7 +108,7 @@ impl Config {
     }
 
     /// Sets the page size, in bytes: the unit in which requests above half a *cut run* are rounded up. A power of two, from the
-    /// alignment of the backend's slabs, and 1/2^25 of the budget, to 1/64 of the budget.
+    /// alignment of the backend's slabs, and 1/2^25 of the budget, to 1/64 of the budget and 65,536 times the alignment.
     ///
     /// Unless this is set, pages have 1 KiB (or four times the alignment) in slabs of up to 32 MiB, 1/32,768 of the slab up to
     /// 128 MiB, 4 KiB up to 128 GiB, and 1/2^25 of the slab above. A slab smaller than 64 pages of the chosen size gets smaller

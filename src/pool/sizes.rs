@@ -9,6 +9,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::space::{PAGES_MAX, Placement, Space};
 use crate::units::{exact, round_down, round_up};
 
+/// A page that the caller chooses has at most so many times the alignment, as long as slabs do not need larger ones.
+const UNITS_MAX: u64 = 1 << 16;
+
 /// How large the pages of slabs are.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PageBytes {
@@ -53,7 +56,10 @@ impl SlabSizes {
         let Some(bytes) = page_bytes else { return Ok(self) };
         let for_pages_max = self.budget_bytes.div_ceil(PAGES_MAX.into()).next_power_of_two();
         let least_bytes = self.limits.alignment_bytes.max(for_pages_max);
-        let most_bytes = (self.budget_bytes / 64).checked_ilog2().map_or(0, |bits| 1 << bits).max(least_bytes);
+        // Maps of larger pages would take long to look through.
+        let for_units_max = self.limits.alignment_bytes.saturating_mul(UNITS_MAX);
+        let part_bytes = (self.budget_bytes / 64).checked_ilog2().map_or(0, |bits| 1 << bits);
+        let most_bytes = part_bytes.min(for_units_max).max(least_bytes);
         if !bytes.is_power_of_two() || !(least_bytes..=most_bytes).contains(&bytes) {
             let message = format!(
                 "pages of {}: with a budget of {} they can have powers of two from {} to {}",

@@ -44,11 +44,7 @@ impl Carving {
     ///
     /// If `bytes` is 0 or more than 64 TiB, or `alignment` is not a power of two up to 64 TiB.
     pub(super) fn page_bytes_for(bytes: u64, alignment: u64, chosen: Option<u64>) -> u64 {
-        assert!((1..=SLAB_BYTES_MAX).contains(&bytes), "a slab of {bytes} bytes: it can have 1 to {SLAB_BYTES_MAX}");
-        assert!(
-            alignment.is_power_of_two() && alignment <= SLAB_BYTES_MAX,
-            "an alignment of {alignment} bytes is not a power of two up to {SLAB_BYTES_MAX}"
-        );
+        check_slab(bytes, alignment);
         let wanted = chosen.unwrap_or_else(|| {
             // Slabs of few pages have one tree of 16-bit counts; where pages would be larger than 4 KiB there are more levels.
             least_page_bytes(alignment).max(page_bytes_in_one_bough(bytes).min(PAGE_BYTES_OF_LARGE_SLABS))
@@ -59,7 +55,17 @@ impl Carving {
     /// A slab of pages of `page_bytes`, which are at least `alignment` and no more than 2^25.
     ///
     /// Cut runs are as large as pages were that every slab has 32,768 of, so that small pages push no size out of the free lists.
+    ///
+    /// # Panics
+    ///
+    /// As [`page_bytes_for`](Self::page_bytes_for), and if a page has more than 2^31 units.
     pub(super) fn new(bytes: u64, alignment: u64, page_bytes: u64) -> Carving {
+        check_slab(bytes, alignment);
+        let units = page_bytes / alignment;
+        assert!(
+            units <= 1 << 31,
+            "pages of {page_bytes} bytes have {units} units of {alignment} bytes, more than 2^31"
+        );
         let wanted = least_page_bytes(alignment).max(page_bytes_in_one_bough(bytes)).min(most_page_bytes(bytes));
         let cut_bytes = wanted.min(CUT_BYTES_MOST).min(page_bytes * u64::from(WORD_PAGES)).max(page_bytes);
         Carving::with_cut(bytes, alignment, page_bytes, cut_bytes)
@@ -167,6 +173,14 @@ impl Carving {
     pub(super) fn range_of(&self, pages: Range<u32>) -> Range<u64> {
         self.offset_of(pages.start)..self.offset_of(pages.end).min(self.bytes)
     }
+}
+
+fn check_slab(bytes: u64, alignment: u64) {
+    assert!((1..=SLAB_BYTES_MAX).contains(&bytes), "a slab of {bytes} bytes: it can have 1 to {SLAB_BYTES_MAX}");
+    assert!(
+        alignment.is_power_of_two() && alignment <= SLAB_BYTES_MAX,
+        "an alignment of {alignment} bytes is not a power of two up to {SLAB_BYTES_MAX}"
+    );
 }
 
 fn least_page_bytes(alignment: u64) -> u64 {

@@ -320,6 +320,10 @@ fn pages_of_a_chosen_size() {
         assert!(error.to_string().contains(text) && error.to_string().contains(from_to), "{error}");
     }
     // With 2^25 pages at most.
+    // A page of 2^32 units of 64 bytes.
+    let error = Pool::with_backend(Virtual::default(), &Config::new(16u64 << 40).page_bytes(256 << 30)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(error.to_string().contains("to 4,194,304 bytes (4 MiB)"), "{error}");
     let vast = Config::new(1u64 << 40).page_bytes(4096);
     let error = Pool::with_backend(Virtual::default(), &vast).unwrap_err();
     assert!(error.to_string().contains("from 32,768 bytes (32 KiB) to"), "{error}");
