@@ -112,7 +112,7 @@ impl<B: Backend> Pool<B> {
     /// in the stream, and nothing waits for them; but bind groups that were made before still say where the tensors were.
     ///
     /// Lend all there is: where a part is lent, a block may move next to one that cannot, and the longest free run may be shorter
-    /// than before. It takes time that grows with the lent blocks.
+    /// than before. It takes time that grows with the lent blocks, times the slabs where blocks go from slab to slab.
     ///
     /// What is live stays as it is. What is used may change by roundings: another slab may have pages of another size. To let it
     /// stop as soon as one request has room there is [`compact_for`](Self::compact_for).

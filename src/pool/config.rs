@@ -114,8 +114,9 @@ impl Config {
     /// 128 MiB, 4 KiB up to 128 GiB, and 1/2^25 of the slab above. A slab smaller than 64 pages of the chosen size gets smaller
     /// ones. Larger pages make allocations of many pages faster, and waste up to a page for each.
     ///
-    /// Smaller requests get pieces of powers of two, out of cut runs. These keep their size where pages are chosen smaller, and are
-    /// one page where it is larger: so larger pages also bring larger blocks into [free lists](Self::free_lists), up to 64 KiB.
+    /// Smaller requests get pieces of powers of two, out of cut runs. These keep their size where pages are chosen smaller, as
+    /// long as that is at most 64 pages, and are one page where a page is larger: so larger pages also bring larger blocks into
+    /// [free lists](Self::free_lists), up to 64 KiB.
     ///
     /// ```
     /// use tensorpool::{Config, Pool, Request};

@@ -10,7 +10,7 @@ use super::change::Change;
 /// Children of a family.
 pub(super) const CHILDREN: usize = 8;
 
-/// A count of pages: `u16` up to nodes of 4,096 pages, `u32` above. A sum of two never has more bits.
+/// A count of pages: `u16` up to nodes of 4,096 pages, `i32` above. A sum of two never has more bits.
 pub(super) trait Lane: Copy + Default + Ord {
     fn of(pages: u32) -> Self;
     fn pages(self) -> u32;

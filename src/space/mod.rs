@@ -5,7 +5,7 @@
 //! | noun | unit, size | kept in |
 //! | --- | --- | --- |
 //! | slab | 1 byte to 64 TiB | one [`Space`] |
-//! | page | a power of two, 4 KiB up to 128 GiB; 1 to 2^25 a slab, the last one may be partial | one bit of [`RunTree`] |
+//! | page | a power of two, 1 to 4 KiB in slabs up to 128 GiB; 1 to 2^25 a slab, the last one may be partial | one bit of [`RunTree`] |
 //! | run | consecutive pages; what a large request gets, exactly as many as it needs | nothing: the free runs are the map |
 //! | hole | a free run that is long enough for a request | |
 //! | cut run | 2^k pages, at a multiple of as many, split into pieces: one page, in slabs above 128 MiB up to 64 KiB | a slot: 8 bytes |

@@ -216,8 +216,8 @@ impl RunTree {
         Runs::used(self)
     }
 
-    /// All memory of the tree, itself included: 1.25 bits a page with 32,768 pages and more, never more than 2.25 bits a page of
-    /// capacity (pages rounded up to a power of two, at least 512, or to whole boughs).
+    /// All memory of the tree, itself included: 1.25 bits a page with 32,768 pages, at most 1.255 with whole boughs,
+    /// never more than 2.25 bits a page of capacity (pages rounded up to a power of two, at least 512, or to whole boughs).
     pub fn metadata_bytes(&self) -> usize {
         let upper = self.upper.as_ref().map_or(0, |upper| upper.metadata_bytes());
         size_of_val(self) + size_of_val(&*self.taken) + size_of_val(&*self.reach) + size_of_val(&*self.families) + upper
