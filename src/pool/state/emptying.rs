@@ -15,7 +15,7 @@ impl<S> State<S> {
     pub(in crate::pool) fn slots_with_idle(&self, bytes: u64) -> Vec<Slot> {
         let least_bytes = self.sizes.least(bytes).unwrap_or(u64::MAX);
         let mut slots = self.slots_by_use(|_, space| space.bytes() - space.used_bytes() >= least_bytes);
-        slots.sort_by_key(|slot| self.entry(*slot).space.compacted_bytes(PIECES_MAX) < least_bytes);
+        slots.sort_by_cached_key(|slot| self.entry(*slot).space.compacted_bytes(PIECES_MAX) < least_bytes);
         slots
     }
 
