@@ -54,15 +54,18 @@ struct Program<'a> {
     loans: Vec<Foreign>,
     weights: [f64; 9],
     name: String,
+    /// The books can only be checked while no other thread uses the pool: a block that moves between the lists of two
+    /// threads may be counted in one of them before the other.
+    is_alone: bool,
 }
 
 impl<'a> Program<'a> {
-    fn new(pool: &'a Pool<Gpu>, pipeline: &'a wgpu::ComputePipeline, seed: u64, thread: u64) -> Self {
+    fn new(pool: &'a Pool<Gpu>, pipeline: &'a wgpu::ComputePipeline, seed: u64, [thread, threads]: [u64; 2]) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed * 1000 + thread);
         // Each program does some things often and some hardly ever.
         let weights = std::array::from_fn(|_| if rng.random_bool(0.25) { 0.02 } else { rng.random_range(0.1..3.0) });
         let name = format!("seed {seed} thread {thread}");
-        Self { pool, pipeline, rng, tensors: Vec::new(), loans: Vec::new(), weights, name }
+        Self { pool, pipeline, rng, tensors: Vec::new(), loans: Vec::new(), weights, name, is_alone: threads == 1 }
     }
 
     fn run(mut self) {
@@ -104,7 +107,9 @@ impl<'a> Program<'a> {
         if let Err(error) = result {
             assert!(error.is_no_room(), "{context}: {error}");
         }
-        self.pool.check();
+        if self.is_alone {
+            self.pool.check();
+        }
     }
 
     fn action(&mut self) -> usize {
@@ -267,7 +272,7 @@ fn random_programs_keep_every_tensors_bytes() {
         let threads = 1 + seed % 4;
         thread::scope(|scope| {
             for thread in 0..threads {
-                let program = Program::new(&pool, &pipeline, seed, thread);
+                let program = Program::new(&pool, &pipeline, seed, [thread, threads]);
                 scope.spawn(move || program.run());
             }
         });
