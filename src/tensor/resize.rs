@@ -25,9 +25,10 @@ impl<T: Pod, B: Backend> Tensor<T, B> {
     ///
     /// # Errors
     /// As [`Block::try_grow`](crate::Block::try_grow): mostly [`ErrorKind::NotInPlace`]. [`ErrorKind::Shape`] for a tensor without
-    /// dimensions, and for more elements than memory has. Then the tensor is as it was.
+    /// dimensions, and for more elements than memory has. [`ErrorKind::Invalid`] for fewer rows than it has. Then the tensor is as it
+    /// was.
     pub fn try_grow(&mut self, rows: usize) -> Result<()> {
-        let (shape, bytes) = self.with_rows(rows)?;
+        let (shape, bytes) = self.with_rows(rows, "grow", |from| rows > from)?;
         self.block.try_grow(bytes)?;
         self.shape = shape;
         Ok(())
@@ -38,7 +39,7 @@ impl<T: Pod, B: Backend> Tensor<T, B> {
     /// # Errors
     /// As there, and as [`Block::try_grow_zeroed`](crate::Block::try_grow_zeroed).
     pub fn try_grow_zeroed(&mut self, rows: usize) -> Result<()> {
-        let (shape, bytes) = self.with_rows(rows)?;
+        let (shape, bytes) = self.with_rows(rows, "grow", |from| rows > from)?;
         self.block.try_grow_zeroed(bytes)?;
         self.shape = shape;
         Ok(())
@@ -48,22 +49,26 @@ impl<T: Pod, B: Backend> Tensor<T, B> {
     /// pages behind them are free for others.
     ///
     /// # Errors
-    /// As [`Block::shrink`](crate::Block::shrink); [`ErrorKind::Shape`] for a tensor without dimensions. Then the tensor is as it
-    /// was.
+    /// [`ErrorKind::Invalid`] for more rows than it has, and for none; [`ErrorKind::Shape`] for a tensor without dimensions. Then the
+    /// tensor is as it was.
     pub fn shrink(&mut self, rows: usize) -> Result<()> {
-        let (shape, bytes) = self.with_rows(rows)?;
+        let (shape, bytes) = self.with_rows(rows, "shrink", |from| (1..from).contains(&rows))?;
         self.block.shrink(bytes)?;
         self.shape = shape;
         Ok(())
     }
 
-    /// Returns the shape with so many rows, and its bytes.
-    fn with_rows(&self, rows: usize) -> Result<(Shape, u64)> {
+    /// Returns the shape with so many rows, and its bytes. The rows are compared, not the bytes: rows may have none.
+    fn with_rows(&self, rows: usize, verb: &str, suits: impl Fn(usize) -> bool) -> Result<(Shape, u64)> {
         let mut sizes = self.shape().to_vec();
         let Some(first) = sizes.first_mut() else {
             return Err(Error::new(ErrorKind::Shape, "a tensor without dimensions has no rows"));
         };
-        *first = rows;
+        let from = std::mem::replace(first, rows);
+        if rows != from && !suits(from) {
+            let message = format!("a tensor of {from} rows cannot {verb} to {rows}: {:?}", self.block.label());
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         let shape = Shape::new(&sizes)?;
         Ok((shape, Self::bytes_of(&shape)?))
     }

@@ -334,10 +334,17 @@ fn a_tensor_grows_by_rows() {
     assert_eq!(keys.try_grow(usize::MAX / 16).unwrap_err().kind(), ErrorKind::Shape);
     let mut scalar = pool.zeros::<f32>(&[][..]).unwrap();
     assert_eq!(scalar.try_grow(2).unwrap_err().kind(), ErrorKind::Shape);
-    // Rows of no bytes cost nothing.
+    // Rows of no bytes cost nothing, and are counted all the same.
     let mut empty = pool.zeros::<f32>([3, 0]).unwrap();
     empty.try_grow(5).unwrap();
     assert_eq!(empty.shape(), [5, 0]);
+    assert_eq!(empty.try_grow(4).unwrap_err().kind(), ErrorKind::Invalid);
+    for rows in [0, 6] {
+        assert_eq!(empty.shrink(rows).unwrap_err().kind(), ErrorKind::Invalid);
+    }
+    empty.shrink(2).unwrap();
+    empty.shrink(2).unwrap();
+    assert_eq!(empty.shape(), [2, 0]);
     drop(wall);
     pool.check();
 }
