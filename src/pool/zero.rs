@@ -111,11 +111,15 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Zeroes what is dirty, in the pool and in arenas, and waits for the backend's stream, and for other threads that are zeroing.
-    /// Returns whether there was any.
+    /// The waiters have what comes of that first. Returns whether there was any.
     ///
     /// For a request that fails otherwise: what was freed while another thread had the stream is as good as free.
     pub(super) fn zero_all(&self) -> bool {
-        self.zero_on_free && (self.end_holds(true) | self.zero_retired(true) | self.wait_for_zeroing())
+        let any = self.zero_on_free && (self.end_holds(true) | self.zero_retired(true) | self.wait_for_zeroing());
+        if any {
+            self.serve();
+        }
+        any
     }
 
     /// The error of a backend that was lent a span and has given back another: a block's owner may have the first, and the bytes
@@ -131,9 +135,12 @@ impl<B: Backend> Shared<B> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
     use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::pin::pin;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU8, Ordering};
+    use std::task::{Context, Poll, Waker};
     use std::thread;
     use std::time::Duration;
 
@@ -148,6 +155,8 @@ mod tests {
     const IS_SLOW: u8 = 4;
     /// It zeroes, slowly, until this is something else.
     const HAS_BEGUN: u8 = 5;
+    /// Another thread has the stream, and a thread that may block gets it.
+    const IS_OTHERS: u8 = 6;
 
     /// Host memory whose next zeroing goes wrong in some way.
     #[derive(Clone, Default)]
@@ -201,7 +210,7 @@ mod tests {
         }
 
         fn zero_if_free(&self, slab: &HostSlab, span: &mut Span, len: u64) -> Result<bool> {
-            self.zero(slab, span, len)
+            if self.0.load(Ordering::Relaxed) == IS_OTHERS { Ok(false) } else { self.zero(slab, span, len) }
         }
 
         fn copy(&self, from: CopySrc<'_, HostSlab>, to: CopyDst<'_, HostSlab>, len: u64) -> Result<()> {
@@ -349,6 +358,25 @@ mod tests {
             );
             pool.check();
         }
+    }
+
+    /// A block that grows zeroes what is in its way, and a waiter that has room then is served before that returns.
+    #[test]
+    fn a_growth_that_zeroes_serves_waiters() {
+        let (odd, pool, _) = pool(false);
+        let mut block = dirty(&pool, 16 * KIB);
+        let (behind, wall) = (dirty(&pool, 16 * KIB), dirty(&pool, 32 * KIB));
+        odd.0.store(IS_OTHERS, Ordering::Relaxed);
+        drop(behind);
+        let mut waiter = pin!(pool.alloc_async(Request::bytes(8 * KIB).wait(Duration::from_secs(120))));
+        let mut look = || waiter.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(look().is_pending());
+        // Whether or not there is room for both.
+        let _ = block.try_grow(24 * KIB);
+        let Poll::Ready(served) = look() else { panic!("it waits beside {:?}", pool.stats()) };
+        assert!(served.unwrap().as_bytes().unwrap().iter().all(|byte| *byte == 0));
+        drop((block, wall));
+        pool.check();
     }
 
     /// What another thread is zeroing is as good as free, also where it was a place of an arena.
