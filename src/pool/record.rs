@@ -149,10 +149,10 @@ impl Record {
     }
 
     /// A block of the record has another size from now on: it is freed and allocated anew, at the same place.
-    fn resized<S>(&mut self, home: &Home<S>, request: &Request) {
+    fn resized<S>(&mut self, home: &Home<S>, bytes: u64, label: &str) {
         if self.ids.contains_key(&home.place()) {
             self.free(home);
-            self.alloc(home, request);
+            self.alloc(home, &Request::bytes(bytes).label(label.to_owned()));
         }
     }
 
@@ -257,10 +257,10 @@ impl<S> State<S> {
         }
     }
 
-    /// A block has another size now, as `request` says.
-    pub(super) fn record_resize(&mut self, home: &Home<S>, request: &Request) {
+    /// A block has so many bytes now.
+    pub(super) fn record_resize(&mut self, home: &Home<S>, bytes: u64, label: &str) {
         if let Some(record) = &mut self.record {
-            record.resized(home, request);
+            record.resized(home, bytes, label);
         }
     }
 

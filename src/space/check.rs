@@ -122,6 +122,8 @@ impl Pieces {
         }
         assert_eq!(cut_runs, self.cut_runs(), "cut runs, counted and kept");
         assert_eq!(idle_units, self.idle_units(), "idle units, counted and kept");
+        let sum: u64 = self.pages().map(u64::from).sum();
+        assert_eq!(sum, self.cut_pages_sum(), "first pages of cut runs, added up and kept");
     }
 }
 
@@ -146,6 +148,9 @@ impl Space {
             );
             assert!(page + count <= self.carving.whole_pages(), "the cut run at page {page} has a partial page");
         }
+        let end = self.carving.whole_pages() / count * count;
+        let low = self.pieces.pages().min().filter(|low| low + count * self.cut_runs() == end);
+        assert_eq!(low, self.pieces.start_if_last(end, count), "whether the cut runs are the last ones");
         let in_cut_runs = u64::from(self.cut_runs()) * self.cut_bytes();
         assert!(self.used_bytes + self.cached_bytes() >= in_cut_runs, "used and cached, and {in_cut_runs} in cut runs");
     }

@@ -104,6 +104,12 @@ impl Extent {
         self.offset
     }
 
+    /// Where it ends, in bytes from the start of the slab.
+    #[inline]
+    pub(crate) fn end(self) -> u64 {
+        self.offset + self.bytes
+    }
+
     /// The bytes held: those asked for, rounded up to a piece or to whole pages.
     #[inline]
     pub fn bytes(self) -> u64 {

@@ -7,10 +7,11 @@ use super::{Extent, Placement, Space};
 pub(crate) enum Obstacle {
     /// It is a piece of a cut run: pieces keep their size.
     Piece,
-    /// The slab ends, after so many free bytes.
-    End { free_bytes: u64 },
-    /// Pages in use follow, after so many free bytes. `used_bytes` are in use before the next free page.
-    Pages { needed_bytes: u64, free_bytes: u64, used_bytes: u64, is_cut: bool },
+    /// The slab ends so many bytes behind it, whatever lies between.
+    End { bytes: u64 },
+    /// Pages in use follow, after so many free bytes. `used_bytes` are in use before the next free page. `is_cut`: these begin with
+    /// a cut run; `None` if that is not known.
+    Pages { needed_bytes: u64, free_bytes: u64, used_bytes: u64, is_cut: Option<bool> },
     /// A buddy system has runs of so many bytes at multiples of them only.
     Buddies { run_bytes: u64 },
 }
@@ -22,14 +23,12 @@ impl Space {
         if extent.is_piece() {
             return Err(Obstacle::Piece);
         }
-        let (start, count) = (self.carving.page_at(extent.offset()), self.carving.pages_for(extent.bytes()));
-        let (end, free_end) = (start + count, self.tree.end_of_run_at(start + count));
-        // Behind the last page, which may be partial, nothing can be measured.
-        let free_bytes = if free_end > end { self.carving.run_bytes(end, free_end - end) } else { 0 };
-        if bytes > self.bytes() - extent.offset() {
-            let is_end = free_end == self.tree.pages();
-            return Err(if is_end { Obstacle::End { free_bytes } } else { self.pages_in_use(free_end, bytes, extent) });
+        let end_bytes = self.bytes() - extent.offset();
+        let is_over_end = Obstacle::End { bytes: end_bytes - extent.bytes() };
+        if bytes > end_bytes {
+            return Err(is_over_end);
         }
+        let (start, count) = (self.carving.page_at(extent.offset()), self.carving.pages_for(extent.bytes()));
         let wanted = match self.placement {
             Placement::Exact => self.carving.pages_for(bytes),
             Placement::PowerOfTwo => self.carving.pages_for(bytes).next_power_of_two(),
@@ -37,10 +36,15 @@ impl Space {
         if self.placement == Placement::PowerOfTwo && !start.is_multiple_of(wanted) {
             return Err(Obstacle::Buddies { run_bytes: self.carving.offset_of(wanted) });
         }
-        match wanted - count {
-            more if more <= free_end - end => Ok(self.carving.run_bytes(end, more)),
-            _ if free_end == self.tree.pages() => Err(Obstacle::End { free_bytes }),
-            _ => Err(self.pages_in_use(free_end, bytes, extent)),
+        if wanted > self.tree.pages() - start {
+            return Err(is_over_end);
+        }
+        let (end, more) = (start + count, wanted - count);
+        let free_end = self.tree.end_of_run_at(end);
+        if more <= free_end - end {
+            Ok(self.carving.run_bytes(end, more))
+        } else {
+            Err(self.pages_in_use(free_end, bytes, extent))
         }
     }
 
@@ -71,7 +75,7 @@ impl Space {
             needed_bytes: extent.offset().saturating_add(bytes) - end,
             free_bytes: self.carving.offset_of(page) - end,
             used_bytes: self.carving.run_bytes(used.start, used.end - used.start),
-            is_cut: self.pieces.pages().any(|cut| cut == page),
+            is_cut: self.pieces.is_cut_at(page),
         }
     }
 }

@@ -61,15 +61,16 @@ impl Space {
     /// that was passed grows again. All other free pages are in one run: below the cut runs, or below a run that ends in the
     /// partial last page and stays. Only those above the cut runs are apart from it.
     pub(crate) fn compacted_bytes(&self, slide_part: u64) -> u64 {
-        let (page_bytes, cut_bytes) = (self.page_bytes(), self.cut_bytes());
-        let partial_bytes = self.bytes() % page_bytes;
+        let (partial_bytes, cut_pages) = (self.bytes() % self.page_bytes(), self.carving.cut_pages());
         let is_last_free = self.tree.run_start(self.tree.pages()) < self.tree.pages();
-        let cut_end = self.bytes() / cut_bytes * cut_bytes;
-        let (below_bytes, apart_bytes) = match self.pieces.pages().min().map(|page| self.carving.offset_of(page)) {
-            Some(offset) if offset + u64::from(self.cut_runs()) * cut_bytes < cut_end => return 0,
-            Some(offset) if partial_bytes > 0 && !is_last_free => (offset, self.bytes() - partial_bytes - cut_end),
-            Some(offset) => (offset, self.bytes() - cut_end),
+        let cut_end = self.carving.whole_pages() / cut_pages * cut_pages;
+        let apart_bytes = self.bytes() - self.carving.offset_of(cut_end);
+        let start = self.pieces.start_if_last(cut_end, cut_pages).map(|page| self.carving.offset_of(page));
+        let (below_bytes, apart_bytes) = match start {
+            None if self.cut_runs() > 0 => return 0,
             None => (self.bytes(), 0),
+            Some(offset) if partial_bytes > 0 && !is_last_free => (offset, apart_bytes - partial_bytes),
+            Some(offset) => (offset, apart_bytes),
         };
         let free_bytes = self.free_bytes().saturating_sub(apart_bytes);
         free_bytes.saturating_sub(below_bytes.saturating_sub(free_bytes) / slide_part)

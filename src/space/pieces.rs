@@ -16,6 +16,8 @@ use super::slots::{SlotSets, resize_exact};
 /// Of so many slots, the lowest, the highest cut run is taken where a block moves up. To look at all would take a millisecond
 /// for a million cut runs, with the pool's lock held. Runs are cut from the high end down, so low slots have high pages.
 const SLOTS_LOOKED_AT: usize = 256;
+/// Of so many slots, the lowest, the cut run is looked for that a page is in: 8 KiB to read.
+const SLOTS_SEARCHED: usize = 1024;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Slot {
@@ -42,6 +44,8 @@ pub(super) struct Pieces {
     maps: Maps,
     sets: SlotSets,
     cut_runs: u32,
+    /// The first pages of the cut runs, added up: where they are, if they lie side by side.
+    cut_pages_sum: u64,
     idle_units: u64,
 }
 
@@ -56,6 +60,7 @@ impl Pieces {
             maps: Maps::new(classes),
             sets: SlotSets::new(classes + 2),
             cut_runs: 0,
+            cut_pages_sum: 0,
             idle_units: 0,
         }
     }
@@ -92,6 +97,7 @@ impl Pieces {
         let slot = self.vacant_slot();
         self.slots[slot as usize] = Slot { page, used: 1 };
         self.cut_runs += 1;
+        self.cut_pages_sum += u64::from(page);
         self.maps.begin(slot);
         self.split(slot, 0, self.classes, class);
         Piece { slot, page, unit: 0 }
@@ -149,6 +155,10 @@ impl Pieces {
         self.cut_runs
     }
 
+    pub(super) fn cut_pages_sum(&self) -> u64 {
+        self.cut_pages_sum
+    }
+
     pub(super) fn classes(&self) -> u32 {
         self.classes
     }
@@ -178,6 +188,23 @@ impl Pieces {
     /// The first pages of the cut runs, in the order of their slots.
     pub(super) fn pages(&self) -> impl Iterator<Item = u32> + '_ {
         self.slots.iter().filter(|slot| slot.used > 0).map(|slot| slot.page)
+    }
+
+    /// The first page of the lowest cut run, where all of them together are the pages up to `end`, so many each. `None` where they are
+    /// not, and where no run is cut.
+    pub(super) fn start_if_last(&self, end: u32, run_pages: u32) -> Option<u32> {
+        let (runs, pages) = (u64::from(self.cut_runs), u64::from(run_pages));
+        // As many other places of cut runs have a lower sum.
+        let sum = (runs * u64::from(end)).checked_sub(pages * (runs * (runs + 1) / 2))?;
+        (runs > 0 && sum == self.cut_pages_sum).then(|| end - self.cut_runs * run_pages)
+    }
+
+    /// Whether a cut run begins at a page. `None` if there are more than [`SLOTS_SEARCHED`] slots, and these have none there: the answer
+    /// takes the same time however many runs are cut.
+    pub(super) fn is_cut_at(&self, page: u32) -> Option<bool> {
+        let searched = &self.slots[..self.slots.len().min(SLOTS_SEARCHED)];
+        let is_found = searched.iter().any(|slot| slot.used > 0 && slot.page == page);
+        (is_found || searched.len() == self.slots.len()).then_some(is_found)
     }
 
     /// The pieces of a slot, lowest first.
@@ -229,6 +256,7 @@ impl Pieces {
         self.sets.remove_from_all(slot);
         self.sets.insert(self.vacant(), slot);
         self.cut_runs -= 1;
+        self.cut_pages_sum -= u64::from(self.slots[slot as usize].page);
     }
 
     fn drop_vacant_slots(&mut self) {

@@ -93,7 +93,10 @@ fn an_error_says_what_is_in_the_way() {
     );
     drop(hold);
     block.try_grow(160 * KIB).unwrap();
-    // The slab's end.
+    // The slab's end, whatever is before it.
+    let wall = alloc(&pool, 100);
+    assert!(refused(&pool, &mut block, MIB + 1).1.contains("its slab ends 884,736 bytes (864 KiB) behind it"));
+    drop(wall);
     let (kind, words) = refused(&pool, &mut block, MIB + 1);
     assert_eq!(
         (kind, words.contains("its slab ends 884,736 bytes (864 KiB) behind it")),
@@ -252,6 +255,24 @@ fn idle_memory_behind_a_block_is_reclaimed() {
     drop(hold);
     block.try_grow(64 * KIB).unwrap();
     pool.check();
+}
+
+/// What lies in lists goes home where it is in the way, and nowhere else.
+#[test]
+fn a_growth_in_vain_leaves_free_lists_alone() {
+    let pool = Pool::host(Config::new(64 * KIB).slabs(SlabPolicy::Single)).unwrap();
+    let mut block = alloc(&pool, 16);
+    let wall = alloc(&pool, 16);
+    drop(pool.alloc(Request::bytes(64)).unwrap());
+    let cached_bytes = pool.stats().cached_bytes;
+    assert!(cached_bytes > 0);
+    for bytes in [17 * KIB, 49 * KIB, 65 * KIB] {
+        assert_eq!(refused(&pool, &mut block, bytes).0, ErrorKind::NotInPlace);
+        assert_eq!(pool.stats().cached_bytes, cached_bytes, "{bytes}");
+    }
+    drop(wall);
+    block.try_grow(64 * KIB).unwrap();
+    assert_eq!(pool.stats().cached_bytes, 0);
 }
 
 #[test]

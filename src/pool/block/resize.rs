@@ -8,8 +8,9 @@
 use super::{Block, Place};
 use crate::backend::{Backend, Span};
 use crate::error::{Error, ErrorKind, Result};
+use crate::pool::labels::Label;
 use crate::pool::shards::PoolHome;
-use crate::pool::state::{Denied, Holds, Home};
+use crate::pool::state::{Denied, First, Holds, Home};
 use crate::pool::zero::{At, Zeroed, at, nowhere};
 use crate::pool::{Request, Shared, planned};
 use crate::space::Obstacle;
@@ -44,12 +45,13 @@ impl<B: Backend> Block<B> {
     /// What a block [holds](Self::bytes_held) beyond its bytes it grows into for nothing. A block of at most half a page is a
     /// *piece*, which never holds more than it does. Any other grows by whole pages; with
     /// [`Placement::PowerOfTwo`](crate::Placement::PowerOfTwo) to the next power of two of pages. A block in the arena of planned
-    /// steps grows within its place. No slab is reserved. If pages behind the block are idle, in free lists or retired, they are
-    /// reclaimed first, as for a request.
+    /// steps grows within its place. No slab is reserved. If pages behind the block are idle, in free lists, retired or in an arena
+    /// without a block, they are reclaimed first. No other idle memory is.
     ///
     /// Memory behind a block is kept from waiters as any other: growing passes those in line, and waits for those that were passed
     /// too often. A block takes from the [reserve](crate::Config::high_priority_reserve) only if it was asked for with high priority.
-    /// A recording has a block that grew as freed and allocated anew. Steps that plan themselves leave such a block to the pool.
+    /// A recording has a block that grew as freed and allocated anew. Steps that plan themselves leave a block to the
+    /// pool that grows beyond what it was asked for with, rounded up to the alignment.
     ///
     /// # Errors
     /// Then the block is as it was. Idle memory may have gone from `cached` to `free`.
@@ -94,8 +96,7 @@ impl<B: Backend> Block<B> {
         self.check_own("shrink", bytes)?;
         let shared = Arc::clone(self.shared());
         shared.make_room_in_record();
-        self.write_down(&shared, bytes, false);
-        let request = self.request(bytes);
+        self.write_down(&shared, bytes);
         self.span = Span::new(self.span.slab_serial(), self.span.offset(), bytes);
         let behind = self.part_with(&shared, bytes);
         let tally = shared.shards.tally();
@@ -106,7 +107,7 @@ impl<B: Backend> Block<B> {
             let mut state = shared.state();
             state.fold(tally);
             if let Some(home) = self.home() {
-                state.shrank(home, behind, from - bytes, &request);
+                state.shrank(home, behind, from, (bytes, self.label()));
             }
             state.serve()
         };
@@ -124,22 +125,16 @@ impl<B: Backend> Block<B> {
         }
         self.check_own("grow", bytes)?;
         let shared = Arc::clone(self.shared());
-        let request = self.request(bytes);
-        shared.check_request(&request, true)?;
+        shared.check_request(&Request::bytes(bytes), true)?;
         shared.state().check_open()?;
         shared.make_room_in_record();
         let mut behind = self.take_behind(&shared, bytes)?;
         if is_zeroed {
             self.zero_from(&mut behind, from, bytes)?;
         }
-        self.write_down(&shared, bytes, behind.home.is_some());
-        self.take_over(behind, bytes, &request);
+        self.write_down(&shared, bytes);
+        self.take_over(behind, bytes);
         Ok(())
-    }
-
-    /// What the block is to be now, as a request.
-    fn request(&self, bytes: u64) -> Request {
-        Request::bytes(bytes).label(self.label().to_owned())
     }
 
     /// Refuses a block whose span is another's, or which has no place.
@@ -161,8 +156,7 @@ impl<B: Backend> Block<B> {
         Error::new(kind, format!("a block of {from}{label} cannot {verb} in place to {to}: {reason}"))
     }
 
-    /// Reserves the pages behind the block, as many as it needs. If they are not free it tries again, after what is idle has gone
-    /// home.
+    /// Reserves the pages behind the block, as many as it needs.
     fn take_behind(&self, shared: &Arc<Shared<B>>, bytes: u64) -> Result<Behind<B>> {
         let behind = |home| Behind { shared: Arc::clone(shared), home };
         let held_bytes = self.bytes_held();
@@ -173,16 +167,7 @@ impl<B: Backend> Block<B> {
             let reason = format!("its place in the arena of planned steps has {}", exact(held_bytes));
             return Err(self.refused(ErrorKind::NotInPlace, "grow", bytes, &reason));
         };
-        let mut reserved = shared.state().reserve_behind(home, bytes);
-        let may_be_idle = |reserved: &Result<_, Denied>| reserved.as_ref().is_err_and(|denied| denied.may_be_idle());
-        if may_be_idle(&reserved) {
-            shared.gather();
-            reserved = shared.state().reserve_behind(home, bytes);
-        }
-        if may_be_idle(&reserved) && shared.zero_all() {
-            reserved = shared.state().reserve_behind(home, bytes);
-        }
-        match reserved {
+        match shared.reserve_behind(home, bytes) {
             Ok(home) => Ok(behind(Some(home))),
             Err(denied) => Err(self.in_the_way(shared, bytes, denied)),
         }
@@ -191,19 +176,17 @@ impl<B: Backend> Block<B> {
     #[cold]
     fn in_the_way(&self, shared: &Shared<B>, bytes: u64, denied: Denied) -> Error {
         let (obstacle, retired_bytes) = match denied {
-            Denied::Short { more_bytes, short } => {
+            Denied::Short { more_bytes, short, .. } => {
                 // Marked as the pool's: what would serve a request elsewhere does not serve this one.
                 let request = Request::bytes(more_bytes).label(self.label().to_owned()).for_the_pool();
                 return shared.no_room(std::slice::from_ref(&request), &short);
             }
-            Denied::Obstacle { obstacle, retired_bytes } => (obstacle, retired_bytes),
+            Denied::Obstacle { obstacle, first } => (obstacle, first.retired_bytes),
         };
         let held = exact(self.bytes_held());
         let reason = match obstacle {
             Obstacle::Piece => format!("it is a piece of {held}, and pieces keep their size"),
-            Obstacle::End { free_bytes } => {
-                format!("it holds {held}, and its slab ends {} behind it", exact(free_bytes))
-            }
+            Obstacle::End { bytes } => format!("it holds {held}, and its slab ends {} behind it", exact(bytes)),
             Obstacle::Buddies { run_bytes } => {
                 let (run, offset) = (exact(run_bytes), exact(self.offset()));
                 format!("a buddy system has runs of {run} at multiples of that, and it begins at {offset}")
@@ -211,7 +194,7 @@ impl<B: Backend> Block<B> {
             Obstacle::Pages { needed_bytes, free_bytes, used_bytes, is_cut } => {
                 let what = match retired_bytes {
                     Some(bytes) => format!(", the first {} of them retired", exact(bytes)),
-                    None if is_cut => ", the first in a page of small blocks".to_owned(),
+                    None if is_cut == Some(true) => ", the first in a page of small blocks".to_owned(),
                     None => String::new(),
                 };
                 let [needed, free, used] = [needed_bytes, free_bytes, used_bytes].map(exact);
@@ -251,8 +234,8 @@ impl<B: Backend> Block<B> {
     }
 
     /// Takes what was reserved. The block has so many bytes from now on.
-    fn take_over(&mut self, mut behind: Behind<B>, bytes: u64, request: &Request) {
-        let (more_bytes, home_behind) = (bytes - self.bytes(), behind.home.take());
+    fn take_over(&mut self, mut behind: Behind<B>, bytes: u64) {
+        let (from, home_behind) = (self.bytes(), behind.home.take());
         if let (Some(label), Some(home)) = (&self.label, &home_behind) {
             label.grow(home.extent.bytes());
         }
@@ -264,8 +247,9 @@ impl<B: Backend> Block<B> {
         }
         let mut state = shared.state();
         state.fold(tally);
-        if let Some(home) = self.home_mut() {
-            state.grew(home, home_behind, more_bytes, request);
+        let label = self.label.as_deref().map_or("", Label::text);
+        if let Place::Home(place) | Place::Planned(place) = &mut self.place {
+            state.grew(&mut place.home, home_behind, from, (bytes, label));
         }
     }
 
@@ -293,17 +277,76 @@ impl<B: Backend> Block<B> {
         Some((behind, holds, is_dirty))
     }
 
-    fn home_mut(&mut self) -> Option<&mut Home<B::Slab>> {
-        match &mut self.place {
-            Place::Home(place) | Place::Planned(place) => Some(&mut place.home),
-            _ => None,
+    /// Tells the learner of planned steps, which knows the blocks of the pool.
+    fn write_down(&self, shared: &Shared<B>, bytes: u64) {
+        if let Place::Home(PoolHome { home, .. }) = &self.place {
+            shared.write_down_resize(planned::at(home), self.bytes(), bytes);
+        }
+    }
+}
+
+/// What may be in no use, and is in the way of a block that grows.
+#[derive(Clone, Copy)]
+enum Idle {
+    /// A block without an owner, whose holds may be over.
+    Retired,
+    /// One that is to be zeroed, if no other thread does so now.
+    Dirty,
+    /// Pieces in free lists.
+    Pieces,
+    Arena,
+    /// Bytes that count as held, wherever they are.
+    Bytes,
+}
+
+impl<B: Backend> Shared<B> {
+    /// Takes the pages behind a place. Idle memory goes home that is in the way, of each kind once; no other does, so that a growth
+    /// in vain costs a planned step no arena.
+    fn reserve_behind(&self, home: &Home<B::Slab>, bytes: u64) -> std::result::Result<Home<B::Slab>, Denied> {
+        let mut has_tried = [false; 5];
+        loop {
+            let reserved = self.state().reserve_behind(home, bytes);
+            let Err(denied) = reserved else { return reserved };
+            let Some(idle) = self.idle_of(&denied).filter(|idle| !has_tried[*idle as usize]) else {
+                return Err(denied);
+            };
+            has_tried[idle as usize] = true;
+            match idle {
+                Idle::Retired => self.settle_completed(),
+                Idle::Dirty => drop(self.zero_all()),
+                Idle::Pieces => {
+                    self.empty_lists();
+                    self.state().gather();
+                }
+                Idle::Arena => self.give_idle_arena(),
+                Idle::Bytes => {
+                    self.gather();
+                    self.zero_all();
+                }
+            }
         }
     }
 
-    /// Tells the learner of planned steps, which knows the blocks of the pool.
-    fn write_down(&self, shared: &Shared<B>, bytes: u64, has_taken: bool) {
-        if let Place::Home(PoolHome { home, .. }) = &self.place {
-            shared.write_down_resize(planned::at(home), self.bytes(), bytes, has_taken);
+    /// Returns what may be in no use of what is in the way.
+    #[cold]
+    fn idle_of(&self, denied: &Denied) -> Option<Idle> {
+        let (is_cut, First { place, retired_bytes, is_dirty }) = match denied {
+            Denied::Obstacle { obstacle: Obstacle::Pages { is_cut, .. }, first } => (*is_cut, *first),
+            Denied::Short { may_come_home: true, .. } => return Some(Idle::Bytes),
+            _ => return None,
+        };
+        let is_in_arena = || {
+            let runs = if self.shards.signs.has_arena() { self.shards.planner().idle_runs() } else { Vec::new() };
+            runs.iter().any(|(slot, run)| *slot == place.0 && (run.offset()..run.end()).contains(&place.1))
+        };
+        match is_cut {
+            _ if is_dirty => Some(Idle::Dirty),
+            _ if retired_bytes.is_some() => Some(Idle::Retired),
+            Some(true) => Some(Idle::Pieces),
+            _ if is_in_arena() => Some(Idle::Arena),
+            // Not known: too many runs are cut.
+            None => Some(Idle::Pieces),
+            Some(false) => None,
         }
     }
 }

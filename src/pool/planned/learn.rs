@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use crate::plan::Lifetime;
 use crate::pool::tables::{map_bytes, vec_bytes};
+use crate::units::round_up;
 
 /// A block that is not back.
 const LIVE: u32 = u32::MAX;
@@ -81,14 +82,22 @@ impl Learner {
         }
     }
 
-    /// A block of `from` bytes has `to` bytes now. One that has taken memory behind it `is_kept` from the plan: no place of an
-    /// arena grows. To the plan it outlives its step.
-    pub(super) fn resized(&mut self, at: At, from: u64, to: u64, is_kept: bool) {
-        let is_known = if is_kept { self.live.remove(&at).is_some() } else { self.live.contains_key(&at) };
+    /// A block of `from` bytes has `to` bytes now. If that is more than it was asked for with, rounded up to the alignment, it is kept
+    /// from the plan: its place in an arena would not hold them. To the plan it outlives its step.
+    pub(super) fn resized(&mut self, at: At, from: u64, to: u64, align_bytes: u64) {
         // The free of a block that is no allocation here, or not any more, counts what the block has then.
-        if is_kept || !is_known {
-            self.gone_bytes -= i128::from(to) - i128::from(from);
-        }
+        let counted_bytes = match self.live.get(&at) {
+            Some(index) => {
+                let bytes = self.allocations[*index as usize].bytes;
+                if round_up(bytes, align_bytes).is_none_or(|held_bytes| to <= held_bytes) {
+                    return;
+                }
+                self.live.remove(&at);
+                bytes
+            }
+            None => from,
+        };
+        self.gone_bytes -= i128::from(to) - i128::from(counted_bytes);
     }
 
     pub(super) fn mark(&mut self) {
@@ -192,4 +201,29 @@ pub(super) fn lifetimes(step: &[Learned]) -> Vec<Lifetime> {
         None => Lifetime::new(index, index, learned.bytes),
     };
     (0..).zip(step).map(lifetime).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Learner;
+
+    /// Whatever a block was resized to on the way, what came is what went.
+    #[test]
+    fn resizes_leave_the_balance_of_a_step() {
+        for sizes in [&[50, 200][..], &[120, 128, 60], &[129, 300, 20], &[1000]] {
+            let mut learner = Learner::new();
+            learner.alloc(100, (1, 0));
+            learner.alloc(64, (1, 4096));
+            let mut from = 100;
+            for to in sizes {
+                learner.resized((1, 0), from, *to, 64);
+                from = *to;
+            }
+            learner.free((1, 0), from);
+            learner.free((1, 4096), 64);
+            let is_planned = sizes.iter().all(|bytes| *bytes <= 128);
+            assert_eq!(learner.step(0, 2)[0].freed_at.is_some(), is_planned, "{sizes:?}");
+            assert_eq!(learner.balance(), (0, 164), "{sizes:?}");
+        }
+    }
 }

@@ -255,12 +255,12 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// A block of the pool has grown or shrunk in place. `has_taken`: it has more memory for that.
-    pub(super) fn write_down_resize(&self, at: At, from: u64, to: u64, has_taken: bool) {
+    /// A block of the pool has grown or shrunk in place.
+    pub(super) fn write_down_resize(&self, at: At, from: u64, to: u64) {
         if self.shards.signs.is_learning()
             && let Some(learner) = self.shards.planner().learner()
         {
-            learner.resized(at, from, to, has_taken);
+            learner.resized(at, from, to, self.limits.alignment_bytes);
         }
     }
 

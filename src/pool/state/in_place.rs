@@ -9,20 +9,21 @@ use crate::sync::Arc;
 
 /// Why a block cannot have the bytes behind it.
 pub(in crate::pool) enum Denied {
-    /// The block's place does not allow it. `retired_bytes` are of a block without an owner, right behind the free bytes.
-    Obstacle { obstacle: Obstacle, retired_bytes: Option<u64> },
-    /// So many bytes are behind it, and others are to have them.
-    Short { more_bytes: u64, short: Short },
+    /// The block's place does not allow it.
+    Obstacle { obstacle: Obstacle, first: First },
+    /// So many bytes are behind it, and others are to have them. `may_come_home`: enough bytes count as held that may be in no use.
+    Short { more_bytes: u64, short: Short, may_come_home: bool },
 }
 
-impl Denied {
-    /// Returns whether it may be idle memory that is in the way, or keeps what is open low.
-    pub(in crate::pool) fn may_be_idle(&self) -> bool {
-        matches!(
-            self,
-            Self::Obstacle { obstacle: Obstacle::Pages { .. }, .. } | Self::Short { short: Short::Of(_), .. }
-        )
-    }
+/// What is right behind the free pages behind a block, if that was looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::pool) struct First {
+    /// Where it begins.
+    pub(in crate::pool) place: (Slot, u64),
+    /// The bytes of it, if it is a block without an owner.
+    pub(in crate::pool) retired_bytes: Option<u64>,
+    /// It is to be zeroed and then free. Or another thread zeroes places, and that may be one.
+    pub(in crate::pool) is_dirty: bool,
 }
 
 impl<S> State<S> {
@@ -35,12 +36,14 @@ impl<S> State<S> {
         // What a block was asked for with is not kept, but for its part of a reserve.
         let priority = if extent.is_marked() { Priority::High } else { Priority::Normal };
         if !self.may_be_served(&[Request::bytes(more_bytes).priority(priority)]) {
-            return Err(Denied::Short { more_bytes, short: Short::Turn });
+            return Err(Denied::Short { more_bytes, short: Short::Turn, may_come_home: false });
         }
         if more_bytes > self.open_bytes(priority) {
             let refused_by = if more_bytes > self.books.left_bytes() { RefusedBy::Budget } else { RefusedBy::Reserve };
             let lack = Lack { index: 0, needed_bytes: more_bytes, refused_by, is_left: false };
-            return Err(Denied::Short { more_bytes, short: Short::Of(lack) });
+            let idle_bytes = self.books.listed_bytes().saturating_add(self.books.retired_bytes());
+            let may_come_home = more_bytes - self.open_bytes(priority) <= idle_bytes;
+            return Err(Denied::Short { more_bytes, short: Short::Of(lack), may_come_home });
         }
         let behind = self.space_mut(slot).take_behind(extent, more_bytes).expect("the pages are free");
         self.settle_slot(slot);
@@ -48,28 +51,29 @@ impl<S> State<S> {
         Ok(Home { slab: Arc::clone(&home.slab), extent: behind })
     }
 
-    /// Finds what is right behind the free pages.
+    /// Finds what is right behind the free pages, where pages in use are.
     #[cold]
     fn denied(&self, slot: Slot, extent: Extent, obstacle: Obstacle) -> Denied {
-        let retired_bytes = match obstacle {
-            Obstacle::Pages { free_bytes, .. } => {
-                let place = (slot, extent.offset() + extent.bytes() + free_bytes);
-                let retired = self.retired.iter().find(|retired| retired.home.place() == place);
-                retired.map(|retired| retired.home.extent.bytes())
-            }
-            _ => None,
+        let Obstacle::Pages { free_bytes, .. } = obstacle else {
+            return Denied::Obstacle { obstacle, first: First::default() };
         };
-        Denied::Obstacle { obstacle, retired_bytes }
+        let place = (slot, extent.offset() + extent.bytes() + free_bytes);
+        let retired = self.retired.iter().find(|retired| retired.home.place() == place);
+        let first = First {
+            place,
+            retired_bytes: retired.map(|retired| retired.home.extent.bytes()),
+            is_dirty: retired.map_or(!self.zeroing.is_empty(), Retired::waits_to_be_zeroed),
+        };
+        Denied::Obstacle { obstacle, first }
     }
 
-    /// A block has grown by so many bytes asked. `behind` is its own from now on, if it has taken pages for that; `request` says
-    /// what it is now.
+    /// A block has grown from so many bytes asked, to others. `behind` is its own from now on, if it has taken pages for that.
     pub(in crate::pool) fn grew(
         &mut self,
         home: &mut Home<S>,
         behind: Option<Home<S>>,
-        more_bytes: u64,
-        request: &Request,
+        from: u64,
+        (to, label): (u64, &str),
     ) {
         if let Some(behind) = behind {
             let held_bytes = behind.extent.bytes();
@@ -80,8 +84,8 @@ impl<S> State<S> {
             home.extent = home.extent.joined(behind.extent);
             self.passed();
         }
-        self.books.grew(more_bytes);
-        self.record_resize(home, request);
+        self.books.grew(to - from);
+        self.record_resize(home, to, label);
     }
 
     /// Returns the parts of a block that is to hold `bytes` bytes: what it keeps, and the pages behind that, if there are any.
@@ -90,17 +94,17 @@ impl<S> State<S> {
         Some((kept, Home { slab: Arc::clone(&home.slab), extent }))
     }
 
-    /// A block has shrunk by so many bytes asked. What it had `behind` is free, as a block is that was freed: at once, if no hold
+    /// A block has shrunk from so many bytes asked, to others. What it had `behind` is free, as a block is that was freed: at once, if no hold
     /// is left on it and it is not to be zeroed first.
     pub(in crate::pool) fn shrank(
         &mut self,
         home: &Home<S>,
         behind: Option<(Home<S>, Option<Holds>, bool)>,
-        less_bytes: u64,
-        request: &Request,
+        from: u64,
+        (to, label): (u64, &str),
     ) {
-        self.books.shrank(less_bytes);
-        self.record_resize(home, request);
+        self.books.shrank(from - to);
+        self.record_resize(home, to, label);
         if let Some((behind, holds, is_dirty)) = behind {
             self.give_back(Retired::new(behind, holds, is_dirty));
         }

@@ -19,7 +19,7 @@ mod tables;
 
 use std::time::Instant;
 
-pub(super) use self::in_place::Denied;
+pub(super) use self::in_place::{Denied, First};
 pub(super) use self::next_slab::NextSlab;
 pub(super) use self::place::Short;
 

@@ -29,6 +29,11 @@ impl<S> Retired<S> {
         Self { home, holds: None, is_dirty: true }
     }
 
+    /// Returns whether no hold keeps it any more, and zeroing does.
+    pub(super) fn waits_to_be_zeroed(&self) -> bool {
+        self.is_dirty && self.is_over()
+    }
+
     fn is_over(&self) -> bool {
         self.holds.as_ref().is_none_or(|holds| holds.load(Ordering::Acquire) == 0)
     }

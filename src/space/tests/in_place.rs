@@ -15,9 +15,8 @@ fn foretell(space: &Space, run: Extent, bytes: u64, is_buddies: bool) -> Result<
     let start = (run.offset() / page_bytes) as usize;
     let first = start + run.bytes().div_ceil(page_bytes) as usize;
     let free_end = (first..free.len()).find(|page| !free[*page]).unwrap_or(free.len());
-    let in_the_way = if free_end == free.len() { "end" } else { "pages" };
     if bytes > space.bytes() - run.offset() {
-        return Err(in_the_way);
+        return Err("end");
     }
     let mut wanted = bytes.div_ceil(page_bytes) as usize;
     if is_buddies {
@@ -27,7 +26,7 @@ fn foretell(space: &Space, run: Extent, bytes: u64, is_buddies: bool) -> Result<
         }
     }
     if start + wanted > free_end {
-        return Err(in_the_way);
+        return Err(if start + wanted > free.len() { "end" } else { "pages" });
     }
     let end = ((start + wanted) as u64 * page_bytes).min(space.bytes());
     Ok(end - run.offset() - run.bytes())
@@ -103,9 +102,41 @@ fn pages_in_use_behind_a_run_are_measured() {
     let hole = space.alloc_at(10 * 1024, 5 * 1024).unwrap();
     space.alloc_at(15 * 1024, 20 * 1024).unwrap();
     space.release(hole);
-    let obstacle = Obstacle::Pages { needed_bytes: 6000, free_bytes: 5120, used_bytes: 20 * 1024, is_cut: false };
-    assert_eq!(space.bytes_behind(run, 10 * 1024 + 6000), Err(obstacle));
+    let pages =
+        |needed_bytes| Obstacle::Pages { needed_bytes, free_bytes: 5120, used_bytes: 20 * 1024, is_cut: Some(false) };
+    assert_eq!(space.bytes_behind(run, 10 * 1024 + 6000), Err(pages(6000)));
     assert_eq!(space.bytes_behind(run, 10 * 1024 + 5000), Ok(5120));
-    let far = Obstacle::Pages { needed_bytes: 1 << 20, free_bytes: 5120, used_bytes: 20 * 1024, is_cut: false };
-    assert_eq!(space.bytes_behind(run, 10 * 1024 + (1 << 20)), Err(far));
+    assert_eq!(space.bytes_behind(run, 100 * 1024), Err(pages(90 * 1024)));
+    // More than the slab has, whatever is in use.
+    let end = Obstacle::End { bytes: 90 * 1024 };
+    assert_eq!(space.bytes_behind(run, 100 * 1024 + 1), Err(end));
+    assert_eq!(space.bytes_behind(run, 10 * 1024 + (1 << 20)), Err(end));
+}
+
+/// Which pages are cut is known of as many cut runs as are looked at.
+#[test]
+fn cut_runs_behind_a_run_are_known_as_far_as_that_is_cheap() {
+    let mut space = with_page(4000 * 1024, 64, 1024, Placement::Exact);
+    let run = space.alloc_at(0, 1024).unwrap();
+    let wall = space.alloc_at(1024, 1024).unwrap();
+    let is_cut = |space: &Space| match space.bytes_behind(run, 2048) {
+        Err(Obstacle::Pages { is_cut, .. }) => is_cut,
+        other => panic!("{other:?}"),
+    };
+    // Two pieces a page.
+    let mut pieces: Vec<_> = (0..2048).map(|_| space.alloc(512).unwrap()).collect();
+    assert_eq!((space.cut_runs(), is_cut(&space)), (1024, Some(false)));
+    while space.cut_runs() < 1025 {
+        pieces.push(space.alloc(512).unwrap());
+    }
+    assert_eq!(is_cut(&space), None);
+    pieces.into_iter().for_each(|piece| space.release(piece));
+    space.gather();
+    space.release(wall);
+    // A run is cut there once all others are taken.
+    let rest = space.alloc_at(2048, 3998 * 1024).unwrap();
+    let piece = space.alloc(100).unwrap();
+    assert_eq!((piece.offset(), is_cut(&space)), (1024, Some(true)));
+    space.release(rest);
+    space.check();
 }
