@@ -12,7 +12,8 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tensorpool::{
-    Config, Error, ErrorKind, Fallback, Placement, Pool, Priority, RefusedBy, Remedy, Request, Shortage, SlabPolicy,
+    Config, Error, ErrorKind, Fallback, Limit, Limits, Placement, Pool, Priority, RefusedBy, Remedy, Request, Shortage,
+    SlabPolicy,
 };
 
 use self::world::{Ask, Op, Setup, World};
@@ -120,14 +121,14 @@ fn check_refusal(setup: &Setup, world: &World, asks: &[Ask], error: &Error) {
         let of_holds = world.holds.iter().filter(|(_, _, priority)| *priority == Priority::High);
         let high_bytes: u64 =
             of_blocks.map(|(block, _)| block.bytes_held()).chain(of_holds.map(|(_, bytes, _)| *bytes)).sum();
-        // What waits to be zeroed may be of high priority.
-        let dirty_bytes = if setup.zeroes { shortage.retired_bytes } else { 0 };
+        // What waits to be zeroed, or to be reclaimed, may be of high priority.
+        let over_bytes = shortage.retired_bytes - world.holds.iter().map(|(_, bytes, _)| bytes).sum::<u64>();
         let closed_bytes = |high_bytes: u64| match error.kind() {
             _ if high(false).count() == 0 => 0,
             ErrorKind::OverBudget => setup.reserve_bytes,
             _ => setup.reserve_bytes.saturating_sub(high_bytes),
         };
-        let closed_bytes = closed_bytes(high_bytes + dirty_bytes)..=closed_bytes(high_bytes);
+        let closed_bytes = closed_bytes(high_bytes + over_bytes)..=closed_bytes(high_bytes);
         assert!(closed_bytes.contains(&shortage.high_priority_reserve_bytes), "{closed_bytes:?} {}", context());
     }
     let needed_bytes = shortage.needed_bytes;
@@ -307,6 +308,42 @@ fn every_number_of_every_error_is_true() {
         }
         assert!(seen("possible: SingleSlab") >= 20 && seen("possible: PlanSteps") >= 20, "{counts:#?}");
         assert!(seen("kind: Timeout") >= 100, "{counts:#?}");
+    }
+}
+
+/// A block without an owner has its part of the reserve until it is reclaimed, though its hold is over.
+#[test]
+fn a_retired_block_opens_the_reserve_until_it_is_reclaimed() {
+    let limit = |name| Limit { bytes: 1 << 40, name };
+    let setup = Setup {
+        budget_bytes: 256 * KIB,
+        staging_bytes: 0,
+        reserve_bytes: 64 * KIB,
+        policy: SlabPolicy::Fixed(64 * KIB),
+        placement: Placement::Exact,
+        limits: Limits { alignment_bytes: 64, granule_bytes: 4, slab: limit("slab"), block: limit("block") },
+        memory_bytes: u64::MAX,
+        lists: false,
+        zeroes: false,
+        step: None,
+    };
+    let ask = |kib: u64, priority, without: &[Fallback]| Ask {
+        bytes: kib * KIB,
+        align_bytes: 1,
+        priority,
+        label: None,
+        without: without.to_vec(),
+        waits: false,
+    };
+    for (without, closed_kib) in [(&[Fallback::Reclaim][..], 32), (&[], 64)] {
+        let asks = [ask(100, Priority::Normal, &[]), ask(32, Priority::High, &[]), ask(100, Priority::Normal, without)];
+        let [below, high, refused] = asks.map(|ask| Op::Ask(vec![ask]));
+        let ops = [below, high, Op::Retire(1), Op::EndHold(0), refused];
+        let mut world = World::open(&setup).unwrap();
+        let errors: Vec<_> = ops.iter().filter_map(|op| world.run(op)).collect();
+        let ([error], Op::Ask(asks)) = (&errors[..], &ops[4]) else { panic!("{errors:?}") };
+        assert_eq!(error.shortage().unwrap().high_priority_reserve_bytes, closed_kib * KIB, "{error}");
+        check_error(&setup, &world, &ops, asks, error, &mut Counts::new());
     }
 }
 
