@@ -1,5 +1,7 @@
 //! What a space would serve: the largest request now, and after its blocks have moved together.
 
+use std::ops::Range;
+
 use super::{Placement, Space};
 
 impl Space {
@@ -40,6 +42,20 @@ impl Space {
         sizes.sort_unstable_by_key(|bytes| std::cmp::Reverse(*bytes));
         let takes = |bytes: u64| self.bytes_taken(bytes).is_some_and(|taken_bytes| taken_bytes <= open_bytes);
         sizes.into_iter().find(|bytes| takes(*bytes)).unwrap_or(0)
+    }
+
+    /// Returns the first free run of at least `bytes` bytes, which are not 0, from `from` on: 0, or where a free run ends. Shorter ones
+    /// are skipped in a time that grows with the logarithm of the pages.
+    pub(crate) fn free_run_from(&self, from: u64, bytes: u64) -> Option<Range<u64>> {
+        if from >= self.bytes() || bytes > self.bytes() {
+            return None;
+        }
+        let count = self.carving.pages_for(bytes);
+        let start =
+            if from == 0 { self.tree.find(count) } else { self.tree.find_behind(self.carving.page_at(from), count) };
+        let run = start.map(|start| self.carving.range_of(start..self.tree.end_of_run_at(start)))?;
+        // The last page may be partial: then no run is behind it.
+        (run.end - run.start >= bytes).then_some(run)
     }
 
     /// Returns the bytes of the extent that [`Space::alloc`] would take.

@@ -1,5 +1,8 @@
 //! Free runs of the slabs that are there, for an arena.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
 use super::{Home, Slot, State};
 use crate::pool::Priority;
 use crate::sync::Arc;
@@ -8,15 +11,34 @@ use crate::units::round_down;
 /// An arena is of so many runs at most.
 const RUNS_MAX: usize = 128;
 
+/// So many free runs are looked at for each run of an arena, with the pool's lock held: 0.1 ms at most.
+const RUNS_LOOKED_AT: usize = 1024;
+
 impl<S> State<S> {
     /// The bytes of the longest free runs, the longest first, until they have so many bytes together and some to spare. `None` if
     /// all of them have less than these bytes.
     pub(in crate::pool) fn free_runs(&self, bytes: u64, alignment_bytes: u64) -> Option<Vec<u64>> {
+        let mut longest: BinaryHeap<Reverse<u64>> = BinaryHeap::new();
+        for slot in &self.order {
+            let (space, mut from) = (&self.entry(*slot).space, 0);
+            // Once there are enough, only a longer one counts: all others are skipped.
+            let least = |longest: &BinaryHeap<Reverse<u64>>| match longest.peek() {
+                Some(Reverse(shortest)) if longest.len() >= RUNS_MAX => shortest + 1,
+                _ => 1,
+            };
+            while let Some(run) = space.free_run_from(from, least(&longest)) {
+                from = run.end;
+                longest.push(Reverse(run.end - run.start));
+                if longest.len() > RUNS_MAX {
+                    longest.pop();
+                }
+            }
+        }
         // Blocks do not fill them to the end.
         let wanted_bytes = bytes.saturating_add(bytes / 2);
         let mut sum_bytes = 0u64;
         let mut sizes = Vec::new();
-        for (run_bytes, ..) in self.runs().into_iter().take(RUNS_MAX) {
+        for Reverse(run_bytes) in longest.into_sorted_vec() {
             let run_bytes = round_down(run_bytes, alignment_bytes);
             if sum_bytes >= wanted_bytes || run_bytes == 0 {
                 break;
@@ -43,33 +65,39 @@ impl<S> State<S> {
         }
         // The longest first, each from the shortest that is long enough.
         let mut order: Vec<usize> = (0..runs.len()).collect();
-        order.sort_by_key(|index| std::cmp::Reverse(runs[*index].1));
-        let mut free = self.runs();
-        let mut places: Vec<(usize, Slot, u64, u64)> = Vec::new();
+        order.sort_by_key(|index| Reverse(runs[*index].1));
+        let mut homes: Vec<Option<Home<S>>> = runs.iter().map(|_| None).collect();
         for index in order {
-            let bytes = runs[index].1;
-            let found = free.iter().rposition(|(run_bytes, ..)| *run_bytes >= bytes)?;
-            let (_, slot, offset) = free.remove(found);
-            places.push((index, slot, offset, bytes));
-        }
-        places.sort_unstable();
-        let homes = places.into_iter().map(|(_, slot, offset, bytes)| {
-            let extent = self.space_mut(slot).alloc_at(offset, bytes).expect("the run is free");
+            let Some((slot, offset)) = self.shortest_run(runs[index].1) else { break };
+            let extent = self.space_mut(slot).alloc_at(offset, runs[index].1).expect("the run is free");
             self.settle_slot(slot);
             self.books.take_listed(extent.bytes());
-            Home { slab: Arc::clone(&self.entry(slot).slab), extent }
-        });
-        Some(homes.collect())
+            homes[index] = Some(Home { slab: Arc::clone(&self.entry(slot).slab), extent });
+        }
+        if homes.iter().any(Option::is_none) {
+            homes.into_iter().flatten().for_each(|home| self.unreserve(home, false));
+            return None;
+        }
+        homes.into_iter().collect()
     }
 
-    /// The bytes, slabs and offsets of all free runs, the longest first.
-    fn runs(&self) -> Vec<(u64, Slot, u64)> {
+    /// Returns the slab and the offset of the shortest free run of at least so many bytes, the last of those that are alike. Of more than
+    /// [`RUNS_LOOKED_AT`] that are long enough, the others are not looked at.
+    fn shortest_run(&self, bytes: u64) -> Option<(Slot, u64)> {
         let of_slot = |slot: &Slot| {
-            let slot = *slot;
-            self.entry(slot).space.free_runs().map(move |run| (run.end - run.start, slot, run.start))
+            let (slot, space, mut from) = (*slot, &self.entry(*slot).space, 0);
+            std::iter::from_fn(move || {
+                let run = space.free_run_from(from, bytes)?;
+                from = run.end;
+                Some((run.end - run.start, slot, run.start))
+            })
         };
-        let mut runs: Vec<_> = self.order.iter().flat_map(of_slot).collect();
-        runs.sort_by_key(|(bytes, ..)| std::cmp::Reverse(*bytes));
-        runs
+        let mut shortest: Option<(u64, Slot, u64)> = None;
+        for found in self.order.iter().flat_map(of_slot).take(RUNS_LOOKED_AT) {
+            if shortest.is_none_or(|(run_bytes, ..)| found.0 <= run_bytes) {
+                shortest = Some(found);
+            }
+        }
+        shortest.map(|(_, slot, offset)| (slot, offset))
     }
 }
