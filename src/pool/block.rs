@@ -1,5 +1,6 @@
 //! A block: what a caller holds.
 
+mod clear;
 mod lent;
 mod resize;
 

@@ -10,7 +10,7 @@ use crate::backend::{Backend, Span};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::labels::Label;
 use crate::pool::shards::PoolHome;
-use crate::pool::state::{Denied, First, Holds, Home};
+use crate::pool::state::{Denied, Holds, Home};
 use crate::pool::zero::{At, Zeroed, at, nowhere};
 use crate::pool::{Request, Shared, planned};
 use crate::space::Obstacle;
@@ -167,7 +167,7 @@ impl<B: Backend> Block<B> {
             let reason = format!("its place in the arena of planned steps has {}", exact(held_bytes));
             return Err(self.refused(ErrorKind::NotInPlace, "grow", bytes, &reason));
         };
-        match shared.reserve_behind(home, bytes) {
+        match shared.clear_behind(home, bytes) {
             Ok(home) => Ok(behind(Some(home))),
             Err(denied) => Err(self.in_the_way(shared, bytes, denied)),
         }
@@ -281,72 +281,6 @@ impl<B: Backend> Block<B> {
     fn write_down(&self, shared: &Shared<B>, bytes: u64) {
         if let Place::Home(PoolHome { home, .. }) = &self.place {
             shared.write_down_resize(planned::at(home), self.bytes(), bytes);
-        }
-    }
-}
-
-/// What may be in no use, and is in the way of a block that grows.
-#[derive(Clone, Copy)]
-enum Idle {
-    /// A block without an owner, whose holds may be over.
-    Retired,
-    /// One that is to be zeroed, if no other thread does so now.
-    Dirty,
-    /// Pieces in free lists.
-    Pieces,
-    Arena,
-    /// Bytes that count as held, wherever they are.
-    Bytes,
-}
-
-impl<B: Backend> Shared<B> {
-    /// Takes the pages behind a place. Idle memory goes home that is in the way, of each kind once; no other does, so that a growth
-    /// in vain costs a planned step no arena.
-    fn reserve_behind(&self, home: &Home<B::Slab>, bytes: u64) -> std::result::Result<Home<B::Slab>, Denied> {
-        let mut has_tried = [false; 5];
-        loop {
-            let reserved = self.state().reserve_behind(home, bytes);
-            let Err(denied) = reserved else { return reserved };
-            let Some(idle) = self.idle_of(&denied).filter(|idle| !has_tried[*idle as usize]) else {
-                return Err(denied);
-            };
-            has_tried[idle as usize] = true;
-            match idle {
-                Idle::Retired => self.settle_completed(),
-                Idle::Dirty => drop(self.zero_all()),
-                Idle::Pieces => {
-                    self.empty_lists();
-                    self.state().gather();
-                }
-                Idle::Arena => self.give_idle_arena(),
-                Idle::Bytes => {
-                    self.gather();
-                    self.zero_all();
-                }
-            }
-        }
-    }
-
-    /// Returns what may be in no use of what is in the way.
-    #[cold]
-    fn idle_of(&self, denied: &Denied) -> Option<Idle> {
-        let (is_cut, First { place, retired_bytes, is_dirty }) = match denied {
-            Denied::Obstacle { obstacle: Obstacle::Pages { is_cut, .. }, first } => (*is_cut, *first),
-            Denied::Short { may_come_home: true, .. } => return Some(Idle::Bytes),
-            _ => return None,
-        };
-        let is_in_arena = || {
-            let runs = if self.shards.signs.has_arena() { self.shards.planner().idle_runs() } else { Vec::new() };
-            runs.iter().any(|(slot, run)| *slot == place.0 && (run.offset()..run.end()).contains(&place.1))
-        };
-        match is_cut {
-            _ if is_dirty => Some(Idle::Dirty),
-            _ if retired_bytes.is_some() => Some(Idle::Retired),
-            Some(true) => Some(Idle::Pieces),
-            _ if is_in_arena() => Some(Idle::Arena),
-            // Not known: too many runs are cut.
-            None => Some(Idle::Pieces),
-            Some(false) => None,
         }
     }
 }
