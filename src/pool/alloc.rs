@@ -211,6 +211,10 @@ impl<B: Backend> Shared<B> {
         loop {
             if may(Fallback::Reclaim) {
                 self.gather();
+                // Where the only slab was leaving, it may be gone now.
+                if !gave_back {
+                    self.reserve_again();
+                }
             }
             // `None` inside `Backend::create_slab` of this pool: whatever else has room may serve the request.
             let growth = self.growth.lock();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::support::watched::{Cause, Watched, check, open, untouched};
 use crate::support::{LONG, until};
-use tensorpool::{Config, ErrorKind, Limit, Limits, Placement, Pool, Request, SlabPolicy, Virtual};
+use tensorpool::{Config, ErrorKind, Fallback, Limit, Limits, Placement, Pool, Request, SlabPolicy, Virtual};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -119,6 +119,21 @@ fn slabs_wait_for_the_device_before_they_leave() {
     let _all = pool.alloc(Request::bytes(8 * MIB)).unwrap();
     assert_eq!(backend.seen.completed.load(Ordering::SeqCst), 9);
     check(&pool, 8 * MIB, 8 * MIB);
+}
+
+/// A pool of one slab reserves it again for requests that may not grow, also where it left only just now.
+#[test]
+fn a_single_slab_comes_again_once_the_device_is_done_with_it() {
+    let backend = Watched::new();
+    let pool = open(&backend, Config::new("8 MiB").slabs(SlabPolicy::Single));
+    drop(pool.alloc(Request::bytes(MIB)).unwrap());
+    backend.seen.slow.store(1, Ordering::SeqCst);
+    backend.seen.recorded.store(7, Ordering::SeqCst);
+    assert_eq!(pool.trim(), 0, "the device is not done");
+    backend.seen.completed.store(7, Ordering::SeqCst);
+    let block = pool.alloc(Request::bytes(MIB).without(Fallback::Grow)).unwrap();
+    check(&pool, 8 * MIB, MIB);
+    drop(block);
 }
 
 #[test]
