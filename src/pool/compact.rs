@@ -103,8 +103,9 @@ impl<B: Backend> Pool<B> {
     ///    below it, if they are at least 1/16 of it. Small blocks go up, to an idle piece of a higher cut run or to a piece of
     ///    a free run. That is repeated up to eight times, as long as anything moves.
     ///
-    /// Where no slab has room for the blocks of another, a new slab of just their bytes takes them, if it is half as large as
-    /// theirs at most and the budget has room for both until the larger one is given back. Else a slab that holds less takes them.
+    /// Where no slab in use has room for the blocks of another, a slab takes them that is half as large as theirs at most: an empty
+    /// one, or a new one of just their bytes, if the budget has room for both until the larger one is given back. Else a slab that
+    /// holds less takes them.
     ///
     /// What stays where it is, lent or not: blocks in the arena of planned steps, those whose [holds](Block::hold) are not over, and
     /// within its slab a block that ends in the partial last page. With [`Placement::PowerOfTwo`](crate::Placement::PowerOfTwo)
@@ -119,7 +120,8 @@ impl<B: Backend> Pool<B> {
     ///
     /// # Errors
     /// [`ErrorKind::Foreign`] for what is of another pool: then nothing has moved. [`ErrorKind::Recording`] inside the closure that
-    /// records the stream. The backend's if a copy fails: what has moved until then has moved, and that block is where it was.
+    /// records the stream. The backend's if a copy fails, or a new slab for another reason than that there is no memory for it: what
+    /// has moved until then has moved, and that block is where it was.
     /// If it was sliding, and cannot slide back either, the error says that its contents are lost.
     ///
     /// # Panics

@@ -115,14 +115,30 @@ impl<B: Backend> Shared<B> {
 
     /// Reserves a slab for the blocks of another one that is much larger, and their places in it. `None` if the budget or the backend
     /// has no room for it.
-    pub(super) fn reserve_in_new_slab(&self, from: Slot, blocks: &[(u64, Extent)]) -> Option<Vec<Home<B::Slab>>> {
-        let _growth = self.growth.lock()?;
-        let bytes = self.state().new_slab_for(from, blocks)?;
-        // What the backend refuses stays where it is.
-        let slab = self.create_slab(bytes).ok()?;
+    ///
+    /// # Errors
+    /// The backend's, other than [`ErrorKind::OutOfMemory`].
+    pub(super) fn reserve_in_new_slab(
+        &self,
+        from: Slot,
+        blocks: &[(u64, Extent)],
+    ) -> Result<Option<Vec<Home<B::Slab>>>> {
+        let Some(growth) = self.growth.lock() else { return Ok(None) };
+        let Some(bytes) = self.state().new_slab_for(from, blocks) else { return Ok(None) };
+        let slab = match self.create_slab(bytes) {
+            Err(error) if error.kind() == ErrorKind::OutOfMemory => return Ok(None),
+            created => created?,
+        };
         let mut state = self.state();
         state.add_slab(slab);
-        state.reserve_in_empty(bytes, blocks)
+        let homes = state.reserve_in_empty(bytes, blocks);
+        if homes.is_none() {
+            // Others have what was open before the slab was there: it is for nothing.
+            self.detach_empty(&mut state);
+            drop((state, growth));
+            self.settle_completed();
+        }
+        Ok(homes)
     }
 
     /// Books the bytes, then asks the backend. They stay booked if that succeeds, until the slab is added.

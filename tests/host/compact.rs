@@ -7,7 +7,9 @@ use crate::support::{LONG, rounds, say, until};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tensorpool::trace::{Event, Trace};
-use tensorpool::{Block, Compaction, Config, ErrorKind, Hold, Movable, Placement, Pool, Request, SlabPolicy, Virtual};
+use tensorpool::{
+    Block, Compaction, Config, ErrorKind, Hold, Holder, Movable, Placement, Pool, Request, SlabPolicy, Stats, Virtual,
+};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -270,6 +272,41 @@ fn config(rng: &mut ChaCha8Rng) -> (Config, bool) {
     (config.zero_on_free(zeroes).free_lists(rng.random_bool(0.5)), zeroes)
 }
 
+type Seen = (Stats, Vec<Holder>);
+
+/// Compares what the pool said before a compaction, and after it, with each other and with the blocks.
+fn check_after(before: &Seen, after: &Seen, done: Option<Compaction>, held: &[Shadowed], context: &str) {
+    let ((before, holders_before), (after, holders)) = (before, after);
+    let same = |stats: &Stats| (stats.live_bytes, stats.blocks, stats.allocations, stats.live_peak_bytes);
+    assert_eq!(same(before), same(after), "{context}");
+    // Slabs may have pages of different sizes, so that a block that goes from one to another holds more or less.
+    let used_bytes: u64 = held.iter().map(|shadowed| shadowed.block.bytes_held()).sum();
+    assert_eq!(after.used_bytes, used_bytes, "{context}");
+    assert!(after.used_peak_bytes >= before.used_peak_bytes.max(used_bytes), "{context}");
+    let mut of_labels: Vec<(&str, u64, u64)> = Vec::new();
+    for label in ["", "a", "b"] {
+        let of_label = held.iter().map(|shadowed| &shadowed.block).filter(|block| block.label() == label);
+        let bytes: Vec<u64> = of_label.map(Block::bytes_held).collect();
+        if !bytes.is_empty() {
+            of_labels.push((label, bytes.iter().sum(), bytes.len() as u64));
+        }
+    }
+    let mut told: Vec<_> = holders.iter().map(|holder| (&*holder.label, holder.bytes, holder.blocks)).collect();
+    told.sort_unstable();
+    assert_eq!(told, of_labels, "{context}");
+    // Slabs in use never have more bytes than before. A new one stands beside a larger one that it has emptied.
+    let empty_bytes = done.map_or(after.reserved_bytes, |done| done.empty_bytes);
+    assert!(after.reserved_bytes - empty_bytes <= before.reserved_bytes, "{context}");
+    assert!(after.reserved_peak_bytes <= after.budget_bytes, "{context}");
+    if before.slabs <= 1 && after.slabs <= 1 {
+        let all = |stats: &Stats| {
+            let peaks = (stats.used_peak_bytes, stats.reserved_peak_bytes);
+            (stats.used_bytes, stats.reserved_bytes, peaks)
+        };
+        assert_eq!((all(before), holders_before), (all(after), holders), "{context}");
+    }
+}
+
 #[test]
 fn random_programs() {
     let (mut moved, mut failed) = (0, 0);
@@ -304,7 +341,8 @@ fn random_programs() {
                         backend.fail_copies(call..=call);
                     }
                     let lent = held.iter_mut().filter(|_| rng.random_bool(0.8)).map(|shadowed| &mut shadowed.block);
-                    match pool.compact(lent) {
+                    let result = pool.compact(lent);
+                    match &result {
                         Ok(done) => {
                             moved += done.blocks_moved;
                             assert_eq!(done.largest_free_run_bytes, pool.stats().largest_free_run_bytes);
@@ -316,16 +354,7 @@ fn random_programs() {
                     }
                     backend.fail_copies(0..=0);
                     let after = (pool.stats(), pool.holders());
-                    let same = |stats: &tensorpool::Stats| {
-                        (stats.live_bytes, stats.blocks, stats.allocations, stats.live_peak_bytes)
-                    };
-                    assert_eq!(same(&before.0), same(&after.0), "seed {seed}");
-                    // Slabs may have pages of different sizes.
-                    let is_one_slab = after.0.slabs <= 1;
-                    let used = |stats: &tensorpool::Stats| (stats.used_bytes, stats.used_peak_bytes);
-                    let is_same = (used(&before.0), &before.1) == (used(&after.0), &after.1);
-                    assert!(!is_one_slab || is_same, "seed {seed}");
-                    held.iter().for_each(Shadowed::check);
+                    check_after(&before, &after, result.ok(), &held, &format!("seed {seed}"));
                     held.iter().for_each(Shadowed::check);
                 }
                 _ if !held.is_empty() => drop(held.swap_remove(rng.random_range(0..held.len()))),

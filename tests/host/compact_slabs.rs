@@ -6,7 +6,9 @@ use std::time::Duration;
 use crate::support::watched::{Watched, check, open};
 use crate::support::{LONG, say, until};
 use tensorpool::trace::{Event, Trace};
-use tensorpool::{Backend, Block, Compaction, Config, ErrorKind, Placement, Pool, Request, SlabPolicy, Virtual};
+use tensorpool::{
+    Backend, Block, Compaction, Config, ErrorKind, Placement, Pool, Priority, Request, SlabPolicy, Virtual,
+};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -272,6 +274,98 @@ fn without_room_for_a_new_slab_any_other_will_do() {
         pool.trim();
         check(&pool, 700 * KIB, 160 * KIB);
     }
+}
+
+/// An empty slab that is there takes the blocks of a larger one, where there is no room for another.
+#[test]
+fn an_empty_slab_takes_the_blocks_of_a_larger_one() {
+    for (large_kib, is_taken) in [(700, true), (256, true), (200, false)] {
+        let backend = Watched::new();
+        let config = Config::new((128 + large_kib) * KIB).slabs(SlabPolicy::Fixed(128 * KIB));
+        let pool = open(&backend, config);
+        let small: Vec<_> = (0..12).map(|number| Shadowed::new(&pool, 10 * KIB, number)).collect();
+        drop(pool.alloc(Request::bytes(large_kib * KIB)).unwrap());
+        let mut blocks: Vec<_> = (12..16).map(|number| Shadowed::new(&pool, 10 * KIB, number)).collect();
+        drop(small);
+        assert_eq!((backend.reserved(), pool.stats().slabs), ((128 + large_kib) * KIB, 2));
+        let done = compact(&pool, &mut blocks).unwrap();
+        blocks.iter().for_each(Shadowed::check);
+        let (moved, empty_kib) = if is_taken { (4, large_kib) } else { (0, 128) };
+        assert_eq!((done.blocks_moved, done.empty_bytes), (moved, empty_kib * KIB), "{large_kib}");
+        assert_eq!(pool.trim(), empty_kib * KIB);
+        check(&pool, (128 + large_kib - empty_kib) * KIB, 40 * KIB);
+    }
+}
+
+/// In whole pages the blocks of the largest slab that there can be would need a larger one.
+#[test]
+fn the_largest_slab_is_compacted() {
+    let (slab_bytes, page_bytes) = (1 << 46, 1 << 30);
+    let config = Config::new(4 * slab_bytes).slabs(SlabPolicy::Fixed(slab_bytes));
+    let pool = Pool::with_backend(Virtual::default(), &config).unwrap();
+    let sizes = [slab_bytes - page_bytes, page_bytes / 2, page_bytes / 2];
+    let mut blocks = sizes.map(|bytes| pool.alloc(Request::bytes(bytes)).unwrap());
+    assert_eq!((pool.stats().slabs, pool.stats().used_bytes), (1, slab_bytes), "{}", pool.stats());
+    assert_eq!(pool.compact(&mut blocks).unwrap().blocks_moved, 0);
+    pool.check();
+}
+
+/// Whatever the backend says but that it has no memory is for the caller.
+#[test]
+fn an_error_of_a_new_slab_is_told() {
+    for (lost, kind) in [(1, ErrorKind::DeviceLost), (2, ErrorKind::Device)] {
+        let backend = Watched::new();
+        let pool = open(&backend, Config::new(MIB).slabs(SlabPolicy::Fixed(128 * KIB)));
+        drop(pool.alloc(Request::bytes(700 * KIB)).unwrap());
+        let mut blocks = vec![Shadowed::new(&pool, 10 * KIB, 1)];
+        backend.fail_calls(2..=2);
+        backend.seen.lost.store(lost, Ordering::Relaxed);
+        assert_eq!(compact(&pool, &mut blocks).unwrap_err().kind(), kind);
+        blocks.iter().for_each(Shadowed::check);
+        check(&pool, 700 * KIB, 10 * KIB);
+        let done = compact(&pool, &mut blocks).unwrap();
+        assert_eq!((done.blocks_moved, done.empty_bytes), (1, 700 * KIB));
+    }
+}
+
+/// A block that ends in a partial last page, 500 bytes of it beyond the last whole one, and would hold 1 KiB there in a new slab. All
+/// but `open_bytes` is kept for high priority.
+fn before_a_rounding(open_bytes: u64) -> (Watched, Pool<Watched>, Vec<Shadowed>) {
+    let backend = Watched::new();
+    let config = Config::new(MIB).slabs(SlabPolicy::Fixed(128 * KIB));
+    let tail_bytes = 100 * KIB + 500;
+    let pool = open(&backend, config.high_priority_reserve(MIB - tail_bytes - open_bytes));
+    let high = |bytes: u64| pool.alloc(Request::bytes(bytes).priority(Priority::High)).unwrap();
+    drop(high(700 * KIB + 500));
+    let below = high(600 * KIB);
+    let blocks = vec![Shadowed::new(&pool, tail_bytes, 1)];
+    assert_eq!((blocks[0].block.bytes_held(), pool.stats().slabs), (tail_bytes, 1));
+    drop(below);
+    (backend, pool, blocks)
+}
+
+/// What roundings would take of a reserve is known before there is a slab for it.
+#[test]
+fn no_new_slab_takes_from_the_reserve() {
+    for (open_bytes, moved) in [(523, 0), (524, 1)] {
+        let (backend, pool, mut blocks) = before_a_rounding(open_bytes);
+        assert_eq!(compact(&pool, &mut blocks).unwrap().blocks_moved, moved, "{open_bytes}");
+        assert_eq!(backend.calls(), 1 + moved);
+        blocks.iter().for_each(Shadowed::check);
+    }
+}
+
+/// Another thread takes what was open while the slab is created.
+#[test]
+fn a_new_slab_that_comes_too_late_leaves() {
+    let (backend, pool, mut blocks) = before_a_rounding(1000);
+    let taken = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let (other, keep) = (pool.clone(), taken.clone());
+    backend.before_slab(move || *keep.lock().unwrap() = Some(other.alloc(Request::bytes(512)).unwrap()));
+    assert_eq!(compact(&pool, &mut blocks).unwrap().blocks_moved, 0);
+    assert_eq!((backend.calls(), pool.stats().slabs), (2, 1));
+    blocks.iter().for_each(Shadowed::check);
+    check(&pool, 700 * KIB + 500, 100 * KIB + 500 + 512);
 }
 
 #[test]

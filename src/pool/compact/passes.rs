@@ -27,7 +27,7 @@ pub(super) struct Passes<'a, 's, B: Backend> {
 enum Aim {
     /// To slabs that hold as much or more.
     Fuller,
-    /// To a new slab of just their size.
+    /// To an empty slab that is much smaller, or to a new one of just their size.
     New,
     /// To any slab in use.
     Any,
@@ -44,6 +44,24 @@ impl<B: Backend> Drop for Places<'_, B> {
     fn drop(&mut self) {
         for (_, home) in self.homes.drain(..) {
             self.shared.state().unreserve(home, false);
+        }
+    }
+}
+
+/// Serves the waiters from what has moved until then: also on an error of the backend, and if it panics.
+impl<B: Backend> Drop for Passes<'_, '_, B> {
+    fn drop(&mut self) {
+        let (served, gives_back) = {
+            let mut state = self.shared.state();
+            let gives_back = state.gives_back_at_once();
+            if gives_back {
+                self.shared.detach_empty(&mut state);
+            }
+            (state.serve(), gives_back)
+        };
+        self.shared.tell(served);
+        if gives_back {
+            caught(|| self.shared.settle_completed());
         }
     }
 }
@@ -84,25 +102,15 @@ impl<'a, 's, B: Backend> Passes<'a, 's, B> {
         self.all()
     }
 
-    /// Serves the line, and says what was done.
-    pub(super) fn end(mut self, moved: Result<()>) -> Result<Compaction> {
-        let (served, gives_back) = {
-            let mut state = self.shared.state();
-            let gives_back = state.gives_back_at_once();
-            if gives_back {
-                self.shared.detach_empty(&mut state);
-            }
-            (state.serve(), gives_back)
-        };
-        self.shared.tell(served);
-        if gives_back {
-            caught(|| self.shared.settle_completed());
-        }
+    /// Says what was done.
+    pub(super) fn end(self, moved: Result<()>) -> Result<Compaction> {
+        let (shared, mut done) = (self.shared, self.done);
+        drop(self);
         moved?;
-        let state = self.shared.state();
-        self.done.largest_free_run_bytes = state.numbers().largest_free_run_bytes;
-        self.done.empty_bytes = state.empty_bytes();
-        Ok(self.done)
+        let state = shared.state();
+        done.largest_free_run_bytes = state.numbers().largest_free_run_bytes;
+        done.empty_bytes = state.empty_bytes();
+        Ok(done)
     }
 
     /// Returns whether the request can be served.
@@ -111,6 +119,13 @@ impl<'a, 's, B: Backend> Passes<'a, 's, B> {
             let terms = Terms::of(std::slice::from_ref(request));
             self.shared.state().room().serves(request.bytes, terms)
         })
+    }
+
+    /// Returns whether the request can be served, after a move within this slab. That changes the room of no other, and to ask for the
+    /// room in all slabs takes time that grows with them.
+    fn is_over_in(&self, slot: Slot) -> bool {
+        let may_be_over = |request: &Request| self.shared.state().may_have_room(slot, request.bytes);
+        self.request.is_some_and(may_be_over) && self.is_over()
     }
 
     /// Moves blocks within their slabs, as far as these suit: runs go down, then pieces up, out of the pages that stand between runs;
@@ -122,10 +137,11 @@ impl<'a, 's, B: Backend> Passes<'a, 's, B> {
             for pieces in [false, true] {
                 for index in 0..self.lent.len() {
                     let home = &self.lent[index].home;
+                    let slot = home.place().0;
                     if home.extent.is_piece() == pieces
-                        && suits(home.place().0)
+                        && suits(slot)
                         && self.move_within(index)?
-                        && self.is_over()
+                        && self.is_over_in(slot)
                     {
                         return Ok(());
                     }
@@ -160,7 +176,7 @@ impl<'a, 's, B: Backend> Passes<'a, 's, B> {
 
     /// Empties the slab that holds fewest bytes, of those that can be emptied. Returns whether there was one.
     fn empty_one(&mut self, aim: Aim) -> Result<bool> {
-        let Some(mut places) = self.places_elsewhere(aim) else { return Ok(false) };
+        let Some(mut places) = self.places_elsewhere(aim)? else { return Ok(false) };
         while let Some((index, place)) = places.homes.pop() {
             let Lent { home, span, .. } = &mut self.lent[index];
             let (from, to) = (home.extent, place.extent);
@@ -173,23 +189,32 @@ impl<'a, 's, B: Backend> Passes<'a, 's, B> {
     }
 
     /// Reserves places for all blocks of the first slab for which there are any.
-    fn places_elsewhere(&self, aim: Aim) -> Option<Places<'s, B>> {
+    fn places_elsewhere(&self, aim: Aim) -> Result<Option<Places<'s, B>>> {
         if self.shared.policy == SlabPolicy::PerBlock {
-            return None;
+            return Ok(None);
         }
         let lent: Vec<(Slot, u64)> =
             self.lent.iter().map(|lent| (lent.home.place().0, lent.home.extent.bytes())).collect();
         let candidates = self.shared.state().slots_of_lent(&lent);
-        candidates.into_iter().find_map(|slot| {
+        for slot in candidates {
             let indexes: Vec<usize> = (0..lent.len()).filter(|index| lent[*index].0 == slot).collect();
             let blocks: Vec<(u64, Extent)> =
                 indexes.iter().map(|index| (self.lent[*index].span.bytes(), self.lent[*index].home.extent)).collect();
-            let homes = match aim {
-                Aim::New => self.shared.reserve_in_new_slab(slot, &blocks),
-                _ => self.shared.state().reserve_elsewhere(slot, &blocks, aim == Aim::Fuller),
-            }?;
-            Some(Places { shared: self.shared, homes: indexes.into_iter().zip(homes).collect() })
-        })
+            let mut homes = {
+                let mut state = self.shared.state();
+                match aim {
+                    Aim::New => state.reserve_in_small(slot, &blocks),
+                    _ => state.reserve_elsewhere(slot, &blocks, aim == Aim::Fuller),
+                }
+            };
+            if homes.is_none() && aim == Aim::New {
+                homes = self.shared.reserve_in_new_slab(slot, &blocks)?;
+            }
+            if let Some(homes) = homes {
+                return Ok(Some(Places { shared: self.shared, homes: indexes.into_iter().zip(homes).collect() }));
+            }
+        }
+        Ok(None)
     }
 
     /// A block has come to its place, or to that and a part of its own. What is `left` of its slab goes home.

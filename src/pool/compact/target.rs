@@ -122,7 +122,11 @@ fn contents_lost(bytes: u64, moved_bytes: u64, error: Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
+    use std::pin::pin;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::task::{Context, Poll, Waker};
+    use std::time::Duration;
 
     use crate::backend::{CopyDst, CopySrc, HostSlab, Limits, Span};
     use crate::{Backend, Block, Config, ErrorKind, Host, Pool, Request, Result, SlabPolicy};
@@ -230,6 +234,24 @@ mod tests {
             assert_eq!((stats.retired_bytes, stats.free_bytes >> 10), (0, 128 - lost_kib));
             pool.check();
         }
+    }
+
+    /// What has moved before a panic has left room, and a waiter has it when the panic has unwound.
+    #[test]
+    fn a_backend_that_panics_keeps_no_waiter_waiting() {
+        let backend = Swapping { copies: AtomicU64::new(0), at: 2, panics: true };
+        let pool = Pool::with_backend(backend, &Config::new(256 << 10).slabs(SlabPolicy::Single)).unwrap();
+        let mut blocks: Vec<_> = (0..4).map(|_| pool.alloc(Request::bytes(64 << 10)).unwrap()).collect();
+        drop((blocks.remove(2), blocks.remove(0)));
+        let mut waiter = pin!(pool.alloc_async(Request::bytes(128 << 10).wait(Duration::from_secs(120))));
+        let mut look = || waiter.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(look().is_pending());
+        let compact = std::panic::AssertUnwindSafe(|| pool.compact(&mut blocks));
+        assert!(std::panic::catch_unwind(compact).is_err());
+        let Poll::Ready(served) = look() else { panic!("it waits beside {:?}", pool.stats()) };
+        assert_eq!(served.unwrap().offset(), 64 << 10);
+        drop(blocks);
+        pool.check();
     }
 
     /// The block is where it was, whole or in parts, and can be used and freed.

@@ -54,7 +54,19 @@ impl<S> State<S> {
         self.reserve_in(&others, blocks)
     }
 
-    /// Returns the bytes of a new slab that has just room for all blocks of another, if it is small enough beside that.
+    /// Takes places for all blocks of a slab in the smallest empty one that has room for them, if it is small enough beside that.
+    pub(in crate::pool) fn reserve_in_small(&mut self, from: Slot, blocks: &[(u64, Extent)]) -> Option<Vec<Home<S>>> {
+        let most_bytes = self.entry(from).space.bytes() / NEW_SLAB_PART;
+        let asked_bytes: u64 = blocks.iter().map(|(bytes, _)| bytes).sum();
+        let space_of = |slot: &Slot| &self.entry(*slot).space;
+        let suits = |space: &Space| space.is_empty() && (asked_bytes..=most_bytes).contains(&space.bytes());
+        let mut slots: Vec<Slot> = self.order.iter().copied().filter(|slot| suits(space_of(slot))).collect();
+        slots.sort_unstable_by_key(|slot| (space_of(slot).bytes(), *slot));
+        slots.into_iter().find_map(|slot| self.reserve_in(&[slot], blocks))
+    }
+
+    /// Returns the bytes of a new slab that has just room for all blocks of another, if it is small enough beside that, and if as much
+    /// of a reserve would be left as before.
     pub(in crate::pool) fn new_slab_for(&self, from: Slot, blocks: &[(u64, Extent)]) -> Option<u64> {
         // A pool of one slab reserves no other.
         if matches!(self.sizes.policy, SlabPolicy::Single | SlabPolicy::PerBlock) {
@@ -64,15 +76,19 @@ impl<S> State<S> {
         let mut slab_bytes: u64 = blocks.iter().map(|(bytes, _)| bytes).sum();
         // Twice: pages grow with the slab, and so do roundings.
         for _ in 0..2 {
+            if slab_bytes > most_bytes {
+                return None;
+            }
             let page_bytes = self.sizes.page_bytes(slab_bytes);
             let in_pages = |(bytes, _): &(u64, Extent)| bytes.checked_next_multiple_of(page_bytes);
             let sum = |sum: u64, bytes: Option<u64>| sum.checked_add(bytes?);
             slab_bytes = blocks.iter().map(in_pages).try_fold(0, sum)?;
         }
         let slab_bytes = self.sizes.slab(self.sizes.least(slab_bytes)?);
-        let mut space = (slab_bytes > 0 && slab_bytes <= most_bytes).then(|| self.sizes.space(slab_bytes))?;
-        let has_room = by_size(blocks).into_iter().all(|index| space.alloc(blocks[index].0).is_some());
-        has_room.then_some(slab_bytes)
+        let mut space = (1..=most_bytes).contains(&slab_bytes).then(|| self.sizes.space(slab_bytes))?;
+        let taken = by_size(blocks).into_iter().map(|index| space.alloc_moved(blocks[index].0).map(Extent::bytes));
+        let taken_bytes = taken.sum::<Option<u64>>()?;
+        (taken_bytes <= self.bytes_to_move(blocks)).then_some(slab_bytes)
     }
 
     /// Takes places for all blocks of a slab in the one that was added last, which is empty.
@@ -87,9 +103,7 @@ impl<S> State<S> {
 
     /// Takes a place for each block, in the first of these slabs that has one.
     fn reserve_in(&mut self, slots: &[Slot], blocks: &[(u64, Extent)]) -> Option<Vec<Home<S>>> {
-        // Both places of a block are out until it has moved. Afterwards as much of a reserve must be left as before.
-        let open_bytes = self.open_bytes(Priority::Normal);
-        let held_bytes: u64 = blocks.iter().map(|(_, extent)| extent.bytes()).sum();
+        let most_bytes = self.bytes_to_move(blocks);
         let mut places: Vec<Option<Home<S>>> = blocks.iter().map(|_| None).collect();
         let mut taken_bytes = 0;
         for index in by_size(blocks) {
@@ -103,11 +117,23 @@ impl<S> State<S> {
             taken_bytes += extent.bytes();
             places[index] = Some(Home { slab: Arc::clone(&self.entry(slot).slab), extent });
         }
-        if taken_bytes <= held_bytes.saturating_add(open_bytes) && places.iter().all(Option::is_some) {
+        if taken_bytes <= most_bytes && places.iter().all(Option::is_some) {
             return places.into_iter().collect();
         }
         places.into_iter().flatten().for_each(|home| self.unreserve(home, false));
         None
+    }
+
+    /// Returns the most bytes that new places of these blocks may have. Both places of a block are out until it has moved. Afterwards
+    /// as much of a reserve must be left as before.
+    fn bytes_to_move(&self, blocks: &[(u64, Extent)]) -> u64 {
+        let held_bytes: u64 = blocks.iter().map(|(_, extent)| extent.bytes()).sum();
+        held_bytes.saturating_add(self.open_bytes(Priority::Normal))
+    }
+
+    /// Returns whether a slab may have room for a request of so many bytes, of some priority.
+    pub(in crate::pool) fn may_have_room(&self, slot: Slot, bytes: u64) -> bool {
+        self.entry(slot).space.most_bytes() >= bytes
     }
 }
 
