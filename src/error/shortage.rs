@@ -69,8 +69,8 @@ impl fmt::Display for RefusedBy {
 
 /// The numbers of a pool at the moment when it refused a request. Those whose names end in `bytes` are in bytes.
 ///
-/// They add up: `used + cached + retired + free + staging = reserved`, and `reserved + booked + left = budget`. Only `live` is no
-/// part of its own: it is what the owners of the used bytes asked for. All numbers are of one moment, just after the request was
+/// They add up: `used + cached + retired + free + staging = reserved`, and `reserved + booked + left = budget + over`, where `over` is 0
+/// unless the budget was lowered. Only `live` is no part of its own: it is what the owners of the used bytes asked for. All numbers are of one moment, just after the request was
 /// refused: other threads may have freed memory in between.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -105,6 +105,8 @@ pub struct Shortage {
     pub left_bytes: u64,
     /// Slabs that other threads are creating.
     pub booked_bytes: u64,
+    /// What is reserved above the budget, since [`Pool::set_budget`](crate::Pool::set_budget) lowered it. Then nothing is left to reserve.
+    pub over_bytes: u64,
     /// What blocks' owners had asked for.
     pub live_bytes: u64,
     /// What blocks held.
@@ -142,10 +144,11 @@ pub struct Shortage {
 }
 
 impl Shortage {
-    /// Computes what no block holds, nor anything retired, nor staging: cached, free, and still to be reserved.
+    /// Computes what of the budget no block holds, nor anything retired, nor staging: cached, free, and still to be reserved, without
+    /// what is above the budget.
     pub fn unused_bytes(&self) -> u64 {
         let parts = [self.cached_bytes, self.free_bytes, self.booked_bytes, self.left_bytes];
-        parts.into_iter().fold(0, u64::saturating_add)
+        parts.into_iter().fold(0, u64::saturating_add).saturating_sub(self.over_bytes)
     }
 
     pub(super) fn write(&self, kind: ErrorKind, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -255,10 +258,16 @@ impl Shortage {
         Ok(())
     }
 
-    /// Writes where every byte of the budget is: the parts add up to it as they are written.
+    /// Writes where every byte of the budget is, and what is above it: the parts add up to that as they are written.
     fn write_parts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [budget, used, live] = [self.budget_bytes, self.used_bytes, self.live_bytes].map(thousands);
-        write!(f, "; the budget of {budget} bytes is {used} used ({live} live)")?;
+        let [budget, over, used, live] =
+            [self.budget_bytes, self.over_bytes, self.used_bytes, self.live_bytes].map(thousands);
+        write!(f, "; the budget of {budget} bytes ")?;
+        match self.over_bytes {
+            0 => f.write_str("is ")?,
+            _ => write!(f, "and {over} above it since it was lowered are ")?,
+        }
+        write!(f, "{used} used ({live} live)")?;
         let parts = [
             (self.cached_bytes, "cached"),
             (self.retired_bytes, "retired"),

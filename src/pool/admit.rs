@@ -1,6 +1,5 @@
 //! What can be told from requests alone: whether they break a limit, and whether they can ever be served.
 
-use super::sizes::Least;
 use super::{Request, Shared};
 use crate::backend::{Backend, Limit};
 use crate::error::{Error, ErrorKind, Result};
@@ -47,9 +46,17 @@ impl<B: Backend> Shared<B> {
     /// Refuses a request that can never be served. It is not counted: the caller has not made it yet.
     pub(super) fn check_serves(&self, request: &Request) -> Result<()> {
         self.check_request(request, true)?;
-        self.state().check_open()?;
-        let requests = std::slice::from_ref(request);
-        if self.is_over_budget(requests) { Err(self.over_budget(requests)) } else { Ok(()) }
+        self.check_ever(std::slice::from_ref(request))
+    }
+
+    /// Refuses requests within the limits that can never be served. They are not counted.
+    pub(super) fn check_ever(&self, requests: &[Request]) -> Result<()> {
+        let is_over = {
+            let state = self.state();
+            state.check_open()?;
+            state.is_over_budget(requests)
+        };
+        if is_over { Err(self.over_budget(requests)) } else { Ok(()) }
     }
 
     /// Refuses requests that break a limit or can never be served, and counts the second as a failure.
@@ -60,17 +67,14 @@ impl<B: Backend> Shared<B> {
 
     /// Refuses requests within the limits that can never be served, and counts them as a failure.
     pub(super) fn check_budget(&self, requests: &[Request]) -> Result<()> {
-        self.state().check_open()?;
-        if !self.is_over_budget(requests) {
-            return Ok(());
+        {
+            let mut state = self.state();
+            state.check_open()?;
+            if !state.is_over_budget(requests) {
+                return Ok(());
+            }
+            state.failed(requests);
         }
-        self.state().failed(requests);
         Err(self.over_budget(requests))
-    }
-
-    /// Returns whether the requests take more than the budget can ever give them. An empty pool that may grow serves all
-    /// others, in slabs of exactly their size if nothing else helps.
-    pub(super) fn is_over_budget(&self, requests: &[Request]) -> bool {
-        !Least::new(&self.sizes, requests).is_left(self.budget_bytes - self.staging_bytes, self.reserve_bytes)
     }
 }

@@ -61,7 +61,7 @@ pub(super) struct Books {
     retired: Sum,
     /// What requests of high priority have of both, in a pool with a reserve.
     high: Sum,
-    /// Counts, peaks and constants.
+    /// Counts and peaks, staging and the budget.
     totals: Stats,
 }
 
@@ -192,14 +192,12 @@ impl Books {
 
     /// What of the budget is neither out, nor retired, nor staging.
     pub(super) fn left_bytes(&self) -> u64 {
-        let Stats { budget_bytes, staging_bytes, .. } = self.totals;
-        (budget_bytes - staging_bytes).saturating_sub(self.gone_bytes())
+        self.open_bytes().saturating_sub(self.gone_bytes())
     }
 
     /// What of the budget is neither used nor retired nor staging: also what lies in lists and arenas.
     pub(super) fn unused_bytes(&self) -> u64 {
-        let Stats { budget_bytes, staging_bytes, .. } = self.totals;
-        (budget_bytes - staging_bytes).saturating_sub(self.used_bytes().saturating_add(self.retired_bytes()))
+        self.open_bytes().saturating_sub(self.used_bytes().saturating_add(self.retired_bytes()))
     }
 
     /// What lies in lists and arenas, or is a place that a block moves to.
@@ -227,6 +225,16 @@ impl Books {
 
     pub(super) fn budget_bytes(&self) -> u64 {
         self.totals.budget_bytes
+    }
+
+    /// The budget without staging.
+    pub(super) fn open_bytes(&self) -> u64 {
+        self.totals.budget_bytes.saturating_sub(self.totals.staging_bytes)
+    }
+
+    /// Changes the budget. Returns what it was.
+    pub(super) fn set_budget(&mut self, bytes: u64) -> u64 {
+        std::mem::replace(&mut self.totals.budget_bytes, bytes)
     }
 
     /// The counters that nothing else depends on.

@@ -101,20 +101,31 @@ impl From<String> for Budget {
 /// Every machine has so much; to ask takes 0.18 ms on the host (2026-11-30), and to open such a pool 6 us.
 const UNASKED_BYTES_MAX: u64 = 16 << 20;
 
-/// Compares a budget with what the memory has, where that is known. More is an error for a pool that touches its slabs, and else a
-/// warning in the log.
-pub(super) fn check<B: Backend>(budget: &Budget, budget_bytes: u64, backend: &B, touches: bool) -> Result<()> {
+/// Compares what a pool may still reserve, beside what it has reserved already, with what the memory has, where that is known. More is
+/// an error for a pool that touches its slabs, and else a warning in the log.
+pub(super) fn check<B: Backend>(
+    budget: &Budget,
+    budget_bytes: u64,
+    reserved_bytes: u64,
+    backend: &B,
+    touches: bool,
+) -> Result<()> {
     if touches && !backend.is_touchable() {
         let message = format!("pages of {} cannot be touched or locked: only host memory has pages", backend.name());
         return Err(Error::new(ErrorKind::Invalid, message));
     }
-    if budget.is_share() || (!touches && budget_bytes <= UNASKED_BYTES_MAX) {
+    let more_bytes = budget_bytes.saturating_sub(reserved_bytes);
+    if budget.is_share() || (!touches && more_bytes <= UNASKED_BYTES_MAX) {
         return Ok(());
     }
     match backend.memory_bytes() {
-        Ok(memory_bytes) if memory_bytes < budget_bytes => {
+        Ok(memory_bytes) if memory_bytes < more_bytes => {
             let (name, budget, memory) = (backend.name(), exact(budget_bytes), exact(memory_bytes));
-            let message = format!("a budget of {budget} is more than {name} has at the moment, {memory}");
+            let reserved = match reserved_bytes {
+                0 => String::new(),
+                bytes => format!(", of which {} are reserved,", exact(bytes)),
+            };
+            let message = format!("a budget of {budget}{reserved} is more than {name} has at the moment, {memory}");
             if touches {
                 return Err(Error::new(ErrorKind::OutOfMemory, message));
             }
@@ -123,6 +134,26 @@ pub(super) fn check<B: Backend>(budget: &Budget, budget_bytes: u64, backend: &B,
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses a budget that staging does not fit in.
+pub(super) fn check_staging(budget_bytes: u64, staging_bytes: u64) -> Result<()> {
+    if staging_bytes <= budget_bytes {
+        return Ok(());
+    }
+    let message = format!("staging of {} in a budget of {}", exact(staging_bytes), exact(budget_bytes));
+    Err(Error::new(ErrorKind::Invalid, message))
+}
+
+/// Refuses a budget that the reserve does not fit in beside staging.
+pub(super) fn check_reserve(budget_bytes: u64, staging_bytes: u64, reserve_bytes: u64) -> Result<()> {
+    check_staging(budget_bytes, staging_bytes)?;
+    if reserve_bytes <= budget_bytes - staging_bytes {
+        return Ok(());
+    }
+    let [reserve, budget, staging] = [reserve_bytes, budget_bytes, staging_bytes].map(exact);
+    let message = format!("a reserve of {reserve} in a budget of {budget} with staging of {staging}");
+    Err(Error::new(ErrorKind::Invalid, message))
 }
 
 #[cfg(test)]

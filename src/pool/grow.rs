@@ -180,7 +180,7 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Reserves what is left of the budget, in slabs as large as the device allows. Called with `growth` locked.
-    fn reserve_rest(&self) -> Result<()> {
+    pub(super) fn reserve_rest(&self) -> Result<()> {
         loop {
             let bytes = self.sizes.slab(self.state().left_bytes());
             // A buddy system leaves less than a page, for which no slab is worth while.
@@ -198,7 +198,7 @@ impl<B: Backend> Shared<B> {
     pub(super) fn give_back_empty(&self, requests: &[Request], lacking: &Request, may_block: bool) -> Result<bool> {
         let point = {
             let mut state = self.state();
-            let possible_bytes = state.left_bytes() + state.leaving_bytes() + state.empty_bytes();
+            let possible_bytes = state.left_bytes_after(state.leaving_bytes() + state.empty_bytes());
             if self.sizes.least(lacking.bytes).is_none_or(|bytes| bytes > possible_bytes) || !state.are_left(requests) {
                 return Ok(false);
             }

@@ -25,6 +25,7 @@ mod line;
 mod models;
 mod planned;
 mod record;
+mod set_budget;
 mod shards;
 mod shortage;
 mod sizes;
@@ -82,7 +83,6 @@ pub(crate) struct Shared<B: Backend> {
     classes: Classes,
     backend: B,
     limits: Limits,
-    budget_bytes: u64,
     staging_bytes: u64,
     reserve_bytes: u64,
     sizes: SlabSizes,
@@ -208,13 +208,10 @@ impl<B: Backend> Pool<B> {
     /// Then nothing stays reserved.
     pub fn with_backend(backend: B, config: &Config) -> Result<Self> {
         let budget_bytes = config.budget().bytes(&backend)?;
-        budget::check(config.budget(), budget_bytes, &backend, config.touches())?;
+        budget::check(config.budget(), budget_bytes, 0, &backend, config.touches())?;
         let limits = usable(backend.limits())?;
         let staging_wish = config.staging_bytes().unwrap_or_else(|| backend.staging_bytes_default(budget_bytes));
-        if staging_wish > budget_bytes {
-            let message = format!("staging of {} in a budget of {}", exact(staging_wish), exact(budget_bytes));
-            return Err(Error::new(ErrorKind::Invalid, message));
-        }
+        budget::check_staging(budget_bytes, staging_wish)?;
         let staging_bytes = backend.open_staging(staging_wish)?;
         if staging_bytes > staging_wish {
             let message = format!("a backend took {} of staging, not {}", exact(staging_bytes), exact(staging_wish));
@@ -222,16 +219,9 @@ impl<B: Backend> Pool<B> {
         }
         let (placement, policy, reserve_bytes) =
             (config.placement_chosen(), config.slabs_chosen(), config.reserve_bytes());
-        if reserve_bytes > budget_bytes - staging_bytes {
-            let message = format!(
-                "a reserve of {} in a budget of {} with staging of {}",
-                exact(reserve_bytes),
-                exact(budget_bytes),
-                exact(staging_bytes)
-            );
-            return Err(Error::new(ErrorKind::Invalid, message));
-        }
-        let sizes = SlabSizes::new(policy, placement, limits, budget_bytes).with_pages(config.page_bytes_chosen())?;
+        budget::check_reserve(budget_bytes, staging_bytes, reserve_bytes)?;
+        let sizes = SlabSizes::new(policy, placement, limits, config.page_bytes_chosen());
+        sizes.check_pages(budget_bytes)?;
         let shards = Shards::open();
         let state = State::new(&Opening {
             budget_bytes,
@@ -248,7 +238,6 @@ impl<B: Backend> Pool<B> {
             classes: Classes::new(limits.alignment_bytes, most_bytes),
             backend,
             limits,
-            budget_bytes,
             staging_bytes,
             reserve_bytes,
             sizes,
@@ -339,9 +328,9 @@ impl<B: Backend> Pool<B> {
         &self.front.shared
     }
 
-    /// The pool's budget in bytes.
+    /// Returns the pool's budget in bytes, as it is now: [`set_budget`](Self::set_budget) changes it.
     pub fn budget_bytes(&self) -> u64 {
-        self.shared().budget_bytes
+        self.shared().state().budget_bytes()
     }
 
     /// How large blocks are placed.

@@ -18,6 +18,7 @@ pub(super) struct Situation {
     numbers: Stats,
     left_bytes: u64,
     booked_bytes: u64,
+    over_bytes: u64,
     most_idle_bytes: u64,
     /// The largest ones.
     holders: Vec<Holder>,
@@ -105,12 +106,17 @@ impl<B: Backend> Shared<B> {
     /// The error of requests that can never be served. Nothing is reclaimed for them.
     pub(super) fn over_budget(&self, requests: &[Request]) -> Error {
         self.fold_shards();
-        let least = Least::new(&self.sizes, requests);
-        let is_within = least.is_left(self.budget_bytes - self.staging_bytes, 0);
-        let by = if is_within { RefusedBy::Reserve } else { RefusedBy::Budget };
         let situation = self.situation(&self.state(), false);
-        let refusal = Refusal { kind: ErrorKind::OverBudget, by, waited: Duration::ZERO };
-        self.shortage_in(&situation, requests, refusal, least.bytes)
+        self.over_budget_in(&situation, requests, Duration::ZERO)
+    }
+
+    /// As [`over_budget`](Self::over_budget), for requests that waited for so long.
+    pub(super) fn over_budget_in(&self, situation: &Situation, requests: &[Request], waited: Duration) -> Error {
+        let least = Least::new(&self.sizes, requests);
+        let numbers = &situation.numbers;
+        let is_within = least.is_left(numbers.budget_bytes.saturating_sub(numbers.staging_bytes), 0);
+        let by = if is_within { RefusedBy::Reserve } else { RefusedBy::Budget };
+        self.shortage_in(situation, requests, Refusal { kind: ErrorKind::OverBudget, by, waited }, least.bytes)
     }
 
     /// Returns what would help a request whose alignment is wrong: a right one, if there is room.
@@ -151,6 +157,7 @@ impl<B: Backend> Shared<B> {
             numbers,
             left_bytes: state.left_bytes(),
             booked_bytes: state.booked_bytes(),
+            over_bytes: state.over_bytes(),
             most_idle_bytes: state.idle().most_bytes,
             holders,
             reserve_bytes,
@@ -196,6 +203,7 @@ impl<B: Backend> Shared<B> {
             reserved_bytes: numbers.reserved_bytes,
             left_bytes: situation.left_bytes,
             booked_bytes: situation.booked_bytes,
+            over_bytes: situation.over_bytes,
             live_bytes: numbers.live_bytes,
             used_bytes: numbers.used_bytes,
             cached_bytes: numbers.cached_bytes,

@@ -32,46 +32,44 @@ impl PageBytes {
     }
 }
 
-/// What the sizes of a pool's slabs follow from. It never changes.
+/// What the sizes of a pool's slabs follow from, beside its budget. It never changes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SlabSizes {
     pub(super) policy: SlabPolicy,
     placement: Placement,
     limits: Limits,
-    budget_bytes: u64,
     pub(super) pages: PageBytes,
 }
 
 impl SlabSizes {
-    pub(super) fn new(policy: SlabPolicy, placement: Placement, limits: Limits, budget_bytes: u64) -> Self {
-        let pages = PageBytes { alignment_bytes: limits.alignment_bytes, chosen: None };
-        Self { policy, placement, limits, budget_bytes, pages }
+    pub(super) fn new(policy: SlabPolicy, placement: Placement, limits: Limits, page_bytes: Option<u64>) -> Self {
+        let pages = PageBytes { alignment_bytes: limits.alignment_bytes, chosen: page_bytes };
+        Self { policy, placement, limits, pages }
     }
 
-    /// The same with the page size that the caller has chosen, if any.
+    /// Checks the page size that the caller has chosen, if any, for a budget of so many bytes.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if it is not a power of two, or out of range.
-    pub(super) fn with_pages(mut self, page_bytes: Option<u64>) -> Result<Self> {
-        let Some(bytes) = page_bytes else { return Ok(self) };
-        let for_pages_max = self.budget_bytes.div_ceil(PAGES_MAX.into()).next_power_of_two();
+    pub(super) fn check_pages(&self, budget_bytes: u64) -> Result<()> {
+        let Some(bytes) = self.pages.chosen else { return Ok(()) };
+        let for_pages_max = budget_bytes.div_ceil(PAGES_MAX.into()).next_power_of_two();
         let least_bytes = self.limits.alignment_bytes.max(for_pages_max);
         // Maps of larger pages would take long to look through.
         let for_units_max = self.limits.alignment_bytes.saturating_mul(UNITS_MAX);
-        let part_bytes = (self.budget_bytes / 64).checked_ilog2().map_or(0, |bits| 1 << bits);
+        let part_bytes = (budget_bytes / 64).checked_ilog2().map_or(0, |bits| 1 << bits);
         let most_bytes = part_bytes.min(for_units_max).max(least_bytes);
         if !bytes.is_power_of_two() || !(least_bytes..=most_bytes).contains(&bytes) {
             let message = format!(
                 "pages of {}: with a budget of {} they can have powers of two from {} to {}",
                 exact(bytes),
-                exact(self.budget_bytes),
+                exact(budget_bytes),
                 exact(least_bytes),
                 exact(most_bytes)
             );
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        self.pages.chosen = page_bytes;
-        Ok(self)
+        Ok(())
     }
 
     /// Returns how a slab's space places blocks. A slab of one block is as large as the block, whatever a buddy system would
@@ -134,14 +132,14 @@ impl SlabSizes {
         if slab_bytes == 0 { 0 } else { self.pages.of(slab_bytes) }
     }
 
-    /// Returns the next size in the policy's series.
-    pub(super) fn next(&self, slab_count: usize, left_bytes: u64) -> u64 {
+    /// Returns the next size in the policy's series, in a pool with this budget, of which so much is left.
+    pub(super) fn next(&self, slab_count: usize, budget_bytes: u64, left_bytes: u64) -> u64 {
         let bytes = match self.policy {
             SlabPolicy::PerBlock => 0,
             SlabPolicy::Fixed(bytes) => bytes,
             // To the last granule.
             SlabPolicy::Single => return left_bytes,
-            SlabPolicy::Growing => self.budget_bytes >> 3usize.saturating_sub(slab_count).max(1),
+            SlabPolicy::Growing => budget_bytes >> 3usize.saturating_sub(slab_count).max(1),
         };
         round_down(bytes, self.limits.alignment_bytes)
     }

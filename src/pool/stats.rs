@@ -6,7 +6,8 @@ use crate::units::{ByteSize, thousands};
 
 /// A pool's numbers at one moment, in bytes unless the name says otherwise.
 ///
-/// Always `used + cached + retired + free + staging = reserved <= budget`.
+/// Always `used + cached + retired + free + staging = reserved <= budget`, but for a budget that was lowered below what is in use
+/// ([`Pool::set_budget`](crate::Pool::set_budget)): then `reserved` only falls, until it is within the budget.
 ///
 /// Small blocks go through free lists of the CPUs, whose counters are summed when somebody asks. So `used`, `cached`, `live`
 /// and `blocks` are those of one moment only if no other thread is at work; then they may be off by what it does meanwhile.
@@ -16,7 +17,7 @@ use crate::units::{ByteSize, thousands};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// The cap on everything the pool asks its backend for.
+    /// The cap on everything the pool asks its backend for, as it is now.
     pub budget_bytes: u64,
     /// What it has from its backend now: slabs and staging.
     pub reserved_bytes: u64,
@@ -80,6 +81,12 @@ impl Stats {
     pub fn available_bytes(&self) -> u64 {
         let taken = [self.staging_bytes, self.used_bytes, self.retired_bytes];
         taken.into_iter().fold(self.budget_bytes, u64::saturating_sub)
+    }
+
+    /// Computes what is reserved above the budget. It is 0 unless the budget was [lowered](crate::Pool::set_budget) below what was in
+    /// use.
+    pub fn over_budget_bytes(&self) -> u64 {
+        self.reserved_bytes.saturating_sub(self.budget_bytes)
     }
 }
 

@@ -227,7 +227,12 @@ impl<B: Backend> Place<B> {
         let ticket = {
             let mut state = shared.state();
             state.check_open()?;
-            state.join(Arc::clone(&seat))
+            // The budget may have been lowered since the requests were checked.
+            if state.is_over_budget(requests) { None } else { Some(state.join(Arc::clone(&seat))) }
+        };
+        let Some(ticket) = ticket else {
+            shared.state().failed(requests);
+            return Err(shared.over_budget(requests));
         };
         let place = Self { shared: Arc::clone(shared), seat, ticket };
         // From here on nothing is put into the free lists; what was there before serves the line.

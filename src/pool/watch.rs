@@ -127,7 +127,7 @@ impl Bell {
 fn watch<B: Backend>(pool: &Weak<Shared<B>>, bell: &Bell, signs: &Signs) {
     let mut was_idle = false;
     while bell.wait() {
-        let shared = if signs.is_waited_for() { pool.upgrade() } else { None };
+        let shared = if signs.is_wanted() { pool.upgrade() } else { None };
         // A panic that ended the thread would leave the waiters in line for ever, past their deadlines.
         let at = caught(|| shared.as_ref().and_then(|shared| shared.look_for_all())).flatten();
         caught(|| drop(shared));

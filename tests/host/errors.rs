@@ -41,15 +41,22 @@ fn check_parts(shortage: &Shortage, error: &Error) {
     let Shortage { used_bytes, cached_bytes, retired_bytes, free_bytes, staging_bytes, .. } = *shortage;
     let reserved_bytes = used_bytes + cached_bytes + retired_bytes + free_bytes + staging_bytes;
     assert_eq!(reserved_bytes, shortage.reserved_bytes, "{error}");
-    assert_eq!(reserved_bytes + shortage.booked_bytes + shortage.left_bytes, shortage.budget_bytes, "{error}");
+    let budget_and_over = shortage.budget_bytes + shortage.over_bytes;
+    assert_eq!(reserved_bytes + shortage.booked_bytes + shortage.left_bytes, budget_and_over, "{error}");
+    assert_eq!(shortage.over_bytes, reserved_bytes.saturating_sub(shortage.budget_bytes), "{error}");
     assert!(shortage.live_bytes <= used_bytes, "{error}");
     // The same in the text, which is all that a user of a program sees.
     let text = error.to_string();
     let (_, parts) = text.split_once("; the budget of ").expect(&text);
     let parts = parts.split(';').next().unwrap();
-    let (budget, parts) = parts.split_once(" bytes is ").expect(&text);
     let number = |text: &str| text.split(' ').next().unwrap().replace(',', "").parse::<u64>().expect(text);
-    assert_eq!(parts.split(" + ").map(number).sum::<u64>(), number(budget), "{text}");
+    let (budget, parts) = parts.split_once(" bytes ").expect(&text);
+    let (over, parts) = match parts.strip_prefix("and ") {
+        Some(parts) => parts.split_once(" above it since it was lowered are ").expect(&text),
+        None => ("0", parts.strip_prefix("is ").expect(&text)),
+    };
+    assert_eq!(number(over), shortage.over_bytes, "{text}");
+    assert_eq!(parts.split(" + ").map(number).sum::<u64>(), number(budget) + number(over), "{text}");
     assert_eq!(number(parts.split_once("used (").expect(&text).1), shortage.live_bytes, "{text}");
 }
 
@@ -58,6 +65,9 @@ fn check_numbers(setup: &Setup, world: &World, ops: &[Op], asks: &[Ask], error: 
     let shortage = error.shortage().unwrap();
     check_parts(shortage, error);
     let context = || format!("{setup:?} {asks:?}: {error}");
+    if shortage.over_bytes > 0 {
+        assert_eq!((shortage.left_bytes, shortage.booked_bytes), (0, 0), "{}", context());
+    }
     let all = |fallback| asks.iter().all(|ask| ask.may(fallback));
     assert_eq!(shortage.asked_bytes, asks.iter().map(|ask| ask.bytes).sum::<u64>(), "{}", context());
     assert_eq!((shortage.requests, shortage.may_grow), (asks.len() as u64, all(Fallback::Grow)), "{}", context());
@@ -79,7 +89,7 @@ fn check_numbers(setup: &Setup, world: &World, ops: &[Op], asks: &[Ask], error: 
     let over_bytes = if reclaims { 0 } else { world.over_bytes };
     assert!((retired_bytes..=retired_bytes + over_bytes).contains(&shortage.retired_bytes), "{}", context());
     assert_eq!(shortage.staging_bytes, setup.staging_bytes, "{}", context());
-    assert_eq!(shortage.budget_bytes, setup.budget_bytes, "{}", context());
+    assert_eq!(shortage.budget_bytes, world.pool.budget_bytes(), "{}", context());
     assert_eq!(shortage.reserved_bytes, world.meter.reserved() + setup.staging_bytes, "{}", context());
     assert_eq!((shortage.booked_bytes, shortage.waiting, shortage.is_overdue), (0, 0, false), "{}", context());
     // How it is divided: as a twin says. The pool itself is not asked: to ask takes home what is no longer held.
@@ -134,7 +144,7 @@ fn check_refusal(setup: &Setup, world: &World, asks: &[Ask], error: &Error) {
     let needed_bytes = shortage.needed_bytes;
     let unused_bytes = shortage.unused_bytes();
     let idle_bytes = shortage.cached_bytes + shortage.free_bytes;
-    let could_ever = setup.budget_bytes - setup.staging_bytes;
+    let could_ever = world.pool.budget_bytes() - setup.staging_bytes;
     let is_right = match shortage.refused_by {
         RefusedBy::Budget if error.is_over_budget() => needed_bytes > could_ever,
         RefusedBy::Reserve if error.is_over_budget() => outside_bytes > could_ever - setup.reserve_bytes,
@@ -269,6 +279,9 @@ fn check_error(setup: &Setup, world: &World, ops: &[Op], asks: &[Ask], error: &E
     count(counts, format!("kind: {:?}", error.kind()));
     if let Some(shortage) = error.shortage() {
         count(counts, format!("refused by: {}", shortage.refused_by));
+        if shortage.over_bytes > 0 {
+            count(counts, "over the budget");
+        }
         check_numbers(setup, world, ops, asks, error);
         check_largest(setup, ops, asks, error);
     }
@@ -300,6 +313,7 @@ fn every_number_of_every_error_is_true() {
     // It has seen everything that an error can say of a pool that one thread uses.
     let seen = |what: &str| counts.get(what).copied().unwrap_or(0);
     if seen("pools") > 900 {
+        assert!(seen("over the budget") >= 100, "{counts:#?}");
         for by in ["budget", "reserve", "slabs", "fragmentation", "kept", "backend"] {
             assert!(seen(&format!("refused by: {by}")) >= 20, "{by}: {counts:#?}");
         }

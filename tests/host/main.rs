@@ -25,6 +25,8 @@ mod programs;
 mod recording;
 mod recording_writers;
 mod reserve;
+mod set_budget;
+mod set_budget_random;
 mod slabs;
 mod soak;
 mod threads;

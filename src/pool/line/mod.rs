@@ -259,6 +259,12 @@ impl<K: Clone + Ord, T> Line<K, T> {
             + tree_bytes::<(Instant, Ticket)>(self.deadlines.len())
     }
 
+    /// Returns the waiters that these words are true of, by arrival.
+    pub(super) fn tickets_of(&self, is_it: impl Fn(&T) -> bool) -> Vec<Ticket> {
+        let all = self.waiters.iter().filter(|(_, waiter)| is_it(&waiter.item));
+        all.map(|(ticket, _)| *ticket).collect()
+    }
+
     /// All waiters of a priority, by arrival.
     #[cfg(test)]
     pub(super) fn of_priority(&self, priority: Priority) -> Vec<Ticket> {

@@ -173,10 +173,7 @@ impl<B: Backend> Shared<B> {
         self.backend.check()?;
         // What is in a free list is some caller's size, and would be counted as a block.
         let request = Request::bytes(bytes).label("arena of planned steps").without(Fallback::Oversized).for_the_pool();
-        self.state().check_open()?;
-        if self.is_over_budget(std::slice::from_ref(&request)) {
-            return Err(self.over_budget(std::slice::from_ref(&request)));
-        }
+        self.check_ever(std::slice::from_ref(&request))?;
         // From what is reserved already, if that will do; else what is idle makes room for it first.
         let modest = request.clone().without(Fallback::Grow);
         let homes = match self.attempt(std::slice::from_ref(&modest), true)? {
@@ -241,14 +238,14 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// Memory is wanted elsewhere: an arena without a block in it goes home. If a request waits in line, the arena of steps that
-    /// plan themselves goes in any case.
+    /// Memory is wanted elsewhere: an arena without a block in it goes home. If a request waits in line, or more is reserved than the
+    /// budget has, the arena of steps that plan themselves goes in any case.
     pub(in crate::pool) fn give_idle_arena(&self) {
         if self.shards.signs.has_arena() {
             self.end_holds(false);
             self.bring_home(|planner| {
                 let rest = planner.leave_idle_arena();
-                if planner.has_arena() && self.shards.signs.is_waited_for() { planner.dissolve_arena() } else { rest }
+                if planner.has_arena() && self.shards.signs.is_wanted() { planner.dissolve_arena() } else { rest }
             });
         }
     }
@@ -258,6 +255,14 @@ impl<B: Backend> Shared<B> {
     #[cold]
     pub(in crate::pool) fn dissolve_arena(&self) -> bool {
         !self.shards.signs.has_arena() || self.bring_home(Planner::dissolve_arena) || !self.shards.signs.has_arena()
+    }
+
+    /// The budget was lowered to less than what blocks and arenas have: an arena's places must not go out any more.
+    #[cold]
+    pub(in crate::pool) fn yield_arena(&self) {
+        if self.shards.signs.has_arena() && self.state().holds_more_than_budget() {
+            self.bring_home(Planner::yield_arena);
+        }
     }
 
     /// A request has failed: steps no longer plan themselves.

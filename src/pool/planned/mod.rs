@@ -119,13 +119,13 @@ impl<B: Backend> Shared<B> {
     /// Whether no waiter is to be served before: what goes out of an arena is kept from waiters as any other memory.
     #[inline]
     fn may_pass(&self, request: &Request) -> bool {
-        !self.shards.signs.is_waited_for() || self.state().may_be_served(std::slice::from_ref(request))
+        !self.shards.signs.is_wanted() || self.state().may_be_served(std::slice::from_ref(request))
     }
 
     /// A place goes out: those in line are passed, as by any other request.
     #[inline]
     fn pass(&self) {
-        if self.shards.signs.is_waited_for() {
+        if self.shards.signs.is_wanted() {
             self.state().passed();
         }
     }
@@ -338,7 +338,7 @@ pub(super) fn give<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Hol
         let rest = {
             let mut planner = shards.planner();
             // A waiter that joined the line before has looked at the arena, or looks at it after this.
-            let is_wanted = shards.signs.is_waited_for();
+            let is_wanted = shards.signs.is_wanted();
             let rest = planner.give(place, bytes, is_wanted);
             if rest.is_some() {
                 shards.show(&mut planner);

@@ -313,7 +313,12 @@ impl<B: Backend> Planner<B> {
     /// A request finds no room, or waits for it: an arena of steps that plan themselves is given up. One that the program asked
     /// for stays.
     pub(super) fn dissolve_arena(&mut self) -> Rest<B> {
-        if self.arena.is_none() || !self.is_auto() {
+        if self.is_auto() { self.yield_arena() } else { Rest::new() }
+    }
+
+    /// The budget was lowered to less than what is out of the slabs: the arena is given up, whatever plan it is for.
+    pub(super) fn yield_arena(&mut self) -> Rest<B> {
+        if self.arena.is_none() {
             return Rest::new();
         }
         self.step.lacks_room = true;

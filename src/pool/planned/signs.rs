@@ -10,8 +10,8 @@ pub(in crate::pool) struct Signs {
     planner: AtomicU8,
     /// What is asked for is recorded. Changed with the pool's lock held.
     records: AtomicBool,
-    /// A request waits in line. Changed with the pool's lock held.
-    waits: AtomicBool,
+    /// Idle memory is wanted back. Changed with the pool's lock held.
+    wants: AtomicBool,
 }
 
 /// What others see of the planner.
@@ -47,7 +47,7 @@ impl BitOr for Sign {
 
 impl Signs {
     pub(in crate::pool) fn new() -> Self {
-        Self { planner: AtomicU8::new(0), records: AtomicBool::new(false), waits: AtomicBool::new(false) }
+        Self { planner: AtomicU8::new(0), records: AtomicBool::new(false), wants: AtomicBool::new(false) }
     }
 
     pub(super) fn set(&self, sign: Sign) {
@@ -89,14 +89,15 @@ impl Signs {
         self.records.load(Ordering::Relaxed)
     }
 
-    /// Whether a request waits in line: then the arena goes home as soon as nothing in it is in use.
+    /// Whether a request waits in line, or more is reserved than the budget has: then the arena goes home as soon as nothing in it is
+    /// in use.
     #[inline]
-    pub(in crate::pool) fn is_waited_for(&self) -> bool {
-        self.waits.load(Ordering::Relaxed)
+    pub(in crate::pool) fn is_wanted(&self) -> bool {
+        self.wants.load(Ordering::Relaxed)
     }
 
-    pub(in crate::pool) fn set_waited_for(&self, waits: bool) {
-        self.waits.store(waits, Ordering::Relaxed);
+    pub(in crate::pool) fn set_wanted(&self, wants: bool) {
+        self.wants.store(wants, Ordering::Relaxed);
     }
 
     pub(in crate::pool) fn set_recording(&self, records: bool) {

@@ -33,9 +33,17 @@ impl<S> State<S> {
         let leaving_bytes: u64 = self.leaving.iter().map(|leaving| leaving.slab.bytes).sum();
         let staging_bytes = self.books.stats().staging_bytes;
         !self.is_any_sum_wrong()
+            && self.is_within_limit()
             && self.leaving_sum.bytes() == leaving_bytes
             && self.reserved.bytes() == staging_bytes + slab_bytes + leaving_bytes + self.burying.bytes()
             && self.books.gone_bytes() == spaces().map(|space| space.used_bytes()).sum::<u64>()
+    }
+
+    /// Returns whether the budget holds: no more is reserved than it has, or than was reserved when it was lowered, less all that has
+    /// gone back since.
+    fn is_within_limit(&self) -> bool {
+        let limit_bytes = self.books.budget_bytes().saturating_add(self.over_bytes);
+        self.reserved.bytes().saturating_add(self.booked.bytes()) <= limit_bytes
     }
 
     /// Returns the error of a pool whose counters are wrong, once, for the log.
@@ -71,7 +79,7 @@ impl<S> State<S> {
         let parts =
             stats.used_bytes + stats.cached_bytes + stats.retired_bytes + stats.free_bytes + stats.staging_bytes;
         assert_eq!(parts, stats.reserved_bytes, "the parts do not add up: {stats:?}");
-        assert!(stats.reserved_bytes + self.booked.bytes() <= stats.budget_bytes, "over the budget: {stats:?}");
+        assert!(self.is_within_limit(), "over the budget: {stats:?}");
         self.books.check();
         assert!(!self.is_wrong && self.are_counters_right(), "{}", self.defect());
         assert!(self.order.is_sorted_by_key(|slot| self.fullness(*slot)), "slabs are out of order");

@@ -4,6 +4,7 @@
 //! outside the lock.
 
 mod audit;
+mod budget;
 mod emptying;
 mod in_place;
 mod moves;
@@ -90,6 +91,8 @@ pub(super) struct State<S> {
     books: Books,
     /// Slabs and staging, those leaving included.
     reserved: Sum,
+    /// What is reserved above the budget since that was lowered. It only falls: nothing more is reserved meanwhile.
+    over_bytes: u64,
     /// Returns the bytes of slabs that are being created.
     booked: Sum,
     leaving_sum: Sum,
@@ -146,6 +149,7 @@ impl<S> State<S> {
             grown_in_vain: None,
             books: Books::new(opening.budget_bytes, opening.staging_bytes),
             reserved: Sum::new(opening.staging_bytes),
+            over_bytes: 0,
             booked: Sum::default(),
             leaving_sum: Sum::default(),
             burying: Sum::default(),
@@ -170,7 +174,7 @@ impl<S> State<S> {
     }
 
     /// Free lists would keep memory from those in line, hand a reserve's bytes to anybody, keep a slab of one block, and
-    /// keep a pool alive that nobody has. What goes through them is not recorded; and beside planned steps, which have an
+    /// keep a pool alive that nobody has. They would keep slabs that a lowered budget has no room for. What goes through them is not recorded; and beside planned steps, which have an
     /// arena instead, their counters would come in another order.
     pub(super) fn direct_if_need_be(&self) {
         let is_direct = !self.has_free_lists
@@ -179,10 +183,11 @@ impl<S> State<S> {
             || self.record.is_some()
             || self.signs.has_arena()
             || self.reserve_bytes > 0
+            || self.over_bytes > 0
             || self.sizes.policy == SlabPolicy::PerBlock
             || !self.line.is_empty();
         self.direct.store(is_direct, Ordering::Relaxed);
-        self.signs.set_waited_for(!self.line.is_empty());
+        self.signs.set_wanted(!self.line.is_empty() || self.over_bytes > 0);
     }
 
     /// Refuses requests to a pool that is closed.
@@ -219,8 +224,7 @@ impl<S> State<S> {
 
     /// What may still be reserved.
     pub(super) fn left_bytes(&self) -> u64 {
-        let taken_bytes = self.reserved.bytes().saturating_add(self.booked.bytes());
-        self.books.budget_bytes().saturating_sub(taken_bytes)
+        self.left_bytes_after(0)
     }
 
     /// A pool of [`SlabPolicy::Single`] has slabs of single requests, or is whole again.
@@ -228,9 +232,14 @@ impl<S> State<S> {
         self.is_divided = is_divided;
     }
 
-    /// Returns whether an empty slab goes back as soon as it is empty: no other request is to have it.
+    /// Returns whether a pool of [`SlabPolicy::Single`] has slabs, none of which is of a single request.
+    pub(super) fn has_whole_slabs(&self) -> bool {
+        self.slab_count() > 0 && !self.is_divided
+    }
+
+    /// Returns whether an empty slab goes back as soon as it is empty: no other request is to have it, or the budget has no room for it.
     pub(super) fn gives_back_at_once(&self) -> bool {
-        self.sizes.policy == SlabPolicy::PerBlock || self.is_divided
+        self.sizes.policy == SlabPolicy::PerBlock || self.is_divided || self.over_bytes > 0
     }
 
     pub(super) fn largest_slab_bytes(&self) -> u64 {

@@ -21,8 +21,8 @@ impl<S> State<S> {
         if least_bytes > left_bytes.min(open_bytes) {
             return None;
         }
-        let next_bytes = self.sizes.next(self.slab_count(), left_bytes).max(least_bytes).min(left_bytes);
-        let next_bytes = self.sizes.slab(next_bytes);
+        let next_bytes = self.sizes.next(self.slab_count(), self.budget_bytes(), left_bytes);
+        let next_bytes = self.sizes.slab(next_bytes.max(least_bytes).min(left_bytes));
         let exactly = exactly || self.sizes.taken(next_bytes, request.bytes) > open_bytes;
         Some(NextSlab { bytes: if exactly { least_bytes } else { next_bytes }, least_bytes, exactly })
     }

@@ -205,7 +205,7 @@ impl<S> State<S> {
             self.burials.swap_remove(index);
         }
         self.burying.take(bytes);
-        self.reserved.take(bytes);
+        self.unreserve_bytes(bytes);
         self.returned_bytes += bytes;
     }
 }

@@ -53,8 +53,8 @@ pub(in crate::pool) struct Room {
     turn_bytes: [u64; PRIORITIES.len()],
     /// What is left of the budget.
     left_bytes: u64,
-    /// What comes back to it once empty slabs are given back.
-    back_bytes: u64,
+    /// What is left of it once empty slabs are given back.
+    left_after_bytes: u64,
 }
 
 impl Room {
@@ -79,8 +79,7 @@ impl Room {
             return 0;
         }
         let priority = terms.priority as usize;
-        let back_bytes = if terms.may_return { self.back_bytes } else { 0 };
-        let slab_bytes = self.left_bytes.saturating_add(back_bytes);
+        let slab_bytes = if terms.may_return { self.left_after_bytes } else { self.left_bytes };
         self.sizes.most(slab_bytes.min(self.open_bytes[priority]).min(self.turn_bytes[priority]))
     }
 }
@@ -111,11 +110,7 @@ impl<S> State<S> {
         // Then empty slabs leave with what comes back.
         let leave = !back.is_empty() && self.gives_back_at_once();
         let spaces = || all().filter(|space| !leave || !space.is_empty());
-        let (left_bytes, empty_bytes) = if leave {
-            (self.left_bytes().saturating_add(bytes_of_empty), 0)
-        } else {
-            (self.left_bytes(), bytes_of_empty)
-        };
+        let left_bytes = self.left_bytes_after(if leave { bytes_of_empty } else { 0 });
         let more_bytes: u64 = back.iter().map(|(_, extent)| extent.bytes()).sum();
         let open_bytes = PRIORITIES.map(|priority| {
             let closed_bytes = self.closed_bytes(priority);
@@ -142,7 +137,7 @@ impl<S> State<S> {
             open_bytes,
             turn_bytes,
             left_bytes,
-            back_bytes: empty_bytes.saturating_add(self.leaving_bytes()),
+            left_after_bytes: self.left_bytes_after(bytes_of_empty.saturating_add(self.leaving_bytes())),
         }
     }
 

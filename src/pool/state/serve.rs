@@ -325,8 +325,9 @@ impl<S> State<S> {
     /// than is open to it.
     fn bound_by_slabs(&self, pass: &mut Pass, gave_back: bool) {
         let back_bytes = if gave_back { 0 } else { self.leaving_bytes() + self.empty_bytes() };
+        let left_bytes = self.left_bytes_after(back_bytes);
         for priority in PRIORITIES {
-            pass.bound(priority, self.open_bytes(priority).min(self.left_bytes() + back_bytes));
+            pass.bound(priority, self.open_bytes(priority).min(left_bytes));
         }
     }
 

@@ -131,7 +131,7 @@ impl Case {
     }
 
     fn open(&self) -> State<()> {
-        let sizes = SlabSizes::new(self.policy, self.placement, self.limits(), self.budget_bytes);
+        let sizes = SlabSizes::new(self.policy, self.placement, self.limits(), None);
         State::new(&Opening {
             budget_bytes: self.budget_bytes,
             staging_bytes: 0,

@@ -129,12 +129,14 @@ pub enum Op {
     EndHold(usize),
     Step,
     Trim,
+    SetBudget(u64),
 }
 
 impl Op {
     pub fn random(rng: &mut ChaCha8Rng, setup: &Setup, world: &World) -> Self {
         let (blocks, holds) = (world.blocks.len(), world.holds.len());
         match rng.random_range(0..40) {
+            0 if rng.random_bool(0.5) => Self::SetBudget(rng.random_range(0..=setup.budget_bytes * 5 / 4)),
             0 => Self::Trim,
             1 if setup.step.is_some() => Self::Step,
             2 if blocks > 0 => Self::Retire(rng.random_range(0..blocks)),
@@ -160,6 +162,7 @@ pub struct World {
     /// Of all holds that ended.
     pub over_bytes: u64,
     pub planned: Option<PlannedSteps<Meter>>,
+    reserve_bytes: u64,
 }
 
 impl World {
@@ -174,7 +177,8 @@ impl World {
             .zero_on_free(setup.zeroes);
         // A pool of one slab is not opened where the backend has not the memory.
         let pool = Pool::with_backend(meter.clone(), &config).ok()?;
-        let mut world = Self { pool, meter, blocks: Vec::new(), holds: Vec::new(), over_bytes: 0, planned: None };
+        let (blocks, holds, reserve_bytes) = (Vec::new(), Vec::new(), setup.reserve_bytes);
+        let mut world = Self { pool, meter, blocks, holds, over_bytes: 0, planned: None, reserve_bytes };
         world.planned = match &setup.step {
             None => None,
             Some((_, false)) => Some(world.pool.auto_plan().ok()?),
@@ -228,6 +232,17 @@ impl World {
                 self.pool.mark_step();
             }
             Op::Trim => drop(self.pool.trim()),
+            Op::SetBudget(bytes) => {
+                let before_bytes = self.pool.budget_bytes();
+                let set = self.pool.set_budget(*bytes);
+                assert_eq!(self.pool.budget_bytes(), if set.is_ok() { *bytes } else { before_bytes });
+                let taken_bytes = self.pool.stats().staging_bytes + self.reserve_bytes;
+                assert_eq!(set.is_ok(), *bytes >= taken_bytes, "{set:?}");
+                if let Err(error) = set {
+                    let text = error.to_string();
+                    assert!(text.starts_with("staging of ") || text.starts_with("a reserve of "), "{text}");
+                }
+            }
         }
         None
     }
