@@ -80,9 +80,9 @@ pub struct Limits {
 ///
 /// | from | what may be called |
 /// | --- | --- |
-/// | [`limits`](Backend::limits), [`memory_bytes`](Backend::memory_bytes), [`is_touchable`](Backend::is_touchable), [`staging_bytes_default`](Backend::staging_bytes_default), [`open_staging`](Backend::open_staging) | nothing: there is no pool yet |
+/// | [`limits`](Backend::limits), [`staging_bytes_default`](Backend::staging_bytes_default), [`open_staging`](Backend::open_staging) | nothing: there is no pool yet |
 /// | [`recorded`](Backend::recorded) | nothing: the pool's lock is held, and the call would hang |
-/// | [`create_slab`](Backend::create_slab), [`create_touched_slab`](Backend::create_touched_slab) | everything; an allocation that needs a slab fails at once, as [`ErrorKind::Invalid`] |
+/// | [`create_slab`](Backend::create_slab), [`create_touched_slab`](Backend::create_touched_slab) | everything; an allocation that needs a slab, and a new budget, fail at once, as [`ErrorKind::Invalid`] |
 /// | the drop of a slab | everything; its bytes count as reserved until the drop has ended |
 /// | all others | everything; the pool has no lock then |
 ///
@@ -130,7 +130,8 @@ pub trait Backend: Send + Sync + 'static {
         Err(Error::new(ErrorKind::Invalid, format!("pages of {} cannot be touched or locked", self.name())))
     }
 
-    /// Returns how many bytes of this memory a new pool can count on at the moment. A [budget](crate::Budget) in percent is a share
+    /// Returns how many bytes of this memory a new pool can count on at the moment, or a pool that is to have a larger budget beside
+    /// what it has reserved. A [budget](crate::Budget) in percent is a share
     /// of them. A pool with a larger budget, above 16 MiB, logs a warning, or is not opened if it [touches](crate::Config::touch) its
     /// slabs.
     ///

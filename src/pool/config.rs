@@ -84,7 +84,7 @@ pub struct Config {
 
 impl Config {
     /// A pool that never reserves more than `budget`: bytes, or text such as `"64 MiB"` or `"80%"`. What a percentage is of, says
-    /// [`Budget`].
+    /// [`Budget`]. [`Pool::set_budget`](crate::Pool::set_budget) changes it later.
     pub fn new(budget: impl Into<Budget>) -> Self {
         Self {
             budget: budget.into(),
@@ -203,7 +203,8 @@ impl Config {
         self
     }
 
-    /// Returns the budget as it was given. [`Pool::budget_bytes`](crate::Pool::budget_bytes) has the bytes that came of it.
+    /// Returns the budget as it was given. [`Pool::budget_bytes`](crate::Pool::budget_bytes) has the bytes that came of it, or of a later
+    /// one.
     pub fn budget(&self) -> &Budget {
         &self.budget
     }

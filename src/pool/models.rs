@@ -2,6 +2,7 @@
 //!
 //!     RUSTFLAGS="--cfg loom" cargo test --release --lib --no-default-features models
 
+mod budget;
 mod planned;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -21,8 +21,10 @@ impl<B: Backend> Shared<B> {
         };
         self.refuse_over_budget();
         if self.state().over_bytes() > 0 {
-            self.trim();
+            // Before the backend is asked, which may panic: lists and arenas hand memory out without a look at the budget.
+            self.empty_shards();
             self.yield_arena();
+            self.trim();
         } else if budget_bytes > before_bytes && self.policy == SlabPolicy::Single {
             self.reserve_more();
         }

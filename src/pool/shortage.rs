@@ -68,11 +68,12 @@ impl Situation {
         if terms != all && self.room(all).serves(bytes, all) {
             remedies.push(Remedy::AllFallbacks);
         }
-        // Where a reserve is closed, whole pages may be more than is open.
+        // Where a reserve is closed, or the budget has less than is reserved, whole pages may be more than is open.
         if refused_by == RefusedBy::Fragmentation
             && self.can_all_move
             && is_alone
             && self.reserve_bytes[terms.priority as usize] == 0
+            && self.over_bytes == 0
             && bytes <= self.compacted_bytes
         {
             remedies.push(Remedy::Compact);

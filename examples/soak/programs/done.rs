@@ -22,6 +22,8 @@ pub enum Count {
     Moved,
     /// Blocks that grew or shrank in place.
     Resized,
+    /// Times that the budget was changed.
+    Budgets,
     /// Allocations at the place that a plan had for them.
     Planned,
     /// Events of records that were read again.
@@ -31,7 +33,7 @@ pub enum Count {
 }
 
 /// All counts, with the words for a JSON field.
-pub const COUNTS: [(Count, &str); 13] = [
+pub const COUNTS: [(Count, &str); 14] = [
     (Count::Operations, "operations"),
     (Count::Faults, "faults"),
     (Count::Panics, "panics"),
@@ -42,6 +44,7 @@ pub const COUNTS: [(Count, &str); 13] = [
     (Count::Compactions, "compactions"),
     (Count::Moved, "blocks_moved"),
     (Count::Resized, "blocks_resized"),
+    (Count::Budgets, "budgets_set"),
     (Count::Planned, "allocations_planned"),
     (Count::Recorded, "events_recorded"),
     (Count::LastHandles, "last_handles_dropped"),

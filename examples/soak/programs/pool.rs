@@ -55,7 +55,12 @@ pub struct Program<B: Ground> {
     pub trouble: Arc<Trouble>,
     /// The backend is disturbed, too.
     pub is_disturbed: bool,
+    /// With the budget as it is now.
     pub setup: Setup,
+    /// The budget that the pool was opened with.
+    pub first_budget_bytes: u64,
+    /// A budget was lowered at some time.
+    pub was_lowered: bool,
     features: Features,
     pub books: Books,
     pub held: Vec<Held<B>>,
@@ -146,9 +151,11 @@ impl<B: Ground> Program<B> {
             pool: Some(pool),
             trouble,
             is_disturbed,
+            books: Books::new(setup.budget_bytes),
+            first_budget_bytes: setup.budget_bytes,
+            was_lowered: false,
             setup,
             features: Features::draw(choices),
-            books: Books::default(),
             held: Vec::new(),
             retired: Vec::new(),
             patterns: 0,
@@ -206,6 +213,7 @@ impl<B: Ground> Program<B> {
             Event::Resize { index, bytes, is_zeroed } => self.resize(index, bytes, is_zeroed),
             Event::Verify(index) => self.verify(index, true),
             Event::Trim => self.trim(),
+            Event::SetBudget(bytes) => self.set_budget(bytes),
             Event::Look => self.look(),
             Event::Compact { chance, wanted } => self.compact(chance, wanted, choices),
             Event::Fail { creations, how, transfers, zeroings, write } => {

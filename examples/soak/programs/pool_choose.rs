@@ -51,6 +51,7 @@ pub enum Event {
     },
     Verify(usize),
     Trim,
+    SetBudget(u64),
     Look,
     /// A part of the blocks is lent to the pool: each with this chance of 8.
     Compact {
@@ -112,6 +113,7 @@ enum Feature {
     Lateness,
     Planned,
     Compaction,
+    Budgets,
     Futures,
     Recording,
     Handles,
@@ -134,6 +136,7 @@ enum Kind {
     Resize,
     Verify,
     Trim,
+    SetBudget,
     Look,
     Compact,
     Fail,
@@ -154,7 +157,7 @@ enum Kind {
 }
 
 /// All kinds, and what the weights of a phase are multiplied with, so that common events are common.
-const KINDS: [(Kind, u32, Feature); 30] = [
+const KINDS: [(Kind, u32, Feature); 31] = [
     (Kind::Alloc, 60, Feature::Core),
     (Kind::Batch, 4, Feature::Core),
     (Kind::Async, 1, Feature::Core),
@@ -168,6 +171,7 @@ const KINDS: [(Kind, u32, Feature); 30] = [
     (Kind::Resize, 8, Feature::Core),
     (Kind::Verify, 4, Feature::Core),
     (Kind::Trim, 1, Feature::Core),
+    (Kind::SetBudget, 2, Feature::Budgets),
     (Kind::Look, 1, Feature::Core),
     (Kind::Compact, 2, Feature::Compaction),
     (Kind::Fail, 2, Feature::Failures),
@@ -221,6 +225,7 @@ impl<B: Ground> Program<B> {
             Kind::Async => Event::Async { ask: ask(choices), is_dropped: choices.chance(1, 2) },
             Kind::EndHold => Event::EndHold(choices.below(self.retired.len().max(1) as u64) as usize),
             Kind::Trim => Event::Trim,
+            Kind::SetBudget => Event::SetBudget(self.choose_budget(choices)),
             Kind::Look => Event::Look,
             Kind::Fail => Event::Fail {
                 creations: choices.below(4),
@@ -256,6 +261,18 @@ impl<B: Ground> Program<B> {
 
     fn choose_waiter(&self, choices: &mut impl Choices) -> usize {
         choices.below(self.waiters.len() as u64) as usize
+    }
+
+    /// Often what the pool was opened with, or little less.
+    fn choose_budget(&self, choices: &mut impl Choices) -> u64 {
+        let first_bytes = self.first_budget_bytes;
+        match choices.below(8) {
+            0..=2 => first_bytes,
+            3..=4 => first_bytes - choices.below(first_bytes / 2 + 1),
+            5 => choices.below(first_bytes.saturating_mul(2) + 1),
+            6 => choices.even_in_log(first_bytes),
+            _ => choices.pick(&[0, 1, self.setup.staging_bytes + self.setup.reserve_bytes]),
+        }
     }
 
     /// What a block of so many bytes is to have.

@@ -109,7 +109,12 @@ impl<B: Ground> Program<B> {
 
     /// What was served, which is not of high priority, has left the reserve alone.
     pub fn check_reserve(&self, served: &str) {
-        let left_bytes = self.setup.open_bytes() - self.books.used_bytes - self.books.retired_bytes;
+        let taken_bytes = self.books.used_bytes + self.books.retired_bytes;
+        // The budget may have been lowered since a future was served.
+        if self.was_lowered && !self.waiters.is_empty() || taken_bytes > self.setup.open_bytes() {
+            return assert!(self.was_lowered && self.has_waited, "above the budget: {served}");
+        }
+        let left_bytes = self.setup.open_bytes() - taken_bytes;
         let closed_bytes = self.setup.reserve_bytes.saturating_sub(self.books.high_bytes);
         assert!(left_bytes >= closed_bytes, "{left_bytes} are left, {closed_bytes} are closed: {served}");
     }
@@ -219,6 +224,37 @@ impl<B: Ground> Program<B> {
 
     pub fn trim(&mut self) {
         caught(|| self.pool().trim());
+    }
+
+    /// The budget changes, or is refused and stays. Where the pool panics, as the program wants, it says which.
+    pub fn set_budget(&mut self, bytes: u64) {
+        self.collect();
+        let (before_bytes, is_near) = (self.setup.budget_bytes, self.trouble.is_near());
+        let result = caught(|| self.pool().set_budget(bytes));
+        let trouble = std::sync::Arc::clone(&self.trouble);
+        let _pause = trouble.pause();
+        let stats = self.pool().stats();
+        let least_bytes = self.setup.staging_bytes + self.setup.reserve_bytes;
+        match result {
+            Some(Ok(over_bytes)) => {
+                assert_eq!(stats.budget_bytes, bytes);
+                assert!(stats.over_budget_bytes() <= over_bytes, "{over_bytes} are over it: {stats:?}");
+            }
+            Some(Err(error)) => {
+                let is_invalid = error.kind() == ErrorKind::Invalid && bytes < least_bytes;
+                assert!(is_invalid || is_near && error.kind() == ErrorKind::Device, "{bytes}: {error}");
+                assert_eq!(stats.budget_bytes, before_bytes, "{error}");
+            }
+            None => {
+                assert!([before_bytes, bytes].contains(&stats.budget_bytes), "{before_bytes} to {bytes}: {stats:?}")
+            }
+        }
+        self.setup.budget_bytes = stats.budget_bytes;
+        self.was_lowered |= stats.budget_bytes < before_bytes;
+        let open_bytes = self.setup.open_bytes();
+        self.waiters.iter_mut().for_each(|waiter| waiter.open_bytes = waiter.open_bytes.min(open_bytes));
+        self.books.set_budget(&stats);
+        self.done[Count::Budgets] += 1;
     }
 
     /// Everything that may be asked of a pool without changing it, and the peaks.

@@ -39,6 +39,8 @@ pub struct Waiter<B: Ground> {
     faults: u64,
     /// The record that was on when it began to wait.
     record: Option<u64>,
+    /// The least that blocks could have together since then.
+    pub open_bytes: u64,
 }
 
 impl<B: Ground> Waiter<B> {
@@ -101,6 +103,7 @@ impl<B: Ground> Program<B> {
             is_neglected: false,
             faults: self.trouble.faults(),
             record: self.record_number(),
+            open_bytes: self.setup.open_bytes(),
         };
         let attempt = Attempt::new(self, &waiter.asks, false);
         let polled = self.poll_slot(&waiter, manner);
@@ -174,6 +177,7 @@ impl<B: Ground> Program<B> {
         let is_cleared = error.to_string().contains("panicked while requests waited") && self.trouble.faults() > 0;
         match error.kind() {
             ErrorKind::Timeout => waiter.is_late(),
+            ErrorKind::OverBudget => self.is_over_budget(&waiter.asks, waiter.open_bytes),
             ErrorKind::Device => had_trouble || is_cleared,
             ErrorKind::OutOfMemory => had_trouble,
             ErrorKind::DeviceLost => self.trouble.is_lost(),

@@ -51,15 +51,7 @@ impl<B: Ground> Program<B> {
                 attempt.any(|ask| !ask.align_bytes.is_power_of_two() || ask.align_bytes > limits.alignment_bytes)
             }
             ErrorKind::TooLarge => attempt.any(|ask| slab_bytes(ask, setup, limits) > limits.slab.bytes),
-            ErrorKind::OverBudget => {
-                let is_high = |ask: &Ask| ask.priority == Priority::High;
-                let needed_bytes = |asks: &mut dyn Iterator<Item = &Ask>| {
-                    asks.map(|ask| slab_bytes(ask, setup, limits)).fold(0, u64::saturating_add)
-                };
-                let others_bytes = needed_bytes(&mut attempt.asks.iter().filter(|ask| !is_high(ask)));
-                needed_bytes(&mut attempt.asks.iter()) > setup.open_bytes()
-                    || others_bytes > setup.open_bytes() - setup.reserve_bytes
-            }
+            ErrorKind::OverBudget => self.is_over_budget(attempt.asks, setup.open_bytes()),
             ErrorKind::Full | ErrorKind::Fragmented => !self.must_be_served(attempt),
             ErrorKind::Timeout => attempt.asks.iter().all(|ask| ask.wait.is_some()) && !self.must_be_served(attempt),
             ErrorKind::OutOfMemory | ErrorKind::Device => attempt.was_near,
@@ -72,17 +64,31 @@ impl<B: Ground> Program<B> {
         }
     }
 
+    /// Whether the asks take more than so many bytes, or more of them than those of their priority may have.
+    pub fn is_over_budget(&self, asks: &[Ask], open_bytes: u64) -> bool {
+        let is_high = |ask: &Ask| ask.priority == Priority::High;
+        let needed_bytes = |asks: &mut dyn Iterator<Item = &Ask>| {
+            asks.map(|ask| slab_bytes(ask, &self.setup, &self.limits)).fold(0, u64::saturating_add)
+        };
+        let others_bytes = needed_bytes(&mut asks.iter().filter(|ask| !is_high(ask)));
+        needed_bytes(&mut asks.iter()) > open_bytes || others_bytes > open_bytes - self.setup.reserve_bytes
+    }
+
     fn judge_numbers(&self, attempt: &Attempt<'_>, error: &Error) {
         let setup = &self.setup;
         let Some(shortage) = error.shortage() else { return };
-        let left_bytes = setup.open_bytes() - shortage.used_bytes - shortage.retired_bytes;
+        // What is above a budget that was lowered is left to nobody.
+        let taken_bytes = shortage.used_bytes + shortage.retired_bytes;
+        let left_bytes = setup.open_bytes().saturating_sub(taken_bytes);
         let available_bytes = left_bytes.saturating_sub(shortage.high_priority_reserve_bytes);
         let ours = (attempt.bytes(), self.books.live_bytes, self.books.used_bytes);
         assert_eq!(ours, (shortage.asked_bytes, shortage.live_bytes, shortage.used_bytes), "{error}");
         assert!(shortage.needed_bytes >= shortage.asked_bytes, "{error}");
         assert_eq!(shortage.may_grow, !attempt.any(|ask| ask.without[GROW]), "{error}");
-        let parts = shortage.used_bytes + shortage.retired_bytes + shortage.staging_bytes + shortage.unused_bytes();
-        assert_eq!(parts, shortage.budget_bytes, "the parts are not the budget: {error}");
+        let parts = taken_bytes + shortage.staging_bytes + shortage.unused_bytes();
+        let budget_bytes = shortage.budget_bytes.max(taken_bytes + shortage.staging_bytes);
+        assert_eq!(parts, budget_bytes, "the parts are not the budget: {error}");
+        assert_eq!(shortage.over_bytes, shortage.reserved_bytes.saturating_sub(shortage.budget_bytes), "{error}");
         // A call that may not wait for the device could get more by waiting, and a slab whose way back panics is there again.
         let is_at_once = attempt.may_block && matches!(error.kind(), ErrorKind::Full | ErrorKind::Fragmented);
         // Lists serve a request that may not reclaim in their own sizes alone, and so does a slab of one block.

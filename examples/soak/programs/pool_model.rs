@@ -49,7 +49,7 @@ pub struct Known {
 }
 
 /// The books of a program.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Books {
     pub live_bytes: u64,
     pub used_bytes: u64,
@@ -69,9 +69,55 @@ pub struct Books {
     occupied: BTreeMap<Place, (u64, bool)>,
     /// Bytes and blocks of each label.
     labels: [(u64, u64); LABELS],
+    /// The largest budget so far.
+    budget_peak_bytes: u64,
+    /// What may be reserved, and what may be in use with staging: the budget, or what it was when that was lowered, and then only
+    /// less.
+    reserved_most_bytes: u64,
+    used_most_bytes: u64,
 }
 
 impl Books {
+    /// Those of a pool that has nothing yet.
+    pub fn new(budget_bytes: u64) -> Self {
+        Self {
+            live_bytes: 0,
+            used_bytes: 0,
+            blocks: 0,
+            allocations: 0,
+            allocations_unseen: 0,
+            retired_bytes: 0,
+            high_bytes: 0,
+            live_peak_bytes: 0,
+            used_peak_bytes: 0,
+            peaks_are_least: false,
+            occupied: BTreeMap::new(),
+            labels: Default::default(),
+            budget_peak_bytes: budget_bytes,
+            reserved_most_bytes: budget_bytes,
+            used_most_bytes: budget_bytes,
+        }
+    }
+
+    /// The budget has changed, and these are the pool's numbers just after that.
+    pub fn set_budget(&mut self, stats: &Stats) {
+        self.budget_peak_bytes = self.budget_peak_bytes.max(stats.budget_bytes);
+        (self.reserved_most_bytes, self.used_most_bytes) = (u64::MAX, u64::MAX);
+        self.bound(stats);
+    }
+
+    /// What was above the budget only falls.
+    fn bound(&mut self, stats: &Stats) {
+        let most = |now_bytes: u64, most_bytes: u64| now_bytes.min(most_bytes).max(stats.budget_bytes);
+        self.reserved_most_bytes = most(stats.reserved_bytes, self.reserved_most_bytes);
+        self.used_most_bytes = most(stats.used_bytes + stats.staging_bytes, self.used_most_bytes);
+    }
+
+    /// The largest budget that there was.
+    pub fn budget_peak_bytes(&self) -> u64 {
+        self.budget_peak_bytes
+    }
+
     /// A block was handed out.
     pub fn add(&mut self, facts: &Facts, alignment_bytes: u64) {
         let Facts { bytes, held_bytes, label, is_high, .. } = *facts;
@@ -190,12 +236,20 @@ impl Books {
     }
 
     /// Compares everything that the pool counts; says what differs.
-    pub fn compare(&self, stats: &Stats, setup: &Setup, known: Known) -> Result<(), String> {
+    pub fn compare(&mut self, stats: &Stats, setup: &Setup, known: Known) -> Result<(), String> {
         let parts_bytes =
             stats.used_bytes + stats.cached_bytes + stats.retired_bytes + stats.free_bytes + stats.staging_bytes;
         ensure!(parts_bytes == stats.reserved_bytes, "the parts are {parts_bytes}: {stats:?}");
         ensure!(stats.reserved_bytes <= stats.reserved_peak_bytes, "over the peak: {stats:?}");
-        ensure!(stats.reserved_peak_bytes <= stats.budget_bytes, "over the budget: {stats:?}");
+        ensure!(stats.reserved_peak_bytes <= self.budget_peak_bytes, "over the budget: {stats:?}");
+        let most = (self.reserved_most_bytes, self.used_most_bytes);
+        ensure!(stats.reserved_bytes <= most.0, "reserved above the budget, beyond {}: {stats:?}", most.0);
+        ensure!(
+            stats.used_bytes + stats.staging_bytes <= most.1,
+            "in use above the budget, beyond {}: {stats:?}",
+            most.1
+        );
+        self.bound(stats);
         let (ours, its) = ((setup.budget_bytes, setup.staging_bytes), (stats.budget_bytes, stats.staging_bytes));
         ensure!(ours == its, "budget and staging of {ours:?}: {stats:?}");
         self.compare_held(stats, known)?;

@@ -94,6 +94,8 @@ impl<B: Ground> Program<B> {
                 let is_right = match refused_by {
                     Some(RefusedBy::Queue) => !self.waiters.is_empty(),
                     Some(RefusedBy::Reserve) => self.setup.reserve_bytes > 0 && !before.is_high,
+                    // A slab has more than a budget that was lowered.
+                    Some(RefusedBy::Budget) => self.was_lowered,
                     _ => false,
                 };
                 is_right && bytes > before.held_bytes

@@ -38,6 +38,7 @@ pub enum Event {
     /// A block grows or shrinks in place.
     Resize,
     Trim,
+    SetBudget,
     Look,
     Compact,
     Step,
@@ -56,7 +57,7 @@ pub enum Event {
 }
 
 /// All events of a program, and how often each happens.
-const EVENTS: [(Event, u32); 21] = [
+const EVENTS: [(Event, u32); 22] = [
     (Event::Alloc, 60),
     (Event::AllocPatiently, 4),
     (Event::Free, 40),
@@ -66,6 +67,7 @@ const EVENTS: [(Event, u32); 21] = [
     (Event::Hold, 6),
     (Event::Resize, 10),
     (Event::Trim, 2),
+    (Event::SetBudget, 3),
     (Event::Look, 4),
     (Event::Compact, 4),
     (Event::Step, 6),
@@ -140,6 +142,7 @@ impl<'a> Worker<'a> {
             Event::Hold => self.hold(),
             Event::Resize => self.resize(),
             Event::Trim => drop(self.call(Pool::trim)),
+            Event::SetBudget => self.set_budget(),
             Event::Look => self.look(),
             Event::Compact => self.compact(),
             Event::Step => self.step(),
@@ -346,8 +349,18 @@ impl<'a> Worker<'a> {
         let parts_bytes =
             stats.used_bytes + stats.cached_bytes + stats.retired_bytes + stats.free_bytes + stats.staging_bytes;
         assert_eq!(parts_bytes, stats.reserved_bytes, "the parts: {stats:?}");
-        assert!(stats.reserved_bytes <= stats.budget_bytes, "{stats:?}");
+        // The budget may be lower by now.
+        assert!(stats.reserved_bytes <= self.table.budget_bytes, "{stats:?}");
         self.call(Pool::holders);
+    }
+
+    /// The budget changes, to what threads that wait can still be served in.
+    fn set_budget(&mut self) {
+        let bytes = self.table.budget_bytes - self.choices.below(self.table.budget_bytes / 4);
+        if let Some(Err(error)) = self.call(|pool| pool.set_budget(bytes)) {
+            panic!("{error}");
+        }
+        self.done[Count::Budgets] += 1;
     }
 
     /// Lends the pool all blocks. They may move, and have what they had.

@@ -200,8 +200,8 @@ impl<S> State<S> {
 
     /// Returns what refuses requests that wait no more, and what they take. `is_denied`: the backend had no memory for them.
     ///
-    /// A batch is placed for that, and a request where a reserve is closed, since whole pages may be more than is open. The maps
-    /// tell otherwise.
+    /// A batch is placed for that, and a request where a reserve is closed, or where more is reserved than the budget has, since whole
+    /// pages may be more than is open. The maps tell otherwise.
     pub(in crate::pool) fn refusal(
         &mut self,
         requests: &[Request],
@@ -222,7 +222,8 @@ impl<S> State<S> {
         if is_there {
             return (late, least.bytes);
         }
-        let (by, needed_bytes) = if requests.len() == 1 && self.closed_bytes(Priority::Normal) == 0 {
+        let is_all_open = self.closed_bytes(Priority::Normal) == 0 && self.over_bytes == 0;
+        let (by, needed_bytes) = if requests.len() == 1 && is_all_open {
             (self.lacks(least, terms.may_grow, requests[0].bytes, || idle), least.bytes)
         } else {
             match self.place_all(requests) {
