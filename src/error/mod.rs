@@ -26,7 +26,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The request is larger than the whole budget, or than what of it is open to its priority: it can never be served.
+    /// The request is larger than the whole budget, or than what of it is open to its priority: it can never be served, unless the budget
+    /// is [raised](crate::Pool::set_budget).
     OverBudget,
     /// Less is left than the request takes: of the budget, or of what is reserved already for a request that may not
     /// [grow](crate::Fallback::Grow). Or what is left is kept for a request that has waited long.

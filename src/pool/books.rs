@@ -192,7 +192,12 @@ impl Books {
 
     /// What of the budget is neither out, nor retired, nor staging.
     pub(super) fn left_bytes(&self) -> u64 {
-        self.open_bytes().saturating_sub(self.gone_bytes())
+        self.left_bytes_after(0)
+    }
+
+    /// The same once so many bytes are back in their spaces.
+    pub(super) fn left_bytes_after(&self, back_bytes: u64) -> u64 {
+        self.open_bytes().saturating_sub(self.gone_bytes().saturating_sub(back_bytes))
     }
 
     /// What of the budget is neither used nor retired nor staging: also what lies in lists and arenas.

@@ -364,7 +364,8 @@ impl Request {
     }
 
     /// Where there is no room, wait in line for so long until there is. Without this such a request fails at once, and so
-    /// does, with it, one that can never be served. What waits can be served once everything is freed, by a pool that may
+    /// does, with it, one that can never be served, also where that is so since the budget was
+    /// [lowered](crate::Pool::set_budget). What waits can be served once everything is freed, by a pool that may
     /// [grow](Fallback::Grow) and [give slabs back](Fallback::ReturnEmpty).
     ///
     /// Who waits is served by priority, then by arrival. Requests that came later, in line or not, are served before one

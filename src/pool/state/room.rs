@@ -114,7 +114,7 @@ impl<S> State<S> {
         let more_bytes: u64 = back.iter().map(|(_, extent)| extent.bytes()).sum();
         let open_bytes = PRIORITIES.map(|priority| {
             let closed_bytes = self.closed_bytes(priority);
-            self.books.left_bytes().saturating_add(more_bytes).saturating_sub(closed_bytes)
+            self.books.left_bytes_after(more_bytes).saturating_sub(closed_bytes)
         });
         let turn_bytes = PRIORITIES.map(|priority| self.turn_bytes(priority));
         let mut in_slabs = [0; PRIORITIES.len()];
