@@ -61,6 +61,8 @@ pub(super) struct Books {
     retired: Sum,
     /// What requests of high priority have of both, in a pool with a reserve.
     high: Sum,
+    /// The budget without staging.
+    open_bytes: u64,
     /// Counts and peaks, staging and the budget.
     totals: Stats,
 }
@@ -73,7 +75,8 @@ impl Books {
     pub(super) fn new(budget_bytes: u64, staging_bytes: u64) -> Self {
         let totals = Stats { budget_bytes, staging_bytes, reserved_peak_bytes: staging_bytes, ..Stats::default() };
         let (out, retired, high) = (Sum::default(), Sum::default(), Sum::default());
-        Self { out, listed_bytes: 0, live_bytes: 0, blocks: 0, retired, high, totals }
+        let open_bytes = budget_bytes.saturating_sub(staging_bytes);
+        Self { out, listed_bytes: 0, live_bytes: 0, blocks: 0, retired, high, open_bytes, totals }
     }
 
     /// Enters what a shard has to tell.
@@ -192,17 +195,17 @@ impl Books {
 
     /// What of the budget is neither out, nor retired, nor staging.
     pub(super) fn left_bytes(&self) -> u64 {
-        self.left_bytes_after(0)
+        self.open_bytes.saturating_sub(self.gone_bytes())
     }
 
     /// The same once so many bytes are back in their spaces.
     pub(super) fn left_bytes_after(&self, back_bytes: u64) -> u64 {
-        self.open_bytes().saturating_sub(self.gone_bytes().saturating_sub(back_bytes))
+        self.open_bytes.saturating_sub(self.gone_bytes().saturating_sub(back_bytes))
     }
 
     /// What of the budget is neither used nor retired nor staging: also what lies in lists and arenas.
     pub(super) fn unused_bytes(&self) -> u64 {
-        self.open_bytes().saturating_sub(self.used_bytes().saturating_add(self.retired_bytes()))
+        self.open_bytes.saturating_sub(self.used_bytes().saturating_add(self.retired_bytes()))
     }
 
     /// What lies in lists and arenas, or is a place that a block moves to.
@@ -234,11 +237,12 @@ impl Books {
 
     /// The budget without staging.
     pub(super) fn open_bytes(&self) -> u64 {
-        self.totals.budget_bytes.saturating_sub(self.totals.staging_bytes)
+        self.open_bytes
     }
 
     /// Changes the budget. Returns what it was.
     pub(super) fn set_budget(&mut self, bytes: u64) -> u64 {
+        self.open_bytes = bytes.saturating_sub(self.totals.staging_bytes);
         std::mem::replace(&mut self.totals.budget_bytes, bytes)
     }
 

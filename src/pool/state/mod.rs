@@ -239,7 +239,7 @@ impl<S> State<S> {
 
     /// Returns whether an empty slab goes back as soon as it is empty: no other request is to have it, or the budget has no room for it.
     pub(super) fn gives_back_at_once(&self) -> bool {
-        self.sizes.policy == SlabPolicy::PerBlock || self.is_divided || self.over_bytes > 0
+        self.sizes.policy == SlabPolicy::PerBlock || self.is_divided | (self.over_bytes > 0)
     }
 
     pub(super) fn largest_slab_bytes(&self) -> u64 {
