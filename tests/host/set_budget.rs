@@ -314,7 +314,7 @@ fn a_larger_budget_serves_those_who_wait() {
     }
 }
 
-/// Of those who wait the ones that can never be served are told at once. The others stay, and keep their turn.
+/// Waiters that can never be served are told at once. The others stay, and keep their turn.
 #[test]
 fn a_smaller_budget_tells_those_who_can_never_be_served() {
     for policy in POLICIES {
@@ -350,7 +350,7 @@ fn a_smaller_budget_tells_those_who_can_never_be_served() {
     }
 }
 
-/// High priority has its reserve in the new budget too, and nobody else has it.
+/// High priority has its reserve in the new budget too, and no other priority has it.
 #[test]
 fn the_reserve_is_a_part_of_the_new_budget() {
     let pool = open(&Watched::new(), Config::new(4 * MIB).slabs(SlabPolicy::Single).high_priority_reserve(MIB));

@@ -77,7 +77,7 @@ impl<B: Ground> Program<B> {
     fn judge_numbers(&self, attempt: &Attempt<'_>, error: &Error) {
         let setup = &self.setup;
         let Some(shortage) = error.shortage() else { return };
-        // What is above a budget that was lowered is left to nobody.
+        // What is above a budget that was lowered is not left to any request.
         let taken_bytes = shortage.used_bytes + shortage.retired_bytes;
         let left_bytes = setup.open_bytes().saturating_sub(taken_bytes);
         let available_bytes = left_bytes.saturating_sub(shortage.high_priority_reserve_bytes);
