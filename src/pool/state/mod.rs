@@ -173,9 +173,9 @@ impl<S> State<S> {
         state
     }
 
-    /// Free lists would keep memory from those in line, hand a reserve's bytes to anybody, keep a slab of one block, and
-    /// keep a pool alive that nobody has. They would keep slabs that a lowered budget has no room for. What goes through them is not recorded; and beside planned steps, which have an
-    /// arena instead, their counters would come in another order.
+    /// Free lists would keep memory from those in line, hand a reserve's bytes to any request, keep a slab of one block, or one that a
+    /// lowered budget has no room for, and keep a pool alive that has no owner. What goes through them is not recorded; and beside
+    /// planned steps, which have an arena instead, their counters would come in another order.
     pub(super) fn direct_if_need_be(&self) {
         let is_direct = !self.has_free_lists
             || self.closed
