@@ -257,6 +257,26 @@ impl Backend for AnyBackend {
         }
     }
 
+    fn commit_granule_bytes(&self) -> Option<u64> {
+        each!(self, backend => backend.commit_granule_bytes())
+    }
+
+    fn reserve_slab(&self, bytes: u64) -> Result<AnySlab> {
+        match self {
+            Self::Host(host) => host.reserve_slab(bytes).map(AnySlab::Host),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(gpu) => gpu.reserve_slab(bytes).map(AnySlab::Gpu),
+        }
+    }
+
+    fn commit(&self, slab: &AnySlab, span: &mut Span, touches: bool) -> Result<()> {
+        each_slab!(self, slab, |backend, memory| backend.commit(memory, span, touches))
+    }
+
+    fn decommit(&self, slab: &AnySlab, span: &mut Span) -> Result<()> {
+        each_slab!(self, slab, |backend, memory| backend.decommit(memory, span))
+    }
+
     fn memory_bytes(&self) -> Result<u64> {
         each!(self, backend => backend.memory_bytes())
     }

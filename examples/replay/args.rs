@@ -46,8 +46,8 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t, hide_possible_values = true, value_name = "NAME")]
     pub backend: BackendName,
 
-    /// Size of a slab, or growing, single or per-block. With --min-budget it is the search's; without --budget the pool has
-    /// twice the peak [default: growing; 1/64 of the peak without a budget]
+    /// Size of a slab, or expanding, growing, single or per-block. With --min-budget it is the search's; without --budget the
+    /// pool has twice the peak [default: expanding, on a GPU growing; 1/64 of the peak without a budget]
     #[arg(long, value_name = "SIZE", value_parser = slab)]
     pub slab: Option<SlabPolicy>,
 
@@ -68,16 +68,25 @@ pub enum Room {
 impl Args {
     /// What the replay has on this backend. The one beside a search is unlimited, and `--slab` is the search's.
     pub fn room(&self, backend: &impl Backend) -> tensorpool::Result<Room> {
-        Ok(match (&self.budget, self.slab) {
-            (Some(budget), slabs) => Room::Budget(ByteSize(budget.bytes(backend)?), slabs.unwrap_or_default()),
-            (None, Some(slabs)) if !self.min_budget => Room::TwiceThePeak(slabs),
-            (None, _) => Room::Unlimited,
+        let slabs = self.slabs(backend);
+        Ok(match &self.budget {
+            Some(budget) => Room::Budget(ByteSize(budget.bytes(backend)?), slabs),
+            None if self.slab.is_some() && !self.min_budget => Room::TwiceThePeak(slabs),
+            None => Room::Unlimited,
         })
     }
 
     /// The policy that is searched.
-    pub fn search_slabs(&self) -> Option<SlabPolicy> {
-        self.min_budget.then(|| self.slab.unwrap_or_default())
+    pub fn search_slabs(&self, backend: &impl Backend) -> Option<SlabPolicy> {
+        self.min_budget.then(|| self.slabs(backend))
+    }
+
+    /// The policy that a pool on this backend works by.
+    fn slabs(&self, backend: &impl Backend) -> SlabPolicy {
+        match self.slab.unwrap_or_default() {
+            SlabPolicy::Expanding if self.lock || backend.commit_granule_bytes().is_none() => SlabPolicy::Growing,
+            slabs => slabs,
+        }
     }
 
     /// How the pool serves.
@@ -99,9 +108,9 @@ fn slab(text: &str) -> Result<SlabPolicy, String> {
 
 const EXAMPLES: &str = "\
 Examples, after `cargo run --release --example replay --`:
-  traces/*.gz --min-budget             what each of the bundled runs needs, in growing slabs
+  traces/*.gz --min-budget             what each of the bundled runs needs, in the default slab, which expands
   traces/*.gz --min-budget --slab single
-                                       and in one slab
+                                       and in one that does not
   traces/*.gz --min-budget --planned   and with all of it known ahead
   snapshot.pickle                      a run of yours, beside what PyTorch had reserved
   run.trace --budget 4GiB --json       whether it fits, for programs

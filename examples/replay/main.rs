@@ -79,8 +79,10 @@ fn replay_all<B: Backend>(
     backend: impl Fn() -> tensorpool::Result<B>,
 ) -> Result<(), Failure> {
     let output = Output::new(args, traces);
-    let room = args.room(&backend()?)?;
-    output.head(backend()?.name(), room)?;
+    let first = backend()?;
+    let room = args.room(&first)?;
+    output.head(first.name(), room, args.search_slabs(&first))?;
+    drop(first);
     let bar = Bar::new(args, traces);
     let mut rows: Vec<Row> = Vec::new();
     for trace in traces {

@@ -68,6 +68,7 @@ pub fn measure<B: Backend>(
     let whole = if args.planned { Some(Whole::plan(trace, &backend()?)?) } else { None };
     bar.say("replaying");
     let trace = &if args.planned { trace.without_steps() } else { trace.clone() };
+    let search_slabs = args.search_slabs(&backend()?);
     let open = |budget_bytes: u64, slabs: SlabPolicy| {
         let config = Config::new(budget_bytes).placement(args.placement.placement()).slabs(slabs).staging(0);
         let config = config.touch(args.touch).lock(args.lock);
@@ -78,7 +79,7 @@ pub fn measure<B: Backend>(
             None => Ok(Served::Online(pool)),
         }
     };
-    let found: Option<MinBudget> = match args.search_slabs() {
+    let found: Option<MinBudget> = match search_slabs {
         Some(slabs) => {
             let found = min_budget(trace, |bytes| open(bytes, slabs), |step| bar.tell(step))?;
             Some(found.ok_or_else(Failure::stopped)?)
@@ -90,7 +91,8 @@ pub fn measure<B: Backend>(
         Room::TwiceThePeak(slabs) => (trace.live_peak_bytes().saturating_mul(2), slabs),
         Room::Unlimited => (UNLIMITED_BYTES, slabs_of(trace)),
     };
-    let (replay, ns_per_op, planning) = median(trace, || open(budget_bytes, slabs), bar)?;
+    let asked_slabs = slabs;
+    let (replay, ns_per_op, planning, slabs) = median(trace, || open(budget_bytes, slabs), bar)?;
     Ok(Row {
         name: trace.name().to_owned(),
         replay,
@@ -98,6 +100,8 @@ pub fn measure<B: Backend>(
         is_planned: planning.is_some_and(|report| report.allocations_planned > 0),
         planning: planning.filter(|_| args.auto),
         slabs,
+        asked_slabs,
+        search_slabs,
         found,
         recorded_reserved_peak_bytes: trace.recorded_reserved_peak_bytes(),
         recorded_failures: trace.failures(),
@@ -118,7 +122,7 @@ fn median<B: Backend>(
     trace: &Trace,
     open: impl Fn() -> tensorpool::Result<Served<B>>,
     bar: &Bar,
-) -> Result<(Replay, f64, Option<PlanReport>), Failure> {
+) -> Result<(Replay, f64, Option<PlanReport>, SlabPolicy), Failure> {
     let start = Instant::now();
     let mut times = Vec::new();
     loop {
@@ -131,7 +135,7 @@ fn median<B: Backend>(
                 Served::Online(_) => None,
                 Served::Planned(planning) => Some(planning.report()),
             };
-            return Ok((replay, times[times.len() / 2], planning));
+            return Ok((replay, times[times.len() / 2], planning, pool.as_ref().slab_policy()));
         }
     }
 }

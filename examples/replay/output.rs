@@ -20,6 +20,10 @@ pub struct Row {
     pub planning: Option<PlanReport>,
     /// Of the replay.
     pub slabs: SlabPolicy,
+    /// What the replay was to have.
+    pub asked_slabs: SlabPolicy,
+    /// Those that were searched.
+    pub search_slabs: Option<SlabPolicy>,
     pub found: Option<MinBudget>,
     pub recorded_reserved_peak_bytes: Option<u64>,
     pub recorded_failures: u64,
@@ -67,7 +71,7 @@ impl<'a> Output<'a> {
         Self { args, table, columns: room, several: traces.len() > 1 }
     }
 
-    pub fn head(&self, backend: &str, room: Room) -> io::Result<()> {
+    pub fn head(&self, backend: &str, room: Room, searched: Option<SlabPolicy>) -> io::Result<()> {
         if self.args.json {
             return Ok(());
         }
@@ -78,7 +82,7 @@ impl<'a> Output<'a> {
         };
         let (placement, serving) = (self.args.placement.name(), self.args.serving());
         self.text(&format!("backend {backend}, placement {placement}, budget {budget}, {slabs}{serving}"), 0)?;
-        if let Some(slabs) = self.args.search_slabs() {
+        if let Some(slabs) = searched {
             let slabs = described(slabs);
             self.text(
                 &format!(
@@ -130,7 +134,7 @@ impl<'a> Output<'a> {
             ("min_ratio", row.found.and_then(|found| found.lowest_ratio()).into()),
             ("safe_bytes", row.found.and_then(|found| found.safe_bytes).into()),
             ("safe_ratio", row.found.and_then(|found| found.safe_ratio()).into()),
-            ("search_slabs", self.args.search_slabs().map(option).into()),
+            ("search_slabs", row.search_slabs.map(option).into()),
             ("failures", row.replay.failures.into()),
             ("largest_failure_bytes", row.replay.largest_failure_bytes.into()),
             ("ns_per_op", row.ns_per_op.into()),
@@ -173,6 +177,10 @@ fn budgets(found: MinBudget) -> [String; 4] {
 /// What stands under a row.
 fn notes(row: &Row) -> Vec<String> {
     let mut notes = Vec::new();
+    if row.slabs != row.asked_slabs {
+        let (asked, got) = (described(row.asked_slabs), described(row.slabs));
+        notes.push(format!("the system refused the addresses of {asked}: the replay had {got}"));
+    }
     if row.found.is_some_and(|found| found.safe_bytes.is_none()) {
         notes.push("no budget up to twice the peak is safe".to_owned());
     }
@@ -224,6 +232,7 @@ fn notes(row: &Row) -> Vec<String> {
 
 fn described(slabs: SlabPolicy) -> String {
     match slabs {
+        SlabPolicy::Expanding => "an expanding slab".to_owned(),
         SlabPolicy::Fixed(_) => format!("slabs of {slabs}"),
         _ => format!("{slabs} slabs"),
     }

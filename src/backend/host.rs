@@ -8,7 +8,7 @@
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use memmap2::{MmapMut, MmapRaw};
+use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
 use super::{Backend, CopyDst, CopySrc, HostMemory, Limit, Limits, Span, check_slab_bytes, machine};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,6 +16,12 @@ use crate::units::exact;
 
 /// A cache line, and an AVX-512 register.
 const ALIGNMENT_BYTES: u64 = 64;
+
+/// The pages of the system are no larger: on some processors Linux has pages of 64 KiB.
+const GRANULE_BYTES: u64 = if cfg!(any(target_arch = "x86", target_arch = "x86_64")) { 4 << 10 } else { 64 << 10 };
+
+/// The systems whose pages come when they are touched, and go when they are told to.
+const COMMITS: bool = cfg!(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"));
 
 /// Memory of this process.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,6 +42,11 @@ fn map(bytes: u64, limits: &Limits) -> Result<MmapMut> {
         let message = format!("the system refused a slab of {}", exact(bytes));
         Error::new(ErrorKind::OutOfMemory, message).with_source(error)
     })
+}
+
+/// Touches a byte of each page. No system has smaller pages.
+fn touch(bytes: &mut [u8]) {
+    bytes.iter_mut().step_by(4096).for_each(|byte| *byte = black_box(0));
 }
 
 /// Locks the pages in RAM, which gives them too.
@@ -78,6 +89,25 @@ impl HostSlab {
             ));
         }
         Ok((self.memory.as_mut_ptr().wrapping_add(span.offset() as usize), span.bytes() as usize))
+    }
+
+    /// Tells the system about a span that begins and ends with a granule, or with the mapping.
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"))]
+    fn advise(&self, advice: memmap2::UncheckedAdvice, span: &mut Span) -> Result<()> {
+        self.locate(span)?;
+        let (start, bytes) = (span.offset(), span.bytes());
+        let is_whole = |end: u64| end.is_multiple_of(GRANULE_BYTES) || end == self.memory.len() as u64;
+        if !is_whole(start) || !is_whole(start + bytes) {
+            let message = format!("{} at byte {start} of a slab are not whole granules", exact(bytes));
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        // SAFETY: the span is exclusively borrowed, so nothing else refers to its bytes. It covers whole pages, or ends with the mapping,
+        // so no other bytes are concerned. What is read there next are zeros, or the bytes that were there.
+        let advised = unsafe { self.memory.unchecked_advise_range(advice, start as usize, bytes as usize) };
+        advised.map_err(|error| {
+            let message = format!("the system did not change what is behind {}", exact(bytes));
+            Error::new(ErrorKind::Device, message).with_source(error)
+        })
     }
 
     fn slice<'a>(&'a self, span: &'a Span) -> Result<&'a [u8]> {
@@ -123,10 +153,45 @@ impl Backend for Host {
             // Gives all pages too. Unmapping unlocks.
             lock(&memory)?;
         } else {
-            // No system has smaller pages.
-            memory.iter_mut().step_by(4096).for_each(|byte| *byte = black_box(0));
+            touch(&mut memory);
         }
         Ok(HostSlab::new(memory))
+    }
+
+    fn commit_granule_bytes(&self) -> Option<u64> {
+        COMMITS.then_some(GRANULE_BYTES)
+    }
+
+    fn reserve_slab(&self, bytes: u64) -> Result<HostSlab> {
+        check_slab_bytes(bytes, &self.limits())?;
+        let memory = MmapOptions::new().len(bytes as usize).no_reserve_swap().map_anon().map_err(|error| {
+            let message = format!("the system refused {} of addresses", exact(bytes));
+            Error::new(ErrorKind::OutOfMemory, message).with_source(error)
+        })?;
+        // A huge page would bring more than the granules that are counted. Where there are none, that is an error.
+        #[cfg(target_os = "linux")]
+        let _ = memory.advise(memmap2::Advice::NoHugePage);
+        Ok(HostSlab::new(memory))
+    }
+
+    /// A page comes when it is touched. Without `touches` there is nothing to do, but on Apple's systems, which count pages.
+    fn commit(&self, slab: &HostSlab, span: &mut Span, touches: bool) -> Result<()> {
+        #[cfg(any(target_os = "macos", target_os = "ios"))]
+        slab.advise(memmap2::UncheckedAdvice::FreeReuse, span)?;
+        let bytes = slab.slice_mut(span)?;
+        if touches {
+            touch(bytes);
+        }
+        Ok(())
+    }
+
+    fn decommit(&self, slab: &HostSlab, span: &mut Span) -> Result<()> {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        return slab.advise(memmap2::UncheckedAdvice::DontNeed, span);
+        #[cfg(any(target_os = "macos", target_os = "ios"))]
+        return slab.advise(memmap2::UncheckedAdvice::FreeReusable, span);
+        #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios")))]
+        return slab.locate(span).map(drop);
     }
 
     fn memory_bytes(&self) -> Result<u64> {

@@ -80,10 +80,10 @@ pub struct Limits {
 ///
 /// | from | what may be called |
 /// | --- | --- |
-/// | [`limits`](Backend::limits), [`staging_bytes_default`](Backend::staging_bytes_default), [`open_staging`](Backend::open_staging) | nothing: there is no pool yet |
+/// | [`limits`](Backend::limits), [`commit_granule_bytes`](Backend::commit_granule_bytes), [`reserve_slab`](Backend::reserve_slab), [`staging_bytes_default`](Backend::staging_bytes_default), [`open_staging`](Backend::open_staging) | nothing: there is no pool yet |
 /// | [`recorded`](Backend::recorded) | nothing: the pool's lock is held, and the call would hang |
-/// | [`create_slab`](Backend::create_slab), [`create_touched_slab`](Backend::create_touched_slab) | everything; an allocation that needs a slab, and a new budget, fail at once, as [`ErrorKind::Invalid`] |
-/// | the drop of a slab | everything; its bytes count as reserved until the drop has ended |
+/// | [`create_slab`](Backend::create_slab), [`create_touched_slab`](Backend::create_touched_slab), [`commit`](Backend::commit) | everything; an allocation that needs a slab, or memory for one, and a new budget, fail at once, as [`ErrorKind::Invalid`] |
+/// | the drop of a slab, [`decommit`](Backend::decommit) | everything; its bytes count as reserved until that has ended |
 /// | all others | everything; the pool has no lock then |
 ///
 /// Two duties remain. No method waits for memory, or for another thread that is inside a call of the same pool: that thread
@@ -128,6 +128,42 @@ pub trait Backend: Send + Sync + 'static {
     fn create_touched_slab(&self, bytes: u64, locks: bool) -> Result<Self::Slab> {
         let _ = (bytes, locks);
         Err(Error::new(ErrorKind::Invalid, format!("pages of {} cannot be touched or locked", self.name())))
+    }
+
+    /// Returns how finely memory comes and goes in a slab from [`reserve_slab`](Backend::reserve_slab): a power of two of bytes. `None`
+    /// where a slab has all its memory as long as it is there. Then a pool never calls the three methods that follow.
+    fn commit_granule_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    /// Reserves `bytes` bytes of addresses, without memory behind them, for [`SlabPolicy::Expanding`](crate::SlabPolicy::Expanding). At
+    /// most the slab limit. The addresses are in no budget.
+    ///
+    /// # Errors
+    /// As [`create_slab`](Backend::create_slab). A pool that cannot reserve them has whole slabs instead.
+    fn reserve_slab(&self, bytes: u64) -> Result<Self::Slab> {
+        self.create_slab(bytes)
+    }
+
+    /// Commits memory for a span of a reserved slab that has none: whole granules, but for a last one that the slab ends in. With
+    /// `touches` every page is touched, so that the memory is there. The pool makes these calls one at a time, and hands the bytes out
+    /// when one has returned.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`] when the system refuses; [`ErrorKind::DeviceLost`], [`ErrorKind::Device`] for anything else. Then
+    /// the span has no memory, and nothing else has changed.
+    fn commit(&self, slab: &Self::Slab, span: &mut Span, touches: bool) -> Result<()> {
+        let _ = (slab, span, touches);
+        Ok(())
+    }
+
+    /// Gives the memory of a committed span back, and keeps the addresses. The device has done all work that used it.
+    ///
+    /// # Errors
+    /// What the system reports. Then the span counts as committed, and its memory is used again.
+    fn decommit(&self, slab: &Self::Slab, span: &mut Span) -> Result<()> {
+        let _ = (slab, span);
+        Ok(())
     }
 
     /// Returns how many bytes of this memory a new pool can count on at the moment, or a pool that is to have a larger budget beside

@@ -11,22 +11,30 @@ use crate::error::Result;
 pub struct Virtual {
     limits: Limits,
     staging_bytes: u64,
+    granule_bytes: Option<u64>,
 }
+
+/// As the host's.
+const GRANULE_BYTES: u64 = 4096;
 
 /// A slab of [`Virtual`]: nothing.
 #[derive(Debug)]
 pub struct VirtualSlab(());
 
 impl Virtual {
-    /// Makes a virtual backend with these limits.
+    /// Makes a virtual backend with these limits, which commits memory as [`Host`](super::Host) does.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, staging_bytes: 0 }
+        Self { limits, staging_bytes: 0, granule_bytes: Some(GRANULE_BYTES) }
     }
 
     /// Makes one that stands for another backend, as a pool with `budget_bytes` would use it: the same limits, the same
-    /// staging.
+    /// staging, and memory that comes and goes as finely.
     pub fn of(backend: &impl Backend, budget_bytes: u64) -> Self {
-        Self { limits: backend.limits(), staging_bytes: backend.staging_bytes_default(budget_bytes) }
+        Self {
+            limits: backend.limits(),
+            staging_bytes: backend.staging_bytes_default(budget_bytes),
+            granule_bytes: backend.commit_granule_bytes(),
+        }
     }
 }
 
@@ -52,6 +60,10 @@ impl Backend for Virtual {
     fn create_slab(&self, bytes: u64) -> Result<VirtualSlab> {
         super::check_slab_bytes(bytes, &self.limits)?;
         Ok(VirtualSlab(()))
+    }
+
+    fn commit_granule_bytes(&self) -> Option<u64> {
+        self.granule_bytes
     }
 
     fn upload(&self, _: &VirtualSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {

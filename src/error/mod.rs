@@ -107,7 +107,7 @@ impl fmt::Display for ErrorKind {
 /// let error = pool.alloc(Request::bytes(252 << 10)).unwrap_err();
 /// let shortage = error.shortage().unwrap();
 /// assert_eq!(shortage.refused_by, RefusedBy::Budget);
-/// assert_eq!((shortage.unused_bytes(), shortage.largest_bytes), (257_536, 224 << 10));
+/// assert_eq!((shortage.unused_bytes(), shortage.largest_bytes), (257_024, 257_024));
 /// let smaller = pool.alloc(Request::bytes(shortage.largest_bytes))?;
 /// # Ok::<(), tensorpool::Error>(())
 /// ```

@@ -119,10 +119,13 @@ pub struct Shortage {
     pub free_bytes: u64,
     /// The staging ring.
     pub staging_bytes: u64,
-    /// The longest run of free pages in any slab.
+    /// The longest run of free pages in any slab; in an expanding slab with or without memory, up to what is free and can still be
+    /// reserved.
     pub largest_free_run_bytes: u64,
     /// What is idle in the slab that has most: free pages and idle pieces.
     pub most_idle_bytes: u64,
+    /// How much memory comes and goes at once in an [expanding](crate::SlabPolicy::Expanding) slab; 0 for other slabs.
+    pub granule_bytes: u64,
     /// Bytes of the budget kept for requests of high priority, if this one was of another: what they do not hold already of the
     /// reserve, or all of it where the request could never be served.
     pub high_priority_reserve_bytes: u64,
@@ -219,6 +222,18 @@ impl Shortage {
                 "{unused} of the budget are not in use, but no slab has more than {} of them, and {left} can still be reserved",
                 exact(self.most_idle_bytes)
             ),
+            RefusedBy::Fragmentation if self.granule_bytes > 0 && self.largest_free_run_bytes >= self.needed_bytes => {
+                write!(
+                    f,
+                    "fragmented, {unused} of the budget are not in use, but no free run has as much memory, which comes and goes in granules of {}",
+                    exact(self.granule_bytes)
+                )
+            }
+            RefusedBy::Fragmentation if self.granule_bytes > 0 => write!(
+                f,
+                "fragmented, {unused} of the budget are not in use, but the longest run of free addresses is {}",
+                exact(self.largest_free_run_bytes)
+            ),
             RefusedBy::Fragmentation if self.largest_free_run_bytes >= self.needed_bytes => write!(
                 f,
                 "fragmented, the largest free run is {}, but none starts at a multiple of the size, and {left} can still be \
@@ -234,6 +249,9 @@ impl Shortage {
             RefusedBy::Kept => write!(f, "{unused} of the budget are not in use, but some are kept idle for others"),
             RefusedBy::Queue => f.write_str("requests that waited in line came first"),
             RefusedBy::Time => f.write_str("what it takes is there now, and came too late"),
+            RefusedBy::Backend if self.granule_bytes > 0 => {
+                write!(f, "the budget has {left} left to reserve, and the backend has no memory")
+            }
             RefusedBy::Backend => {
                 write!(f, "the budget has room for another slab, {left}, and the backend has no memory")
             }

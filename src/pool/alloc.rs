@@ -3,14 +3,16 @@
 //! 0. while steps are planned: the place that the plan has for it ([`super::planned`]);
 //! 1. small: this CPU's free list of the class ([`super::shards`]);
 //! 2. an idle piece of the class, else a place in a slab, fullest slab first, lowest address first;
-//! 3. the [fallbacks](Fallback) that the request allows, in order:
+//! 3. in an expanding slab: its own place, with memory that is committed for it, as long as the budget has some left
+//!    ([`super::expand`]);
+//! 4. the [fallbacks](Fallback) that the request allows, in order:
 //!    - `Oversized`: a larger block from this CPU's lists that does not waste too much;
 //!    - `Reclaim`: what is idle goes home (all CPUs' lists, retired blocks whose work is done, idle pieces merge), and
 //!      2 again;
-//!    - `Grow`: a new slab, if the budget allows one;
-//!    - `ReturnEmpty`: empty slabs go back to the device, and `Grow` again;
+//!    - `Grow`: a new slab, if the budget allows one, or memory in an expanding one; there, else, any place that has memory;
+//!    - `ReturnEmpty`: empty slabs, or spare memory, go back to the device, and `Grow` again;
 //!    - `Reclaim` once more, if memory was not zeroed because another thread has the stream: this waits for the stream;
-//! 4. wait in line, if the request says so ([`super::wait`]), or fail, with the numbers.
+//! 5. wait in line, if the request says so ([`super::wait`]), or fail, with the numbers.
 //!
 //! No lock is held while the device is waited for, and none but `growth` while a slab is created: a thread that records
 //! work for the device may allocate, and the device's callbacks may free.
@@ -173,9 +175,9 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    fn inside_create_slab(&self, request: &Request) -> Error {
+    pub(super) fn inside_create_slab(&self, request: &Request) -> Error {
         let message = format!(
-            "a block of {} needs a slab, and this thread is inside create_slab of {} for the same pool",
+            "a block of {} needs memory, and this thread is inside create_slab or commit of {} for the same pool",
             exact(request.bytes),
             self.backend.name()
         );
@@ -201,6 +203,14 @@ impl<B: Backend> Shared<B> {
         {
             return Ok(Ok(homes));
         }
+        // Where memory comes in granules, it costs less than what else may help. An arena may have to go for it.
+        if self.is_expanding()
+            && may(Fallback::Grow)
+            && !self.shards.signs.has_arena()
+            && let Some(homes) = self.expand_first(requests)?
+        {
+            return Ok(Ok(homes));
+        }
         if let [request] = requests
             && let Some(home) = self.take_larger(request)
         {
@@ -217,11 +227,15 @@ impl<B: Backend> Shared<B> {
                 }
             }
             // `None` inside `Backend::create_slab` of this pool: whatever else has room may serve the request.
-            let growth = self.growth.lock();
+            let growth = self.lock_growth();
             // Whether there was an arena is read with the lock held: what another thread brings home after that is not missed.
             let (mut taken, mut had_arena) = {
                 let mut state = self.state();
-                let taken = state.take_all(requests);
+                let mut taken = state.take_all(requests);
+                // An arena that was learned is not given up where any place has memory.
+                if matches!(taken, Err(Short::Of(_))) && self.is_expanding() && self.shards.signs.has_arena() {
+                    taken = state.take_all_elsewhere(requests);
+                }
                 if let Ok(homes) = &taken
                     && may(Fallback::Reclaim)
                     && !gave_back
@@ -257,6 +271,11 @@ impl<B: Backend> Shared<B> {
                         had_arena |= self.shards.signs.has_arena();
                         taken = state.take_all(requests);
                     }
+                    Grown::Homes(homes) => {
+                        self.state().grant(&homes, requests);
+                        has_grown = true;
+                        taken = Ok(homes);
+                    }
                     Grown::NoBudget => break,
                     Grown::Refused(error) if error.kind() == ErrorKind::OutOfMemory => {
                         refusal = Some(error);
@@ -288,13 +307,19 @@ impl<B: Backend> Shared<B> {
             // Waiters that are before them are served by whatever a new slab could give.
             let Short::Of(lack) = &short else { return Ok(Err(self.no_room(requests, &short))) };
             let lacking = &requests[lack.index];
+            // A worse place costs less than memory that goes and comes again.
+            if self.is_expanding()
+                && let Ok(homes) = self.state().take_all_elsewhere(requests)
+            {
+                return Ok(Ok(homes));
+            }
             if !may_grow && may(Fallback::Grow) {
                 return Err(self.inside_create_slab(lacking));
             }
             if !gave_back
                 && may(Fallback::Grow)
                 && may(Fallback::ReturnEmpty)
-                && self.give_back_empty(requests, lacking, may_block)?
+                && self.give_back_empty(requests, lacking, refusal.is_some(), may_block)?
             {
                 gave_back = true;
                 continue;
@@ -312,6 +337,30 @@ impl<B: Backend> Shared<B> {
                 Some(error) => self.refused(requests, error),
                 None => self.no_room(requests, &short),
             }));
+        }
+    }
+
+    /// Takes places where memory can be committed within the budget, before anything is reclaimed.
+    #[cold]
+    fn expand_first(&self, requests: &[Request]) -> Result<Option<Vec<Home<B::Slab>>>> {
+        let Some(growth) = self.lock_growth() else { return Ok(None) };
+        if !self.state().may_be_served(requests) {
+            return Ok(None);
+        }
+        match self.expand(requests, false) {
+            Grown::Homes(homes) => {
+                drop(growth);
+                let counted = requests.iter().filter(|request| !request.for_the_pool).count();
+                let mut state = self.state();
+                state.grant(&homes, requests);
+                state.totals().allocations_grown += counted.min(homes.len()) as u64;
+                drop(state);
+                // The rest of a granule is for those in line.
+                self.serve();
+                Ok(Some(homes))
+            }
+            Grown::Refused(error) if error.kind() != ErrorKind::OutOfMemory => Err(error),
+            _ => Ok(None),
         }
     }
 

@@ -317,13 +317,14 @@ impl<B: Backend> Block<B> {
         if shared.shards.signs.has_arena() {
             shared.fold_planned();
         }
+        let place = (home.place().0, home.extent);
         let (served, gives_back) = {
             let mut state = shared.state();
             state.fold(tally);
             state.give(home, bytes, holds, is_dirty);
             let gives_back = state.gives_back_at_once();
             if gives_back {
-                shared.detach_empty(&mut state);
+                shared.detach_around(place, &mut state);
             }
             (state.serve(), gives_back)
         };

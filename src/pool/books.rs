@@ -73,7 +73,13 @@ fn positive(value: i64) -> u64 {
 
 impl Books {
     pub(super) fn new(budget_bytes: u64, staging_bytes: u64) -> Self {
-        let totals = Stats { budget_bytes, staging_bytes, reserved_peak_bytes: staging_bytes, ..Stats::default() };
+        let totals = Stats {
+            budget_bytes,
+            staging_bytes,
+            reserved_peak_bytes: staging_bytes,
+            reserved_total_bytes: staging_bytes,
+            ..Stats::default()
+        };
         let (out, retired, high) = (Sum::default(), Sum::default(), Sum::default());
         let open_bytes = budget_bytes.saturating_sub(staging_bytes);
         Self { out, listed_bytes: 0, live_bytes: 0, blocks: 0, retired, high, open_bytes, totals }
@@ -180,8 +186,9 @@ impl Books {
         self.retired.take(held_bytes);
     }
 
-    /// More is reserved than before.
-    pub(super) fn reserved(&mut self, reserved_bytes: u64) {
+    /// So many bytes more are reserved than before.
+    pub(super) fn reserved(&mut self, more_bytes: u64, reserved_bytes: u64) {
+        self.totals.reserved_total_bytes = self.totals.reserved_total_bytes.saturating_add(more_bytes);
         self.totals.reserved_peak_bytes = self.totals.reserved_peak_bytes.max(reserved_bytes);
     }
 

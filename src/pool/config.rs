@@ -14,8 +14,20 @@ use crate::units::ByteSize;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SlabPolicy {
-    /// As needed: first 1/8 of the budget, then 1/4, then 1/2, or the request where that is larger.
+    /// One slab that expands in place: a range of addresses, twice the budget unless [said otherwise](Config::address_times), that
+    /// gets memory where blocks first need it. Only the memory counts against the budget.
+    ///
+    /// Memory comes and goes in granules: 1/1024 of the budget as a power of two, 4 KiB to 64 KiB, or one page or cut run of the slab
+    /// where that is more. As long as the budget has some left, it comes before idle memory is reclaimed. Then requests get any place
+    /// that has memory. Where there is none, spare memory goes back for them, as with [`Pool::trim`](crate::Pool::trim). So holes
+    /// between blocks cost addresses; what they cost of the budget is granules that are used in part.
+    ///
+    /// Where the backend cannot do that, as a GPU, where the system refuses the addresses, and above 64 TiB, the pool is
+    /// [`Growing`](SlabPolicy::Growing), and so it is with [`Config::lock`]. [`Pool::slab_policy`](crate::Pool::slab_policy) says
+    /// which it is.
     #[default]
+    Expanding,
+    /// As needed: first 1/8 of the budget, then 1/4, then 1/2, or the request where that is larger.
     Growing,
     /// The whole budget less staging, when the pool is opened, in as few slabs as the device allows. After
     /// [`Pool::trim`](crate::Pool::trim) has given all of them back, the next request reserves it again.
@@ -34,6 +46,7 @@ pub enum SlabPolicy {
 impl fmt::Display for SlabPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::Expanding => "expanding",
             Self::Growing => "growing",
             Self::Single => "single",
             Self::PerBlock => "per-block",
@@ -48,16 +61,21 @@ impl FromStr for SlabPolicy {
     /// A policy's name, or the size of [`Fixed`](SlabPolicy::Fixed).
     fn from_str(text: &str) -> Result<Self> {
         match text {
+            "expanding" => Ok(Self::Expanding),
             "growing" => Ok(Self::Growing),
             "single" => Ok(Self::Single),
             "per-block" => Ok(Self::PerBlock),
             _ => text.parse::<ByteSize>().map(|size| Self::Fixed(size.0)).map_err(|_| {
-                let message = format!("{text:?} is no slab policy (growing, single, per-block or a size are)");
+                let message =
+                    format!("{text:?} is no slab policy (expanding, growing, single, per-block or a size are)");
                 Error::new(ErrorKind::Invalid, message)
             }),
         }
     }
 }
+
+/// What the recorded training runs need: with more they need no less.
+const ADDRESS_TIMES: u32 = 2;
 
 /// How a pool is opened.
 ///
@@ -75,6 +93,7 @@ pub struct Config {
     placement: Placement,
     page_bytes: Option<u64>,
     slabs: SlabPolicy,
+    address_times: u32,
     reserve_bytes: u64,
     zero_on_free: bool,
     free_lists: bool,
@@ -92,6 +111,7 @@ impl Config {
             placement: Placement::default(),
             page_bytes: None,
             slabs: SlabPolicy::default(),
+            address_times: ADDRESS_TIMES,
             reserve_bytes: 0,
             zero_on_free: false,
             free_lists: true,
@@ -132,11 +152,26 @@ impl Config {
         self
     }
 
-    /// When slabs are reserved. [`SlabPolicy::Growing`] unless said otherwise.
+    /// When slabs are reserved. [`SlabPolicy::Expanding`] unless said otherwise.
     #[must_use]
     pub fn slabs(mut self, slabs: SlabPolicy) -> Self {
         self.slabs = slabs;
         self
+    }
+
+    /// How many times the budget an [expanding](SlabPolicy::Expanding) slab has in addresses. Twice unless said otherwise; 0 is as 1.
+    ///
+    /// With as many addresses as bytes the slab serves what a slab of the whole budget serves. With more, a request that finds no
+    /// free run takes fresh addresses, and memory between other blocks goes back for it. In a slab of more addresses pages are larger,
+    /// and granules with them. So a budget that would have less than 64 granules gets fewer addresses, at least one for each byte.
+    #[must_use]
+    pub fn address_times(mut self, times: u32) -> Self {
+        self.address_times = times;
+        self
+    }
+
+    pub(super) fn address_times_chosen(&self) -> u32 {
+        self.address_times
     }
 
     /// Bytes of the budget for moving data to and from the device, both ways together. By default what the backend
@@ -171,7 +206,8 @@ impl Config {
         self
     }
 
-    /// Touches every page of a slab when the slab is made, for host memory. Not done unless asked for.
+    /// Touches every page when it is reserved, for host memory: a slab's when the slab is made, those of an
+    /// [expanding](SlabPolicy::Expanding) one when they are committed. Not done unless asked for.
     ///
     /// An operating system gives pages when they are touched first, and often promises more than it has. Linux then kills a process,
     /// this one or another, in the middle of its work. With this option the memory is there before a block is handed out.
@@ -273,7 +309,7 @@ pub enum Priority {
 }
 
 /// What a pool may do for a request when no idle memory fits; all of them, in this order, unless the request
-/// [says otherwise](Request::without).
+/// [says otherwise](Request::without). An [expanding](SlabPolicy::Expanding) slab commits what the budget has left first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fallback {
@@ -281,9 +317,10 @@ pub enum Fallback {
     Oversized,
     /// Take home what is idle, so that it can be carved anew.
     Reclaim,
-    /// Reserve another slab.
+    /// Reserve another slab, or commit memory in an [expanding](SlabPolicy::Expanding) one.
     Grow,
-    /// Give empty slabs back to the device, waiting until it is done with them, and grow with their bytes.
+    /// Give empty slabs, or spare memory of an expanding one, back to the device, waiting until it is done with them, and grow with
+    /// their bytes.
     ReturnEmpty,
 }
 

@@ -1,23 +1,54 @@
-//! Two fallbacks of an allocation: slabs come ([`Fallback::Grow`]), and go ([`Fallback::ReturnEmpty`]).
+//! Two fallbacks of an allocation: memory comes ([`Fallback::Grow`]) and goes ([`Fallback::ReturnEmpty`]).
 //!
 //! Bytes are booked before a slab is created, and stay reserved until its memory is dropped: at no moment is more reserved
 //! than the budget.
 
-use super::state::{Home, NextSlab, Slab, Slot, StateOf};
+use super::expand::Decommitted;
+use super::state::{Home, Leaving, NextSlab, Slab, Slot, StateOf};
 use super::{Request, Shared, SlabPolicy};
 use crate::backend::{Backend, Point};
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::Extent;
-use crate::sync::{MutexGuard, PoisonError, caught, this_thread};
+use crate::sync::{MutexGuard, Ordering, OwnedGuard, PoisonError, caught, this_thread};
 
 /// What an attempt to add a slab came to.
 pub(super) enum Grown<'a, B: Backend> {
     /// There are new slabs, with the lock held since the last one was added.
     Slab(MutexGuard<'a, StateOf<B>>),
+    /// Places for the requests, in memory that was committed for them. They are granted by the caller.
+    Homes(Vec<Home<B::Slab>>),
     /// The budget has no room for a slab of the size needed.
     NoBudget,
     /// The backend refused memory within the budget.
     Refused(Error),
+}
+
+/// The lock of all that brings memory. Waiters are served once it is free: their wakers may wait for a thread that wants it.
+pub(super) struct Growing<'a, B: Backend> {
+    shared: &'a Shared<B>,
+    /// `None` only while this value is dropped.
+    lock: Option<OwnedGuard<'a>>,
+}
+
+impl<B: Backend> Drop for Growing<'_, B> {
+    fn drop(&mut self) {
+        self.lock = None;
+        if self.shared.serves_after_growth.swap(false, Ordering::Relaxed) {
+            self.shared.serve();
+        }
+    }
+}
+
+/// What has left goes back. Those that wait for that are told when it ends.
+struct Burial<'a, B: Backend> {
+    shared: &'a Shared<B>,
+}
+
+impl<B: Backend> Drop for Burial<'_, B> {
+    fn drop(&mut self) {
+        self.shared.state().has_buried(this_thread());
+        self.shared.gone.notify_all();
+    }
 }
 
 /// Bytes booked for a slab; given back if the backend fails or panics.
@@ -32,24 +63,24 @@ impl<B: Backend> Drop for Booking<'_, B> {
     }
 }
 
-/// Ends when the memory of slabs that left is gone.
-struct Burial<'a, B: Backend> {
-    shared: &'a Shared<B>,
-    bytes: u64,
-}
-
-impl<B: Backend> Drop for Burial<'_, B> {
-    fn drop(&mut self) {
-        self.shared.state().buried(self.bytes, this_thread());
-        self.shared.gone.notify_all();
-    }
-}
-
 impl<B: Backend> Shared<B> {
+    /// `None` inside a call of the backend that brings memory for this pool.
+    pub(super) fn lock_growth(&self) -> Option<Growing<'_, B>> {
+        self.growth.lock().map(|lock| Growing { shared: self, lock: Some(lock) })
+    }
+
+    /// `None` if any thread has it.
+    pub(super) fn try_lock_growth(&self) -> Option<Growing<'_, B>> {
+        self.growth.try_lock().map(|lock| Growing { shared: self, lock: Some(lock) })
+    }
+
     /// `Fallback::Grow`: reserves slabs for the requests that have no place, as far as the budget goes and at most `slabs_left`.
     /// They are of the policy's series. Once empty slabs were given back for a batch, each is exactly as large as one request
     /// needs: the others need the rest.
     pub(super) fn grow(&self, requests: &[Request], slabs_left: &mut usize, gave_back: bool) -> Grown<'_, B> {
+        if self.is_expanding() {
+            return self.expand(requests, gave_back);
+        }
         let mut state = self.state();
         if !state.are_left(requests) {
             return Grown::NoBudget;
@@ -123,7 +154,7 @@ impl<B: Backend> Shared<B> {
         from: Slot,
         blocks: &[(u64, Extent)],
     ) -> Result<Option<Vec<Home<B::Slab>>>> {
-        let Some(growth) = self.growth.lock() else { return Ok(None) };
+        let Some(growth) = self.lock_growth() else { return Ok(None) };
         let Some(bytes) = self.state().new_slab_for(from, blocks) else { return Ok(None) };
         let slab = match self.create_slab(bytes) {
             Err(error) if error.kind() == ErrorKind::OutOfMemory => return Ok(None),
@@ -155,7 +186,7 @@ impl<B: Backend> Shared<B> {
 
     /// Reserves the whole budget, for [`SlabPolicy::Single`].
     pub(super) fn reserve_all(&self) -> Result<()> {
-        let _growth = self.growth.lock();
+        let _growth = self.lock_growth();
         self.reserve_rest()
     }
 
@@ -166,7 +197,7 @@ impl<B: Backend> Shared<B> {
         if self.policy != SlabPolicy::Single || self.state().slab_count() > 0 {
             return false;
         }
-        let Some(_growth) = self.growth.lock() else { return false };
+        let Some(_growth) = self.lock_growth() else { return false };
         {
             let mut state = self.state();
             if state.slab_count() > 0 {
@@ -192,31 +223,56 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// `Fallback::ReturnEmpty` for requests, of which one has no place. Whether another attempt is worth while. Unless it
-    /// `may_block`, the device is not waited for: slabs that it still uses leave when it is done, and a later look finds their
+    /// `Fallback::ReturnEmpty` for requests, of which one has no place, or `is_denied` memory by the backend. Whether another attempt is
+    /// worth while. Unless it `may_block`, the device is not waited for: slabs that it still uses leave when it is done, and a later look finds their
     /// bytes.
-    pub(super) fn give_back_empty(&self, requests: &[Request], lacking: &Request, may_block: bool) -> Result<bool> {
-        let point = {
-            let mut state = self.state();
+    pub(super) fn give_back_empty(
+        &self,
+        requests: &[Request],
+        lacking: &Request,
+        is_denied: bool,
+        may_block: bool,
+    ) -> Result<bool> {
+        {
+            let state = self.state();
             let possible_bytes = state.left_bytes_after(state.leaving_bytes() + state.empty_bytes());
             if self.sizes.least(lacking.bytes).is_none_or(|bytes| bytes > possible_bytes) || !state.are_left(requests) {
                 return Ok(false);
             }
-            self.detach_empty(&mut state);
-            state.last_leaving_point()
-        };
-        if let Some(point) = point {
-            let waited = if may_block { self.backend.complete(point) } else { Ok(()) };
-            match waited {
-                Err(error) if error.kind() == ErrorKind::DeviceLost => return Err(error),
-                // This thread is recording that very work, or the device has trouble of its own: what is done is done.
-                _ => self.settle_completed(),
+        }
+        let mut is_enough = self.detach_for(requests, is_denied);
+        loop {
+            let point = self.state().last_leaving_point();
+            if let Some(point) = point {
+                let waited = if may_block { self.backend.complete(point) } else { Ok(()) };
+                match waited {
+                    Err(error) if error.kind() == ErrorKind::DeviceLost => return Err(error),
+                    // This thread is recording that very work, or the device has trouble of its own: what is done is done.
+                    _ => self.settle_completed(),
+                }
             }
+            if may_block {
+                self.wait_for_burials();
+            }
+            if is_enough || point.is_none() {
+                return Ok(true);
+            }
+            // The pages of what was leaving were in the way.
+            is_enough = true;
+            self.detach_for(requests, is_denied);
         }
-        if may_block {
-            self.wait_for_burials();
+    }
+
+    /// Starts to give back what is empty: what requests need, where that comes in granules. Returns whether more of it would be of
+    /// no use.
+    fn detach_for(&self, requests: &[Request], is_denied: bool) -> bool {
+        let mut state = self.state();
+        if !self.is_expanding() {
+            self.detach_empty(&mut state);
+            return true;
         }
-        Ok(true)
+        let Some(point) = caught(|| self.backend.recorded()) else { return true };
+        state.detach_spare_for(requests, is_denied, point)
     }
 
     /// Gives back what the device is done with: retired blocks, and slabs that were leaving. The memory is dropped without
@@ -239,24 +295,54 @@ impl<B: Backend> Shared<B> {
         self.serve();
     }
 
-    /// Starts to give empty slabs back. Asks for the point with the pool's lock held, as `State::detach_empty` wants it.
+    /// Starts to give empty slabs back. Asks for the point with the pool's lock held, as `State::detach_down_to` wants it.
     pub(super) fn detach_empty(&self, state: &mut StateOf<B>) {
-        // What is freed has been freed by now: a backend that panics here only keeps its slabs.
-        if let Some(point) = caught(|| self.backend.recorded()) {
-            state.detach_empty(point);
+        self.detach_down_to(0, state);
+    }
+
+    /// The same after a place was freed: of an expanding slab only what is around that.
+    pub(super) fn detach_around(&self, place: (Slot, Extent), state: &mut StateOf<B>) {
+        if !self.is_expanding() {
+            self.detach_empty(state);
+        } else if let Some(point) = caught(|| self.backend.recorded()) {
+            state.detach_spare_around(place, point);
         }
     }
 
+    fn detach_down_to(&self, bytes: u64, state: &mut StateOf<B>) {
+        // What is freed has been freed by now: a backend that panics here only keeps its slabs.
+        if let Some(point) = caught(|| self.backend.recorded()) {
+            state.detach_down_to(bytes, point);
+        }
+    }
+
+    /// Gives back what has left by this point. Nothing here panics: whatever the backend does is caught.
     fn bury(&self, completed: Point) {
         let left = self.state().take_left(completed, this_thread());
         if left.is_empty() {
             return;
         }
-        let _burial = Burial { shared: self, bytes: left.iter().map(|slab| slab.bytes).sum() };
+        let _burial = Burial { shared: self };
         // Each by itself: a second panic while the first unwinds would end the process.
-        left.into_iter().for_each(|slab| {
-            caught(|| drop(slab));
-        });
+        for leaving in left {
+            let came = self.decommit(&leaving);
+            let Leaving { slab, spare, .. } = leaving;
+            let bytes = slab.bytes;
+            match spare {
+                Some(extent) => {
+                    let mut state = self.state();
+                    match came {
+                        Decommitted::Yes => state.decommitted(slab, extent, true),
+                        Decommitted::No => state.decommitted(slab, extent, false),
+                        Decommitted::Lost => state.lost_spare(extent),
+                    }
+                }
+                None => {
+                    caught(|| drop(slab));
+                    self.state().buried(bytes);
+                }
+            }
+        }
     }
 
     /// Logs that the pool's counters are wrong, the first time that they are. No lock is held: a logger may call the pool.
@@ -278,13 +364,17 @@ impl<B: Backend> Shared<B> {
     }
 
     pub(super) fn trim(&self) -> u64 {
+        self.trim_to(0)
+    }
+
+    pub(super) fn trim_to(&self, bytes: u64) -> u64 {
         let before_bytes = self.state().returned_bytes();
         self.settle_completed();
         self.empty_shards();
         {
             let mut state = self.state();
             state.gather();
-            self.detach_empty(&mut state);
+            self.detach_down_to(bytes, &mut state);
         }
         self.settle_completed();
         self.keep_small();

@@ -57,7 +57,7 @@ impl<B: Backend> Pool<B> {
     /// drop(pool.alloc(Request::bytes(1 << 20))?);
     /// let patience = Duration::ZERO; // a minute, say
     /// assert_eq!(pool.trim_if_idle(patience), 0); // the first look
-    /// assert_eq!(pool.trim_if_idle(patience), 8 << 20); // nothing has happened since
+    /// assert_eq!(pool.trim_if_idle(patience), 1 << 20); // nothing has happened since
     /// # Ok::<(), tensorpool::Error>(())
     /// ```
     ///

@@ -17,6 +17,7 @@ mod books;
 mod budget;
 mod compact;
 mod config;
+mod expand;
 mod grow;
 mod idle;
 mod labels;
@@ -43,19 +44,20 @@ pub use self::budget::Budget;
 pub(crate) use self::compact::Lend;
 pub use self::compact::{Compaction, Movable};
 pub use self::config::{Config, Fallback, Priority, Request, SlabPolicy};
+use self::expand::AddressRange;
 use self::labels::{Label, Labels};
 pub use self::planned::{Deviation, PlanReport, PlannedSteps};
 #[cfg_attr(not(feature = "trace"), allow(unused_imports, reason = "only traces are made of records"))]
 pub(crate) use self::record::{PoolEvent, Room, Sink};
 use self::shards::{Classes, Shards};
 use self::sizes::SlabSizes;
-use self::state::{Opening, State, StateOf};
+use self::state::{Opening, Slab, State, StateOf};
 pub use self::stats::Stats;
 pub use self::wait::AllocFuture;
 use crate::backend::{Backend, Limit, Limits};
 use crate::error::{Error, ErrorKind, Holder, Result};
 use crate::space::{Placement, SLAB_BYTES_MAX};
-use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, MutexGuard, OwnedLock, Weak, caught, lock};
+use crate::sync::{Arc, AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard, OwnedLock, Weak, caught, lock};
 use crate::units::{exact, round_down};
 
 /// A memory pool on one backend, inside a hard budget.
@@ -98,6 +100,8 @@ pub(crate) struct Shared<B: Backend> {
     /// Held while a slab is created, so that two threads do not both grow for want of the same room. Never held while
     /// waiting for the device. The backend's `create_slab` runs with it held, and may call the pool.
     growth: OwnedLock,
+    /// The thread that has that lock serves the line once it is free.
+    serves_after_growth: AtomicBool,
     /// Told when the memory of leaving slabs is gone, and when a thread has zeroed what was dirty.
     gone: Condvar,
     watch: watch::Watch,
@@ -220,9 +224,24 @@ impl<B: Backend> Pool<B> {
         let (placement, policy, reserve_bytes) =
             (config.placement_chosen(), config.slabs_chosen(), config.reserve_bytes());
         budget::check_reserve(budget_bytes, staging_bytes, reserve_bytes)?;
-        let sizes = SlabSizes::new(policy, placement, limits, config.page_bytes_chosen());
+        let mut sizes = SlabSizes::new(policy, placement, limits, config.page_bytes_chosen());
         sizes.check_pages(budget_bytes)?;
+        let expands = policy == SlabPolicy::Expanding && !config.locks();
+        let granule_bytes = backend.commit_granule_bytes().filter(|bytes| expands && bytes.is_power_of_two());
+        let range = granule_bytes.and_then(|granule_bytes| {
+            let times = config.address_times_chosen();
+            let mut range =
+                AddressRange::new(granule_bytes, &limits, sizes.pages, budget_bytes - staging_bytes, times)?;
+            range.bytes = sizes.slab(range.bytes);
+            if range.bytes == 0 {
+                return None;
+            }
+            Some((range, backend.reserve_slab(range.bytes).ok()?))
+        });
+        let policy = if policy == SlabPolicy::Expanding && range.is_none() { SlabPolicy::Growing } else { policy };
         let shards = Shards::open();
+        sizes.policy = policy;
+        let sizes = range.as_ref().map_or(sizes, |(range, _)| sizes.of_range(*range));
         let state = State::new(&Opening {
             budget_bytes,
             staging_bytes,
@@ -248,6 +267,7 @@ impl<B: Backend> Pool<B> {
             locks: config.locks(),
             state: Mutex::new(state),
             growth: OwnedLock::new(),
+            serves_after_growth: AtomicBool::new(false),
             labels: Labels::new(),
             kept_blocks: Arc::new(AtomicUsize::new(0)),
             front: Mutex::new(Weak::new()),
@@ -255,6 +275,9 @@ impl<B: Backend> Pool<B> {
             watch: watch::Watch::new(),
             recorded: Condvar::new(),
         });
+        if let Some((range, memory)) = range {
+            shared.state().add_range(Slab::new(range.bytes, memory));
+        }
         if policy == SlabPolicy::Single {
             shared.reserve_all()?;
         }
@@ -270,8 +293,8 @@ impl<B: Backend> Pool<B> {
     /// - [`ErrorKind::Alignment`], [`ErrorKind::TooLarge`] (both numbers), [`ErrorKind::Closed`];
     /// - [`ErrorKind::OutOfMemory`], [`ErrorKind::DeviceLost`], [`ErrorKind::Device`] from the backend;
     /// - [`ErrorKind::Recording`] for a request that would [wait](Request::wait) for this very thread, or is to be
-    ///   [zeroed](Request::zeroed) while this thread records the stream; [`ErrorKind::Invalid`] inside [`Backend::create_slab`], if
-    ///   it needs a slab;
+    ///   [zeroed](Request::zeroed) while this thread records the stream; [`ErrorKind::Invalid`] inside [`Backend::create_slab`]
+    ///   or [`Backend::commit`], if it needs memory;
     /// - [`ErrorKind::Defect`] for a request that needs a slab, once the pool's own counters contradict each other.
     ///
     /// After a failed call every held block, `live`, `used` and the budget are what they were; idle memory may have
@@ -280,8 +303,8 @@ impl<B: Backend> Pool<B> {
         self.shared().alloc(&request)
     }
 
-    /// Gives idle pieces home and empty slabs back to the backend, as far as the device is done with them. Slabs that the device
-    /// still uses leave when it is done, at a later call.
+    /// Gives idle pieces home, and empty slabs and spare memory of an expanding one back to the backend, as far as the device is done
+    /// with them. What the device still uses leaves when it is done, at a later call.
     ///
     /// Returns how many bytes went back to the backend meanwhile, those included that an earlier call had begun to give back.
     ///
@@ -289,6 +312,25 @@ impl<B: Backend> Pool<B> {
     /// the others fail for the same reason.
     pub fn trim(&self) -> u64 {
         self.shared().trim()
+    }
+
+    /// Gives back what [`trim`](Self::trim) does, but no more than it takes until at most `bytes` bytes are reserved, staging included. An
+    /// expanding slab gives whole granules, from its end down; others are given whole.
+    ///
+    /// Returns the bytes that went back to the backend. If they were too few, [`Stats::reserved_bytes`] is still above `bytes`: the
+    /// rest is in use, or lies beside what is.
+    ///
+    /// ```
+    /// use tensorpool::{Config, Pool, Request};
+    ///
+    /// let pool = Pool::host(Config::new("64 MiB"))?;
+    /// drop(pool.alloc(Request::bytes(10 << 20))?);
+    /// assert_eq!(pool.trim_to(4 << 20), 6 << 20);
+    /// assert_eq!(pool.stats().reserved_bytes, 4 << 20); // for the next blocks
+    /// # Ok::<(), tensorpool::Error>(())
+    /// ```
+    pub fn trim_to(&self, bytes: u64) -> u64 {
+        self.shared().trim_to(bytes)
     }
 
     /// The pool's numbers now.

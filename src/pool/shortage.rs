@@ -213,6 +213,7 @@ impl<B: Backend> Shared<B> {
             staging_bytes: numbers.staging_bytes,
             largest_free_run_bytes: numbers.largest_free_run_bytes,
             most_idle_bytes: situation.most_idle_bytes,
+            granule_bytes: self.sizes.commit_granule_bytes(),
             high_priority_reserve_bytes: match terms.priority {
                 Priority::High => 0,
                 _ if kind == ErrorKind::OverBudget => self.reserve_bytes,
@@ -242,7 +243,8 @@ impl<B: Backend> Shared<B> {
         if !is_in_parts || shortage.needed_bytes > shortage.unused_bytes() {
             return;
         }
-        let fits_in_one = self.policy != SlabPolicy::Single && shortage.needed_bytes <= self.limits.slab.bytes;
+        let may_be_one = !matches!(self.policy, SlabPolicy::Single | SlabPolicy::Expanding);
+        let fits_in_one = may_be_one && shortage.needed_bytes <= self.limits.slab.bytes;
         if shortage.refused_by == RefusedBy::Slabs && fits_in_one {
             remedies.push(Remedy::SingleSlab);
         }

@@ -3,6 +3,7 @@
 //! What a request takes at least is the same whatever the pool looks like, so what can never be served is known from the
 //! request alone. The bound is reached: where nothing else helps, the pool reserves slabs of exactly that size.
 
+use super::expand::AddressRange;
 use super::{Priority, Request, SlabPolicy};
 use crate::backend::Limits;
 use crate::error::{Error, ErrorKind, Result};
@@ -27,9 +28,56 @@ impl PageBytes {
     }
 
     /// Returns the bytes of a cut run in such a slab: pieces have up to half of them.
-    fn of_cut(self, slab_bytes: u64) -> u64 {
+    pub(super) fn of_cut(self, slab_bytes: u64) -> u64 {
         Space::cut_bytes_for(slab_bytes, self.alignment_bytes, self.of(slab_bytes))
     }
+}
+
+/// An expanding slab, with what would take long to compute for each request.
+#[derive(Clone, Copy, Debug)]
+struct CarvedRange {
+    range: AddressRange,
+    page_bytes: u64,
+    cut_bytes: u64,
+}
+
+impl CarvedRange {
+    /// What the slab's last page has, if that is partial; else 0.
+    fn partial_bytes(&self) -> u64 {
+        self.range.bytes % self.page_bytes
+    }
+
+    /// Returns the bytes of the extent that serves a request, in whole pages where it is a run.
+    fn extent_bytes(&self, alignment_bytes: u64, bytes: u64) -> u64 {
+        extent_bytes([self.page_bytes, self.cut_bytes], alignment_bytes, bytes).min(self.range.bytes)
+    }
+
+    /// Returns how much less of the slab a request takes if its run ends in the partial last page. One request can.
+    fn saved_in_last_page(&self, alignment_bytes: u64, bytes: u64) -> u64 {
+        let partial_bytes = self.partial_bytes();
+        if partial_bytes == 0 || !(1..=self.range.bytes).contains(&bytes) {
+            return 0;
+        }
+        let last_bytes = bytes.saturating_sub(partial_bytes).next_multiple_of(self.page_bytes) + partial_bytes;
+        self.extent_bytes(alignment_bytes, bytes).saturating_sub(last_bytes)
+    }
+
+    /// Returns the largest request that so many bytes serve.
+    fn most(&self, alignment_bytes: u64, bytes: u64) -> u64 {
+        let whole = |bytes: u64| round_down(bytes, self.page_bytes);
+        let last_bytes = bytes.checked_sub(self.partial_bytes()).map_or(0, |bytes| whole(bytes) + self.partial_bytes());
+        let piece_bytes = match bytes.checked_ilog2().map_or(0, |bits| 1 << bits) {
+            power if power < alignment_bytes => 0,
+            power => power.min(self.cut_bytes / 2),
+        };
+        whole(bytes).max(last_bytes).max(piece_bytes).min(self.range.bytes)
+    }
+}
+
+/// Returns the bytes of the extent that serves a request, where pages and cut runs have so many.
+fn extent_bytes([page_bytes, cut_bytes]: [u64; 2], alignment_bytes: u64, bytes: u64) -> u64 {
+    let piece_bytes = bytes.next_power_of_two().max(alignment_bytes);
+    if piece_bytes < cut_bytes { piece_bytes } else { bytes.next_multiple_of(page_bytes) }
 }
 
 /// What the sizes of a pool's slabs follow from, beside its budget. It never changes.
@@ -39,12 +87,14 @@ pub(super) struct SlabSizes {
     placement: Placement,
     limits: Limits,
     pub(super) pages: PageBytes,
+    /// The slab of [`SlabPolicy::Expanding`].
+    range: Option<CarvedRange>,
 }
 
 impl SlabSizes {
     pub(super) fn new(policy: SlabPolicy, placement: Placement, limits: Limits, page_bytes: Option<u64>) -> Self {
         let pages = PageBytes { alignment_bytes: limits.alignment_bytes, chosen: page_bytes };
-        Self { policy, placement, limits, pages }
+        Self { policy, placement, limits, pages, range: None }
     }
 
     /// Checks the page size that the caller has chosen, if any, for a budget of so many bytes.
@@ -72,6 +122,12 @@ impl SlabSizes {
         Ok(())
     }
 
+    /// The sizes of a pool whose one slab is this range of addresses.
+    pub(super) fn of_range(self, range: AddressRange) -> Self {
+        let (page_bytes, cut_bytes) = (self.pages.of(range.bytes), self.pages.of_cut(range.bytes));
+        Self { range: Some(CarvedRange { range, page_bytes, cut_bytes }), ..self }
+    }
+
     /// Returns how a slab's space places blocks. A slab of one block is as large as the block, whatever a buddy system would
     /// make of it.
     pub(super) fn placement(&self) -> Placement {
@@ -83,7 +139,16 @@ impl SlabSizes {
     pub(super) fn least(&self, bytes: u64) -> Option<u64> {
         match self.placement() {
             _ if bytes == 0 => Some(0),
-            Placement::Exact => round_up(bytes, self.limits.granule_bytes),
+            Placement::Exact => match self.range {
+                // There is no other slab: it takes an extent of this one, perhaps one that ends in the partial last page.
+                Some(carved) if bytes <= carved.range.bytes => {
+                    let alignment_bytes = self.limits.alignment_bytes;
+                    Some(
+                        carved.extent_bytes(alignment_bytes, bytes) - carved.saved_in_last_page(alignment_bytes, bytes),
+                    )
+                }
+                _ => round_up(bytes, self.limits.granule_bytes),
+            },
             Placement::PowerOfTwo => {
                 bytes.checked_next_power_of_two().map(|bytes| bytes.max(self.limits.alignment_bytes))
             }
@@ -96,7 +161,10 @@ impl SlabSizes {
         let Limits { alignment_bytes, granule_bytes, slab, block } = self.limits;
         let slab_bytes = slab_bytes.min(slab.bytes);
         let bytes = match self.placement() {
-            Placement::Exact => round_down(slab_bytes, granule_bytes),
+            Placement::Exact => match &self.range {
+                Some(carved) => carved.most(alignment_bytes, slab_bytes),
+                None => round_down(slab_bytes, granule_bytes),
+            },
             Placement::PowerOfTwo if slab_bytes < alignment_bytes => 0,
             Placement::PowerOfTwo => slab_bytes.checked_ilog2().map_or(0, |bits| 1 << bits),
         };
@@ -109,11 +177,23 @@ impl SlabSizes {
         if least_bytes >= slab_bytes || self.placement() == Placement::PowerOfTwo {
             return least_bytes;
         }
-        let piece_bytes = bytes.next_power_of_two().max(self.limits.alignment_bytes);
-        if piece_bytes < self.pages.of_cut(slab_bytes) {
-            return piece_bytes;
+        self.extent_bytes(slab_bytes, bytes)
+    }
+
+    /// Returns how much less of an expanding slab a request takes if its run ends in the partial last page. One request can.
+    fn saved_in_last_page(&self, bytes: u64) -> u64 {
+        match &self.range {
+            Some(carved) if self.placement() == Placement::Exact => {
+                carved.saved_in_last_page(self.limits.alignment_bytes, bytes)
+            }
+            _ => 0,
         }
-        bytes.next_multiple_of(self.pages.of(slab_bytes)).min(slab_bytes)
+    }
+
+    /// Returns the bytes of the extent that serves a request, which a slab of so many bytes has room for.
+    fn extent_bytes(&self, slab_bytes: u64, bytes: u64) -> u64 {
+        let pages = [self.pages.of(slab_bytes), self.pages.of_cut(slab_bytes)];
+        extent_bytes(pages, self.limits.alignment_bytes, bytes).min(slab_bytes)
     }
 
     /// Returns the largest slab of at most so many bytes. A buddy system has no use for a partial page, and gets none: so a
@@ -132,13 +212,41 @@ impl SlabSizes {
         if slab_bytes == 0 { 0 } else { self.pages.of(slab_bytes) }
     }
 
+    /// Returns how much of a budget a pool with so much staging can use: an expanding slab has memory in whole granules, but for the
+    /// one at its end.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if an expanding slab has fewer addresses.
+    pub(super) fn usable_budget(&self, budget_bytes: u64, staging_bytes: u64) -> Result<u64> {
+        let Some(carved) = self.range else { return Ok(budget_bytes) };
+        let (address_bytes, granule_bytes) = (carved.range.bytes, self.commit_granule_bytes());
+        let open_bytes = budget_bytes.saturating_sub(staging_bytes);
+        if open_bytes >= address_bytes && self.slab(open_bytes) <= address_bytes {
+            // All addresses, and what no slab of a buddy system has.
+            return Ok(budget_bytes);
+        }
+        if open_bytes > address_bytes {
+            let (budget, addresses) = (exact(budget_bytes), exact(address_bytes));
+            let message = format!("a budget of {budget} for an expanding slab, which has {addresses} of addresses");
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        let last_bytes = address_bytes % granule_bytes;
+        let whole_bytes = open_bytes.checked_sub(last_bytes).map(|bytes| round_down(bytes, granule_bytes) + last_bytes);
+        Ok(staging_bytes + whole_bytes.unwrap_or(0))
+    }
+
+    /// Returns how much memory comes and goes at once in an expanding slab; 0 for other slabs.
+    pub(super) fn commit_granule_bytes(&self) -> u64 {
+        self.range.map_or(0, |carved| carved.range.granule_bytes)
+    }
+
     /// Returns the next size in the policy's series, in a pool with this budget, of which so much is left.
     pub(super) fn next(&self, slab_count: usize, budget_bytes: u64, left_bytes: u64) -> u64 {
         let bytes = match self.policy {
             SlabPolicy::PerBlock => 0,
             SlabPolicy::Fixed(bytes) => bytes,
             // To the last granule.
-            SlabPolicy::Single => return left_bytes,
+            SlabPolicy::Single | SlabPolicy::Expanding => return left_bytes,
             SlabPolicy::Growing => budget_bytes >> 3usize.saturating_sub(slab_count).max(1),
         };
         round_down(bytes, self.limits.alignment_bytes)
@@ -146,7 +254,13 @@ impl SlabSizes {
 
     /// Returns an empty space for a new slab.
     pub(super) fn space(&self, slab_bytes: u64) -> Space {
-        Space::with_page_bytes(slab_bytes, self.limits.alignment_bytes, self.pages.of(slab_bytes), self.placement())
+        let page_bytes = self.pages.of(slab_bytes);
+        match self.range {
+            Some(CarvedRange { range: AddressRange { granule_bytes, .. }, .. }) => {
+                Space::expanding(slab_bytes, self.limits.alignment_bytes, page_bytes, granule_bytes, self.placement())
+            }
+            None => Space::with_page_bytes(slab_bytes, self.limits.alignment_bytes, page_bytes, self.placement()),
+        }
     }
 }
 
@@ -162,13 +276,20 @@ pub(super) struct Least {
 impl Least {
     pub(super) fn new<'a>(sizes: &SlabSizes, requests: impl IntoIterator<Item = &'a Request>) -> Self {
         let mut least = Self::default();
+        // One of them is saved the rest of a partial page.
+        let (mut saved_bytes, mut saved_outside_bytes) = (0, 0);
         for request in requests {
-            let bytes = sizes.least(request.bytes).unwrap_or(u64::MAX);
+            let saved = sizes.saved_in_last_page(request.bytes);
+            let bytes = sizes.least(request.bytes).unwrap_or(u64::MAX).saturating_add(saved);
             least.bytes = least.bytes.saturating_add(bytes);
+            saved_bytes = saved.max(saved_bytes);
             if request.priority != Priority::High {
                 least.outside_bytes = least.outside_bytes.saturating_add(bytes);
+                saved_outside_bytes = saved.max(saved_outside_bytes);
             }
         }
+        least.bytes -= saved_bytes;
+        least.outside_bytes -= saved_outside_bytes;
         least
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::SlabPolicy;
 use crate::units::{ByteSize, thousands};
 
 /// A pool's numbers at one moment, in bytes unless the name says otherwise.
@@ -19,8 +20,13 @@ use crate::units::{ByteSize, thousands};
 pub struct Stats {
     /// The cap on everything the pool asks its backend for, as it is now.
     pub budget_bytes: u64,
-    /// What it has from its backend now: slabs and staging.
+    /// The slab policy that the pool works by: another than was asked for where the backend has no memory that
+    /// [expands](SlabPolicy::Expanding), or the system refused the addresses.
+    pub policy: SlabPolicy,
+    /// What it has from its backend now: slabs and staging. Of an expanding slab only what is committed counts.
     pub reserved_bytes: u64,
+    /// The addresses of an expanding slab, with or without memory. They are in no budget.
+    pub address_bytes: u64,
     /// What the owners of blocks asked for.
     pub live_bytes: u64,
     /// What their blocks hold.
@@ -30,11 +36,12 @@ pub struct Stats {
     pub cached_bytes: u64,
     /// Blocks and slabs that wait for the device, or to be zeroed.
     pub retired_bytes: u64,
-    /// Free pages.
+    /// Free pages, those that have memory.
     pub free_bytes: u64,
     /// The staging ring.
     pub staging_bytes: u64,
-    /// The longest run of free pages in any slab.
+    /// The longest run of free pages in any slab. In an expanding slab a page needs no memory to count, and the run counts up to what
+    /// is free and what is left of the budget.
     pub largest_free_run_bytes: u64,
     /// Bookkeeping in the program's own memory, not part of the budget: all of the pool's tables, and the events of a recording
     /// that are not written yet. What the backend keeps for itself is not in it.
@@ -49,6 +56,8 @@ pub struct Stats {
     pub used_peak_bytes: u64,
     /// The most that was ever reserved.
     pub reserved_peak_bytes: u64,
+    /// All that was ever reserved. What was given back and reserved again counts as often.
+    pub reserved_total_bytes: u64,
     /// Allocations that succeeded.
     pub allocations: u64,
     /// Those of them that came from a free list of a CPU.
@@ -59,9 +68,9 @@ pub struct Stats {
     pub allocations_oversized: u64,
     /// Those that found room only after idle memory had gone home.
     pub allocations_after_reclaim: u64,
-    /// Those that a new slab was reserved for.
+    /// Those that a new slab was reserved for, or memory in an expanding one.
     pub allocations_grown: u64,
-    /// Those that empty slabs were given back for.
+    /// Those that empty slabs, or spare memory, were given back for.
     pub allocations_after_return: u64,
     /// Those that waited in line.
     pub allocations_waited: u64,

@@ -372,7 +372,7 @@ impl<B: Backend> Pool<B> {
     /// Works under any executor. While anything waits, one thread of the pool looks at the device and at deadlines; it ends soon
     /// after the last waiter has left the line. A request that does not [wait](Request::wait) does not wait for the device
     /// either, as `alloc` does for slabs on their way back. The first poll may block all the same, beyond a deadline: while another
-    /// thread is inside [`create_slab`](Backend::create_slab), and while a recording is full.
+    /// thread is inside [`create_slab`](Backend::create_slab) or [`commit`](Backend::commit), and while a recording is full.
     ///
     /// Dropping the future leaves the line, and leaves no trace. The drop waits for no other thread: not for one that wakes the
     /// future just then. A future that is polled and then forgotten ([`std::mem::forget`]) stays in line until its deadline.

@@ -223,7 +223,7 @@ impl<B: Backend> Shared<B> {
     fn grow_for_line(&self, now: Instant) -> Result<bool> {
         let mut growth = Growth::new();
         loop {
-            let Some(turn) = self.growth.try_lock() else { return Ok(true) };
+            let Some(turn) = self.try_lock_growth() else { return Ok(true) };
             let Some(candidate) = self.next_candidate(&mut growth, now) else { return Ok(false) };
             let request = candidate.request();
             let requests = candidate.seat.requests();
@@ -233,6 +233,16 @@ impl<B: Backend> Shared<B> {
                     let served = state.serve();
                     drop((state, turn));
                     growth.grew(&candidate, slabs_left);
+                    self.tell(served);
+                    continue;
+                }
+                Grown::Homes(homes) => {
+                    let (seat, served) = {
+                        let mut state = self.state();
+                        (state.serve_with(&candidate, homes), state.serve())
+                    };
+                    drop(turn);
+                    seat.into_iter().for_each(|seat| seat.wake());
                     self.tell(served);
                     continue;
                 }
@@ -250,7 +260,7 @@ impl<B: Backend> Shared<B> {
             };
             drop(turn);
             let may_return = requests.iter().all(|request| request.may(Fallback::ReturnEmpty));
-            if !growth.gave_back && may_return && self.give_back_empty(requests, request, false)? {
+            if !growth.gave_back && may_return && self.give_back_empty(requests, request, refused.is_some(), false)? {
                 growth.gave_back = true;
                 continue;
             }

@@ -137,7 +137,10 @@ impl Space {
         self.tree.check();
         self.pieces.check();
         let free: u64 = self.free_runs().map(|run| run.end - run.start).sum();
-        assert_eq!(free, self.free_bytes(), "free bytes, counted and kept");
+        assert_eq!(free, self.bytes() - self.used_bytes - self.cached_bytes(), "free bytes, counted and kept");
+        if let Some(commitment) = &self.commitment {
+            commitment.check(self.used_runs());
+        }
         let largest = self.free_runs().map(|run| run.end - run.start).max().unwrap_or(0);
         assert_eq!(largest, self.largest_free_run_bytes(), "bytes of the largest free run");
         let count = self.carving.cut_pages();

@@ -1,6 +1,7 @@
 //! What a caller of a space holds, and how runs are placed.
 
 use std::fmt;
+use std::ops::Range;
 
 /// How many pages a large request gets, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -80,6 +81,12 @@ impl Extent {
         Extent { bytes: self.bytes + behind.bytes, ..self }
     }
 
+    /// The bytes it covers.
+    #[inline]
+    pub(crate) fn range(self) -> Range<u64> {
+        self.offset..self.offset + self.bytes
+    }
+
     /// The same extent with the holder's mark on it, or without. The space does not look at the mark.
     #[inline]
     pub(crate) fn marked(self, is_marked: bool) -> Extent {
@@ -102,12 +109,6 @@ impl Extent {
     #[inline]
     pub fn offset(self) -> u64 {
         self.offset
-    }
-
-    /// Where it ends, in bytes from the start of the slab.
-    #[inline]
-    pub(crate) fn end(self) -> u64 {
-        self.offset + self.bytes
     }
 
     /// The bytes held: those asked for, rounded up to a piece or to whole pages.

@@ -53,6 +53,13 @@ impl Space {
         self.alloc_at(extent.offset() + extent.bytes(), bytes)
     }
 
+    /// As [`take_behind`](Self::take_behind), whether or not there is memory.
+    pub(crate) fn take_behind_anywhere(&mut self, extent: Extent, bytes: u64) -> Option<Extent> {
+        let offset = extent.offset() + extent.bytes();
+        let (start, count) = (self.carving.page_at(offset), self.carving.pages_for(bytes));
+        self.tree.take_at(start, count).then(|| self.hold_run(start, count))
+    }
+
     /// Returns what an extent keeps if it is to hold `bytes` bytes, and the pages behind that, which may be released. `None` if
     /// there are none, or the extent is a piece.
     pub(crate) fn shortened(&self, extent: Extent, bytes: u64) -> Option<(Extent, Extent)> {

@@ -46,6 +46,8 @@ mod change;
 mod check;
 mod choose;
 mod chunks;
+mod commitment;
+mod expand;
 mod extent;
 mod family;
 mod in_place;
@@ -67,6 +69,7 @@ mod tests;
 
 use std::ops::Range;
 
+pub(crate) use commitment::Cost;
 pub use extent::{Extent, Placement};
 pub(crate) use in_place::Obstacle;
 pub use tree::RunTree;
@@ -75,6 +78,7 @@ pub(crate) use carving::SLAB_BYTES_MAX;
 pub(crate) use tree::PAGES_MAX;
 
 use carving::Carving;
+use commitment::Commitment;
 use pieces::{Piece, Pieces};
 
 /// The bytes of one slab: which are held, which wait in cut runs, which are free.
@@ -85,6 +89,8 @@ pub struct Space {
     used_bytes: u64,
     tree: RunTree,
     pieces: Pieces,
+    /// Of a slab whose memory comes and goes.
+    commitment: Option<Box<Commitment>>,
 }
 
 impl Space {
@@ -156,6 +162,7 @@ impl Space {
             used_bytes: 0,
             tree: RunTree::new(carving.pages()),
             pieces: Pieces::new(carving.cut_units()),
+            commitment: None,
         }
     }
 
@@ -170,11 +177,11 @@ impl Space {
     ///
     /// If `bytes` is 0.
     pub fn alloc(&mut self, bytes: u64) -> Option<Extent> {
-        assert!(bytes > 0, "a request for 0 bytes");
-        match self.carving.class_of(bytes) {
-            Some(class) => self.alloc_piece(class, bytes),
-            None => self.alloc_run(bytes),
+        if self.commitment.is_none() {
+            return self.alloc_anywhere(bytes);
         }
+        let extent = self.alloc_anywhere(bytes)?;
+        self.if_committed(extent)
     }
 
     /// Takes an idle piece of exactly the class that [`Space::alloc`] would choose: nothing is split, no run is cut. `None`
@@ -205,7 +212,8 @@ impl Space {
             return None;
         }
         let (start, count) = (self.carving.page_at(offset), self.carving.pages_for(bytes));
-        self.tree.take_at(start, count).then(|| self.hold_run(start, count))
+        let extent = self.tree.take_at(start, count).then(|| self.hold_run(start, count))?;
+        self.if_committed(extent)
     }
 
     /// Takes the lowest run for `bytes` bytes that ends at `below` or before: where a run that starts at `below` can move to. At a
@@ -221,7 +229,8 @@ impl Space {
             Placement::PowerOfTwo => self.tree.find_aligned(count, count.next_power_of_two()),
         }?;
         let is_below = self.carving.offset_of(start + count) <= below;
-        (is_below && self.tree.take_at(start, count)).then(|| self.hold_run(start, count))
+        let extent = (is_below && self.tree.take_at(start, count)).then(|| self.hold_run(start, count))?;
+        self.if_committed(extent)
     }
 
     /// Takes a piece as large as this one in a higher cut run: an idle one, or of a free run that is cut for it.
@@ -236,13 +245,21 @@ impl Space {
             self.tree.release(to_cut, self.carving.cut_pages());
             None
         })?;
-        Some(self.hold_piece(found, class))
+        let extent = self.hold_piece(found, class);
+        self.if_committed(extent)
     }
 
-    /// The bytes of the free run that ends where the page at `offset` begins.
+    /// The bytes of the free run that ends where the page at `offset` begins: as much as has memory up to there.
     pub(crate) fn free_bytes_below(&self, offset: u64) -> u64 {
         let page = self.carving.page_at(offset);
-        self.carving.offset_of(page - self.tree.start_of_run_before(page))
+        let run = self.carving.offset_of(self.tree.start_of_run_before(page))..self.carving.offset_of(page);
+        match &self.commitment {
+            Some(commitment) if !run.is_empty() => {
+                let last = commitment.committed(&run).last().filter(|found| found.end == run.end);
+                last.map_or(0, |found| found.end - found.start)
+            }
+            _ => run.end - run.start,
+        }
     }
 
     /// Gives an extent back. A piece waits in its class, a run is free at once; a cut run goes home with its last used piece.
@@ -282,12 +299,12 @@ impl Space {
         self.carving.bytes_of_units(self.pieces.idle_units())
     }
 
-    /// Bytes of free pages. Always `bytes - used_bytes - cached_bytes`.
+    /// Bytes of free pages that have memory. Always `committed_bytes - used_bytes - cached_bytes`.
     pub fn free_bytes(&self) -> u64 {
-        self.bytes() - self.used_bytes - self.cached_bytes()
+        self.committed_bytes() - self.used_bytes - self.cached_bytes()
     }
 
-    /// The bytes of the largest free run.
+    /// The bytes of the largest free run, with or without memory.
     pub fn largest_free_run_bytes(&self) -> u64 {
         let longest = self.tree.longest();
         if longest == 0 {
@@ -319,7 +336,7 @@ impl Space {
         self.pieces.cut_runs()
     }
 
-    /// The free runs in bytes, lowest first; no two of them touch.
+    /// The free runs in bytes, with or without memory, lowest first; no two of them touch.
     pub fn free_runs(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         self.tree.free_runs().map(|run| self.carving.range_of(run))
     }
@@ -333,7 +350,9 @@ impl Space {
     /// and 16 bytes for each of them, counting the most that were cut at once since the last [`Space::gather`].
     pub fn metadata_bytes(&self) -> usize {
         let inline = size_of_val(self) - size_of_val(&self.tree);
-        inline + self.tree.metadata_bytes() + self.pieces.metadata_bytes()
+        let of_commitment = |commitment: &Commitment| size_of::<Commitment>() + commitment.metadata_bytes();
+        let of_commitment = self.commitment.as_deref().map_or(0, of_commitment);
+        inline + self.tree.metadata_bytes() + self.pieces.metadata_bytes() + of_commitment
     }
 
     fn alloc_piece(&mut self, class: u32, bytes: u64) -> Option<Extent> {
@@ -345,7 +364,7 @@ impl Space {
             let piece = self.pieces.cut(page, class);
             return Some(self.hold_piece(piece, class));
         }
-        self.alloc_pages(bytes)
+        self.alloc_pages_anywhere(bytes)
     }
 
     /// A run for pieces: a high one, since large runs are taken from the low end. A run that stays cut for one small block would
@@ -374,10 +393,8 @@ impl Space {
     /// As [`alloc`](Self::alloc), for what is no request of the program's: the rule for holes does not keep room for another one
     /// like it. In whole pages, however small it is, so that it may be released in parts.
     pub(crate) fn alloc_pages(&mut self, bytes: u64) -> Option<Extent> {
-        let largest = self.tree.largest();
-        let extent = self.alloc_run(bytes);
-        self.tree.set_largest(largest);
-        extent
+        let extent = self.alloc_pages_anywhere(bytes)?;
+        self.if_committed(extent)
     }
 
     /// As [`alloc`](Self::alloc), for a block that comes from another slab, or does not come after all: the rule for holes keeps no room
@@ -440,6 +457,7 @@ impl Space {
         self.used_bytes -= bytes;
         if self.pieces.release(piece, class) {
             self.tree.release(page, self.carving.cut_pages());
+            self.freed(page);
         }
     }
 
@@ -455,6 +473,7 @@ impl Space {
         );
         self.used_bytes -= bytes;
         self.tree.release_taken(start, count);
+        self.freed(start);
     }
 
     fn hold_piece(&mut self, piece: Piece, class: u32) -> Extent {

@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
-use super::{Placement, Space};
+use super::{Cost, Placement, Space};
 
 impl Space {
-    /// The most bytes that [`Space::alloc`] has an extent for now.
+    /// The most bytes that [`Space::alloc`] has an extent for now, or [`alloc_elsewhere`](Space::alloc_elsewhere).
     pub(crate) fn most_bytes(&self) -> u64 {
         let idle_bytes = self.pieces.largest_idle().map_or(0, |class| self.carving.class_bytes(class));
         let free_bytes = match self.placement {
+            _ if self.is_expanding() => self.most_bytes_cheap(Cost::NOTHING, u64::MAX),
             Placement::Exact => self.largest_free_run_bytes(),
             Placement::PowerOfTwo => {
                 let counts = (0..u32::BITS - self.tree.longest().leading_zeros()).rev().map(|bits| 1 << bits);
@@ -17,6 +18,17 @@ impl Space {
             }
         };
         idle_bytes.max(free_bytes)
+    }
+
+    /// Returns what [`most_bytes`](Self::most_bytes) is at most, without a look at all free runs where that can be had.
+    pub(crate) fn most_bytes_bound(&self) -> u64 {
+        match &self.commitment {
+            Some(commitment) if self.placement == Placement::Exact => {
+                let idle_bytes = self.pieces.largest_idle().map_or(0, |class| self.carving.class_bytes(class));
+                idle_bytes.max(commitment.most_free_bytes().min(self.largest_free_run_bytes()))
+            }
+            _ => self.most_bytes(),
+        }
     }
 
     /// Returns the largest request of at most `limit` bytes that [`Space::alloc`] serves now with an extent of at most
@@ -29,6 +41,14 @@ impl Space {
         // Of all requests that take the same extent the largest is enough. These are the largest extents that are open, in whole
         // pages, in pages that end with the partial one, and in pieces; which of them are taken is for `alloc` to say.
         let page_bytes = self.page_bytes();
+        if self.is_expanding() {
+            let classes = (0..self.pieces.classes()).map(|class| self.carving.class_bytes(class));
+            let idle_bytes = self.pieces.largest_idle().map_or(0, |class| self.carving.class_bytes(class));
+            let piece_bytes = classes.filter(|bytes| *bytes <= idle_bytes.min(open_bytes)).max().unwrap_or(0);
+            return self
+                .most_bytes_cheap(Cost { extent_bytes: open_bytes, ..Cost::NOTHING }, limit)
+                .max(piece_bytes.min(limit));
+        }
         let run_bytes = self.largest_free_run_bytes().min(open_bytes / page_bytes * page_bytes);
         let partial_bytes = run_bytes + self.bytes() % page_bytes;
         let units = self.pieces.classes();
@@ -44,9 +64,28 @@ impl Space {
         sizes.into_iter().find(|bytes| takes(*bytes)).unwrap_or(0)
     }
 
-    /// Returns the first free run of at least `bytes` bytes, which are not 0, from `from` on: 0, or where a free run ends. Shorter ones
-    /// are skipped in a time that grows with the logarithm of the pages.
+    /// Returns the first run of at least `bytes` bytes, which are not 0, of free pages that have memory, from `from` on: 0, or where
+    /// such a run ends. Shorter runs of free pages are skipped in a time that grows with the logarithm of the pages.
     pub(crate) fn free_run_from(&self, from: u64, bytes: u64) -> Option<Range<u64>> {
+        let Some(commitment) = self.commitment.as_deref() else { return self.free_pages_from(from, bytes) };
+        let first = |run: &Range<u64>| commitment.committed(run).find(|found| found.end - found.start >= bytes);
+        let mut rest = from..from;
+        if (1..self.bytes()).contains(&from) {
+            let page = self.carving.page_at(from);
+            rest = self.carving.range_of(page..self.tree.end_of_run_at(page));
+        }
+        loop {
+            if !rest.is_empty()
+                && let Some(found) = first(&rest)
+            {
+                return Some(found);
+            }
+            rest = self.free_pages_from(rest.end, bytes)?;
+        }
+    }
+
+    /// The same, whether or not the pages have memory. `from` is where a run of free pages ends.
+    pub(super) fn free_pages_from(&self, from: u64, bytes: u64) -> Option<Range<u64>> {
         if from >= self.bytes() || bytes > self.bytes() {
             return None;
         }
@@ -76,7 +115,11 @@ impl Space {
     /// One after the other from the low end, each run leaves less than 1/`slide_part` of its own bytes free below it, and no hole
     /// that was passed grows again. All other free pages are in one run: below the cut runs, or below a run that ends in the
     /// partial last page and stays. Only those above the cut runs are apart from it.
+    /// Where memory comes and goes, a hole may have none.
     pub(crate) fn compacted_bytes(&self, slide_part: u64) -> u64 {
+        if self.is_expanding() {
+            return 0;
+        }
         let (partial_bytes, cut_pages) = (self.bytes() % self.page_bytes(), self.carving.cut_pages());
         let is_last_free = self.tree.run_start(self.tree.pages()) < self.tree.pages();
         let cut_end = self.carving.whole_pages() / cut_pages * cut_pages;

@@ -80,6 +80,12 @@ impl Pieces {
         Some(self.take_in(highest, class))
     }
 
+    /// Takes an idle piece of a slot, with its class: a small one first.
+    pub(super) fn take_idle_of(&mut self, slot: u32) -> Option<(Piece, u32)> {
+        let class = (0..self.classes).find(|class| self.sets.contains(*class, slot))?;
+        Some((self.take_in(slot, class), class))
+    }
+
     /// Takes a piece of this class out of the smallest larger idle piece.
     pub(super) fn take_larger(&mut self, class: u32) -> Option<Piece> {
         let larger = self.sets.inhabited() & ((1 << self.classes) - 1) & (u64::MAX << (class + 1));

@@ -155,6 +155,7 @@ fn slabs_are_those_that_are_named_or_the_pools_own() {
     let default = object(&["--min-budget"]);
     for (option, slabs) in [
         (None, SlabPolicy::default()),
+        (Some("expanding"), SlabPolicy::Expanding),
         (Some("growing"), SlabPolicy::Growing),
         (Some("single"), SlabPolicy::Single),
         (Some("per-block"), SlabPolicy::PerBlock),
@@ -165,7 +166,7 @@ fn slabs_are_those_that_are_named_or_the_pools_own() {
         let expected = search(&trace, Placement::Exact, slabs);
         assert_eq!(found["min_budget_bytes"], expected.lowest_bytes, "{option:?}");
         assert_eq!(found["safe_bytes"].as_u64(), expected.safe_bytes, "{option:?}");
-        assert_eq!(found["search_slabs"], option.unwrap_or("growing"));
+        assert_eq!(found["search_slabs"], option.unwrap_or("expanding"));
         // The replay beside the search has slabs of 1/64 of the peak whatever is searched.
         assert_eq!((&found["ratio"], &found["slabs"]), (&default["ratio"], &default["slabs"]), "{option:?}");
 
@@ -177,7 +178,7 @@ fn slabs_are_those_that_are_named_or_the_pools_own() {
         assert_eq!((&replayed["slabs"], &replayed["failures"]), (&option.into(), &0.into()));
         assert!(succeeds(&[&mlp, "--slab", option]).contains("budget twice the peak, "), "{option}");
     }
-    assert_eq!(object(&["--budget", "16MiB"])["slabs"], "growing");
+    assert_eq!(object(&["--budget", "16MiB"])["slabs"], "expanding");
     assert_eq!(object(&["--budget", "16MiB", "--slab", "single"])["reserved_peak_bytes"], 16 * MIB);
 }
 

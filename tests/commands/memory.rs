@@ -108,3 +108,26 @@ fn memory_of_a_gpu_is_neither_touched_nor_locked() {
         assert_eq!(output.status.code(), Some(1));
     }
 }
+
+/// With a limit on its addresses a process gets none beyond the budget: slabs grow, and the replay says so.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_addresses_a_replay_has_growing_slabs() {
+    let replay = |limit_kib: &str, args: &str| {
+        let (program, trace) = (program("replay"), file("mlp_b128"));
+        let line = format!("ulimit -v {limit_kib} && exec '{}' '{trace}' --backend host {args}", program.display());
+        let output = Command::new("sh").args(["-c", &line]).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    // Twice the budget is more than there may be.
+    let (little, ample) = ("8388608", "unlimited");
+    let slabs = |limit: &str| {
+        let row: Value = serde_json::from_str(&replay(limit, "--budget 7GiB --json")).unwrap();
+        row["slabs"].clone()
+    };
+    assert_eq!((slabs(little), slabs(ample)), ("growing".into(), "expanding".into()));
+    let note = "the system refused the addresses of an expanding slab: the replay had growing slabs";
+    assert!(replay(little, "--budget 7GiB").contains(note));
+    assert!(!replay(ample, "--budget 7GiB").contains(note));
+}

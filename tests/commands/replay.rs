@@ -169,7 +169,7 @@ fn objects_are_as_documented() {
         assert_eq!((&object["placement"], &object["planned"]), (&"exact".into(), &false.into()));
         // Slabs of the replay beside the search are 1/64 of the peak, rounded up, or 64 KiB.
         let slab_bytes = ((of("live_peak_bytes") as u64 / 64).max(64 << 10)).next_power_of_two();
-        assert_eq!((&object["search_slabs"], &object["slabs"]), (&"growing".into(), &slab_bytes.to_string().into()));
+        assert_eq!((&object["search_slabs"], &object["slabs"]), (&"expanding".into(), &slab_bytes.to_string().into()));
         assert_eq!((&object["failures"], &object["recorded_failures"]), (&0.into(), &0.into()));
         assert_eq!(object["recorded_reserved_peak_bytes"], Value::Null);
     }
@@ -193,7 +193,7 @@ fn the_table_has_a_row_a_trace_and_the_means() {
     let lines: Vec<&str> = stdout.lines().collect();
     assert_eq!(lines[0], "backend virtual, placement exact, budget as much as needed, slabs of 1/64 of the peak");
     assert!(
-        lines[1].starts_with("searched in growing slabs: every budget tried from safe to twice the peak"),
+        lines[1].starts_with("searched in an expanding slab: every budget tried from safe to twice the peak"),
         "{stdout}"
     );
     let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
@@ -264,7 +264,7 @@ fn requests_that_fail_are_told_with_the_reason_and_are_an_exit_code() {
     };
     let (mlp, lenet) = (file("mlp_b128"), file("lenet_b64"));
     let (stdout, stderr) = fails(&[&mlp, "--budget", "8MiB"]);
-    assert!(stdout.contains("budget 8 MiB, growing slabs"), "{stdout}");
+    assert!(stdout.contains("budget 8 MiB, an expanding slab"), "{stdout}");
     assert!(
         stderr.starts_with("error: mlp_b128: ") && stderr.contains(" allocations failed, the largest of "),
         "{stderr}"

@@ -113,8 +113,9 @@ fn after_planned_steps_a_block_keeps_its_own_pages_and_no_others() {
 fn blocks_of_an_arena_that_is_gone_come_back_in_any_order() {
     for seed in 0..rounds(200) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let backend = Watched::new();
-        let policy = [SlabPolicy::Growing, SlabPolicy::Single, SlabPolicy::PerBlock][seed as usize % 3];
+        let backend = Watched::new().expanding(4 * KIB);
+        let policy =
+            [SlabPolicy::Expanding, SlabPolicy::Growing, SlabPolicy::Single, SlabPolicy::PerBlock][seed as usize % 4];
         // With a partial last page.
         let config = Config::new(MIB - 64 * rng.random_range(0..32)).slabs(policy);
         let placement = if rng.random_bool(0.3) { Placement::PowerOfTwo } else { Placement::Exact };

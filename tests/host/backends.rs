@@ -20,6 +20,8 @@ enum Call {
     Name,
     CreateSlab,
     DropSlab,
+    Commit,
+    Decommit,
     Upload,
     Download,
     Fill,
@@ -74,6 +76,24 @@ impl Backend for Hooked {
     fn create_slab(&self, bytes: u64) -> Result<HookedSlab> {
         (self.hook)(Call::CreateSlab);
         Ok(HookedSlab { slab: Host.create_slab(bytes)?, hook: Arc::clone(&self.hook) })
+    }
+
+    fn commit_granule_bytes(&self) -> Option<u64> {
+        Host.commit_granule_bytes()
+    }
+
+    fn reserve_slab(&self, bytes: u64) -> Result<HookedSlab> {
+        Ok(HookedSlab { slab: Host.reserve_slab(bytes)?, hook: Arc::clone(&self.hook) })
+    }
+
+    fn commit(&self, slab: &HookedSlab, span: &mut Span, touches: bool) -> Result<()> {
+        (self.hook)(Call::Commit);
+        Host.commit(&slab.slab, span, touches)
+    }
+
+    fn decommit(&self, slab: &HookedSlab, span: &mut Span) -> Result<()> {
+        (self.hook)(Call::Decommit);
+        Host.decommit(&slab.slab, span)
     }
 
     fn upload(&self, slab: &HookedSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
@@ -177,7 +197,13 @@ fn everything(pool: &Pool<Hooked>, is_done: &AtomicBool) {
 }
 
 fn configs() -> impl Iterator<Item = Config> {
-    let policies = [SlabPolicy::Growing, SlabPolicy::Fixed(16 * KIB), SlabPolicy::PerBlock, SlabPolicy::Single];
+    let policies = [
+        SlabPolicy::Expanding,
+        SlabPolicy::Growing,
+        SlabPolicy::Fixed(16 * KIB),
+        SlabPolicy::PerBlock,
+        SlabPolicy::Single,
+    ];
     policies
         .into_iter()
         .flat_map(|policy| [false, true].map(|zeroes| Config::new(64 * KIB).slabs(policy).zero_on_free(zeroes)))
@@ -202,7 +228,7 @@ fn a_backend_may_call_its_pool() {
             let errors = [&small, &large].map(|result| result.as_ref().err().map(Error::kind));
             let is_expected = |error: &ErrorKind| match error {
                 ErrorKind::Full | ErrorKind::Fragmented => true,
-                kind => call == Call::CreateSlab && *kind == ErrorKind::Invalid,
+                kind => matches!(call, Call::CreateSlab | Call::Commit) && *kind == ErrorKind::Invalid,
             };
             assert!(errors.iter().flatten().all(is_expected), "{call:?}: {errors:?}");
             drop((small, large));
@@ -221,7 +247,8 @@ fn a_backend_may_call_its_pool() {
         assert_eq!((pool.stats().blocks, pool.stats().used_bytes), (0, 0));
         let calls = calls.lock().unwrap();
         use Call::*;
-        let wanted = [CreateSlab, Upload, Download, Fill, Copy, Check, Completed, Flush];
+        let grows = if pool.slab_policy() == SlabPolicy::Expanding { Commit } else { CreateSlab };
+        let wanted = [grows, Upload, Download, Fill, Copy, Check, Completed, Flush];
         assert_eq!(wanted.iter().find(|call| !calls.contains(call)), None, "{config:?}");
     }
 }

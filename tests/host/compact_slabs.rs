@@ -223,7 +223,7 @@ fn a_step_in_which_blocks_leave_their_slab_can_be_planned() {
 /// them, and 160/128 alive. Returns what is reserved before, after `compact` and after `trim`, and what was copied.
 fn spike<B: Backend>(backend: B, budget_bytes: u64) -> (Pool<B>, Vec<Block<B>>, [u64; 4]) {
     let unit = budget_bytes / 1024;
-    let pool = Pool::with_backend(backend, &Config::new(budget_bytes)).unwrap();
+    let pool = Pool::with_backend(backend, &Config::new(budget_bytes).slabs(SlabPolicy::Growing)).unwrap();
     let alloc = |units: u64| pool.alloc(Request::bytes(units * unit)).unwrap();
     let mut blocks: Vec<_> = (0..12).map(|_| alloc(10)).collect();
     drop(alloc(700));
@@ -464,7 +464,7 @@ fn who_waits_gets_an_emptied_slab() {
 
 #[test]
 fn a_pool_that_is_idle_is_trimmed() {
-    let pool = Pool::host(Config::new(64 * MIB)).unwrap();
+    let pool = Pool::host(Config::new(64 * MIB).slabs(SlabPolicy::Growing)).unwrap();
     let look = || pool.trim_if_idle(Duration::ZERO);
     drop(pool.alloc(Request::bytes(MIB)).unwrap());
     assert_eq!(look(), 0);

@@ -37,7 +37,7 @@ fn run(trace: &Trace, budget_bytes: u64, slabs: SlabPolicy, is_planned: bool) ->
 fn planning_does_no_harm(name: &str, make: fn(u64) -> Trace, most_harmed: usize) {
     let traces: Vec<Trace> = (0..rounds(4)).map(make).collect();
     let (mut planned, mut asked, mut runs, mut helped, mut harmed) = (0, 0, 0, 0, Vec::new());
-    for slabs in [SlabPolicy::Growing, SlabPolicy::Single] {
+    for slabs in [SlabPolicy::Expanding, SlabPolicy::Growing, SlabPolicy::Single] {
         for percent in BUDGETS {
             let (mut failing, mut failures, mut worst) = ([0, 0], [0, 0], 0.0f64);
             for (seed, trace) in traces.iter().enumerate() {

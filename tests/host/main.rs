@@ -11,6 +11,8 @@ mod compact;
 mod compact_slabs;
 mod empty;
 mod errors;
+mod expand;
+mod expand_traces;
 mod fresh;
 mod futures;
 mod harm;
@@ -25,6 +27,8 @@ mod programs;
 mod recording;
 mod recording_writers;
 mod reserve;
+#[cfg(target_os = "linux")]
+mod resident;
 mod set_budget;
 mod set_budget_random;
 mod slabs;

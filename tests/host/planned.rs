@@ -184,8 +184,9 @@ fn programs_that_do_not_are_never_served_wrongly() {
         let bytes_max = [200, 3_000, 30_000][rng.random_range(0..3)];
         let step = random_step(&mut rng, allocations, bytes_max);
         let lifetimes = lifetimes(&step);
-        let backend = Watched::new();
-        let policy = [SlabPolicy::Growing, SlabPolicy::Single, SlabPolicy::PerBlock][rng.random_range(0..3)];
+        let backend = Watched::new().expanding(4 * KIB);
+        let policy = [SlabPolicy::Expanding, SlabPolicy::Growing, SlabPolicy::Single, SlabPolicy::PerBlock]
+            [rng.random_range(0..4)];
         let zeroes = rng.random_bool(0.2);
         let pool = open(&backend, Config::new(2 * MIB).slabs(policy).zero_on_free(zeroes));
         let plan = solve(&pool, &lifetimes);
@@ -290,7 +291,7 @@ fn steps_that_are_never_alike_are_not_planned() {
 /// Gradients that are freed in the next step, after its input has come: as PyTorch's training loops do.
 #[test]
 fn what_goes_on_into_the_next_step_moves_the_cut() {
-    let pool = Pool::with_backend(Virtual::default(), &Config::new(MIB)).unwrap();
+    let pool = Pool::with_backend(Virtual::default(), &Config::new(MIB).slabs(SlabPolicy::Growing)).unwrap();
     let planning = pool.auto_plan().unwrap();
     let alloc = |kib: u64| pool.alloc(Request::bytes(kib * KIB)).unwrap();
     let mut gradients: Vec<Block<Virtual>> = Vec::new();

@@ -1,39 +1,16 @@
 //! Planned steps on the recorded training runs: the whole run planned ahead, and a step that repeats.
 
 use crate::support::say;
+use crate::support::traces::{NAMES, bundled, geometric_mean};
 use tensorpool::plan::{self, Options};
 use tensorpool::trace::{Event, Trace, TraceBuilder, replay};
 use tensorpool::{Block, Config, Pool, Request, SlabPolicy, Virtual};
 
-/// Those whose steps are all alike come first.
-const NAMES: [&str; 14] = [
-    "bert_base_b8_s128",
-    "gpt2_small_b2_s256",
-    "gpt2_small_b4_s256_amp",
-    "lenet_b64",
-    "mlp_b1024_adam",
-    "mlp_b128",
-    "resnet18_b16_96",
-    "resnet50_b8_160",
-    "vit_small_b16_amp",
-    "vit_tiny_b16",
-    "bert_base_b8_varlen",
-    "lstm_lm_varlen",
-    "lstm_tagger_packed",
-    "resnet18_b16_multiscale",
-];
+/// The first of the names.
 const ALIKE: usize = 10;
-
-fn bundled(name: &str) -> Trace {
-    Trace::read(format!("{}/traces/{name}.trace.gz", env!("CARGO_MANIFEST_DIR"))).unwrap().remove(0)
-}
 
 fn open(budget_bytes: u64) -> tensorpool::Result<Pool<Virtual>> {
     Pool::with_backend(Virtual::default(), &Config::new(budget_bytes).slabs(SlabPolicy::Single))
-}
-
-fn geometric_mean(ratios: &[f64]) -> f64 {
-    (ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len() as f64).exp()
 }
 
 #[test]

@@ -159,7 +159,8 @@ fn a_request_that_whole_pages_would_take_past_the_reserve() {
     let error = pool.alloc(Request::bytes(1_000_000)).unwrap_err();
     assert!(error.is_full() && error.to_string().contains("which takes 1,000,448 bytes"), "{error}");
     // Next to nothing is open.
-    let pool = Pool::host(Config::new(1 << 20).high_priority_reserve((1 << 20) - 100)).unwrap();
+    let pool =
+        Pool::host(Config::new(1 << 20).slabs(SlabPolicy::Growing).high_priority_reserve((1 << 20) - 100)).unwrap();
     assert_eq!(pool.alloc(Request::bytes(100)).unwrap().bytes_held(), 100);
     assert!(pool.alloc(Request::bytes(101)).unwrap_err().is_over_budget());
     pool.check();
@@ -297,7 +298,13 @@ impl Program {
 fn the_reserve_is_what_high_priority_does_not_hold() {
     for seed in 0..60 {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let policies = [SlabPolicy::Growing, SlabPolicy::Single, SlabPolicy::PerBlock, SlabPolicy::Fixed(20 * KIB)];
+        let policies = [
+            SlabPolicy::Expanding,
+            SlabPolicy::Growing,
+            SlabPolicy::Single,
+            SlabPolicy::PerBlock,
+            SlabPolicy::Fixed(20 * KIB),
+        ];
         let config = Config::new(64 * KIB)
             .high_priority_reserve(32 * KIB)
             .slabs(policies[rng.random_range(0..4usize)])

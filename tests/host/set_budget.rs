@@ -10,8 +10,8 @@ use crate::support::watched::{Watched, check, open};
 use crate::support::{LONG, until};
 use tensorpool::plan::{self, Lifetime, Options};
 use tensorpool::{
-    Block, Config, ErrorKind, Fallback, Host, Movable, PlannedSteps, Pool, Priority, RefusedBy, Request, SlabPolicy,
-    Stats, Virtual,
+    Block, Config, ErrorKind, Fallback, Host, Movable, Placement, PlannedSteps, Pool, Priority, RefusedBy, Request,
+    SlabPolicy, Stats, Virtual,
 };
 
 const KIB: u64 = 1 << 10;
@@ -271,7 +271,7 @@ fn a_refused_budget_changes_nothing() {
 /// A share is of what the memory has now.
 #[test]
 fn a_percentage_is_a_budget() {
-    let pool = Pool::host(Config::new("1 MiB")).unwrap();
+    let pool = Pool::host(Config::new("1 MiB").slabs(SlabPolicy::Growing)).unwrap();
     if pool.set_budget("0.01%").is_ok() {
         assert!(pool.budget_bytes() > 0);
     }
@@ -605,5 +605,61 @@ fn two_pools_hand_over_their_budgets() {
         assert_eq!(b.set_budget(8 * MIB - bytes).unwrap(), 0);
         assert_eq!(sum(&a, &b), 8 * MIB);
         drop((a.alloc(Request::bytes(bytes)).unwrap(), b.alloc(Request::bytes(8 * MIB - bytes)).unwrap()));
+    }
+}
+
+/// Memory of an expanding slab goes granule by granule, wherever blocks were.
+#[test]
+fn an_expanding_slab_follows_its_budget() {
+    let config = Config::new(8 * MIB).slabs(SlabPolicy::Expanding);
+    let pool = Pool::with_backend(Virtual::new(Watched::new().limits), &config).unwrap();
+    let mut blocks: Vec<_> = (0..8).map(|_| alloc(&pool, MIB)).collect();
+    assert_eq!(pool.set_budget(4 * MIB).unwrap(), 4 * MIB);
+    for mib in (4..8).rev() {
+        let error = pool.alloc(Request::bytes(100)).unwrap_err();
+        assert!(error.is_full(), "{error}");
+        assert_eq!(error.shortage().unwrap().over_bytes, (mib - 3) * MIB, "{error}");
+        drop(blocks.swap_remove(blocks.len() / 2));
+        check_over(&pool, mib * MIB, mib * MIB);
+    }
+    assert!(pool.alloc(Request::bytes(100)).unwrap_err().is_full());
+    // A block that shrinks gives back what it leaves.
+    assert_eq!(pool.set_budget(3 * MIB).unwrap(), MIB);
+    blocks[0].shrink(64 * KIB).unwrap();
+    check_over(&pool, 3 * MIB + 64 * KIB, 3 * MIB + 64 * KIB);
+}
+
+/// What it has no addresses for it refuses, and what is no whole granule it leaves out.
+#[test]
+fn an_expanding_slab_has_whole_granules_and_no_more_than_its_addresses() {
+    let config = Config::new(8 * MIB).slabs(SlabPolicy::Expanding);
+    let pool = Pool::with_backend(Virtual::new(Watched::new().limits), &config).unwrap();
+    let error = pool.set_budget(16 * MIB + 1).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(error.to_string().contains("which has 16,777,216 bytes (16 MiB) of addresses"), "{error}");
+    for (budget, mib) in [(16 * MIB, 16), (6 * MIB + 100, 6), (4 * MIB - 1, 3)] {
+        assert_eq!(pool.set_budget(budget).unwrap(), 0);
+        assert_eq!(pool.budget_bytes() / MIB, mib);
+        let block = alloc(&pool, pool.budget_bytes());
+        assert_eq!(pool.stats().reserved_bytes, pool.budget_bytes());
+        assert!(pool.alloc(Request::bytes(1)).unwrap_err().is_full());
+        drop(block);
+    }
+    pool.check();
+}
+
+/// Also where a buddy system uses whole pages of it alone.
+#[test]
+fn the_budget_that_a_pool_was_opened_with_is_always_one() {
+    for placement in [Placement::Exact, Placement::PowerOfTwo] {
+        for budget_bytes in [1, 63, 4096, 4137, 117_090, MIB + 1] {
+            let config = Config::new(budget_bytes).slabs(SlabPolicy::Expanding).placement(placement);
+            let pool = Pool::with_backend(Virtual::new(Watched::new().limits), &config).unwrap();
+            let serves = |bytes| pool.alloc(Request::bytes(bytes)).is_ok();
+            let largest = || (1..=budget_bytes).rev().take(5000).find(|bytes| serves(*bytes));
+            let before = largest();
+            assert_eq!(pool.set_budget(budget_bytes).unwrap(), 0, "{placement} {budget_bytes}");
+            assert_eq!(largest(), before, "{placement} {budget_bytes}");
+        }
     }
 }

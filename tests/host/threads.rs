@@ -336,9 +336,10 @@ fn a_reserve_is_not_given_away_by_a_list() {
 
 #[test]
 fn what_was_freed_is_zero_for_the_next_owner() {
-    for slabs in [SlabPolicy::Growing, SlabPolicy::Single, SlabPolicy::PerBlock] {
-        let backend = Watched::new();
+    for slabs in [SlabPolicy::Expanding, SlabPolicy::Growing, SlabPolicy::Single, SlabPolicy::PerBlock] {
+        let backend = Watched::new().expanding(4 * KIB);
         let pool = Pool::with_backend(backend.clone(), &Config::new(64 * KIB).slabs(slabs).zero_on_free(true)).unwrap();
+        assert_eq!(pool.slab_policy(), slabs);
         for bytes in [1, 64, 100, 1024, 5000, 64 * KIB] {
             let mut block = pool.alloc(Request::bytes(bytes)).unwrap();
             block.as_bytes_mut().unwrap().fill(0xa5);

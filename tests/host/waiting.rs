@@ -223,7 +223,7 @@ fn a_batch_avoids_the_deadlock_of_single_requests() {
 
 #[test]
 fn the_reserve_is_for_high_priority_alone() {
-    for slabs in [SlabPolicy::Growing, SlabPolicy::Single, SlabPolicy::PerBlock] {
+    for slabs in [SlabPolicy::Expanding, SlabPolicy::Growing, SlabPolicy::Single, SlabPolicy::PerBlock] {
         let pool = Pool::host(Config::new(64 << 10).high_priority_reserve(16 << 10).slabs(slabs)).unwrap();
         let _most = pool.alloc(Request::bytes(47 << 10)).unwrap();
         let _last = pool.alloc(Request::bytes(1 << 10)).unwrap();
@@ -237,7 +237,7 @@ fn the_reserve_is_for_high_priority_alone() {
 /// What only the reserve could serve is refused as full, and costs nobody the slabs that stand ready.
 #[test]
 fn a_request_that_may_not_use_the_reserve_leaves_its_slabs_alone() {
-    let pool = Pool::host(Config::new(64 << 10).high_priority_reserve(16 << 10)).unwrap();
+    let pool = Pool::host(Config::new(64 << 10).slabs(SlabPolicy::Growing).high_priority_reserve(16 << 10)).unwrap();
     let _held = pool.alloc(Request::bytes(48 << 10)).unwrap();
     drop(pool.alloc(Request::bytes(16 << 10).priority(Priority::High)).unwrap());
     assert_eq!(pool.stats().slabs, 2);
@@ -290,7 +290,7 @@ fn a_reserve_over_the_budget_is_an_error() {
 
 #[test]
 fn steps_can_be_switched_off() {
-    let pool = Pool::host(Config::new(64 << 10)).unwrap();
+    let pool = Pool::host(Config::new(64 << 10).slabs(SlabPolicy::Growing)).unwrap();
     assert!(pool.alloc(Request::bytes(1 << 10).without(Fallback::Grow)).unwrap_err().is_no_room());
     let first = pool.alloc(Request::bytes(8 << 10)).unwrap();
     assert_eq!((pool.stats().slabs, pool.stats().allocations_grown), (1, 1));

@@ -4,6 +4,7 @@
 
 #[cfg(feature = "gpu")]
 pub mod gpu;
+pub mod traces;
 pub mod watched;
 
 use std::io::Write;

@@ -100,6 +100,15 @@ pub struct Seen {
     pub hook: Mutex<Hook>,
     /// Bytes of memory that the device has; 0 is no end of it.
     pub memory: AtomicU64,
+    /// How finely memory comes and goes in slabs that expand; 0 where there are none.
+    pub granule: AtomicU64,
+    /// Calls of `commit` and of `decommit`, those that failed included. They fail from these on, counted from 1; 0 is never.
+    pub commits: AtomicU64,
+    pub fail_commits_from: AtomicU64,
+    pub decommits: AtomicU64,
+    pub fail_decommits_from: AtomicU64,
+    /// Bytes of the last call of `commit` whose pages were to be touched.
+    pub touched: AtomicU64,
 }
 
 impl Seen {
@@ -123,6 +132,12 @@ pub struct Watched {
 impl Watched {
     pub fn new() -> Self {
         Self { seen: Arc::default(), limits: Host.limits() }
+    }
+
+    /// Slabs can expand, in granules of so many bytes. Then `reserved` counts what is committed.
+    pub fn expanding(self, granule: u64) -> Self {
+        self.seen.granule.store(granule, Ordering::Relaxed);
+        self
     }
 
     pub fn slab_limit(mut self, bytes: u64) -> Self {
@@ -215,6 +230,55 @@ impl Backend for Watched {
         let reserved = seen.reserved.fetch_add(bytes, Ordering::SeqCst) + bytes;
         seen.peak.fetch_max(reserved, Ordering::SeqCst);
         Ok(WatchedSlab { slab, bytes, seen: Arc::clone(seen) })
+    }
+
+    fn is_touchable(&self) -> bool {
+        self.seen.granule.load(Ordering::Relaxed) > 0
+    }
+
+    fn commit_granule_bytes(&self) -> Option<u64> {
+        let granule = self.seen.granule.load(Ordering::Relaxed);
+        (granule > 0).then_some(granule)
+    }
+
+    fn reserve_slab(&self, bytes: u64) -> Result<WatchedSlab> {
+        let refuse_over = self.seen.refuse_over.load(Ordering::Relaxed);
+        if refuse_over > 0 && bytes > refuse_over {
+            return Err(Error::new(ErrorKind::OutOfMemory, format!("{bytes} addresses are too many for the test")));
+        }
+        Ok(WatchedSlab { slab: Host.reserve_slab(bytes)?, bytes: 0, seen: Arc::clone(&self.seen) })
+    }
+
+    fn commit(&self, slab: &WatchedSlab, span: &mut Span, touches: bool) -> Result<()> {
+        let seen = &self.seen;
+        let hook = seen.hook.lock().unwrap().0.take();
+        hook.into_iter().for_each(|hook| hook());
+        let call = seen.commits.fetch_add(1, Ordering::SeqCst) + 1;
+        let from = seen.fail_commits_from.load(Ordering::Relaxed);
+        let memory = seen.memory.load(Ordering::Relaxed);
+        let is_full = memory > 0 && self.reserved() + span.bytes() > memory;
+        if is_full || from > 0 && call >= from {
+            assert!(seen.panics.load(Ordering::Relaxed) == 0, "commit {call} panics, as the test wants");
+            let cause = std::io::Error::from(std::io::ErrorKind::OutOfMemory);
+            return Err(Error::new(ErrorKind::OutOfMemory, format!("commit {call} fails")).with_source(cause));
+        }
+        Host.commit(&slab.slab, span, touches)?;
+        seen.touched.store(if touches { span.bytes() } else { 0 }, Ordering::SeqCst);
+        let reserved = seen.reserved.fetch_add(span.bytes(), Ordering::SeqCst) + span.bytes();
+        seen.peak.fetch_max(reserved, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn decommit(&self, slab: &WatchedSlab, span: &mut Span) -> Result<()> {
+        let call = self.seen.decommits.fetch_add(1, Ordering::SeqCst) + 1;
+        let from = self.seen.fail_decommits_from.load(Ordering::Relaxed);
+        if from > 0 && call >= from {
+            assert!(self.seen.panics.load(Ordering::Relaxed) == 0, "decommit {call} panics, as the test wants");
+            return Err(Error::new(ErrorKind::Device, format!("decommit {call} fails")));
+        }
+        Host.decommit(&slab.slab, span)?;
+        self.seen.reserved.fetch_sub(span.bytes(), Ordering::SeqCst);
+        Ok(())
     }
 
     fn upload(&self, slab: &WatchedSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {

@@ -13,6 +13,8 @@ pub enum Callback {
     OpenStaging,
     CreateSlab,
     DropSlab,
+    Commit,
+    Decommit,
     Upload,
     Download,
     Fill,
@@ -32,10 +34,12 @@ pub enum Callback {
 }
 
 /// Those of an open pool.
-pub const CALLBACKS: [Callback; 19] = [
+pub const CALLBACKS: [Callback; 21] = [
     Callback::Name,
     Callback::CreateSlab,
     Callback::DropSlab,
+    Callback::Commit,
+    Callback::Decommit,
     Callback::Upload,
     Callback::Download,
     Callback::Fill,

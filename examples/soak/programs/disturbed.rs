@@ -1,6 +1,6 @@
 //! Backends for programs on a pool: the host, a virtual one, and one that fails, panics and is late as told.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tensorpool::backend::{CopyDst, CopySrc, HostSlab, Span};
 use tensorpool::{Backend, Host, Limit, Limits, Result, Virtual};
@@ -55,10 +55,45 @@ impl Disturbed {
 pub struct DisturbedSlab {
     slab: HostSlab,
     bytes: u64,
+    /// Which granules of a range of addresses have memory.
+    granules: Option<Mutex<Vec<bool>>>,
     trouble: Arc<Trouble>,
 }
 
+/// Memory comes and goes in so many bytes.
+const GRANULE_BYTES: u64 = 4096;
+
 impl DisturbedSlab {
+    /// What the slab has of memory now.
+    fn memory_bytes(&self) -> u64 {
+        let Some(granules) = &self.granules else { return self.bytes };
+        let granules = granules.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |(index, _): (usize, &bool)| GRANULE_BYTES.min(self.bytes - index as u64 * GRANULE_BYTES);
+        granules.iter().enumerate().filter(|(_, has_memory)| **has_memory).map(of).sum()
+    }
+
+    /// Memory comes for whole granules that have none, or goes where they have.
+    fn change(&self, span: &Span, comes: bool) {
+        let (start, end) = (span.offset(), span.offset() + span.bytes());
+        let is_whole = start.is_multiple_of(GRANULE_BYTES) && (end.is_multiple_of(GRANULE_BYTES) || end == self.bytes);
+        assert!(is_whole, "{start} to {end} are not whole granules of {}", self.bytes);
+        let granules = self.granules.as_ref().expect("a range of addresses");
+        let mut granules = granules.lock().unwrap_or_else(PoisonError::into_inner);
+        for has_memory in &mut granules[(start / GRANULE_BYTES) as usize..end.div_ceil(GRANULE_BYTES) as usize] {
+            assert_ne!(*has_memory, comes, "{start} to {end}");
+            *has_memory = comes;
+        }
+    }
+
+    /// Panics unless all that a transfer is lent has memory.
+    fn attend(&self, span: &Span) {
+        let Some(granules) = &self.granules else { return };
+        let (start, end) = (span.offset(), span.offset() + span.bytes());
+        let granules = granules.lock().unwrap_or_else(PoisonError::into_inner);
+        let met = &granules[(start / GRANULE_BYTES) as usize..end.div_ceil(GRANULE_BYTES) as usize];
+        assert!(met.iter().all(|has_memory| *has_memory), "{start} to {end} have not all memory");
+    }
+
     /// A write into a part of the span has failed.
     fn spoil(&self, span: &mut Span, at: u64, len: u64) {
         if span.range(at, len).is_ok() {
@@ -69,7 +104,7 @@ impl DisturbedSlab {
 
 impl Drop for DisturbedSlab {
     fn drop(&mut self) {
-        self.trouble.unreserve(self.bytes);
+        self.trouble.unreserve(self.memory_bytes());
         self.trouble.pass(Callback::DropSlab);
     }
 }
@@ -90,24 +125,54 @@ impl Backend for Disturbed {
     fn create_slab(&self, bytes: u64) -> Result<DisturbedSlab> {
         let Limits { granule_bytes, slab, .. } = self.limits;
         assert!(bytes > 0 && bytes.is_multiple_of(granule_bytes) && bytes <= slab.bytes, "a slab of {bytes} bytes");
-        self.trouble.create(bytes)?;
+        self.trouble.create(bytes, Callback::CreateSlab)?;
         let slab = Host.create_slab(bytes)?;
         self.trouble.reserve(bytes);
-        Ok(DisturbedSlab { slab, bytes, trouble: Arc::clone(&self.trouble) })
+        Ok(DisturbedSlab { slab, bytes, granules: None, trouble: Arc::clone(&self.trouble) })
+    }
+
+    fn commit_granule_bytes(&self) -> Option<u64> {
+        Some(GRANULE_BYTES)
+    }
+
+    fn reserve_slab(&self, bytes: u64) -> Result<DisturbedSlab> {
+        assert!(bytes > 0 && bytes <= self.limits.slab.bytes, "a range of {bytes} bytes");
+        self.trouble.create(bytes, Callback::CreateSlab)?;
+        let granules = Some(Mutex::new(vec![false; bytes.div_ceil(GRANULE_BYTES) as usize]));
+        Ok(DisturbedSlab { slab: Host.reserve_slab(bytes)?, bytes, granules, trouble: Arc::clone(&self.trouble) })
+    }
+
+    fn commit(&self, slab: &DisturbedSlab, span: &mut Span, touches: bool) -> Result<()> {
+        self.trouble.create(span.bytes(), Callback::Commit)?;
+        Host.commit(&slab.slab, span, touches)?;
+        slab.change(span, true);
+        self.trouble.reserve(span.bytes());
+        Ok(())
+    }
+
+    fn decommit(&self, slab: &DisturbedSlab, span: &mut Span) -> Result<()> {
+        self.trouble.transfer(Callback::Decommit, || {})?;
+        Host.decommit(&slab.slab, span)?;
+        slab.change(span, false);
+        self.trouble.unreserve(span.bytes());
+        Ok(())
     }
 
     fn upload(&self, slab: &DisturbedSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
         self.trouble.transfer(Callback::Upload, || slab.spoil(span, at, bytes.len() as u64))?;
+        slab.attend(span);
         Host.upload(&slab.slab, span, at, bytes)
     }
 
     fn download(&self, slab: &DisturbedSlab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
         self.trouble.transfer(Callback::Download, || {})?;
+        slab.attend(span);
         Host.download(&slab.slab, span, at, bytes)
     }
 
     fn fill(&self, slab: &DisturbedSlab, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()> {
         self.trouble.transfer(Callback::Fill, || slab.spoil(span, 0, len))?;
+        slab.attend(span);
         Host.fill(&slab.slab, span, len, pattern)
     }
 
@@ -116,11 +181,14 @@ impl Backend for Disturbed {
         if self.trouble.must_wait() {
             return Ok(false);
         }
+        slab.attend(span);
         Host.fill(&slab.slab, span, len, &[0]).map(|()| true)
     }
 
     fn copy(&self, from: CopySrc<'_, DisturbedSlab>, to: CopyDst<'_, DisturbedSlab>, len: u64) -> Result<()> {
         self.trouble.transfer(Callback::Copy, || to.slab.spoil(to.span, to.at, len))?;
+        from.slab.attend(from.span);
+        to.slab.attend(to.span);
         let from = CopySrc { slab: &from.slab.slab, span: from.span, at: from.at };
         Host.copy(from, CopyDst { slab: &to.slab.slab, span: to.span, at: to.at }, len)
     }

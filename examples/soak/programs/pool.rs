@@ -52,6 +52,8 @@ pub struct Program<B: Ground> {
     /// `None` only while the pool has no handle.
     pool: Option<Pool<B>>,
     pub limits: Limits,
+    /// Of an expanding slab.
+    pub address_bytes: u64,
     pub trouble: Arc<Trouble>,
     /// The backend is disturbed, too.
     pub is_disturbed: bool,
@@ -147,6 +149,7 @@ impl<B: Ground> Program<B> {
         logger::attend(&trouble);
         Some(Self {
             limits: pool.limits(),
+            address_bytes: pool.stats().address_bytes,
             office: Office::open(&trouble, &pool),
             pool: Some(pool),
             trouble,

@@ -210,6 +210,10 @@ impl<B: Ground> Program<B> {
             if let Some(held) = self.held.get_mut(index) {
                 held.holds.pop();
                 let left = if held.holds.is_empty() { std::mem::take(&mut held.left) } else { Vec::new() };
+                if !left.is_empty() {
+                    // The pool looks at it before there is another hold on the block, which would keep it.
+                    caught(|| self.pool().stats());
+                }
                 self.vacate_all(left);
             }
             return;
@@ -235,18 +239,22 @@ impl<B: Ground> Program<B> {
         let _pause = trouble.pause();
         let stats = self.pool().stats();
         let least_bytes = self.setup.staging_bytes + self.setup.reserve_bytes;
+        // An expanding slab has whole granules of it, and no more than it has addresses.
+        let is_expanding = self.address_bytes > 0;
+        let is_set = |budget_bytes: u64| budget_bytes == bytes || is_expanding && budget_bytes < bytes;
         match result {
             Some(Ok(over_bytes)) => {
-                assert_eq!(stats.budget_bytes, bytes);
+                assert!(is_set(stats.budget_bytes), "{bytes}: {stats:?}");
                 assert!(stats.over_budget_bytes() <= over_bytes, "{over_bytes} are over it: {stats:?}");
             }
             Some(Err(error)) => {
-                let is_invalid = error.kind() == ErrorKind::Invalid && bytes < least_bytes;
+                let is_invalid = error.kind() == ErrorKind::Invalid && (bytes < least_bytes || is_expanding);
                 assert!(is_invalid || is_near && error.kind() == ErrorKind::Device, "{bytes}: {error}");
                 assert_eq!(stats.budget_bytes, before_bytes, "{error}");
             }
             None => {
-                assert!([before_bytes, bytes].contains(&stats.budget_bytes), "{before_bytes} to {bytes}: {stats:?}")
+                let is_right = stats.budget_bytes == before_bytes || is_set(stats.budget_bytes);
+                assert!(is_right, "{before_bytes} to {bytes}: {stats:?}");
             }
         }
         self.setup.budget_bytes = stats.budget_bytes;

@@ -1,5 +1,6 @@
 //! Whether a pool was right to refuse a request, and said the right numbers.
 
+use tensorpool::space::Space;
 use tensorpool::{Error, ErrorKind, Limits, Placement, Priority, SlabPolicy};
 
 use super::disturbed::Ground;
@@ -50,7 +51,10 @@ impl<B: Ground> Program<B> {
             ErrorKind::Alignment => {
                 attempt.any(|ask| !ask.align_bytes.is_power_of_two() || ask.align_bytes > limits.alignment_bytes)
             }
-            ErrorKind::TooLarge => attempt.any(|ask| slab_bytes(ask, setup, limits) > limits.slab.bytes),
+            ErrorKind::TooLarge => attempt.any(|ask| {
+                let (bytes, saved) = slab_bytes(ask, setup, limits, self.address_bytes);
+                bytes - saved > limits.slab.bytes
+            }),
             ErrorKind::OverBudget => self.is_over_budget(attempt.asks, setup.open_bytes()),
             ErrorKind::Full | ErrorKind::Fragmented => !self.must_be_served(attempt),
             ErrorKind::Timeout => attempt.asks.iter().all(|ask| ask.wait.is_some()) && !self.must_be_served(attempt),
@@ -67,8 +71,15 @@ impl<B: Ground> Program<B> {
     /// Whether the asks take more than so many bytes, or more of them than those of their priority may have.
     pub fn is_over_budget(&self, asks: &[Ask], open_bytes: u64) -> bool {
         let is_high = |ask: &Ask| ask.priority == Priority::High;
+        // One of them may end in a partial last page.
         let needed_bytes = |asks: &mut dyn Iterator<Item = &Ask>| {
-            asks.map(|ask| slab_bytes(ask, &self.setup, &self.limits)).fold(0, u64::saturating_add)
+            let (mut sum, mut saved_most) = (0u64, 0);
+            for ask in asks {
+                let (bytes, saved) = slab_bytes(ask, &self.setup, &self.limits, self.address_bytes);
+                sum = sum.saturating_add(bytes);
+                saved_most = saved.max(saved_most);
+            }
+            sum - saved_most
         };
         let others_bytes = needed_bytes(&mut asks.iter().filter(|ask| !is_high(ask)));
         needed_bytes(&mut asks.iter()) > open_bytes || others_bytes > open_bytes - self.setup.reserve_bytes
@@ -124,22 +135,42 @@ impl<B: Ground> Program<B> {
         // Who waits in line does not wait for a device beyond his time.
         let may_block = attempt.may_block && (attempt.any(|ask| ask.wait.is_none()) || !self.is_late());
         let may_all = may_block && attempt.asks.iter().all(Ask::may_do_all);
-        may_all && attempt.was_empty && !attempt.was_near && attempt.was_alone(self)
+        let may_be_in_parts = attempt.asks.len() > 1 && self.address_bytes > 0 && self.may_be_in_parts(attempt.asks);
+        may_all && !may_be_in_parts && attempt.was_empty && !attempt.was_near && attempt.was_alone(self)
+    }
+
+    /// Whether blocks of a batch may be in each other's way in an empty expanding slab: in few granules, or where not each of them
+    /// can have whole pages.
+    fn may_be_in_parts(&self, asks: &[Ask]) -> bool {
+        let space = Space::new(self.address_bytes, self.limits.alignment_bytes, self.setup.placement);
+        let whole = |ask: &Ask| ask.bytes.next_multiple_of(space.page_bytes().max(space.cut_bytes()));
+        let needed_bytes: u64 = asks.iter().map(whole).sum();
+        self.was_lowered || needed_bytes > self.setup.open_bytes() - self.setup.reserve_bytes
     }
 }
 
-/// The smallest slab that an ask needs; `u64::MAX` also if that is more.
-fn slab_bytes(ask: &Ask, setup: &Setup, limits: &Limits) -> u64 {
-    slab_bytes_for(ask.bytes, setup, limits)
+/// The smallest slab that an ask needs, or the smallest extent of an expanding one; `u64::MAX` also if that is more. And how much
+/// less that is for a run that ends in a partial last page.
+fn slab_bytes(ask: &Ask, setup: &Setup, limits: &Limits, address_bytes: u64) -> (u64, u64) {
+    slab_bytes_for(ask.bytes, setup, limits, address_bytes)
 }
 
-/// The smallest slab that so many bytes need; `u64::MAX` also if that is more.
-pub fn slab_bytes_for(bytes: u64, setup: &Setup, limits: &Limits) -> u64 {
+/// The same for so many bytes.
+pub fn slab_bytes_for(bytes: u64, setup: &Setup, limits: &Limits, address_bytes: u64) -> (u64, u64) {
+    let Limits { alignment_bytes, granule_bytes, .. } = *limits;
+    let up = |bytes: u64, unit: u64| bytes.checked_next_multiple_of(unit).unwrap_or(u64::MAX);
+    let power = bytes.checked_next_power_of_two().unwrap_or(u64::MAX).max(alignment_bytes);
     match (setup.policy, setup.placement) {
-        (_, _) if bytes == 0 => 0,
-        (SlabPolicy::PerBlock, _) | (_, Placement::Exact) => {
-            bytes.checked_next_multiple_of(limits.granule_bytes).unwrap_or(u64::MAX)
+        (_, _) if bytes == 0 => (0, 0),
+        (_, Placement::Exact) if address_bytes > 0 && bytes <= address_bytes => {
+            let space = Space::new(address_bytes, alignment_bytes, Placement::Exact);
+            let (page_bytes, cut_bytes) = (space.page_bytes(), space.cut_bytes());
+            let last_bytes = address_bytes % page_bytes;
+            let in_last_bytes = up(bytes.saturating_sub(last_bytes), page_bytes).saturating_add(last_bytes);
+            let extent_bytes = if power < cut_bytes { power } else { up(bytes, page_bytes) };
+            (extent_bytes, if last_bytes > 0 { extent_bytes.saturating_sub(in_last_bytes) } else { 0 })
         }
-        (_, Placement::PowerOfTwo) => bytes.checked_next_power_of_two().unwrap_or(u64::MAX).max(limits.alignment_bytes),
+        (SlabPolicy::PerBlock, _) | (_, Placement::Exact) => (up(bytes, granule_bytes), 0),
+        (_, Placement::PowerOfTwo) => (power, 0),
     }
 }

@@ -28,7 +28,15 @@ pub struct Setup {
 
 impl Setup {
     pub fn draw(choices: &mut impl Choices, budget_bytes_most: u64) -> Self {
-        let policies = [SlabPolicy::Growing, SlabPolicy::Growing, SlabPolicy::Single, SlabPolicy::PerBlock];
+        let policies = [
+            SlabPolicy::Expanding,
+            SlabPolicy::Expanding,
+            SlabPolicy::Expanding,
+            SlabPolicy::Growing,
+            SlabPolicy::Growing,
+            SlabPolicy::Single,
+            SlabPolicy::PerBlock,
+        ];
         let policy = choices.pick(&policies);
         let budget_bytes = match choices.below(4) {
             0 => choices.pick(&[0, 1, 63, 64, 65, 100, 5000, 65_536, (1 << 20) + 1]),

@@ -90,18 +90,24 @@ impl<B: Ground> Program<B> {
         let is_right = match error.kind() {
             ErrorKind::NotInPlace => bytes > before.held_bytes,
             ErrorKind::Full => {
-                let refused_by = error.shortage().map(|shortage| shortage.refused_by);
-                let is_right = match refused_by {
-                    Some(RefusedBy::Queue) => !self.waiters.is_empty(),
-                    Some(RefusedBy::Reserve) => self.setup.reserve_bytes > 0 && !before.is_high,
-                    // A slab has more than a budget that was lowered.
-                    Some(RefusedBy::Budget) => self.was_lowered,
+                let is_right = error.shortage().is_some_and(|shortage| match shortage.refused_by {
+                    RefusedBy::Queue => !self.waiters.is_empty(),
+                    RefusedBy::Reserve => self.setup.reserve_bytes > 0 && !before.is_high,
+                    RefusedBy::Budget => {
+                        let taken_bytes = shortage.used_bytes + shortage.retired_bytes;
+                        // A slab may have more than a budget that was lowered.
+                        shortage.needed_bytes > self.setup.open_bytes().saturating_sub(taken_bytes)
+                    }
                     _ => false,
-                };
+                });
                 is_right && bytes > before.held_bytes
             }
             ErrorKind::Invalid => bytes == 0 && before.bytes > 0,
-            ErrorKind::TooLarge => slab_bytes_for(bytes, &self.setup, &self.limits) > self.limits.slab.bytes,
+            ErrorKind::TooLarge => {
+                let (bytes, saved) = slab_bytes_for(bytes, &self.setup, &self.limits, self.address_bytes);
+                bytes - saved > self.limits.slab.bytes
+            }
+            ErrorKind::OutOfMemory => self.address_bytes > 0 && is_near,
             ErrorKind::Device | ErrorKind::DeviceLost => is_near,
             _ => false,
         };

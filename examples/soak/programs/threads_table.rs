@@ -32,6 +32,7 @@ pub struct Table {
     pub office: Arc<Office<Disturbed>>,
     pub trouble: Arc<Trouble>,
     pub budget_bytes: u64,
+    pub keeps_budget: bool,
     pub zero_on_free: bool,
     /// Things go wrong in this program.
     pub is_troubled: bool,
@@ -42,6 +43,15 @@ pub struct Table {
     pub patterns: AtomicU64,
     heading: String,
 }
+
+const POLICIES: [SlabPolicy; 6] = [
+    SlabPolicy::Expanding,
+    SlabPolicy::Expanding,
+    SlabPolicy::Growing,
+    SlabPolicy::Growing,
+    SlabPolicy::Single,
+    SlabPolicy::PerBlock,
+];
 
 impl fmt::Debug for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -55,7 +65,7 @@ impl Table {
         let zero_on_free = choices.chance(1, 4);
         let config = Config::new(budget_bytes)
             .high_priority_reserve(if choices.chance(1, 4) { budget_bytes / 8 } else { 0 })
-            .slabs(choices.pick(&[SlabPolicy::Growing, SlabPolicy::Growing, SlabPolicy::Single, SlabPolicy::PerBlock]))
+            .slabs(choices.pick(&POLICIES))
             .placement(choices.pick(&[Placement::Exact, Placement::Exact, Placement::PowerOfTwo]))
             .zero_on_free(zero_on_free);
         let backend = Disturbed::new(64, 1, u64::MAX >> 1);
@@ -65,7 +75,9 @@ impl Table {
         Self {
             office: Office::open(&trouble, &pool),
             trouble,
-            budget_bytes,
+            budget_bytes: pool.budget_bytes(),
+            // A slab of few granules has no other budget that would do.
+            keeps_budget: pool.stats().address_bytes > 0 && budget_bytes < 64 << 10,
             zero_on_free,
             is_troubled: choices.chance(2, 3),
             given: Mutex::default(),

@@ -356,6 +356,9 @@ impl<'a> Worker<'a> {
 
     /// The budget changes, to what threads that wait can still be served in.
     fn set_budget(&mut self) {
+        if self.table.keeps_budget {
+            return;
+        }
         let bytes = self.table.budget_bytes - self.choices.below(self.table.budget_bytes / 4);
         if let Some(Err(error)) = self.call(|pool| pool.set_budget(bytes)) {
             panic!("{error}");

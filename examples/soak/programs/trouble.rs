@@ -214,9 +214,9 @@ impl Trouble {
         self.is_due(&self.zeroings)
     }
 
-    pub fn create(&self, bytes: u64) -> Result<()> {
+    pub fn create(&self, bytes: u64, callback: Callback) -> Result<()> {
         self.check()?;
-        self.pass(Callback::CreateSlab);
+        self.pass(callback);
         let how = FAILURES[self.how.load(SeqCst) as usize];
         if !self.is_due(&self.creations) {
             return Ok(());
@@ -230,7 +230,7 @@ impl Trouble {
                 Payload::Plain.throw()
             }
         };
-        Err(Error::new(kind, format!("a slab of {bytes} bytes fails, as the program wants")))
+        Err(Error::new(kind, format!("memory of {bytes} bytes fails, as the program wants")))
     }
 
     /// Whether this write of a record fails.

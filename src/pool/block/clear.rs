@@ -1,6 +1,7 @@
 //! What is in the way of a block that grows and may be in no use, and how it goes home.
 
 use crate::backend::Backend;
+use crate::error::Result;
 use crate::pool::Shared;
 use crate::pool::state::{Denied, First, Home};
 use crate::space::Obstacle;
@@ -15,6 +16,8 @@ enum Idle {
     /// Pieces in free lists.
     Pieces,
     Arena,
+    /// Memory that an expanding slab has elsewhere, of free pages.
+    Spare,
     /// Bytes that count as held, wherever they are.
     Bytes,
 }
@@ -22,13 +25,21 @@ enum Idle {
 impl<B: Backend> Shared<B> {
     /// Takes the pages behind a place. Idle memory goes home that is in the way, of each kind once; no other does, so that a growth
     /// in vain costs a planned step no arena.
-    pub(super) fn clear_behind(&self, home: &Home<B::Slab>, bytes: u64) -> std::result::Result<Home<B::Slab>, Denied> {
-        let mut has_tried = [false; 5];
+    ///
+    /// # Errors
+    /// As [`reserve_behind`](Self::reserve_behind).
+    pub(super) fn clear_behind(
+        &self,
+        home: &Home<B::Slab>,
+        bytes: u64,
+    ) -> Result<std::result::Result<Home<B::Slab>, Denied>> {
+        let mut has_tried = [false; 6];
         loop {
-            let reserved = self.state().reserve_behind(home, bytes);
-            let Err(denied) = reserved else { return reserved };
-            let Some(idle) = self.idle_of(&denied).filter(|idle| !has_tried[*idle as usize]) else {
-                return Err(denied);
+            let reserved = self.reserve_behind(home, bytes)?;
+            let Err(denied) = reserved else { return Ok(reserved) };
+            let mut kinds = self.idle_of(&denied).into_iter().flatten();
+            let Some(idle) = kinds.find(|idle| !has_tried[*idle as usize]) else {
+                return Ok(Err(denied));
             };
             has_tried[idle as usize] = true;
             match idle {
@@ -39,27 +50,32 @@ impl<B: Backend> Shared<B> {
                     self.state().gather();
                 }
                 Idle::Arena => self.give_idle_arena(),
+                Idle::Spare => self.give_back_behind(home, bytes),
                 Idle::Bytes => {
                     self.gather();
                     self.zero_all();
+                    if self.is_expanding() {
+                        self.give_back_behind(home, bytes);
+                    }
                 }
             }
         }
     }
 
-    /// Returns what may be in no use of what is in the way.
+    /// Returns what may be in no use of what is in the way, what costs least first.
     #[cold]
-    fn idle_of(&self, denied: &Denied) -> Option<Idle> {
+    fn idle_of(&self, denied: &Denied) -> [Option<Idle>; 2] {
         let (is_cut, First { place, retired_bytes, is_dirty }) = match denied {
             Denied::Obstacle { obstacle: Obstacle::Pages { is_cut, .. }, first } => (*is_cut, *first),
-            Denied::Short { may_come_home: true, .. } => return Some(Idle::Bytes),
-            _ => return None,
+            Denied::Short { may_come_home: true, .. } => return [Some(Idle::Bytes), None],
+            Denied::Memory { .. } => return [Some(Idle::Spare), Some(Idle::Bytes)],
+            _ => return [None; 2],
         };
         let is_in_arena = || {
             let runs = if self.shards.signs.has_arena() { self.shards.planner().idle_runs() } else { Vec::new() };
-            runs.iter().any(|(slot, run)| *slot == place.0 && (run.offset()..run.end()).contains(&place.1))
+            runs.iter().any(|(slot, run)| *slot == place.0 && run.range().contains(&place.1))
         };
-        match is_cut {
+        let idle = match is_cut {
             _ if is_dirty => Some(Idle::Dirty),
             _ if retired_bytes.is_some() => Some(Idle::Retired),
             Some(true) => Some(Idle::Pieces),
@@ -67,6 +83,7 @@ impl<B: Backend> Shared<B> {
             // Not known: too many runs are cut.
             None => Some(Idle::Pieces),
             Some(false) => None,
-        }
+        };
+        [idle, None]
     }
 }

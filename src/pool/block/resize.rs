@@ -45,8 +45,9 @@ impl<B: Backend> Block<B> {
     /// What a block [holds](Self::bytes_held) beyond its bytes it grows into for nothing. A block of at most half a page is a
     /// *piece*, which never holds more than it does. Any other grows by whole pages; with
     /// [`Placement::PowerOfTwo`](crate::Placement::PowerOfTwo) to the next power of two of pages. A block in the arena of planned
-    /// steps grows within its place. No slab is reserved. If pages behind the block are idle, in free lists, retired or in an arena
-    /// without a block, they are reclaimed first. No other idle memory is.
+    /// steps grows within its place. No slab is reserved; an expanding one gets the memory that is missing. If pages behind the block
+    /// are idle, in free lists, retired or in an arena without a block, they are reclaimed first. Other idle memory is where the bytes
+    /// behind the block are free, and the budget has too few left.
     ///
     /// Memory behind a block is kept from waiters as any other: growing passes those in line, and waits for those that were passed
     /// too often. A block takes from the [reserve](crate::Config::high_priority_reserve) only if it was asked for with high priority.
@@ -56,9 +57,11 @@ impl<B: Backend> Block<B> {
     /// # Errors
     /// Then the block is as it was. Idle memory may have gone from `cached` to `free`.
     /// - [`ErrorKind::NotInPlace`] if what is behind the block is in use, or it is a piece, a planned place, the last block of its
-    ///   slab, or of zero bytes: the message says which, with the numbers;
-    /// - [`ErrorKind::Full`] if the bytes behind it are free, and it is the turn of a waiter, or they are kept for high priority:
-    ///   [`Error::shortage`] is about the bytes that it would take;
+    ///   slab, or of zero bytes, or the bytes behind it lack memory that the budget has none left for: the message says which, with
+    ///   the numbers;
+    /// - [`ErrorKind::Full`] if the bytes behind it are free, and the budget has less left, it is the turn of a waiter, or they are
+    ///   kept for high priority: [`Error::shortage`] is about the bytes that it would take;
+    /// - [`ErrorKind::OutOfMemory`] if the backend could not commit memory for them;
     /// - [`ErrorKind::TooLarge`] over a limit of the backend, [`ErrorKind::Closed`], [`ErrorKind::DeviceLost`];
     /// - [`ErrorKind::Invalid`] for fewer bytes than the block has.
     pub fn try_grow(&mut self, bytes: u64) -> Result<()> {
@@ -103,15 +106,22 @@ impl<B: Backend> Block<B> {
         if shared.shards.signs.has_arena() {
             shared.fold_planned();
         }
-        let served = {
+        let (served, gives_back) = {
             let mut state = shared.state();
             state.fold(tally);
             if let Some(home) = self.home() {
                 state.shrank(home, behind, from, (bytes, self.label()));
             }
-            state.serve()
+            let gives_back = state.gives_back_at_once();
+            if gives_back {
+                shared.detach_empty(&mut state);
+            }
+            (state.serve(), gives_back)
         };
         shared.tell(served);
+        if gives_back {
+            caught(|| shared.settle_completed());
+        }
         Ok(())
     }
 
@@ -167,7 +177,7 @@ impl<B: Backend> Block<B> {
             let reason = format!("its place in the arena of planned steps has {}", exact(held_bytes));
             return Err(self.refused(ErrorKind::NotInPlace, "grow", bytes, &reason));
         };
-        match shared.clear_behind(home, bytes) {
+        match shared.clear_behind(home, bytes)? {
             Ok(home) => Ok(behind(Some(home))),
             Err(denied) => Err(self.in_the_way(shared, bytes, denied)),
         }
@@ -180,6 +190,12 @@ impl<B: Backend> Block<B> {
                 // Marked as the pool's: what would serve a request elsewhere does not serve this one.
                 let request = Request::bytes(more_bytes).label(self.label().to_owned()).for_the_pool();
                 return shared.no_room(std::slice::from_ref(&request), &short);
+            }
+            Denied::Memory { more_bytes, left_bytes } => {
+                let (more, left) = (exact(more_bytes), exact(left_bytes));
+                let reason =
+                    format!("of {more} behind it some have no memory, and the budget has {left} left to reserve");
+                return self.refused(ErrorKind::NotInPlace, "grow", bytes, &reason);
             }
             Denied::Obstacle { obstacle, first } => (obstacle, first.retired_bytes),
         };

@@ -153,16 +153,19 @@ impl<B: Backend> Shared<B> {
     }
 
     /// While there is an arena nothing goes through free lists; what they have counted so far is told before. A request that has
-    /// joined the line since the arena was taken could not see it: the arena goes home for it.
+    /// joined the line since the arena was taken could not see it: the arena goes home for it, and for a budget that was lowered.
     fn arena_has_come(&self) {
-        let is_waited_for = {
+        let (is_waited_for, is_over) = {
             let state = self.state();
             state.direct_if_need_be();
-            state.is_waited_for()
+            (state.is_waited_for(), state.over_bytes() > 0)
         };
         self.fold_shards();
-        if is_waited_for {
+        if is_waited_for || is_over {
             self.give_idle_arena();
+        }
+        if is_over {
+            self.yield_arena();
         }
     }
 

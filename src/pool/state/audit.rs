@@ -1,9 +1,10 @@
 //! What keeps the budget even where this crate has a defect: before a slab is created, the counters are compared with the
 //! slabs that there are.
 
-use super::State;
+use super::{Leaving, State};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::books::Sum;
+use crate::space::{Extent, Space};
 use crate::units::exact;
 
 impl<S> State<S> {
@@ -13,12 +14,24 @@ impl<S> State<S> {
     /// [`ErrorKind::Defect`] once the counters contradict the slabs or each other. From then on nothing is booked any more: what is
     /// left of the budget is not known.
     pub(in crate::pool) fn book(&mut self, bytes: u64) -> Result<()> {
-        self.is_wrong |= !self.are_counters_right() || self.booked.bytes() > 0 || bytes > self.left_bytes();
-        if self.is_wrong {
-            return Err(self.defect());
-        }
+        self.check_left(bytes)?;
         self.booked.add(bytes);
         Ok(())
+    }
+
+    /// Counts bytes as reserved that are about to be committed. The caller adds them to a slab.
+    ///
+    /// # Errors
+    /// As [`book`](Self::book).
+    pub(super) fn claim(&mut self, bytes: u64) -> Result<()> {
+        self.check_left(bytes)?;
+        self.reserved.add(bytes);
+        Ok(())
+    }
+
+    fn check_left(&mut self, bytes: u64) -> Result<()> {
+        self.is_wrong |= !self.are_counters_right() || self.booked.bytes() > 0 || bytes > self.left_bytes();
+        if self.is_wrong { Err(self.defect()) } else { Ok(()) }
     }
 
     /// Booked bytes are not needed: there is no slab of them.
@@ -29,14 +42,18 @@ impl<S> State<S> {
     /// Returns whether every sum is that of its parts, as far as the parts are known, and none was ever found to be wrong.
     fn are_counters_right(&self) -> bool {
         let spaces = || self.entries.iter().flatten().map(|entry| &entry.space);
-        let slab_bytes: u64 = spaces().map(|space| space.bytes()).sum();
-        let leaving_bytes: u64 = self.leaving.iter().map(|leaving| leaving.slab.bytes).sum();
+        let slab_bytes: u64 = spaces().map(Space::committed_bytes).sum();
+        let leaving_bytes: u64 = self.leaving.iter().map(Leaving::bytes).sum();
+        // Still out of its space, and of its slab's memory.
+        let spare = self.leaving.iter().filter_map(|leaving| leaving.spare);
+        let spare_bytes = spare.map(Extent::bytes).sum::<u64>();
         let staging_bytes = self.books.stats().staging_bytes;
         !self.is_any_sum_wrong()
             && self.is_within_limit()
             && self.leaving_sum.bytes() == leaving_bytes
-            && self.reserved.bytes() == staging_bytes + slab_bytes + leaving_bytes + self.burying.bytes()
-            && self.books.gone_bytes() == spaces().map(|space| space.used_bytes()).sum::<u64>()
+            && self.reserved.bytes() == staging_bytes + slab_bytes + leaving_bytes - spare_bytes + self.burying.bytes()
+            && self.books.gone_bytes() + spare_bytes + self.decommitting.bytes()
+                == spaces().map(|space| space.used_bytes()).sum::<u64>()
     }
 
     /// Returns whether the budget holds: no more is reserved than it has, or than was reserved when it was lowered, less all that has
@@ -54,7 +71,7 @@ impl<S> State<S> {
     }
 
     fn is_any_sum_wrong(&self) -> bool {
-        let sums = [self.reserved, self.booked, self.leaving_sum, self.burying];
+        let sums = [self.reserved, self.booked, self.leaving_sum, self.burying, self.decommitting];
         sums.into_iter().any(Sum::is_wrong) || !self.books.are_right()
     }
 
@@ -94,7 +111,6 @@ impl<S> State<S> {
 #[cfg(test)]
 mod tests {
     use crate::pool::{Config, Priority, Request, SlabPolicy};
-    use crate::sync::this_thread;
     use crate::{ErrorKind, Pool, Virtual};
 
     const KIB: u64 = 1 << 10;
@@ -105,7 +121,7 @@ mod tests {
     const WRONG: [(&str, Wrong); 7] = [
         ("unbooked twice", |pool| pool.shared().state().unbook(1)),
         ("booked and forgotten", |pool| pool.shared().state().book(1).unwrap()),
-        ("dropped twice", |pool| pool.shared().state().buried(16 * KIB, this_thread())),
+        ("dropped twice", |pool| pool.shared().state().buried(16 * KIB)),
         ("a block counted twice", |pool| pool.shared().state().books.take(64)),
         ("a block freed twice", |pool| pool.shared().state().books.put_back(64)),
         ("a retired block that was not", |pool| pool.shared().state().books.unretire(64)),

@@ -69,7 +69,7 @@ impl<S> State<S> {
     /// of a reserve would be left as before.
     pub(in crate::pool) fn new_slab_for(&self, from: Slot, blocks: &[(u64, Extent)]) -> Option<u64> {
         // A pool of one slab reserves no other.
-        if matches!(self.sizes.policy, SlabPolicy::Single | SlabPolicy::PerBlock) {
+        if matches!(self.sizes.policy, SlabPolicy::Single | SlabPolicy::PerBlock | SlabPolicy::Expanding) {
             return None;
         }
         let most_bytes = (self.entry(from).space.bytes() / NEW_SLAB_PART).min(self.left_bytes());
@@ -131,9 +131,10 @@ impl<S> State<S> {
         held_bytes.saturating_add(self.open_bytes(Priority::Normal))
     }
 
-    /// Returns whether a slab may have room for a request of so many bytes, of some priority.
+    /// Returns whether a slab may have room for a request of so many bytes, of some priority. Memory may come to an expanding one.
     pub(in crate::pool) fn may_have_room(&self, slot: Slot, bytes: u64) -> bool {
-        self.entry(slot).space.most_bytes() >= bytes
+        let space = &self.entry(slot).space;
+        space.is_expanding() || space.most_bytes() >= bytes
     }
 }
 

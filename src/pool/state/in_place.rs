@@ -13,6 +13,8 @@ pub(in crate::pool) enum Denied {
     Obstacle { obstacle: Obstacle, first: First },
     /// So many bytes are behind it, and others are to have them. `may_come_home`: enough bytes count as held that may be in no use.
     Short { more_bytes: u64, short: Short, may_come_home: bool },
+    /// So many free bytes are behind it without memory, and the budget has only so many left to reserve.
+    Memory { more_bytes: u64, left_bytes: u64 },
 }
 
 /// What is right behind the free pages behind a block, if that was looked at.
@@ -28,8 +30,28 @@ pub(in crate::pool) struct First {
 
 impl<S> State<S> {
     /// Takes the pages that a block needs behind it to hold `bytes` bytes. Until [`grew`](Self::grew) or
-    /// [`unreserve`](Self::unreserve) they count as cached.
-    pub(in crate::pool) fn reserve_behind(&mut self, home: &Home<S>, bytes: u64) -> Result<Home<S>, Denied> {
+    /// [`unreserve`](Self::unreserve) they count as cached. `None` if they are free, and some have no memory.
+    pub(in crate::pool) fn reserve_behind(&mut self, home: &Home<S>, bytes: u64) -> Result<Option<Home<S>>, Denied> {
+        let more_bytes = self.bytes_behind(home, bytes)?;
+        let slot = home.slab.slot;
+        let Some(extent) = self.space_mut(slot).take_behind(home.extent, more_bytes) else { return Ok(None) };
+        self.settle_slot(slot);
+        self.books.take_listed(extent.bytes());
+        Ok(Some(Home { slab: Arc::clone(&home.slab), extent }))
+    }
+
+    /// Memory that a block needs behind it has come.
+    pub(in crate::pool) fn reserved_behind(&mut self, behind: &Home<S>) {
+        self.books.list(behind.extent.bytes());
+    }
+
+    /// Returns why a block does not get so many bytes behind it, though they are free: no memory can be committed for them.
+    pub(in crate::pool) fn denied_memory(&self, more_bytes: u64) -> Denied {
+        Denied::Memory { more_bytes, left_bytes: self.left_bytes() }
+    }
+
+    /// Returns the bytes that a block takes behind it to hold `bytes` bytes, if it may have them.
+    pub(in crate::pool) fn bytes_behind(&self, home: &Home<S>, bytes: u64) -> Result<u64, Denied> {
         let (slot, extent) = (home.slab.slot, home.extent);
         let space = &self.entry(slot).space;
         let more_bytes = space.bytes_behind(extent, bytes).map_err(|obstacle| self.denied(slot, extent, obstacle))?;
@@ -45,10 +67,7 @@ impl<S> State<S> {
             let may_come_home = more_bytes - self.open_bytes(priority) <= idle_bytes;
             return Err(Denied::Short { more_bytes, short: Short::Of(lack), may_come_home });
         }
-        let behind = self.space_mut(slot).take_behind(extent, more_bytes).expect("the pages are free");
-        self.settle_slot(slot);
-        self.books.take_listed(behind.bytes());
-        Ok(Home { slab: Arc::clone(&home.slab), extent: behind })
+        Ok(more_bytes)
     }
 
     /// Finds what is right behind the free pages, where pages in use are.

@@ -6,6 +6,7 @@
 mod audit;
 mod budget;
 mod emptying;
+mod expand;
 mod in_place;
 mod moves;
 mod next_slab;
@@ -20,12 +21,12 @@ mod tables;
 
 use std::time::Instant;
 
+pub(super) use self::expand::Expansion;
 pub(super) use self::in_place::{Denied, First};
 pub(super) use self::next_slab::NextSlab;
 pub(super) use self::place::Short;
 
-use self::retire::Leaving;
-pub(super) use self::retire::{Holds, Retired};
+pub(super) use self::retire::{Holds, Leaving, Retired};
 pub(super) use self::room::{Room, Terms};
 pub(super) use self::serve::{Candidate, Growth, Look, Served};
 use self::serve::{Chances, Waiters};
@@ -98,7 +99,9 @@ pub(super) struct State<S> {
     leaving_sum: Sum,
     /// Of slabs from `take_left`, whose memory is being dropped.
     burying: Sum,
-    /// The threads that are dropping it.
+    /// Of spare memory from `take_left`, which is being given back.
+    decommitting: Sum,
+    /// The threads that are dropping slabs, or giving spare memory back.
     burials: Vec<ThreadId>,
     /// The threads that are zeroing retired places, and wait for no other thread.
     zeroing: Vec<ThreadId>,
@@ -153,6 +156,7 @@ impl<S> State<S> {
             booked: Sum::default(),
             leaving_sum: Sum::default(),
             burying: Sum::default(),
+            decommitting: Sum::default(),
             burials: Vec::new(),
             zeroing: Vec::new(),
             returned_bytes: 0,
@@ -276,7 +280,7 @@ impl<S> State<S> {
     pub(super) fn add_slab(&mut self, mut slab: Slab<S>) {
         self.booked.take(slab.bytes);
         self.reserved.add(slab.bytes);
-        self.books.reserved(self.reserved.bytes());
+        self.books.reserved(slab.bytes, self.reserved.bytes());
         let space = self.sizes.space(slab.bytes);
         let slot = match self.entries.iter().position(Option::is_none) {
             Some(slot) => slot,
@@ -291,6 +295,7 @@ impl<S> State<S> {
         self.settle(self.order.len() - 1);
     }
 
+    #[inline]
     fn release(&mut self, slot: Slot, extent: Extent) {
         self.space_mut(slot).release(extent);
         self.settle_slot(slot);
@@ -328,16 +333,30 @@ impl<S> State<S> {
     pub(super) fn numbers(&self) -> Stats {
         let spaces = || self.entries.iter().flatten().map(|entry| &entry.space);
         let books = self.books.stats();
+        let ranges = self.entries.iter().flatten().filter(|entry| entry.space.is_expanding());
         Stats {
+            policy: self.sizes.policy,
+            address_bytes: ranges.map(|entry| entry.slab.bytes).sum(),
             reserved_bytes: self.reserved.bytes(),
+            // What is on its way counts as reserved, and is in the peak once it has come.
+            reserved_peak_bytes: books.reserved_peak_bytes.max(self.reserved.bytes()),
             cached_bytes: books.cached_bytes + spaces().map(Space::cached_bytes).sum::<u64>(),
             retired_bytes: books.retired_bytes + self.leaving_bytes(),
             free_bytes: spaces().map(Space::free_bytes).sum(),
-            largest_free_run_bytes: spaces().map(Space::largest_free_run_bytes).max().unwrap_or(0),
+            largest_free_run_bytes: self.largest_free_run_bytes(),
             slabs: self.order.len() as u64,
             waiting: self.line.len() as u64,
             ..books
         }
+    }
+
+    /// The longest run of free pages. Of addresses that have no memory, as much of it counts as the budget leaves.
+    fn largest_free_run_bytes(&self) -> u64 {
+        let of_space = |space: &Space| {
+            let most_bytes = if space.is_expanding() { space.free_bytes() + self.left_bytes() } else { u64::MAX };
+            space.largest_free_run_bytes().min(most_bytes)
+        };
+        self.entries.iter().flatten().map(|entry| of_space(&entry.space)).max().unwrap_or(0)
     }
 
     /// Moves the slab at this index of the order to where its fullness belongs; returns its new index.

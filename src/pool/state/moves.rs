@@ -19,7 +19,8 @@ impl<S> State<S> {
             return None;
         }
         let extent = space.alloc_below(run.offset(), run.bytes()).or_else(|| {
-            let free_bytes = space.free_bytes_below(run.offset());
+            // Where memory comes and goes, there may be as much as the block has, and the lowest hole has none.
+            let free_bytes = space.free_bytes_below(run.offset()).min(run.bytes());
             let is_enough = free_bytes > 0 && free_bytes >= run.bytes().div_ceil(PIECES_MAX);
             if may_slide && is_enough { space.alloc_at(run.offset() - free_bytes, free_bytes) } else { None }
         })?;

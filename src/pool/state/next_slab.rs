@@ -27,9 +27,14 @@ impl<S> State<S> {
         Some(NextSlab { bytes: if exactly { least_bytes } else { next_bytes }, least_bytes, exactly })
     }
 
-    /// Returns whether a slab for the request would leave the pool with no more than it had reserved at some time before.
+    /// Returns whether a slab for the request, or memory in an expanding one, would leave the pool with no more than it had reserved at
+    /// some time before.
     pub(in crate::pool) fn may_grow_within_peak(&mut self, request: &Request) -> bool {
         let Some(slab) = self.next_slab(request, false) else { return false };
-        self.reserved.bytes().saturating_add(slab.bytes) <= self.totals().reserved_peak_bytes
+        let more_bytes = match self.sizes.commit_granule_bytes() {
+            0 => slab.bytes,
+            granule_bytes => slab.least_bytes.next_multiple_of(granule_bytes),
+        };
+        self.reserved.bytes().saturating_add(more_bytes) <= self.totals().reserved_peak_bytes
     }
 }

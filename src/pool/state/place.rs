@@ -6,7 +6,7 @@ use crate::pool::line::{Need, Ticket};
 use crate::pool::shards::{LIST_BYTES, REFILL};
 use crate::pool::sizes::Least;
 use crate::pool::{Fallback, Priority, Request, SlabPolicy};
-use crate::space::{Extent, Space};
+use crate::space::{Cost, Extent, Space};
 use crate::sync::Arc;
 
 /// Why requests were not served.
@@ -28,6 +28,62 @@ pub(in crate::pool) struct Lack {
     pub(in crate::pool) is_left: bool,
 }
 
+/// Which places a request may get in an expanding slab; in any other all pages have memory.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::pool) enum Memory {
+    /// The place that is its own, if that has memory. A request that may not grow gets any place that has.
+    Committed,
+    /// The place that is its own, with or without memory.
+    Anywhere,
+    /// The end of the highest hole, with or without memory.
+    High,
+    /// Any place that costs no more than this.
+    Cheap(Cost),
+    /// Any place that has memory.
+    Elsewhere,
+}
+
+impl Memory {
+    #[inline]
+    fn alloc(self, space: &mut Space, request: &Request, open_bytes: u64) -> Option<Extent> {
+        match self {
+            Self::Committed if request.may(Fallback::Grow) => space.alloc(request.bytes),
+            _ => self.alloc_seldom(space, request.bytes, open_bytes),
+        }
+    }
+
+    /// At most `open_bytes` bytes, if there is a choice.
+    #[cold]
+    fn alloc_seldom(self, space: &mut Space, bytes: u64, open_bytes: u64) -> Option<Extent> {
+        match self {
+            Self::Committed | Self::Elsewhere => {
+                let own = space.alloc(bytes);
+                let open = own.filter(|extent| extent.bytes() <= open_bytes);
+                if open.is_none() {
+                    own.into_iter().for_each(|extent| space.release(extent));
+                }
+                open.or_else(|| space.alloc_elsewhere(bytes, open_bytes))
+                    .or_else(|| own.and_then(|_| space.alloc(bytes)))
+            }
+            Self::Anywhere => space.alloc_anywhere(bytes),
+            Self::High => space.alloc_high(bytes),
+            Self::Cheap(most) => space.alloc_cheap(bytes, Cost { extent_bytes: open_bytes, ..most }),
+        }
+    }
+
+    /// In whole pages.
+    fn alloc_pages(self, space: &mut Space, bytes: u64, open_bytes: u64) -> Option<Extent> {
+        let within = |most: Cost| Cost { extent_bytes: open_bytes, ..most };
+        match self {
+            Self::Committed => space.alloc_pages(bytes),
+            Self::Elsewhere => space.alloc_pages(bytes).or_else(|| space.alloc_run_cheap(bytes, within(Cost::NOTHING))),
+            Self::Anywhere => space.alloc_pages_anywhere(bytes),
+            Self::High => space.alloc_run_high(bytes),
+            Self::Cheap(most) => space.alloc_run_cheap(bytes, within(most)),
+        }
+    }
+}
+
 impl<S> State<S> {
     /// Serves a request that is not in line, before any fallback: an idle piece of the class, else a place in a slab,
     /// fullest slab first. `None` also if others are before it.
@@ -36,7 +92,7 @@ impl<S> State<S> {
         if !self.may_be_served(requests) {
             return None;
         }
-        let home = self.place(request).ok()?;
+        let home = self.place(request, Memory::Committed).ok()?;
         self.granted(std::slice::from_ref(&home), requests);
         self.passed();
         Some(home)
@@ -44,10 +100,19 @@ impl<S> State<S> {
 
     /// Serves all requests of a batch as [`take`](Self::take) does, or none.
     pub(in crate::pool) fn take_all(&mut self, requests: &[Request]) -> Result<Vec<Home<S>>, Short> {
+        self.take_all_in(requests, Memory::Committed)
+    }
+
+    /// As [`take_all`](Self::take_all), in any places that have memory.
+    pub(in crate::pool) fn take_all_elsewhere(&mut self, requests: &[Request]) -> Result<Vec<Home<S>>, Short> {
+        self.take_all_in(requests, Memory::Elsewhere)
+    }
+
+    fn take_all_in(&mut self, requests: &[Request], memory: Memory) -> Result<Vec<Home<S>>, Short> {
         if !self.may_be_served(requests) {
             return Err(Short::Turn);
         }
-        let homes = self.take_batch(requests).map_err(Short::Of)?;
+        let homes = self.take_batch(requests, memory).map_err(Short::Of)?;
         self.passed();
         Ok(homes)
     }
@@ -87,15 +152,15 @@ impl<S> State<S> {
         }
     }
 
-    pub(super) fn take_batch(&mut self, requests: &[Request]) -> Result<Vec<Home<S>>, Lack> {
-        let homes = self.place_all(requests)?;
+    pub(super) fn take_batch(&mut self, requests: &[Request], memory: Memory) -> Result<Vec<Home<S>>, Lack> {
+        let homes = self.place_all(requests, memory)?;
         self.granted(&homes, requests);
         Ok(homes)
     }
 
     /// Homes for all of the requests that are not of zero bytes have been found.
     #[inline]
-    fn granted(&mut self, homes: &[Home<S>], requests: &[Request]) {
+    pub(super) fn granted(&mut self, homes: &[Home<S>], requests: &[Request]) {
         if requests.iter().any(|request| request.for_the_pool) {
             homes.iter().for_each(|home| self.books.list(home.extent.bytes()));
             return;
@@ -124,11 +189,11 @@ impl<S> State<S> {
 
     /// Returns homes for all requests that are not of zero bytes, in their order. They are placed largest first, so that their
     /// order does not decide whether there is room.
-    pub(super) fn place_all(&mut self, requests: &[Request]) -> Result<Vec<Home<S>>, Lack> {
+    pub(super) fn place_all(&mut self, requests: &[Request], memory: Memory) -> Result<Vec<Home<S>>, Lack> {
         let order = by_size(requests);
         let mut homes: Vec<(usize, Home<S>)> = Vec::with_capacity(order.len());
         for (place, index) in order.iter().enumerate() {
-            match self.place(&requests[*index]) {
+            match self.place(&requests[*index], memory) {
                 Ok(home) => homes.push((*index, home)),
                 Err(refused_bytes) => {
                     let placed_bytes = homes.iter().map(|(_, home)| home.extent.bytes()).sum();
@@ -142,11 +207,29 @@ impl<S> State<S> {
         Ok(homes.into_iter().map(|(_, home)| home).collect())
     }
 
+    /// Returns homes for all requests that are not of zero bytes, in their order: those that `place` finds, largest first.
+    pub(super) fn place_each(
+        &mut self,
+        requests: &[Request],
+        mut place: impl FnMut(&mut Self, &Request) -> Option<Home<S>>,
+    ) -> Option<Vec<Home<S>>> {
+        let mut homes: Vec<(usize, Home<S>)> = Vec::new();
+        for index in by_size(requests) {
+            let Some(home) = place(self, &requests[index]) else {
+                self.put_back(homes.into_iter().map(|(_, home)| home));
+                return None;
+            };
+            homes.push((index, home));
+        }
+        homes.sort_unstable_by_key(|(index, _)| *index);
+        Some(homes.into_iter().map(|(_, home)| home).collect())
+    }
+
     /// Returns which of the requests have no place beside the others, largest first.
     pub(in crate::pool) fn lacking(&mut self, requests: &[Request]) -> Vec<usize> {
         let (mut homes, mut lacking) = (Vec::new(), Vec::new());
         for index in by_size(requests) {
-            match self.place(&requests[index]) {
+            match self.place(&requests[index], Memory::Committed) {
                 Ok(home) => homes.push(home),
                 Err(_) => lacking.push(index),
             }
@@ -175,9 +258,9 @@ impl<S> State<S> {
 
     /// Takes a place for one request. `Err` has the size of the smallest place that was found and is larger than what is open to
     /// the request.
-    fn place(&mut self, request: &Request) -> Result<Home<S>, Option<u64>> {
+    pub(super) fn place(&mut self, request: &Request, memory: Memory) -> Result<Home<S>, Option<u64>> {
         if request.for_the_pool {
-            return self.place_for_the_pool(request).ok_or(None);
+            return self.place_for_the_pool(request, memory).ok_or(None);
         }
         let (bytes, open_bytes) = (request.bytes, self.open_bytes(request.priority));
         let mut refused_bytes: Option<u64> = None;
@@ -192,11 +275,16 @@ impl<S> State<S> {
         let found = if self.sizes.policy == SlabPolicy::PerBlock {
             let slab_bytes = self.sizes.least(bytes).ok_or(None)?;
             let suits = |entry: &Entry<S>| entry.slab.bytes == slab_bytes && entry.space.is_empty();
-            self.find(|space| space.alloc(bytes).and_then(|extent| if_open(space, extent)), suits)
+            self.find(|space| memory.alloc(space, request, open_bytes).and_then(|extent| if_open(space, extent)), suits)
         } else {
             let cached =
                 self.find(|space| space.alloc_cached(bytes).and_then(|extent| if_open(space, extent)), |_| true);
-            cached.or_else(|| self.find(|space| space.alloc(bytes).and_then(|extent| if_open(space, extent)), |_| true))
+            cached.or_else(|| {
+                self.find(
+                    |space| memory.alloc(space, request, open_bytes).and_then(|extent| if_open(space, extent)),
+                    |_| true,
+                )
+            })
         };
         let (index, extent) = found.ok_or(refused_bytes)?;
         let is_high = self.reserve_bytes > 0 && request.priority == Priority::High;
@@ -211,13 +299,13 @@ impl<S> State<S> {
 
     /// Takes whole pages for what is no request of the program's.
     #[cold]
-    fn place_for_the_pool(&mut self, request: &Request) -> Option<Home<S>> {
+    fn place_for_the_pool(&mut self, request: &Request, memory: Memory) -> Option<Home<S>> {
         let open_bytes = self.open_bytes(request.priority);
         let is_per_block = self.sizes.policy == SlabPolicy::PerBlock;
         let slab_bytes = self.sizes.least(request.bytes)?;
         let suits = |entry: &Entry<S>| !is_per_block || (entry.slab.bytes == slab_bytes && entry.space.is_empty());
         let alloc = |space: &mut Space| {
-            let extent = space.alloc_pages(request.bytes)?;
+            let extent = memory.alloc_pages(space, request.bytes, open_bytes)?;
             if extent.bytes() > open_bytes {
                 space.release(extent);
                 return None;

@@ -3,12 +3,22 @@
 use super::{Entry, Home, Slab, State};
 use crate::backend::Point;
 use crate::pool::tables::keep_small;
+use crate::space::Extent;
 use crate::sync::{Arc, AtomicUsize, Ordering, ThreadId};
 
-/// A slab that goes back to the device once `point` has passed. Its bytes stay reserved until the memory is dropped.
-pub(super) struct Leaving<S> {
-    pub(super) slab: Arc<Slab<S>>,
-    point: Point,
+/// A slab, or spare memory of one, that goes back to the device once `point` has passed. Its bytes stay reserved until the memory
+/// is gone.
+pub(in crate::pool) struct Leaving<S> {
+    pub(in crate::pool) slab: Arc<Slab<S>>,
+    /// The part of an expanding slab.
+    pub(in crate::pool) spare: Option<Extent>,
+    pub(super) point: Point,
+}
+
+impl<S> Leaving<S> {
+    pub(in crate::pool) fn bytes(&self) -> u64 {
+        self.spare.map_or(self.slab.bytes, Extent::bytes)
+    }
 }
 
 /// A block that nobody owns, whose memory others may still use, or shall not see as it is.
@@ -129,26 +139,39 @@ impl<S> State<S> {
         }
     }
 
+    /// Of empty slabs; in an expanding slab at most so much is spare.
     pub(in crate::pool) fn empty_bytes(&self) -> u64 {
-        self.entries.iter().flatten().filter(|entry| entry.space.is_empty()).map(|entry| entry.slab.bytes).sum()
+        let of_entry = |entry: &Entry<S>| match entry.space.is_expanding() {
+            true => entry.space.free_bytes(),
+            false if entry.space.is_empty() => entry.slab.bytes,
+            false => 0,
+        };
+        self.entries.iter().flatten().map(of_entry).sum()
     }
 
-    /// Of slabs that are on their way back, or being dropped.
+    /// Of slabs and spare memory that are on their way back, or being given back.
     pub(in crate::pool) fn leaving_bytes(&self) -> u64 {
-        self.leaving_sum.bytes() + self.burying.bytes()
+        self.leaving_sum.bytes() + self.burying.bytes() + self.decommitting.bytes()
     }
 
-    /// Starts to give empty slabs back: they leave once `point` has passed. It must be the last one recorded *now*, asked
-    /// with the lock held: a slab may have become empty a moment ago, after work recorded a moment before that.
-    pub(in crate::pool) fn detach_empty(&mut self, point: Point) {
+    /// Starts to give empty slabs back, and spare memory, as long as more than `bytes` bytes stay reserved: they leave once `point`
+    /// has passed. It must be the last one recorded *now*, asked with the lock held: a slab may have become empty a moment ago, after
+    /// work recorded a moment before that.
+    pub(in crate::pool) fn detach_down_to(&mut self, bytes: u64, point: Point) {
+        let mut surplus_bytes = self.reserved.bytes().saturating_sub(self.leaving_bytes()).saturating_sub(bytes);
+        if self.is_expanding() {
+            return self.detach_spare(surplus_bytes, point);
+        }
         let entries = &mut self.entries;
         let (leaving, leaving_sum) = (&mut self.leaving, &mut self.leaving_sum);
         self.order.retain(|slot| {
             let entry = &mut entries[*slot as usize];
-            match entry.take_if(|entry| entry.space.is_empty()) {
+            // Where nothing is to stay, all go: the counters may be wrong.
+            match entry.take_if(|entry| (bytes == 0 || surplus_bytes > 0) && entry.space.is_empty()) {
                 Some(Entry { slab, .. }) => {
+                    surplus_bytes = surplus_bytes.saturating_sub(slab.bytes);
                     leaving_sum.add(slab.bytes);
-                    leaving.push(Leaving { slab, point });
+                    leaving.push(Leaving { slab, spare: None, point });
                     false
                 }
                 None => true,
@@ -167,18 +190,20 @@ impl<S> State<S> {
         self.leaving.iter().map(|leaving| leaving.point).max()
     }
 
-    /// The slabs whose point has passed, for the caller to drop. Their bytes stay reserved until `buried`.
-    pub(in crate::pool) fn take_left(&mut self, completed: Point, thread: ThreadId) -> Vec<Arc<Slab<S>>> {
-        let (left, waiting): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.leaving).into_iter().partition(|leaving| leaving.point <= completed);
-        self.leaving = waiting;
-        let left_bytes = left.iter().map(|leaving| leaving.slab.bytes).sum();
-        self.leaving_sum.take(left_bytes);
-        self.burying.add(left_bytes);
+    /// The slabs and the spare memory whose point has passed, for the caller to drop, or to give back. Their bytes stay reserved
+    /// until the caller says that they are gone. Until [`has_buried`](Self::has_buried) others may wait for the `thread`.
+    pub(in crate::pool) fn take_left(&mut self, completed: Point, thread: ThreadId) -> Vec<Leaving<S>> {
+        let left: Vec<_> = self.leaving.extract_if(.., |leaving| leaving.point <= completed).collect();
+        keep_small(&mut self.leaving);
+        for leaving in &left {
+            self.leaving_sum.take(leaving.bytes());
+            let sum = if leaving.spare.is_some() { &mut self.decommitting } else { &mut self.burying };
+            sum.add(leaving.bytes());
+        }
         if !left.is_empty() {
             self.burials.push(thread);
         }
-        left.into_iter().map(|leaving| leaving.slab).collect()
+        left
     }
 
     /// Takes out all slabs, for a pool that ends.
@@ -199,13 +224,17 @@ impl<S> State<S> {
         self.returned_bytes
     }
 
-    /// The memory of slabs that this thread had from `take_left` is gone.
-    pub(in crate::pool) fn buried(&mut self, bytes: u64, thread: ThreadId) {
-        if let Some(index) = self.burials.iter().position(|other| *other == thread) {
-            self.burials.swap_remove(index);
-        }
+    /// The memory of a slab from `take_left` is gone.
+    pub(in crate::pool) fn buried(&mut self, bytes: u64) {
         self.burying.take(bytes);
         self.unreserve_bytes(bytes);
         self.returned_bytes += bytes;
+    }
+
+    /// The thread has given back what it had from `take_left`.
+    pub(in crate::pool) fn has_buried(&mut self, thread: ThreadId) {
+        if let Some(index) = self.burials.iter().position(|other| *other == thread) {
+            self.burials.swap_remove(index);
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! What a pool that cannot serve a request would serve now, found from the maps, and what refused the request.
 
 use super::moves::PIECES_MAX;
+use super::place::Memory;
 use super::{Entry, Slot, State};
 use crate::error::RefusedBy;
 use crate::pool::line::PRIORITIES;
 use crate::pool::sizes::{Least, SlabSizes};
 use crate::pool::{Fallback, Priority, Request, SlabPolicy};
-use crate::space::{Extent, Placement, Space};
+use crate::space::{Cost, Extent, Placement, Space};
 
 /// How a request may be served, whatever its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,6 +48,8 @@ pub(in crate::pool) struct Room {
     of_blocks: Vec<u64>,
     /// By priority: the largest request that a slab serves.
     in_slabs: [u64; PRIORITIES.len()],
+    /// By priority: the largest request that memory can be committed for in an expanding slab, without what is spare and with it.
+    in_range: [[u64; 2]; PRIORITIES.len()],
     /// By priority: what a request may take.
     open_bytes: [u64; PRIORITIES.len()],
     /// By priority: what may be taken before the waiters that are due.
@@ -79,6 +82,9 @@ impl Room {
             return 0;
         }
         let priority = terms.priority as usize;
+        if self.sizes.policy == SlabPolicy::Expanding {
+            return self.in_range[priority][usize::from(terms.may_return)];
+        }
         let slab_bytes = if terms.may_return { self.left_after_bytes } else { self.left_bytes };
         self.sizes.most(slab_bytes.min(self.open_bytes[priority]).min(self.turn_bytes[priority]))
     }
@@ -108,7 +114,7 @@ impl<S> State<S> {
         };
         let bytes_of_empty = all().filter(|space| space.is_empty()).map(Space::bytes).sum::<u64>();
         // Then empty slabs leave with what comes back.
-        let leave = !back.is_empty() && self.gives_back_at_once();
+        let leave = !back.is_empty() && self.gives_back_at_once() && !self.is_expanding();
         let spaces = || all().filter(|space| !leave || !space.is_empty());
         let left_bytes = self.left_bytes_after(if leave { bytes_of_empty } else { 0 });
         let more_bytes: u64 = back.iter().map(|(_, extent)| extent.bytes()).sum();
@@ -118,14 +124,31 @@ impl<S> State<S> {
         });
         let turn_bytes = PRIORITIES.map(|priority| self.turn_bytes(priority));
         let mut in_slabs = [0; PRIORITIES.len()];
+        let mut in_range = [[0; 2]; PRIORITIES.len()];
         for priority in PRIORITIES {
             let index = priority as usize;
             let is_as_before =
                 index > 0 && (open_bytes[index], turn_bytes[index]) == (open_bytes[index - 1], turn_bytes[index - 1]);
+            let limit = self.sizes.most(turn_bytes[index]);
+            in_range[index] = match is_as_before {
+                true => in_range[index - 1],
+                false => [false, true].map(|may_return| {
+                    let leaving_bytes = if may_return { self.leaving_bytes() } else { 0 };
+                    let left_bytes = self.left_bytes_after(leaving_bytes);
+                    let of_space = |space: &Space| {
+                        let spare_bytes = if may_return { space.spare_bytes() } else { 0 };
+                        let kept_bytes = self.left_bytes_after(leaving_bytes + spare_bytes) - left_bytes;
+                        let most =
+                            Cost { extent_bytes: open_bytes[index], missing_bytes: left_bytes, kept_bytes, may_return };
+                        space.most_bytes_cheap(most, limit)
+                    };
+                    spaces().map(of_space).max().unwrap_or(0)
+                }),
+            };
             in_slabs[index] = if is_as_before {
                 in_slabs[index - 1]
             } else {
-                self.most_in_slabs(spaces(), left_bytes, open_bytes[index], self.sizes.most(turn_bytes[index]))
+                self.most_in_slabs(spaces(), left_bytes, open_bytes[index], limit)
             };
         }
         let empty = spaces().filter(|space| space.is_empty()).map(Space::bytes);
@@ -134,6 +157,7 @@ impl<S> State<S> {
             sizes: self.sizes,
             of_blocks: if is_per_block { empty.collect() } else { Vec::new() },
             in_slabs,
+            in_range,
             open_bytes,
             turn_bytes,
             left_bytes,
@@ -181,10 +205,12 @@ impl<S> State<S> {
     pub(in crate::pool) fn idle(&self) -> Idle {
         let (mut slab_bytes, mut most_bytes) = (0, 0);
         for Entry { space, .. } in self.entries.iter().flatten() {
-            slab_bytes += space.bytes();
-            most_bytes = most_bytes.max(space.bytes() - space.used_bytes());
+            slab_bytes += space.committed_bytes();
+            most_bytes = most_bytes.max(space.committed_bytes() - space.used_bytes());
         }
-        let held_bytes = self.books.used_bytes() + self.books.retired_bytes();
+        // Spare memory that leaves is committed still.
+        let leaving_bytes = if self.is_expanding() { self.leaving_bytes() } else { 0 };
+        let held_bytes = self.books.used_bytes() + self.books.retired_bytes() + leaving_bytes;
         Idle { bytes: u64::saturating_sub(slab_bytes, held_bytes), most_bytes }
     }
 
@@ -226,7 +252,7 @@ impl<S> State<S> {
         let (by, needed_bytes) = if requests.len() == 1 && is_all_open {
             (self.lacks(least, terms.may_grow, requests[0].bytes, || idle), least.bytes)
         } else {
-            match self.place_all(requests) {
+            match self.place_all(requests, Memory::Elsewhere) {
                 Ok(homes) => {
                     self.put_back(homes);
                     (late, least.bytes)
@@ -251,6 +277,9 @@ impl<S> State<S> {
             RefusedBy::Slabs
         } else if !least.is_left(left_bytes.saturating_sub(self.books.listed_bytes()), closed_bytes) {
             RefusedBy::Kept
+        } else if self.is_expanding() {
+            // Granules that are used in part leave no room for the others.
+            RefusedBy::Fragmentation
         } else if self.sizes.policy != SlabPolicy::PerBlock
             && self.sizes.least(lacking_bytes).is_some_and(|bytes| bytes <= idle().most_bytes)
         {

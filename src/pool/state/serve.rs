@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::place::bytes_of;
+use super::place::{Memory, bytes_of};
 use super::{Home, State};
 use crate::pool::line::{Line, Need, PRIORITIES, Ticket};
 use crate::pool::sizes::Least;
@@ -171,7 +171,7 @@ impl<S> State<S> {
         while let Some(ticket) = self.turn(&pass)
             && let Some(seat) = self.line.get(ticket).cloned()
         {
-            if let Ok(homes) = self.take_batch(seat.requests()) {
+            if let Ok(homes) = self.take_batch(seat.requests(), Memory::Elsewhere) {
                 self.line.serve(ticket);
                 self.books.totals().allocations_waited += homes.len() as u64;
                 seat.settle(Ok(homes));
@@ -196,7 +196,7 @@ impl<S> State<S> {
         let spaces = self.entries.iter().flatten().map(|entry| &entry.space);
         let room_bytes = match self.sizes.policy {
             SlabPolicy::PerBlock => spaces.filter(|space| space.is_empty()).map(|space| space.bytes()).max(),
-            _ => spaces.map(|space| space.most_bytes()).max(),
+            _ => spaces.map(|space| space.most_bytes_bound()).max(),
         };
         for priority in PRIORITIES {
             pass.bound(priority, self.open_bytes(priority).min(room_bytes.unwrap_or(0)));
@@ -306,7 +306,7 @@ impl<S> State<S> {
         while let Some(ticket) = self.turn(&growth.pass)
             && let Some(seat) = self.line.get(ticket).cloned()
         {
-            if let Err(lack) = self.place_all(seat.requests()).map(|homes| self.put_back(homes))
+            if let Err(lack) = self.place_all(seat.requests(), Memory::Elsewhere).map(|homes| self.put_back(homes))
                 && seat.requests().iter().all(|request| request.may(Fallback::Grow))
             {
                 return Some(Candidate { ticket, seat, index: lack.index });
@@ -314,6 +314,24 @@ impl<S> State<S> {
             growth.pass.refuse(ticket, &seat);
         }
         None
+    }
+
+    /// A waiter that is still in line gets its places, and leaves. `None` if it has left before: then they are free.
+    pub(in crate::pool) fn serve_with(
+        &mut self,
+        candidate: &Candidate<S>,
+        homes: Vec<Home<S>>,
+    ) -> Option<Arc<Seat<S>>> {
+        let Some(seat) = self.line.get(candidate.ticket).cloned() else {
+            self.put_back(homes);
+            return None;
+        };
+        self.line.serve(candidate.ticket);
+        self.granted(&homes, seat.requests());
+        self.books.totals().allocations_waited += homes.len() as u64;
+        seat.settle(Ok(homes));
+        self.direct_if_need_be();
+        Some(seat)
     }
 
     /// A pass has found no more to do. As long as all is as it was when it began, nor will another.
@@ -324,7 +342,9 @@ impl<S> State<S> {
     /// No slab is larger than what is left, or will be once empty slabs are given back; nor does one help a priority to more
     /// than is open to it.
     fn bound_by_slabs(&self, pass: &mut Pass, gave_back: bool) {
-        let back_bytes = if gave_back { 0 } else { self.leaving_bytes() + self.empty_bytes() };
+        // In an expanding slab a request may be in memory that is there, and take little more.
+        let is_over = gave_back && !self.is_expanding();
+        let back_bytes = if is_over { 0 } else { self.leaving_bytes() + self.empty_bytes() };
         let left_bytes = self.left_bytes_after(back_bytes);
         for priority in PRIORITIES {
             pass.bound(priority, self.open_bytes(priority).min(left_bytes));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::place::Memory;
 use super::*;
 use crate::backend::{Limit, Limits};
 use crate::pool::line::{Need, PRIORITIES, Ticket};
@@ -66,7 +67,7 @@ fn fits(state: &mut State<()>, ticket: Ticket) -> bool {
     let before: Vec<_> = state.entries.iter().map(copy_of).collect();
     let order = state.order.clone();
     let seat = state.line.get(ticket).cloned().expect("it waits");
-    let fits = state.take_batch(seat.requests()).is_ok();
+    let fits = state.take_batch(seat.requests(), Memory::Elsewhere).is_ok();
     if !fits {
         (state.entries, state.order) = (before, order);
     }

@@ -11,7 +11,8 @@ impl<S> State<S> {
         let of_slab =
             |entry: &Entry<S>| entry.space.metadata_bytes() - size_of::<Space>() + ARC_BYTES + size_of::<Slab<S>>();
         let of_slabs: usize = self.entries.iter().flatten().map(of_slab).sum();
-        let leaving_slabs = self.leaving.len() * (ARC_BYTES + size_of::<Slab<S>>());
+        let leaving_slabs =
+            self.leaving.iter().filter(|leaving| leaving.spare.is_none()).count() * (ARC_BYTES + size_of::<Slab<S>>());
         vec_bytes(&self.entries)
             + vec_bytes(&self.order)
             + vec_bytes(&self.leaving)

@@ -1,6 +1,7 @@
 //! The space against models that cannot be wrong: an array of bools for pages, a map for pieces.
 
 mod edges;
+mod expand;
 mod fill;
 mod in_place;
 mod model;

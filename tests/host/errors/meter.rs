@@ -1,7 +1,7 @@
 //! A backend without memory that counts what is reserved, with the limits and the staging that a test wants.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tensorpool::backend::{CopyDst, CopySrc, Span};
 use tensorpool::{Backend, Error, ErrorKind, Limits, Result};
@@ -26,15 +26,42 @@ impl Meter {
     }
 }
 
+/// Memory comes and goes in so many bytes.
+pub const GRANULE_BYTES: u64 = 4096;
+
 #[derive(Debug)]
 pub struct MeterSlab {
     bytes: u64,
+    /// Of a slab that is a range of addresses: which granules have memory.
+    granules: Option<Mutex<Vec<bool>>>,
     reserved: Arc<AtomicU64>,
+}
+
+impl MeterSlab {
+    /// Memory comes for a span that has none, or goes where all of it has some.
+    fn change(&self, span: &Span, comes: bool) -> u64 {
+        let (start, end) = (span.offset(), span.offset() + span.bytes());
+        assert!(start.is_multiple_of(GRANULE_BYTES) && (end.is_multiple_of(GRANULE_BYTES) || end == self.bytes));
+        let mut granules = self.granules.as_ref().expect("a range of addresses").lock().unwrap();
+        for has_memory in &mut granules[(start / GRANULE_BYTES) as usize..end.div_ceil(GRANULE_BYTES) as usize] {
+            assert_ne!(*has_memory, comes, "{start}..{end}");
+            *has_memory = comes;
+        }
+        end - start
+    }
+
+    /// What the slab has now.
+    fn memory_bytes(&self) -> u64 {
+        let Some(granules) = &self.granules else { return self.bytes };
+        let granules = granules.lock().unwrap();
+        let of = |(index, _): (usize, &bool)| GRANULE_BYTES.min(self.bytes - index as u64 * GRANULE_BYTES);
+        granules.iter().enumerate().filter(|(_, has_memory)| **has_memory).map(of).sum()
+    }
 }
 
 impl Drop for MeterSlab {
     fn drop(&mut self) {
-        self.reserved.fetch_sub(self.bytes, Ordering::SeqCst);
+        self.reserved.fetch_sub(self.memory_bytes(), Ordering::SeqCst);
     }
 }
 
@@ -56,7 +83,30 @@ impl Backend for Meter {
             return Err(Error::new(ErrorKind::OutOfMemory, "the meter has no more"));
         }
         self.reserved.fetch_add(bytes, Ordering::SeqCst);
-        Ok(MeterSlab { bytes, reserved: Arc::clone(&self.reserved) })
+        Ok(MeterSlab { bytes, granules: None, reserved: Arc::clone(&self.reserved) })
+    }
+
+    fn commit_granule_bytes(&self) -> Option<u64> {
+        Some(GRANULE_BYTES)
+    }
+
+    fn reserve_slab(&self, bytes: u64) -> Result<MeterSlab> {
+        assert!(bytes > 0 && bytes <= self.limits.slab.bytes, "{bytes}");
+        let granules = Some(Mutex::new(vec![false; bytes.div_ceil(GRANULE_BYTES) as usize]));
+        Ok(MeterSlab { bytes, granules, reserved: Arc::clone(&self.reserved) })
+    }
+
+    fn commit(&self, slab: &MeterSlab, span: &mut Span, _: bool) -> Result<()> {
+        if self.reserved() + span.bytes() > self.memory_bytes {
+            return Err(Error::new(ErrorKind::OutOfMemory, "the meter has no more"));
+        }
+        self.reserved.fetch_add(slab.change(span, true), Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn decommit(&self, slab: &MeterSlab, span: &mut Span) -> Result<()> {
+        self.reserved.fetch_sub(slab.change(span, false), Ordering::SeqCst);
+        Ok(())
     }
 
     fn upload(&self, _: &MeterSlab, _: &mut Span, _: u64, _: &[u8]) -> Result<()> {
