@@ -14,6 +14,7 @@ mod plot;
 mod random;
 mod refusals;
 mod report;
+mod resident;
 mod sample;
 mod threads;
 mod workload;
@@ -67,6 +68,14 @@ enum Command {
         #[command(flatten)]
         how: How,
     },
+    /// Page faults and resident memory while blocks of changing sizes are allocated, written and freed.
+    Resident {
+        /// One allocator, in this process; all of them in turn unless one is named.
+        name: Option<String>,
+        /// How long each of them runs.
+        #[arg(long, value_name = "N", value_parser = seconds, default_value_t = 60)]
+        seconds: u64,
+    },
     /// Exactly COUNT pairs of one case, or refusals (refused/..), for a tool that counts instructions; a wrong name lists them all.
     Instructions {
         /// Such as pool-virtual/64/at-once-1.
@@ -106,6 +115,10 @@ fn live(text: &str) -> Result<usize, String> {
 
 fn replacements(text: &str) -> Result<usize, String> {
     cli::number(text, 0, 10_000_000, "10,000,000").map(|replacements| replacements as usize)
+}
+
+fn seconds(text: &str) -> Result<u64, String> {
+    cli::number(text, 1, 1_000_000, "1,000,000")
 }
 
 fn pairs(text: &str) -> Result<u64, String> {
@@ -167,6 +180,8 @@ fn main() -> ExitCode {
             let churn = |live: &usize| Workload::churn(*live, replacements, CHURN_SEED);
             how.race(&live.iter().map(churn).collect::<Vec<_>>())
         }
+        Command::Resident { name: Some(name), seconds } => resident::run_one(&name, seconds),
+        Command::Resident { name: None, seconds } => resident::run_all(seconds),
         Command::Instructions { name, count } => match name.strip_prefix("refused/") {
             Some(refused) => refusals::run(refused, count),
             None => threads::instructions(&name, count),

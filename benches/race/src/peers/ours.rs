@@ -96,6 +96,7 @@ pub fn contestants() -> Vec<Box<dyn Contestant>> {
     vec![
         arena("tensorpool, exact", open(Placement::Exact, SlabPolicy::Single)),
         arena("tensorpool, power of two", open(Placement::PowerOfTwo, SlabPolicy::Single)),
+        arena("tensorpool, expanding", open(Placement::Exact, SlabPolicy::Expanding)),
         arena("tensorpool, exact, slabs as needed", open(Placement::Exact, SlabPolicy::Growing)),
         arena("tensorpool, planned", open_planned),
         arena("tensorpool, exact, the space alone", |_, budget_bytes| {
