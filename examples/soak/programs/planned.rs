@@ -167,7 +167,7 @@ impl<B: Ground> Program<B> {
 
     /// The last step again, and if it is the same without deviations, sometimes so often that the pool follows a plan of its own.
     pub fn repeat_step(&mut self, deviations: u64, choices: &mut impl Choices) {
-        let times = if deviations == 0 { choices.pick(&[1, 1, 1, TIMES_MOST]) } else { 1 };
+        let times = if deviations == 0 { choices.pick(&[1, TIMES_MOST]) } else { 1 };
         for _ in 0..times {
             self.repeat_once(deviations, choices);
         }

@@ -23,6 +23,10 @@ use super::pool_wakers::{Manner, Office, lock};
 /// Writes of a slow paper that are slow.
 const SLOW_WRITES: u64 = 20;
 
+/// Writes in which a writer does something besides. Each may record an event, and where that takes more than one write there would
+/// be no end.
+const BUSY_WRITES: u64 = 1000;
+
 /// What a record is written on.
 #[derive(Clone, Copy, Debug)]
 pub struct Paper {
@@ -91,12 +95,20 @@ pub struct Pen<B: Backend> {
     office: Arc<Office<B>>,
     /// How often it still takes its time.
     slow_writes: u64,
+    /// And does something besides.
+    busy_writes: u64,
 }
 
 impl<B: Backend> Pen<B> {
     pub fn new(paper: Paper, office: &Arc<Office<B>>) -> (Self, Arc<Sheet>) {
         let sheet = Arc::<Sheet>::default();
-        let pen = Self { paper, sheet: Arc::clone(&sheet), office: Arc::clone(office), slow_writes: SLOW_WRITES };
+        let pen = Self {
+            paper,
+            sheet: Arc::clone(&sheet),
+            office: Arc::clone(office),
+            slow_writes: SLOW_WRITES,
+            busy_writes: BUSY_WRITES,
+        };
         (pen, sheet)
     }
 
@@ -120,7 +132,10 @@ impl<B: Backend> Write for Pen<B> {
         self.check(Callback::Write)?;
         // A panic in there is the writer's, too.
         self.sheet.has_failed.store(true, SeqCst);
-        self.office.act(self.paper.manner);
+        if self.busy_writes > 0 {
+            self.busy_writes -= 1;
+            self.office.act(self.paper.manner);
+        }
         self.sheet.has_failed.store(false, SeqCst);
         if self.paper.slowness > 0 && self.slow_writes > 0 {
             self.slow_writes -= 1;
