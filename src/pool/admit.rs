@@ -28,12 +28,7 @@ impl<B: Backend> Shared<B> {
 
     /// Refuses bytes that no slab is large enough for.
     pub(super) fn check_slab(&self, bytes: u64) -> Result<()> {
-        match self.sizes.least(bytes) {
-            Some(least_bytes) if least_bytes > self.limits.slab.bytes => {
-                Err(self.too_large(bytes, least_bytes, self.limits.slab))
-            }
-            _ => Ok(()),
-        }
+        self.sizes.fits_limit(bytes).map_err(|least_bytes| self.too_large(bytes, least_bytes, self.limits.slab))
     }
 
     pub(super) fn too_large(&self, bytes: u64, least_bytes: u64, limit: Limit) -> Error {

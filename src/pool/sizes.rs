@@ -74,6 +74,11 @@ impl CarvedRange {
     }
 }
 
+/// Returns how many bytes take no more than a slab can have: a request takes less than twice its bytes, or than a unit more.
+fn few_bytes(limits: &Limits, unit_bytes: u64) -> u64 {
+    (limits.slab.bytes / 2).min(limits.slab.bytes.saturating_sub(unit_bytes))
+}
+
 /// Returns the bytes of the extent that serves a request, where pages and cut runs have so many.
 fn extent_bytes([page_bytes, cut_bytes]: [u64; 2], alignment_bytes: u64, bytes: u64) -> u64 {
     let piece_bytes = bytes.next_power_of_two().max(alignment_bytes);
@@ -89,12 +94,15 @@ pub(super) struct SlabSizes {
     pub(super) pages: PageBytes,
     /// The slab of [`SlabPolicy::Expanding`].
     range: Option<CarvedRange>,
+    /// A request of at most so many bytes takes no more than a slab can have, whatever it is rounded to.
+    few_bytes: u64,
 }
 
 impl SlabSizes {
     pub(super) fn new(policy: SlabPolicy, placement: Placement, limits: Limits, page_bytes: Option<u64>) -> Self {
         let pages = PageBytes { alignment_bytes: limits.alignment_bytes, chosen: page_bytes };
-        Self { policy, placement, limits, pages, range: None }
+        let few_bytes = few_bytes(&limits, limits.alignment_bytes);
+        Self { policy, placement, limits, pages, range: None, few_bytes }
     }
 
     /// Checks the page size that the caller has chosen, if any, for a budget of so many bytes.
@@ -125,13 +133,26 @@ impl SlabSizes {
     /// The sizes of a pool whose one slab is this range of addresses.
     pub(super) fn of_range(self, range: AddressRange) -> Self {
         let (page_bytes, cut_bytes) = (self.pages.of(range.bytes), self.pages.of_cut(range.bytes));
-        Self { range: Some(CarvedRange { range, page_bytes, cut_bytes }), ..self }
+        let few_bytes = few_bytes(&self.limits, page_bytes);
+        Self { range: Some(CarvedRange { range, page_bytes, cut_bytes }), few_bytes, ..self }
     }
 
     /// Returns how a slab's space places blocks. A slab of one block is as large as the block, whatever a buddy system would
     /// make of it.
     pub(super) fn placement(&self) -> Placement {
         if self.policy == SlabPolicy::PerBlock { Placement::Exact } else { self.placement }
+    }
+
+    /// Returns whether a slab can have what a request of so many bytes takes at least. `Err` has that.
+    #[inline]
+    pub(super) fn fits_limit(&self, bytes: u64) -> std::result::Result<(), u64> {
+        if bytes <= self.few_bytes {
+            return Ok(());
+        }
+        match self.least(bytes) {
+            Some(least_bytes) if least_bytes > self.limits.slab.bytes => Err(least_bytes),
+            _ => Ok(()),
+        }
     }
 
     /// Returns the smallest slab that serves a request of so many bytes. No slab serves it with fewer bytes than that, and
@@ -306,5 +327,35 @@ impl Least {
     /// matter: what those of high priority get opens as much of the reserve.
     pub(super) fn is_left(self, left_bytes: u64, closed_bytes: u64) -> bool {
         self.bytes <= left_bytes && self.outside_bytes <= left_bytes.saturating_sub(closed_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SlabSizes;
+    use crate::backend::{Limit, Limits};
+    use crate::pool::SlabPolicy;
+    use crate::pool::expand::AddressRange;
+    use crate::space::Placement;
+
+    /// The short way to say yes says nothing else than the long one.
+    #[test]
+    fn few_bytes_fit_in_every_slab() {
+        for (slab_bytes, alignment_bytes) in [(1, 1), (63, 64), (64, 64), (100, 64), (5000, 64), (1 << 20, 256)] {
+            let limit = Limit { bytes: slab_bytes, name: "limit of the test" };
+            let limits = Limits { alignment_bytes, granule_bytes: 1, slab: limit, block: limit };
+            for placement in [Placement::Exact, Placement::PowerOfTwo] {
+                let whole = SlabSizes::new(SlabPolicy::Growing, placement, limits, None);
+                let range = AddressRange::new(4096, &limits, whole.pages, slab_bytes, 1).unwrap();
+                for sizes in [whole, whole.of_range(range)] {
+                    for bytes in
+                        (0..=2 * slab_bytes.min(6000)).chain((slab_bytes / 2).saturating_sub(100)..slab_bytes / 2 + 100)
+                    {
+                        let is_over = sizes.least(bytes).is_some_and(|least_bytes| least_bytes > slab_bytes);
+                        assert_eq!(sizes.fits_limit(bytes).is_err(), is_over, "{bytes} of {limits:?}, {placement}");
+                    }
+                }
+            }
+        }
     }
 }
