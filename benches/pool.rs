@@ -2,12 +2,15 @@
 //!
 //!     cargo bench --no-default-features --bench pool
 
+use std::future::Future;
 use std::hint::black_box;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tensorpool::{Config, Placement, Pool, Request, SlabPolicy, Virtual};
+use tensorpool::{Config, Fallback, Placement, Pool, Request, SlabPolicy, Virtual};
 
 /// A pool that carves without memory: what is measured is the bookkeeping alone.
 fn open(budget: &str, placement: Placement) -> Pool<Virtual> {
@@ -52,5 +55,42 @@ fn churn(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, one_block, churn);
+/// Frees blocks of an expanding slab that is full of holes, while a waiter is in line or the budget was lowered. The time must not
+/// grow with the holes.
+fn holes(criterion: &mut Criterion) {
+    const BYTES: u64 = 40 << 10;
+    let mut group = criterion.benchmark_group("a free beside holes");
+    group.sample_size(10);
+    for blocks in [2_600, 26_000, 260_000] {
+        for (name, waits) in [("a waiter in line", true), ("a lowered budget", false)] {
+            group.bench_function(format!("{} holes, {name}", blocks / 2), |bencher| {
+                bencher.iter_custom(|frees| {
+                    let (mut left, mut spent) = (frees, Duration::ZERO);
+                    while left > 0 {
+                        let config = Config::new(blocks * BYTES).slabs(SlabPolicy::Expanding);
+                        let pool = Pool::with_backend(Virtual::default(), &config).expect("any memory");
+                        let all = (0..blocks).map(|_| pool.alloc(Request::bytes(BYTES)).expect("room for all"));
+                        let mut held: Vec<_> = all.collect::<Vec<_>>().into_iter().step_by(2).collect();
+                        let request = Request::bytes(64 * BYTES).without(Fallback::Grow);
+                        let mut waiter = Box::pin(pool.alloc_async(request.wait(Duration::from_secs(600))));
+                        if waits {
+                            assert!(waiter.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+                        } else {
+                            pool.set_budget(blocks * BYTES / 4).expect("a budget");
+                        }
+                        let count = left.min(held.len() as u64 / 2);
+                        let start = Instant::now();
+                        (0..count as usize).for_each(|index| drop(held.swap_remove(index * 7919 % held.len())));
+                        spent += start.elapsed();
+                        left -= count;
+                    }
+                    spent
+                })
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, one_block, churn, holes);
 criterion_main!(benches);
