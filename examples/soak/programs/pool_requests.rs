@@ -26,18 +26,20 @@ pub struct Setup {
     pub labels: [String; LABELS],
 }
 
+/// The policies of pools, the more important ones more often.
+pub const POLICIES: [SlabPolicy; 7] = [
+    SlabPolicy::Expanding,
+    SlabPolicy::Expanding,
+    SlabPolicy::Expanding,
+    SlabPolicy::Growing,
+    SlabPolicy::Growing,
+    SlabPolicy::Single,
+    SlabPolicy::PerBlock,
+];
+
 impl Setup {
     pub fn draw(choices: &mut impl Choices, budget_bytes_most: u64) -> Self {
-        let policies = [
-            SlabPolicy::Expanding,
-            SlabPolicy::Expanding,
-            SlabPolicy::Expanding,
-            SlabPolicy::Growing,
-            SlabPolicy::Growing,
-            SlabPolicy::Single,
-            SlabPolicy::PerBlock,
-        ];
-        let policy = choices.pick(&policies);
+        let policy = choices.pick(&POLICIES);
         let budget_bytes = match choices.below(4) {
             0 => choices.pick(&[0, 1, 63, 64, 65, 100, 5000, 65_536, (1 << 20) + 1]),
             _ => choices.even_in_log(budget_bytes_most),

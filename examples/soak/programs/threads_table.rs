@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use tensorpool::plan::Lifetime;
 use tensorpool::trace::Recording;
-use tensorpool::{Block, Config, Placement, PlannedSteps, Pool, SlabPolicy, Stats};
+use tensorpool::{Block, Config, Placement, PlannedSteps, Pool, Stats};
 
 use super::bombs::caught;
 use super::disturbed::Disturbed;
 use super::pattern::Content;
 use super::pool_events::quietly;
 use super::pool_record::{Sheet, end_recording, parse};
+use super::pool_requests::POLICIES;
 use super::pool_wakers::{Office, lock};
 use super::trouble::Trouble;
 use super::{Choices, Count, Done};
@@ -44,15 +45,6 @@ pub struct Table {
     heading: String,
 }
 
-const POLICIES: [SlabPolicy; 6] = [
-    SlabPolicy::Expanding,
-    SlabPolicy::Expanding,
-    SlabPolicy::Growing,
-    SlabPolicy::Growing,
-    SlabPolicy::Single,
-    SlabPolicy::PerBlock,
-];
-
 impl fmt::Debug for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.heading)
@@ -65,7 +57,7 @@ impl Table {
         let zero_on_free = choices.chance(1, 4);
         let config = Config::new(budget_bytes)
             .high_priority_reserve(if choices.chance(1, 4) { budget_bytes / 8 } else { 0 })
-            .slabs(choices.pick(&POLICIES))
+            .slabs(choices.pick(&POLICIES[1..]))
             .placement(choices.pick(&[Placement::Exact, Placement::Exact, Placement::PowerOfTwo]))
             .zero_on_free(zero_on_free);
         let backend = Disturbed::new(64, 1, u64::MAX >> 1);
