@@ -403,7 +403,9 @@ impl Request {
     /// Where there is no room, wait in line for so long until there is. Without this such a request fails at once, and so
     /// does, with it, one that can never be served, also where that is so since the budget was
     /// [lowered](crate::Pool::set_budget). What waits can be served once everything is freed, by a pool that may
-    /// [grow](Fallback::Grow) and [give slabs back](Fallback::ReturnEmpty).
+    /// [grow](Fallback::Grow) and [give slabs back](Fallback::ReturnEmpty). In an [expanding](SlabPolicy::Expanding) slab that is so of
+    /// what leaves a granule of the budget: a batch that takes nearly all of it, or a request in a budget of less than a granule, may
+    /// wait in vain.
     ///
     /// Who waits is served by priority, then by arrival. Requests that came later, in line or not, are served before one
     /// that needs more than there is at most 16 times; then everybody waits for it.

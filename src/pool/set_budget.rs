@@ -111,17 +111,18 @@ impl<B: Backend> Pool<B> {
     /// - a slab goes back as soon as the last block in it is freed, or when the device is done with it, at a later call. So small
     ///   blocks do not go through free lists, and steps that plan themselves get no arena.
     ///
-    /// In an expanding slab each granule goes as soon as no block is in it. Any other slab in which one block is left stays: [`compact`](Self::compact) moves blocks out of slabs. Waiters that the new budget can
-    /// never serve get [`ErrorKind::OverBudget`] at once. Those that it can serve stay in line.
+    /// In an expanding slab each granule goes as soon as no block is in it. Any other slab in which one block is left stays:
+    /// [`compact`](Self::compact) moves blocks out of slabs. Waiters that the new budget can never serve get
+    /// [`ErrorKind::OverBudget`] at once. Those that it can serve stay in line.
     ///
     /// Staging and the [reserve](crate::Config::high_priority_reserve) stay what they were, and are parts of the new budget. A percentage
     /// is of what [`Backend::memory_bytes`] tells now. On most backends memory that this pool has in use is not in that.
     ///
     /// # Errors
     /// Then nothing has changed.
-    /// - [`ErrorKind::Invalid`] for a budget that does not parse, or is less than staging and the reserve together, for a percentage of
-    ///   memory whose size is not known, for more than an expanding slab has addresses, for a budget with which the chosen [pages](crate::Config::page_bytes) would be out of range,
-    ///   and inside [`Backend::create_slab`] or [`Backend::commit`] of this pool;
+    /// - [`ErrorKind::Invalid`] for a budget that does not parse, or is less than staging and the reserve together (of an expanding slab
+    ///   once it is rounded to granules), for a percentage of memory whose size is not known, for more than an expanding slab has
+    ///   addresses, for a budget with which the chosen [pages](crate::Config::page_bytes) would be out of range, and inside [`Backend::create_slab`] or [`Backend::commit`] of this pool;
     /// - [`ErrorKind::OutOfMemory`] in a pool that [touches](crate::Config::touch) its slabs, if the machine has not what is still to be
     ///   reserved;
     /// - [`ErrorKind::Closed`]; what else the backend reports, such as [`ErrorKind::DeviceLost`].

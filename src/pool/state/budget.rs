@@ -55,7 +55,8 @@ impl<S> State<S> {
     }
 
     /// Returns whether the requests take more than the budget can ever give them. An empty pool that may grow serves all
-    /// others, in slabs of exactly their size if nothing else helps.
+    /// others, in slabs of exactly their size if nothing else helps. One with an expanding slab may refuse some that take nearly all
+    /// of it: a piece has a whole page where no cut run has room.
     pub(in crate::pool) fn is_over_budget(&self, requests: &[Request]) -> bool {
         !Least::new(&self.sizes, requests).is_left(self.books.open_bytes(), self.reserve_bytes)
     }
