@@ -70,8 +70,8 @@ impl fmt::Display for RefusedBy {
 /// The numbers of a pool at the moment when it refused a request. Those whose names end in `bytes` are in bytes.
 ///
 /// They add up: `used + cached + retired + free + staging = reserved`, and `reserved + booked + left = budget + over`, where `over` is 0
-/// unless the budget was lowered. Only `live` is no part of its own: it is what the owners of the used bytes asked for. All numbers are of one moment, just after the request was
-/// refused: other threads may have freed memory in between.
+/// unless the budget was lowered. Only `live` is no part of its own: it is what the owners of the used bytes asked for. All numbers are
+/// of one moment, just after the request was refused: other threads may have freed memory in between.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Shortage {

@@ -9,8 +9,9 @@ use crate::units::{Amount, ByteSize, ParseByteSizeError, exact};
 
 /// A budget as a program has it: bytes, text such as `"64 MiB"`, or text such as `"80%"`.
 ///
-/// A percentage is of what the memory has when the pool is opened, or the budget is set: [`Backend::memory_bytes`]. On the host that is the lowest of the
-/// limits of this process's cgroups and the free memory, on a GPU what the driver reports. A backend that does not know is an error.
+/// A percentage is of what the memory has when the pool is opened, or the budget is set: [`Backend::memory_bytes`]. On the host that is
+/// the lowest of the limits of this process's cgroups and the free memory, on a GPU what the driver reports. A backend that does not
+/// know is an error.
 ///
 /// Text that does not parse is reported then. [`FromStr`] reports it at once.
 ///

@@ -6,9 +6,9 @@
 use std::ops::Range;
 
 use super::grow::Grown;
-use super::sizes::PageBytes;
+use super::sizes::{PageBytes, SlabSizes};
 use super::state::{Denied, Expansion, Home, Leaving};
-use super::{Fallback, Request, Shared, SlabPolicy};
+use super::{Config, Fallback, Request, Shared, SlabPolicy};
 use crate::backend::{Backend, Limits, Span};
 use crate::error::Result;
 use crate::sync::{Ordering, caught};
@@ -56,6 +56,24 @@ impl AddressRange {
             times /= 2;
         }
     }
+}
+
+/// Reserves the addresses of an expanding slab for a budget of so many bytes for slabs. `None` where none is wanted, where the backend
+/// has none, and where it refuses them: then the pool has whole slabs.
+pub(super) fn reserve_range<B: Backend>(
+    backend: &B,
+    config: &Config,
+    sizes: &SlabSizes,
+    bytes: u64,
+) -> Option<(AddressRange, B::Slab)> {
+    // Locked pages do not go.
+    if config.slabs_chosen() != SlabPolicy::Expanding || config.locks() {
+        return None;
+    }
+    let granule_bytes = backend.commit_granule_bytes().filter(|bytes| bytes.is_power_of_two())?;
+    let range = sizes.range_for(granule_bytes, bytes, config.address_times_chosen())?;
+    let memory = backend.reserve_slab(range.bytes).ok()?;
+    Some((range, memory))
 }
 
 impl<B: Backend> Shared<B> {

@@ -224,8 +224,8 @@ impl<B: Backend> Shared<B> {
     }
 
     /// `Fallback::ReturnEmpty` for requests, of which one has no place, or `is_denied` memory by the backend. Whether another attempt is
-    /// worth while. Unless it `may_block`, the device is not waited for: slabs that it still uses leave when it is done, and a later look finds their
-    /// bytes.
+    /// worth while. Unless it `may_block`, the device is not waited for: slabs that it still uses leave when it is done, and a later
+    /// look finds their bytes.
     pub(super) fn give_back_empty(
         &self,
         requests: &[Request],

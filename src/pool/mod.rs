@@ -44,7 +44,7 @@ pub use self::budget::Budget;
 pub(crate) use self::compact::Lend;
 pub use self::compact::{Compaction, Movable};
 pub use self::config::{Config, Fallback, Priority, Request, SlabPolicy};
-use self::expand::AddressRange;
+use self::expand::reserve_range;
 use self::labels::{Label, Labels};
 pub use self::planned::{Deviation, PlanReport, PlannedSteps};
 #[cfg_attr(not(feature = "trace"), allow(unused_imports, reason = "only traces are made of records"))]
@@ -206,9 +206,9 @@ impl<B: Backend> Pool<B> {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for a budget that does not parse, a [percentage](Budget) of memory whose size is not known, staging
-    /// or a reserve larger than the budget, [pages](Config::page_bytes) of a size out of range, [`touch`](Config::touch) or [`lock`](Config::lock) on a backend that does neither, or
-    /// a backend whose limits or staging break its contract; [`ErrorKind::OutOfMemory`] for a budget that is to be touched and is
-    /// more than the machine has; what the backend reports when it refuses the staging, or the slabs of [`SlabPolicy::Single`].
+    /// or a reserve larger than the budget, [pages](Config::page_bytes) of a size out of range, [`touch`](Config::touch) or
+    /// [`lock`](Config::lock) on a backend that does neither, or a backend whose limits or staging break its contract;
+    /// [`ErrorKind::OutOfMemory`] for a budget that is to be touched and is more than the machine has; what the backend reports when it refuses the staging, or the slabs of [`SlabPolicy::Single`].
     /// Then nothing stays reserved.
     pub fn with_backend(backend: B, config: &Config) -> Result<Self> {
         let budget_bytes = config.budget().bytes(&backend)?;
@@ -226,18 +226,7 @@ impl<B: Backend> Pool<B> {
         budget::check_reserve(budget_bytes, staging_bytes, reserve_bytes)?;
         let mut sizes = SlabSizes::new(policy, placement, limits, config.page_bytes_chosen());
         sizes.check_pages(budget_bytes)?;
-        let expands = policy == SlabPolicy::Expanding && !config.locks();
-        let granule_bytes = backend.commit_granule_bytes().filter(|bytes| expands && bytes.is_power_of_two());
-        let range = granule_bytes.and_then(|granule_bytes| {
-            let times = config.address_times_chosen();
-            let mut range =
-                AddressRange::new(granule_bytes, &limits, sizes.pages, budget_bytes - staging_bytes, times)?;
-            range.bytes = sizes.slab(range.bytes);
-            if range.bytes == 0 {
-                return None;
-            }
-            Some((range, backend.reserve_slab(range.bytes).ok()?))
-        });
+        let range = reserve_range(&backend, config, &sizes, budget_bytes - staging_bytes);
         let policy = if policy == SlabPolicy::Expanding && range.is_none() { SlabPolicy::Growing } else { policy };
         let shards = Shards::open();
         sizes.policy = policy;

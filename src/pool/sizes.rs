@@ -1,7 +1,8 @@
 //! How large slabs are, and what requests take of them: arithmetic alone.
 //!
 //! What a request takes at least is the same whatever the pool looks like, so what can never be served is known from the
-//! request alone. The bound is reached: where nothing else helps, the pool reserves slabs of exactly that size.
+//! request alone. The bound is reached: where nothing else helps, the pool reserves slabs of exactly that size. An expanding slab
+//! is the exception, where the rest of a budget is less than a granule or a cut run.
 
 use super::expand::AddressRange;
 use super::{Priority, Request, SlabPolicy};
@@ -128,6 +129,14 @@ impl SlabSizes {
             return Err(Error::new(ErrorKind::Invalid, message));
         }
         Ok(())
+    }
+
+    /// Computes an expanding slab for a budget of so many bytes for slabs, `times` as many addresses, and the backend's granule. `None`
+    /// if there can be none.
+    pub(super) fn range_for(&self, granule_bytes: u64, bytes: u64, times: u32) -> Option<AddressRange> {
+        let range = AddressRange::new(granule_bytes, &self.limits, self.pages, bytes, times)?;
+        let bytes = self.slab(range.bytes);
+        (bytes > 0).then_some(AddressRange { bytes, ..range })
     }
 
     /// The sizes of a pool whose one slab is this range of addresses.

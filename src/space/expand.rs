@@ -11,8 +11,8 @@ use super::{Extent, Placement, Space};
 use crate::units::{round_down, round_up};
 
 impl Space {
-    /// A free space as [`Space::with_page_bytes`], none of whose granules has memory yet. A granule is of `granule_bytes` bytes, a power of two,
-    /// or of one page where that is more.
+    /// A free space as [`Space::with_page_bytes`], none of whose granules has memory yet. A granule is of `granule_bytes` bytes, a power
+    /// of two, or of one page or cut run where that is more.
     ///
     /// # Panics
     ///
@@ -246,9 +246,14 @@ impl Space {
         let runs = [self.tree.start_of_run_before(first)..first, end..self.tree.end_of_run_at(end)];
         let free = runs.into_iter().filter(|pages| !pages.is_empty()).map(|pages| self.carving.range_of(pages));
         let inside = free.map(|run| run.start.max(granules.start)..run.end.min(granules.end));
-        let inside: Vec<_> = inside.filter(|run| !run.is_empty()).collect();
-        let take = |run: Range<u64>| self.alloc_at(run.start, run.end - run.start).expect("a free run");
-        inside.into_iter().map(take).collect()
+        let inside = inside.filter(|run| !run.is_empty()).collect();
+        self.take_free(inside)
+    }
+
+    /// Takes ranges of free pages that have memory.
+    fn take_free(&mut self, ranges: Vec<Range<u64>>) -> Vec<Extent> {
+        let take = |range: Range<u64>| self.alloc_at(range.start, range.end - range.start).expect("free pages");
+        ranges.into_iter().map(take).collect()
     }
 
     /// Returns the pages that a held extent is in: those of its cut run, if it is a piece.
@@ -294,8 +299,7 @@ impl Space {
                 ranges.push(start..range.end);
             }
         }
-        let take = |range: Range<u64>| self.alloc_at(range.start, range.end - range.start).expect("a free run");
-        ranges.into_iter().map(take).collect()
+        self.take_free(ranges)
     }
 
     /// Takes all spare granules out of the space that are in one free run with the first page of an extent that was released.
@@ -307,9 +311,8 @@ impl Space {
             return Vec::new();
         }
         let run = self.carving.range_of(self.tree.start_of_run_before(page + 1)..end);
-        let ranges: Vec<_> = commitment.whole(&run).collect();
-        let take = |range: Range<u64>| self.alloc_at(range.start, range.end - range.start).expect("a free run");
-        ranges.into_iter().map(take).collect()
+        let ranges = commitment.whole(&run).collect();
+        self.take_free(ranges)
     }
 
     /// Returns the largest request of at most `limit` bytes that [`alloc_cheap`](Self::alloc_cheap) serves within this cost; 0 for

@@ -50,8 +50,8 @@ impl<S> State<S> {
     }
 
     /// Takes a free run of what is reserved for each of these, which are an offset and its bytes. They count as cached. `None` if
-    /// there are not as many, if requests or a lowered budget wait for memory, or if too little would be left: one of `beside` parts of their bytes,
-    /// or of what the program held most beside what it holds now, if that is more.
+    /// there are not as many, if requests or a lowered budget wait for memory, or if too little would be left: one of `beside` parts of
+    /// their bytes, or of what the program held most beside what it holds now, if that is more.
     pub(in crate::pool) fn take_runs(&mut self, runs: &[(u64, u64)], beside: u64) -> Option<Vec<Home<S>>> {
         let bytes: u64 = runs.iter().map(|run| run.1).sum();
         // What the largest step so far took, beside what is held now.
