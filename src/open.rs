@@ -2,7 +2,7 @@
 
 #[cfg(feature = "gpu")]
 use crate::backend::Gpu;
-use crate::backend::{Backend, CopyDst, CopySrc, Host, HostSlab, Limits, Point, Span};
+use crate::backend::{Backend, CopyDst, CopySrc, Host, HostSlab, Limits, PageOptions, Point, Span};
 use crate::error::Result;
 #[cfg(feature = "gpu")]
 use crate::error::{Error, ErrorKind};
@@ -249,11 +249,15 @@ impl Backend for AnyBackend {
         each!(self, backend => backend.is_touchable())
     }
 
-    fn create_touched_slab(&self, bytes: u64, locks: bool) -> Result<AnySlab> {
+    fn huge_page_bytes(&self) -> Result<u64> {
+        each!(self, backend => backend.huge_page_bytes())
+    }
+
+    fn create_slab_with(&self, bytes: u64, pages: PageOptions) -> Result<AnySlab> {
         match self {
-            Self::Host(host) => host.create_touched_slab(bytes, locks).map(AnySlab::Host),
+            Self::Host(host) => host.create_slab_with(bytes, pages).map(AnySlab::Host),
             #[cfg(feature = "gpu")]
-            Self::Gpu(gpu) => gpu.create_touched_slab(bytes, locks).map(AnySlab::Gpu),
+            Self::Gpu(gpu) => gpu.create_slab_with(bytes, pages).map(AnySlab::Gpu),
         }
     }
 
@@ -261,11 +265,11 @@ impl Backend for AnyBackend {
         each!(self, backend => backend.commit_granule_bytes())
     }
 
-    fn reserve_slab(&self, bytes: u64) -> Result<AnySlab> {
+    fn reserve_slab(&self, bytes: u64, pages: PageOptions) -> Result<AnySlab> {
         match self {
-            Self::Host(host) => host.reserve_slab(bytes).map(AnySlab::Host),
+            Self::Host(host) => host.reserve_slab(bytes, pages).map(AnySlab::Host),
             #[cfg(feature = "gpu")]
-            Self::Gpu(gpu) => gpu.reserve_slab(bytes).map(AnySlab::Gpu),
+            Self::Gpu(gpu) => gpu.reserve_slab(bytes, pages).map(AnySlab::Gpu),
         }
     }
 

@@ -38,6 +38,10 @@ pub struct Args {
     #[arg(long)]
     pub lock: bool,
 
+    /// Let the system use huge pages for memory of the host, in budgets of many of them
+    #[arg(long)]
+    pub huge_pages: bool,
+
     /// Sizes of the hidden layers
     #[arg(long, default_value = "512,256", value_delimiter = ',', value_name = "N,N,..", value_parser = cli::count)]
     pub hidden: Vec<usize>,

@@ -1,21 +1,28 @@
-//! Host memory: each slab is one anonymous mapping, zeroed, touched only when used unless asked for, unmapped when dropped.
+//! Host memory: each slab is in an anonymous mapping of its own, zeroed, touched only when used unless asked for, unmapped when dropped.
 //!
 //! The `unsafe` here rests on one fact: spans of one slab never overlap, and each is borrowed (`&` or `&mut`) for as long as
 //! its bytes are. A slab therefore binds itself to the serial number of the first span it meets and refuses all others, so that
 //! not even another backend that wraps this one and mixes up its slabs can make two references to the same bytes. The rest of
-//! the crate's `unsafe` is a few calls of a GPU's driver, in `gpu/memory`.
+//! the crate's `unsafe` is in `mapping`, whose calls of the system need it, and a few calls of a GPU's driver, in `gpu/memory`.
+
+mod mapping;
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use memmap2::{MmapMut, MmapOptions, MmapRaw};
-
-use super::{Backend, CopyDst, CopySrc, HostMemory, Limit, Limits, Span, check_slab_bytes, machine};
+use self::mapping::Mapping;
+use super::{
+    ALIGNMENT_BYTES_MAX, Backend, CopyDst, CopySrc, HostMemory, Limit, Limits, PageOptions, Span, check_slab_bytes,
+    machine,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::exact;
 
 /// A cache line, and an AVX-512 register.
 const ALIGNMENT_BYTES: u64 = 64;
+
+/// Every slab starts at a multiple of this.
+const SLAB_ALIGNMENT_BYTES: u64 = if cfg!(unix) { ALIGNMENT_BYTES_MAX } else { mapping::ALIGNMENT_BYTES_MAX };
 
 /// The pages of the system are no larger: on some processors Linux has pages of 64 KiB.
 const GRANULE_BYTES: u64 = if cfg!(any(target_arch = "x86", target_arch = "x86_64")) { 4 << 10 } else { 64 << 10 };
@@ -27,35 +34,28 @@ const COMMITS: bool = cfg!(any(target_os = "linux", target_os = "android", targe
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Host;
 
-/// One anonymous mapping.
+/// One mapping.
 #[derive(Debug)]
 pub struct HostSlab {
-    memory: MmapRaw,
+    memory: Mapping,
     /// The serial number of the pool's slab that this memory is, 0 until the first span comes.
     serial: AtomicU64,
 }
 
-/// Reserves addresses, with no memory behind them yet.
-fn map(bytes: u64, limits: &Limits) -> Result<MmapMut> {
+/// Maps a slab that starts at a multiple of so many bytes, with no memory behind it yet.
+fn map(bytes: u64, align_bytes: u64, is_range: bool, limits: &Limits) -> Result<Mapping> {
     check_slab_bytes(bytes, limits)?;
-    MmapMut::map_anon(bytes as usize).map_err(|error| {
+    // On 32 bits no multiple is above the address space.
+    let align_bytes = usize::try_from(align_bytes).unwrap_or(1 << (usize::BITS - 1));
+    Mapping::new(bytes as usize, align_bytes, is_range).map_err(|error| {
         let message = format!("the system refused a slab of {}", exact(bytes));
         Error::new(ErrorKind::OutOfMemory, message).with_source(error)
     })
 }
 
-/// Touches a byte of each page. No system has smaller pages.
-fn touch(bytes: &mut [u8]) {
-    bytes.iter_mut().step_by(4096).for_each(|byte| *byte = black_box(0));
-}
-
-/// Locks the pages in RAM, which gives them too.
-fn lock(memory: &MmapMut) -> Result<()> {
-    #[cfg(unix)]
-    let locked = memory.lock();
-    #[cfg(not(unix))]
-    let locked: std::io::Result<()> = Err(std::io::ErrorKind::Unsupported.into());
-    locked.map_err(|error| {
+/// Locks the pages of a slab in RAM, which gives them too.
+fn lock(memory: &Mapping) -> Result<()> {
+    memory.lock().map_err(|error| {
         let slab = exact(memory.len() as u64);
         let limit = machine::lock_limit();
         Error::new(ErrorKind::OutOfMemory, format!("the system did not lock a slab of {slab}: {limit}"))
@@ -64,10 +64,8 @@ fn lock(memory: &MmapMut) -> Result<()> {
 }
 
 impl HostSlab {
-    fn new(memory: MmapMut) -> Self {
-        // Mappings start at a page of the system, 4 KiB or more.
-        debug_assert!((memory.as_ptr() as u64).is_multiple_of(ALIGNMENT_BYTES));
-        Self { memory: MmapRaw::from(memory), serial: AtomicU64::new(0) }
+    fn new(memory: Mapping) -> Self {
+        Self { memory, serial: AtomicU64::new(0) }
     }
 
     /// Checks that the span is of this slab and inside it; gives its start and length in this address space.
@@ -91,9 +89,8 @@ impl HostSlab {
         Ok((self.memory.as_mut_ptr().wrapping_add(span.offset() as usize), span.bytes() as usize))
     }
 
-    /// Tells the system about a span that begins and ends with a granule, or with the mapping.
-    #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"))]
-    fn advise(&self, advice: memmap2::UncheckedAdvice, span: &mut Span) -> Result<()> {
+    /// Checks that a span begins and ends with a granule, or with the slab; gives its start and length.
+    fn granules(&self, span: &Span) -> Result<(usize, usize)> {
         self.locate(span)?;
         let (start, bytes) = (span.offset(), span.bytes());
         let is_whole = |end: u64| end.is_multiple_of(GRANULE_BYTES) || end == self.memory.len() as u64;
@@ -101,13 +98,7 @@ impl HostSlab {
             let message = format!("{} at byte {start} of a slab are not whole granules", exact(bytes));
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        // SAFETY: the span is exclusively borrowed, so nothing else refers to its bytes. It covers whole pages, or ends with the mapping,
-        // so no other bytes are concerned. What is read there next are zeros, or the bytes that were there.
-        let advised = unsafe { self.memory.unchecked_advise_range(advice, start as usize, bytes as usize) };
-        advised.map_err(|error| {
-            let message = format!("the system did not change what is behind {}", exact(bytes));
-            Error::new(ErrorKind::Device, message).with_source(error)
-        })
+        Ok((start as usize, bytes as usize))
     }
 
     fn slice<'a>(&'a self, span: &'a Span) -> Result<&'a [u8]> {
@@ -127,6 +118,13 @@ impl HostSlab {
     }
 }
 
+fn advised(done: std::io::Result<()>, bytes: usize) -> Result<()> {
+    done.map_err(|error| {
+        let message = format!("the system did not change what is behind {}", exact(bytes as u64));
+        Error::new(ErrorKind::Device, message).with_source(error)
+    })
+}
+
 impl Backend for Host {
     type Slab = HostSlab;
 
@@ -136,24 +134,37 @@ impl Backend for Host {
 
     fn limits(&self) -> Limits {
         let addressable = Limit { bytes: isize::MAX as u64, name: "the address space" };
-        Limits { alignment_bytes: ALIGNMENT_BYTES, granule_bytes: 1, slab: addressable, block: addressable }
+        Limits {
+            alignment_bytes: ALIGNMENT_BYTES,
+            alignment_bytes_max: SLAB_ALIGNMENT_BYTES,
+            granule_bytes: 1,
+            slab: addressable,
+            block: addressable,
+        }
     }
 
     fn create_slab(&self, bytes: u64) -> Result<HostSlab> {
-        map(bytes, &self.limits()).map(HostSlab::new)
+        map(bytes, SLAB_ALIGNMENT_BYTES, false, &self.limits()).map(HostSlab::new)
     }
 
     fn is_touchable(&self) -> bool {
         true
     }
 
-    fn create_touched_slab(&self, bytes: u64, locks: bool) -> Result<HostSlab> {
-        let mut memory = map(bytes, &self.limits())?;
-        if locks {
-            // Gives all pages too. Unmapping unlocks.
+    fn huge_page_bytes(&self) -> Result<u64> {
+        machine::huge_page_bytes()
+    }
+
+    fn create_slab_with(&self, bytes: u64, pages: PageOptions) -> Result<HostSlab> {
+        let mut memory = map(bytes, SLAB_ALIGNMENT_BYTES, false, &self.limits())?;
+        if pages.huge {
+            self.huge_page_bytes()?;
+            memory.advise_huge_pages(true);
+        }
+        if pages.lock {
             lock(&memory)?;
-        } else {
-            touch(&mut memory);
+        } else if pages.touch {
+            memory.touch();
         }
         Ok(HostSlab::new(memory))
     }
@@ -162,36 +173,39 @@ impl Backend for Host {
         COMMITS.then_some(GRANULE_BYTES)
     }
 
-    fn reserve_slab(&self, bytes: u64) -> Result<HostSlab> {
-        check_slab_bytes(bytes, &self.limits())?;
-        let memory = MmapOptions::new().len(bytes as usize).no_reserve_swap().map_anon().map_err(|error| {
-            let message = format!("the system refused {} of addresses", exact(bytes));
-            Error::new(ErrorKind::OutOfMemory, message).with_source(error)
-        })?;
-        // A huge page would bring more than the granules that are counted. Where there are none, that is an error.
-        #[cfg(target_os = "linux")]
-        let _ = memory.advise(memmap2::Advice::NoHugePage);
+    /// The slab starts at a multiple of its size as a power of two, up to 1 TiB, where the system has such addresses. So the start of the
+    /// slab that an address is in follows from the address.
+    fn reserve_slab(&self, bytes: u64, pages: PageOptions) -> Result<HostSlab> {
+        let size_bytes = bytes.checked_next_power_of_two().unwrap_or(u64::MAX);
+        let align_bytes = size_bytes.clamp(SLAB_ALIGNMENT_BYTES, mapping::ALIGNMENT_BYTES_MAX);
+        let memory = map(bytes, align_bytes, true, &self.limits())
+            .or_else(|_| map(bytes, SLAB_ALIGNMENT_BYTES, true, &self.limits()))?;
+        // A huge page would bring more than granules that are smaller.
+        memory.advise_huge_pages(pages.huge);
         Ok(HostSlab::new(memory))
     }
 
     /// A page comes when it is touched. Without `touches` there is nothing to do, but on Apple's systems, which count pages.
     fn commit(&self, slab: &HostSlab, span: &mut Span, touches: bool) -> Result<()> {
         #[cfg(any(target_os = "macos", target_os = "ios"))]
-        slab.advise(memmap2::UncheckedAdvice::FreeReuse, span)?;
+        {
+            let (start, bytes) = slab.granules(span)?;
+            // SAFETY: the span is exclusively borrowed, so nothing else refers to its bytes, and they are whole pages or end with the slab.
+            advised(unsafe { slab.memory.commit(start, bytes) }, bytes)?;
+        }
         let bytes = slab.slice_mut(span)?;
         if touches {
-            touch(bytes);
+            // No system has smaller pages.
+            bytes.iter_mut().step_by(4096).for_each(|byte| *byte = black_box(0));
         }
         Ok(())
     }
 
     fn decommit(&self, slab: &HostSlab, span: &mut Span) -> Result<()> {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        return slab.advise(memmap2::UncheckedAdvice::DontNeed, span);
-        #[cfg(any(target_os = "macos", target_os = "ios"))]
-        return slab.advise(memmap2::UncheckedAdvice::FreeReusable, span);
-        #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios")))]
-        return slab.locate(span).map(drop);
+        let (start, bytes) = slab.granules(span)?;
+        // SAFETY: the span is exclusively borrowed, so nothing else refers to its bytes. They are whole pages, or end with the slab, whose
+        // last page has no other bytes that are used.
+        advised(unsafe { slab.memory.decommit(start, bytes) }, bytes)
     }
 
     fn memory_bytes(&self) -> Result<u64> {
@@ -260,7 +274,7 @@ mod tests {
         let other = Host.create_slab(100_000).unwrap();
         let mut span = Span::new(7, 64, 1000);
         let bytes = slab.slice_mut(&mut span).unwrap();
-        assert_eq!(bytes.as_ptr() as usize % 64, 0);
+        assert_eq!((bytes.as_ptr() as u64 - 64) % SLAB_ALIGNMENT_BYTES, 0);
         assert!(bytes.iter().all(|byte| *byte == 0));
         bytes.fill(3);
         assert_eq!(slab.slice(&span).unwrap()[999], 3);
@@ -269,6 +283,20 @@ mod tests {
         assert_eq!(slab.slice(&Span::new(7, 99_999, 2)).unwrap_err().kind(), ErrorKind::Foreign);
         assert!(other.slice(&Span::new(8, 0, 1)).is_ok());
         assert_eq!(other.slice(&span).unwrap_err().kind(), ErrorKind::Foreign);
+    }
+
+    #[test]
+    fn the_start_of_an_expanding_slab_follows_from_an_address_in_it() {
+        for bytes in [1, 100_000, 3 << 20, 5 << 30] {
+            let slab = Host.reserve_slab(bytes, PageOptions::default()).unwrap();
+            if !cfg!(unix) {
+                return;
+            }
+            let mut last = Span::new(1, bytes - 1, 1);
+            let address = slab.slice_mut(&mut last).unwrap().as_ptr() as u64;
+            let start = address & !(bytes.next_power_of_two() - 1);
+            assert_eq!(address - start, bytes - 1);
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::ALIGNMENT_BYTES_MAX;
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::exact;
 
@@ -19,9 +20,34 @@ pub(super) fn memory_bytes() -> Result<u64> {
     memory_bytes_of(Path::new("/"))
 }
 
+/// Returns the bytes of a transparent huge page.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`], with the reason, where there are none that a program may ask for.
+pub(super) fn huge_page_bytes() -> Result<u64> {
+    huge_page_bytes_of(Path::new("/"))
+}
+
 /// Returns what the system says of the limit of this process's locked memory.
 pub(super) fn lock_limit() -> String {
     lock_limit_of(Path::new("/")).unwrap_or_else(|| "what this system lets a process lock is not known".to_owned())
+}
+
+fn huge_page_bytes_of(root: &Path) -> Result<u64> {
+    let read = |file: &str| fs::read_to_string(root.join("sys/kernel/mm/transparent_hugepage").join(file)).ok();
+    let reason = match (read("enabled"), read("hpage_pmd_size").and_then(|text| text.trim().parse::<u64>().ok())) {
+        (Some(modes), _) if modes.contains("[never]") => "they are switched off on this system".to_owned(),
+        (Some(_), Some(bytes)) if bytes > ALIGNMENT_BYTES_MAX || !bytes.is_power_of_two() => {
+            format!(
+                "those of this system have {}, and slabs start at multiples of {}",
+                exact(bytes),
+                exact(ALIGNMENT_BYTES_MAX)
+            )
+        }
+        (Some(_), Some(bytes)) => return Ok(bytes),
+        _ => "only Linux tells of them, in /sys/kernel/mm/transparent_hugepage".to_owned(),
+    };
+    Err(Error::new(ErrorKind::Invalid, format!("host memory has no huge pages: {reason}")))
 }
 
 fn memory_bytes_of(root: &Path) -> Result<u64> {
@@ -161,6 +187,23 @@ mod tests {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
         }
+    }
+
+    #[test]
+    fn huge_pages_are_what_the_system_has_switched_on() {
+        const FOLDER: &str = "sys/kernel/mm/transparent_hugepage";
+        let pages = |modes, bytes| {
+            let files: Vec<(String, &str)> =
+                vec![(format!("{FOLDER}/enabled"), modes), (format!("{FOLDER}/hpage_pmd_size"), bytes)];
+            let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), *text)).collect();
+            huge_page_bytes_of(&Root::new("huge", &files).0).map_err(|error| error.to_string())
+        };
+        assert_eq!(pages("always [madvise] never\n", "2097152\n"), Ok(2 * MIB));
+        assert_eq!(pages("[always] madvise never\n", "2097152\n"), Ok(2 * MIB));
+        assert!(pages("always madvise [never]\n", "2097152\n").unwrap_err().contains("switched off"));
+        assert!(pages("[always] madvise never\n", "536870912\n").unwrap_err().contains("512 MiB"));
+        let error = huge_page_bytes_of(&Root::new("no-huge", &[]).0).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
     }
 
     const MEMORY: (&str, &str) =

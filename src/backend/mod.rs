@@ -42,18 +42,36 @@ pub struct Limit {
     pub name: &'static str,
 }
 
+/// The largest alignment of our backends: a huge page of most systems.
+pub(crate) const ALIGNMENT_BYTES_MAX: u64 = 2 << 20;
+
 /// What a backend can do; constant for its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Every slab starts at a multiple of this, and so does every block inside it. A power of two; also the size of the
     /// smallest piece.
     pub alignment_bytes: u64,
+    /// The largest alignment that a [request](crate::Request::align) can have: every slab starts at a multiple of this too. A power of
+    /// two.
+    pub alignment_bytes_max: u64,
     /// A slab's size is a multiple of this. A power of two, at most `alignment_bytes`.
     pub granule_bytes: u64,
     /// The largest slab.
     pub slab: Limit,
     /// The largest block: a tensor must fit in one binding.
     pub block: Limit,
+}
+
+/// How the pages of a slab are to be, as [`Config`](crate::Config) wants them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct PageOptions {
+    /// Every page is touched, so that the memory is there.
+    pub touch: bool,
+    /// The pages stay in RAM until the slab is dropped. Pages that are locked are touched too.
+    pub lock: bool,
+    /// The system may use huge pages.
+    pub huge: bool,
 }
 
 /// Memory of one kind, given out in slabs.
@@ -80,9 +98,9 @@ pub struct Limits {
 ///
 /// | from | what may be called |
 /// | --- | --- |
-/// | [`limits`](Backend::limits), [`commit_granule_bytes`](Backend::commit_granule_bytes), [`reserve_slab`](Backend::reserve_slab), [`staging_bytes_default`](Backend::staging_bytes_default), [`open_staging`](Backend::open_staging) | nothing: there is no pool yet |
+/// | [`limits`](Backend::limits), [`huge_page_bytes`](Backend::huge_page_bytes), [`commit_granule_bytes`](Backend::commit_granule_bytes), [`reserve_slab`](Backend::reserve_slab), [`staging_bytes_default`](Backend::staging_bytes_default), [`open_staging`](Backend::open_staging) | nothing: there is no pool yet |
 /// | [`recorded`](Backend::recorded) | nothing: the pool's lock is held, and the call would hang |
-/// | [`create_slab`](Backend::create_slab), [`create_touched_slab`](Backend::create_touched_slab), [`commit`](Backend::commit) | everything; an allocation that needs a slab, or memory for one, and a new budget, fail at once, as [`ErrorKind::Invalid`] |
+/// | [`create_slab`](Backend::create_slab), [`create_slab_with`](Backend::create_slab_with), [`commit`](Backend::commit) | everything; an allocation that needs a slab, or memory for one, and a new budget, fail at once, as [`ErrorKind::Invalid`] |
 /// | the drop of a slab, [`decommit`](Backend::decommit) | everything; its bytes count as reserved until that has ended |
 /// | all others | everything; the pool has no lock then |
 ///
@@ -112,22 +130,31 @@ pub trait Backend: Send + Sync + 'static {
     /// [`ErrorKind::TooLarge`] over a limit, [`ErrorKind::DeviceLost`], [`ErrorKind::Device`] for anything else.
     fn create_slab(&self, bytes: u64) -> Result<Self::Slab>;
 
-    /// Returns whether [`create_touched_slab`](Backend::create_touched_slab) works: whether the system gives this memory page by page,
-    /// when a page is touched first.
+    /// Returns whether [`create_slab_with`](Backend::create_slab_with) touches and locks: whether the system gives this memory page by
+    /// page, when a page is touched first.
     fn is_touchable(&self) -> bool {
         false
     }
 
-    /// Reserves `bytes` bytes as [`create_slab`](Backend::create_slab) does, and touches every page, so that the memory is there.
-    /// With `locks` its pages stay in RAM until the slab is dropped. A pool with [`Config::touch`](crate::Config::touch) or
-    /// [`Config::lock`](crate::Config::lock) calls this instead.
+    /// Returns the bytes of a huge page: a power of two.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`], with the reason, where there are none.
+    fn huge_page_bytes(&self) -> Result<u64> {
+        Err(Error::new(ErrorKind::Invalid, format!("memory of {} has no huge pages", self.name())))
+    }
+
+    /// Reserves `bytes` bytes as [`create_slab`](Backend::create_slab) does, with such pages. A pool with
+    /// [`Config::touch`](crate::Config::touch), [`Config::lock`](crate::Config::lock) or
+    /// [`Config::huge_pages`](crate::Config::huge_pages) calls this instead.
     ///
     /// # Errors
     /// As `create_slab`. [`ErrorKind::OutOfMemory`] where the system does not lock: then nothing stays reserved or locked.
-    /// [`ErrorKind::Invalid`] from a backend that is not [touchable](Backend::is_touchable).
-    fn create_touched_slab(&self, bytes: u64, locks: bool) -> Result<Self::Slab> {
-        let _ = (bytes, locks);
-        Err(Error::new(ErrorKind::Invalid, format!("pages of {} cannot be touched or locked", self.name())))
+    /// [`ErrorKind::Invalid`] from a backend that is not [touchable](Backend::is_touchable), or has no
+    /// [huge pages](Backend::huge_page_bytes), if the options want that.
+    fn create_slab_with(&self, bytes: u64, pages: PageOptions) -> Result<Self::Slab> {
+        let _ = (bytes, pages);
+        Err(Error::new(ErrorKind::Invalid, format!("pages of {} cannot be touched, locked or huge", self.name())))
     }
 
     /// Returns how finely memory comes and goes in a slab from [`reserve_slab`](Backend::reserve_slab): a power of two of bytes. `None`
@@ -137,11 +164,13 @@ pub trait Backend: Send + Sync + 'static {
     }
 
     /// Reserves `bytes` bytes of addresses, without memory behind them, for [`SlabPolicy::Expanding`](crate::SlabPolicy::Expanding). At
-    /// most the slab limit. The addresses are in no budget.
+    /// most the slab limit. The addresses are in no budget. Of the options only that of huge pages is for this call; then the pool
+    /// commits whole huge pages. Otherwise no huge page may bring more memory than is committed.
     ///
     /// # Errors
     /// As [`create_slab`](Backend::create_slab). A pool that cannot reserve them has whole slabs instead.
-    fn reserve_slab(&self, bytes: u64) -> Result<Self::Slab> {
+    fn reserve_slab(&self, bytes: u64, pages: PageOptions) -> Result<Self::Slab> {
+        let _ = pages;
         self.create_slab(bytes)
     }
 

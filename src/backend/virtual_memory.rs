@@ -3,7 +3,7 @@
 //! A program that runs on it makes exactly the allocations it would make elsewhere, in no time and in no memory, so that
 //! its needs are known before a byte is reserved. The training step computes its budgets this way.
 
-use super::{Backend, CopyDst, CopySrc, Limit, Limits, Span};
+use super::{ALIGNMENT_BYTES_MAX, Backend, CopyDst, CopySrc, Limit, Limits, Span};
 use crate::error::Result;
 
 /// Slabs of any size with nothing behind them: writes go nowhere, reads give zeros.
@@ -42,7 +42,13 @@ impl Default for Virtual {
     /// Slabs and blocks of any size, aligned like those of the host.
     fn default() -> Self {
         let any = Limit { bytes: u64::MAX, name: "2^64" };
-        Self::new(Limits { alignment_bytes: 64, granule_bytes: 1, slab: any, block: any })
+        Self::new(Limits {
+            alignment_bytes: 64,
+            alignment_bytes_max: ALIGNMENT_BYTES_MAX,
+            granule_bytes: 1,
+            slab: any,
+            block: any,
+        })
     }
 }
 

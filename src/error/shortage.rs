@@ -77,6 +77,8 @@ impl fmt::Display for RefusedBy {
 pub struct Shortage {
     /// What the request asked for; of a batch, all its requests together.
     pub asked_bytes: u64,
+    /// The largest [alignment](crate::Request::align) that was asked for, if it is more than every block has; else 1.
+    pub align_bytes: u64,
     /// What that takes: more, if the placement rounds to powers of two, a slab to its pages, or the device to whole words.
     pub needed_bytes: u64,
     /// How many requests were refused together: 1 unless it was a batch.
@@ -88,8 +90,8 @@ pub struct Shortage {
     /// The largest request that would be served now, with the same priority and the same [fallbacks](crate::Fallback): one byte
     /// more would be refused. 0 where none would be.
     ///
-    /// It is for [`Pool::alloc`](crate::Pool::alloc) on this thread, which may wait for the device unless it is recording work. What the
-    /// arena of planned steps would serve by its plan does not count. Where the [backend](RefusedBy::Backend) had no memory, what
+    /// It is for the alignment that every block has. It is for [`Pool::alloc`](crate::Pool::alloc) on this thread, which may wait for the
+    /// device unless it is recording work. What the arena of planned steps would serve by its plan does not count. Where the [backend](RefusedBy::Backend) had no memory, what
     /// another slab might serve does not count. Nothing is reclaimed for a request over the budget, so for that one the number may be
     /// too low.
     ///
@@ -160,6 +162,9 @@ impl Shortage {
         if self.requests > 1 {
             write!(f, " in {} blocks", thousands(self.requests))?;
         }
+        if self.align_bytes > 1 {
+            write!(f, " at a multiple of {}", exact(self.align_bytes))?;
+        }
         if let Some(label) = &self.label {
             write!(f, " for {label:?}")?;
         }
@@ -175,6 +180,9 @@ impl Shortage {
             0 => f.write_str("; no request would be served now")?,
             bytes if self.requests > 1 => {
                 write!(f, "; the largest single request that would be served now is {}", exact(bytes))?;
+            }
+            bytes if self.align_bytes > 1 => {
+                write!(f, "; the largest request that would be served now, wherever it begins, is {}", exact(bytes))?;
             }
             bytes if bytes >= self.asked_bytes && self.refused_by != RefusedBy::Time => {
                 write!(f, "; a request of exactly {} would be served now", exact(bytes))?;
@@ -221,6 +229,11 @@ impl Shortage {
                 f,
                 "{unused} of the budget are not in use, but no slab has more than {} of them, and {left} can still be reserved",
                 exact(self.most_idle_bytes)
+            ),
+            RefusedBy::Fragmentation if self.align_bytes > 1 => write!(
+                f,
+                "fragmented, {unused} of the budget are not in use, but no free run has room at such a multiple, and {left} can \
+                 still be reserved"
             ),
             RefusedBy::Fragmentation if self.granule_bytes > 0 && self.largest_free_run_bytes >= self.needed_bytes => {
                 write!(

@@ -9,10 +9,11 @@ impl<B: Backend> Shared<B> {
     /// Refuses a request that breaks a limit. `is_alone`: it is no part of a batch.
     pub(super) fn check_request(&self, request: &Request, is_alone: bool) -> Result<()> {
         let Request { bytes, align_bytes, .. } = *request;
-        if !align_bytes.is_power_of_two() || align_bytes > self.limits.alignment_bytes {
+        if !align_bytes.is_power_of_two() || align_bytes > self.limits.alignment_bytes_max {
             let message = format!(
-                "an alignment of {align_bytes} is not a power of two up to the {} that a slab has",
-                exact(self.limits.alignment_bytes)
+                "an alignment of {align_bytes} is not a power of two up to the {} that slabs of {} have",
+                exact(self.limits.alignment_bytes_max),
+                self.backend.name()
             );
             let remedies = if is_alone { self.alignment_remedies(request) } else { Vec::new() };
             return Err(Error::new(ErrorKind::Alignment, message).with_remedies(remedies));
@@ -23,12 +24,13 @@ impl<B: Backend> Shared<B> {
         if bytes > limit.bytes {
             return Err(self.too_large(bytes, bytes, limit));
         }
-        self.check_slab(bytes)
+        self.check_slab(bytes, align_bytes)
     }
 
     /// Refuses bytes that no slab is large enough for.
-    pub(super) fn check_slab(&self, bytes: u64) -> Result<()> {
-        self.sizes.fits_limit(bytes).map_err(|least_bytes| self.too_large(bytes, least_bytes, self.limits.slab))
+    pub(super) fn check_slab(&self, bytes: u64, align_bytes: u64) -> Result<()> {
+        let fits = self.sizes.fits_limit(bytes, align_bytes);
+        fits.map_err(|least_bytes| self.too_large(bytes, least_bytes, self.limits.slab))
     }
 
     pub(super) fn too_large(&self, bytes: u64, least_bytes: u64, limit: Limit) -> Error {

@@ -100,7 +100,7 @@ impl<B: Backend> Shared<B> {
         if !self.reserve_again() {
             return None;
         }
-        let class = self.classes.of(request.bytes);
+        let class = self.classes.of(request.bytes).filter(|_| !request.is_aligned(self.limits.alignment_bytes));
         let listed = class.and_then(|class| self.shards.take(class, request.bytes, |tally| self.fill(request, tally)));
         listed.map(|place| place.home).or_else(|| self.state().take(request))
     }
@@ -372,7 +372,8 @@ impl<B: Backend> Shared<B> {
 
     /// Tries [`Fallback::Oversized`].
     fn take_larger(&self, request: &Request) -> Option<Home<B::Slab>> {
-        let class = self.classes.of(request.bytes).filter(|_| request.may(Fallback::Oversized))?;
+        let may = request.may(Fallback::Oversized) && !request.is_aligned(self.limits.alignment_bytes);
+        let class = self.classes.of(request.bytes).filter(|_| may)?;
         let most_bytes = request.bytes.saturating_add(request.waste_bytes());
         let place = self.shards.take_larger(class, request.bytes, most_bytes)?;
         self.state().totals().allocations_oversized += 1;

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::Budget;
+use crate::backend::PageOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::Placement;
 use crate::units::ByteSize;
@@ -97,8 +98,7 @@ pub struct Config {
     reserve_bytes: u64,
     zero_on_free: bool,
     free_lists: bool,
-    touch: bool,
-    lock: bool,
+    pages: PageOptions,
 }
 
 impl Config {
@@ -115,8 +115,7 @@ impl Config {
             reserve_bytes: 0,
             zero_on_free: false,
             free_lists: true,
-            touch: false,
-            lock: false,
+            pages: PageOptions::default(),
         }
     }
 
@@ -222,7 +221,7 @@ impl Config {
     /// [touchable](crate::Backend::is_touchable).
     #[must_use]
     pub fn touch(mut self, touches: bool) -> Self {
-        self.touch = touches;
+        self.pages.touch = touches;
         self
     }
 
@@ -235,7 +234,23 @@ impl Config {
     /// [`SlabPolicy::Single`] is not opened at all. Windows and WebAssembly do not lock: there every slab is refused.
     #[must_use]
     pub fn lock(mut self, locks: bool) -> Self {
-        self.lock = locks;
+        self.pages.lock = locks;
+        self
+    }
+
+    /// Lets the system use huge pages for slabs, 2 MiB on most: fewer page faults, and fewer misses of the processor's table of pages.
+    /// Not done unless asked for.
+    ///
+    /// An [expanding](SlabPolicy::Expanding) slab then commits whole huge pages, so that no page brings more memory than is counted. It
+    /// is for budgets of many huge pages: below 128 of them the slab has as many addresses as the budget has bytes, and what blocks
+    /// use of each huge page in part costs more.
+    ///
+    /// On Linux this is `madvise`, and a wish: the kernel may have no free huge page, and then gives small ones. A pool is not opened
+    /// (an error of [`ErrorKind::Invalid`]) where the system says that there are none
+    /// ([`Backend::huge_page_bytes`](crate::Backend::huge_page_bytes)), as on other systems and on a GPU.
+    #[must_use]
+    pub fn huge_pages(mut self, has_huge_pages: bool) -> Self {
+        self.pages.huge = has_huge_pages;
         self
     }
 
@@ -245,13 +260,9 @@ impl Config {
         &self.budget
     }
 
-    /// Returns whether slabs are touched when they are made: those that are locked are.
-    pub(super) fn touches(&self) -> bool {
-        self.touch || self.lock
-    }
-
-    pub(super) fn locks(&self) -> bool {
-        self.lock
+    /// Returns how the pages of slabs are to be: those that are locked are touched too.
+    pub(super) fn pages(&self) -> PageOptions {
+        PageOptions { touch: self.pages.touch || self.pages.lock, ..self.pages }
     }
 
     pub(super) fn staging_bytes(&self) -> Option<u64> {
@@ -370,8 +381,26 @@ impl Request {
         self
     }
 
-    /// The block starts at a multiple of this in its slab: a power of two, at most the slabs' own alignment (64 bytes
-    /// on the host, `min_storage_buffer_offset_alignment` on a GPU), which every block has anyway.
+    /// The block starts at a multiple of this: a power of two, at most
+    /// [`alignment_bytes_max`](crate::backend::Limits::alignment_bytes_max), which is 2 MiB. On the host that is so of its address, on a
+    /// GPU of its offset in its buffer.
+    ///
+    /// Every block starts at a multiple of [`alignment_bytes`](crate::backend::Limits::alignment_bytes) anyway: 64 bytes on the host,
+    /// `min_storage_buffer_offset_alignment` on a GPU. Above that, and up to the page size, a block holds at least as many bytes as its
+    /// alignment has. Above the page size it has just the pages that it needs, at a multiple; those that are skipped stay free.
+    /// Such a request is served from the slabs, never from free lists or by a plan of steps. Where free memory has no such place, it fails
+    /// as [fragmented](ErrorKind::Fragmented). A batch that needs more multiples than an [expanding](SlabPolicy::Expanding) slab has is
+    /// [over the budget](ErrorKind::OverBudget).
+    ///
+    /// ```
+    /// use tensorpool::{Config, Pool, Request};
+    ///
+    /// let pool = Pool::host(Config::new("16 MiB"))?;
+    /// let huge = pool.alloc(Request::bytes(10_000).align(2 << 20))?;
+    /// assert_eq!(huge.bytes_held(), 10 << 10);
+    /// assert_eq!(pool.stats().used_bytes, 10 << 10); // what was skipped is free
+    /// # Ok::<(), tensorpool::Error>(())
+    /// ```
     #[must_use]
     pub fn align(mut self, align_bytes: u64) -> Self {
         self.align_bytes = align_bytes;
@@ -403,9 +432,7 @@ impl Request {
     /// Where there is no room, wait in line for so long until there is. Without this such a request fails at once, and so
     /// does, with it, one that can never be served, also where that is so since the budget was
     /// [lowered](crate::Pool::set_budget). What waits can be served once everything is freed, by a pool that may
-    /// [grow](Fallback::Grow) and [give slabs back](Fallback::ReturnEmpty). In an [expanding](SlabPolicy::Expanding) slab that is so of
-    /// what leaves a granule of the budget: a batch that takes nearly all of it, or a request in a budget of less than a granule, may
-    /// wait in vain.
+    /// [grow](Fallback::Grow) and [give slabs back](Fallback::ReturnEmpty).
     ///
     /// Who waits is served by priority, then by arrival. Requests that came later, in line or not, are served before one
     /// that needs more than there is at most 16 times; then everybody waits for it.
@@ -440,6 +467,12 @@ impl Request {
     pub fn waste(mut self, most_bytes: u64) -> Self {
         self.waste_bytes = Some(most_bytes);
         self
+    }
+
+    /// Returns whether it wants more than the alignment that every block has.
+    #[inline]
+    pub(super) fn is_aligned(&self, alignment_bytes: u64) -> bool {
+        self.align_bytes > alignment_bytes
     }
 
     pub(super) fn waste_bytes(&self) -> u64 {

@@ -67,12 +67,17 @@ pub(super) fn reserve_range<B: Backend>(
     bytes: u64,
 ) -> Option<(AddressRange, B::Slab)> {
     // Locked pages do not go.
-    if config.slabs_chosen() != SlabPolicy::Expanding || config.locks() {
+    let pages = config.pages();
+    if config.slabs_chosen() != SlabPolicy::Expanding || pages.lock {
         return None;
     }
-    let granule_bytes = backend.commit_granule_bytes().filter(|bytes| bytes.is_power_of_two())?;
+    let mut granule_bytes = backend.commit_granule_bytes().filter(|bytes| bytes.is_power_of_two())?;
+    if pages.huge {
+        // No huge page brings more than is counted.
+        granule_bytes = granule_bytes.max(backend.huge_page_bytes().ok().filter(|bytes| bytes.is_power_of_two())?);
+    }
     let range = sizes.range_for(granule_bytes, bytes, config.address_times_chosen())?;
-    let memory = backend.reserve_slab(range.bytes).ok()?;
+    let memory = backend.reserve_slab(range.bytes, pages).ok()?;
     Some((range, memory))
 }
 
@@ -206,7 +211,7 @@ impl<B: Backend> Committing<'_, B> {
         for (slab, range) in missing {
             self.span = Span::new(slab.serial, range.start, range.end - range.start);
             self.lent = at(&self.span);
-            let done = self.shared.backend.commit(&slab.memory, &mut self.span, self.shared.touches);
+            let done = self.shared.backend.commit(&slab.memory, &mut self.span, self.shared.pages.touch);
             if at(&self.span) != self.lent {
                 return Err(self.shared.swapped(self.lent));
             }

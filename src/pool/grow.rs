@@ -6,7 +6,7 @@
 use super::expand::Decommitted;
 use super::state::{Home, Leaving, NextSlab, Slab, Slot, StateOf};
 use super::{Request, Shared, SlabPolicy};
-use crate::backend::{Backend, Point};
+use crate::backend::{Backend, PageOptions, Point};
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::Extent;
 use crate::sync::{MutexGuard, Ordering, OwnedGuard, PoisonError, caught, this_thread};
@@ -95,7 +95,7 @@ impl<B: Backend> Shared<B> {
         let (mut slab_bytes, mut room_bytes) = (0, 0);
         // One look for places after each slab would take time that grows with the cube of the batch.
         for request in lacking.into_iter().map(|index| &requests[index]) {
-            if slab_bytes == 0 || self.sizes.taken(slab_bytes, request.bytes) > room_bytes {
+            if slab_bytes == 0 || self.sizes.taken(slab_bytes, request) > room_bytes {
                 if *slabs_left == 0 {
                     break;
                 }
@@ -111,7 +111,7 @@ impl<B: Backend> Shared<B> {
                     Err(none) => return none,
                 };
             }
-            room_bytes = room_bytes.saturating_sub(self.sizes.taken(slab_bytes, request.bytes));
+            room_bytes = room_bytes.saturating_sub(self.sizes.taken(slab_bytes, request));
         }
         Grown::Slab(state)
     }
@@ -176,9 +176,10 @@ impl<B: Backend> Shared<B> {
     fn create_slab(&self, bytes: u64) -> Result<Slab<B::Slab>> {
         self.state().book(bytes)?;
         let booking = Booking { shared: self, bytes };
-        let memory = match self.touches {
-            false => self.backend.create_slab(bytes)?,
-            true => self.backend.create_touched_slab(bytes, self.locks)?,
+        let memory = if self.pages == PageOptions::default() {
+            self.backend.create_slab(bytes)?
+        } else {
+            self.backend.create_slab_with(bytes, self.pages)?
         };
         std::mem::forget(booking);
         Ok(Slab::new(bytes, memory))
@@ -236,7 +237,7 @@ impl<B: Backend> Shared<B> {
         {
             let state = self.state();
             let possible_bytes = state.left_bytes_after(state.leaving_bytes() + state.empty_bytes());
-            if self.sizes.least(lacking.bytes).is_none_or(|bytes| bytes > possible_bytes) || !state.are_left(requests) {
+            if self.sizes.least_for(lacking).is_none_or(|bytes| bytes > possible_bytes) || !state.are_left(requests) {
                 return Ok(false);
             }
         }

@@ -17,6 +17,7 @@ mod books;
 mod budget;
 mod compact;
 mod config;
+mod emptied;
 mod expand;
 mod grow;
 mod idle;
@@ -54,7 +55,7 @@ use self::sizes::SlabSizes;
 use self::state::{Opening, Slab, State, StateOf};
 pub use self::stats::Stats;
 pub use self::wait::AllocFuture;
-use crate::backend::{Backend, Limit, Limits};
+use crate::backend::{Backend, Limit, Limits, PageOptions};
 use crate::error::{Error, ErrorKind, Holder, Result};
 use crate::space::{Placement, SLAB_BYTES_MAX};
 use crate::sync::{Arc, AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard, OwnedLock, Weak, caught, lock};
@@ -91,8 +92,7 @@ pub(crate) struct Shared<B: Backend> {
     policy: SlabPolicy,
     placement: Placement,
     zero_on_free: bool,
-    touches: bool,
-    locks: bool,
+    pages: PageOptions,
     labels: Labels,
     /// Blocks that [`Pool::compact`] cannot move, whatever it is lent: held ones, and those whose span is another's.
     kept_blocks: Arc<AtomicUsize>,
@@ -206,13 +206,16 @@ impl<B: Backend> Pool<B> {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for a budget that does not parse, a [percentage](Budget) of memory whose size is not known, staging
-    /// or a reserve larger than the budget, [pages](Config::page_bytes) of a size out of range, [`touch`](Config::touch) or
-    /// [`lock`](Config::lock) on a backend that does neither, or a backend whose limits or staging break its contract;
+    /// or a reserve larger than the budget, [pages](Config::page_bytes) of a size out of range, [`touch`](Config::touch),
+    /// [`lock`](Config::lock) or [`huge_pages`](Config::huge_pages) on a backend that does not do that, or a backend whose limits or staging break its contract;
     /// [`ErrorKind::OutOfMemory`] for a budget that is to be touched and is more than the machine has; what the backend reports when it refuses the staging, or the slabs of [`SlabPolicy::Single`].
     /// Then nothing stays reserved.
     pub fn with_backend(backend: B, config: &Config) -> Result<Self> {
         let budget_bytes = config.budget().bytes(&backend)?;
-        budget::check(config.budget(), budget_bytes, 0, &backend, config.touches())?;
+        budget::check(config.budget(), budget_bytes, 0, &backend, config.pages().touch)?;
+        if config.pages().huge {
+            backend.huge_page_bytes()?;
+        }
         let limits = usable(backend.limits())?;
         let staging_wish = config.staging_bytes().unwrap_or_else(|| backend.staging_bytes_default(budget_bytes));
         budget::check_staging(budget_bytes, staging_wish)?;
@@ -252,8 +255,7 @@ impl<B: Backend> Pool<B> {
             policy,
             placement,
             zero_on_free: config.zeroes_on_free(),
-            touches: config.touches(),
-            locks: config.locks(),
+            pages: config.pages(),
             state: Mutex::new(state),
             growth: OwnedLock::new(),
             serves_after_growth: AtomicBool::new(false),
@@ -405,13 +407,11 @@ impl<B: Backend> Pool<B> {
 
 /// A backend may be anyone's: what the bookkeeping builds on is checked once, and the largest slab is one that can be.
 fn usable(mut limits: Limits) -> Result<Limits> {
-    let Limits { alignment_bytes, granule_bytes, ref mut slab, .. } = limits;
-    if alignment_bytes > SLAB_BYTES_MAX
-        || !alignment_bytes.is_power_of_two()
-        || !granule_bytes.is_power_of_two()
-        || granule_bytes > alignment_bytes
-    {
-        let message = format!("a backend's alignment and granule must be powers of two, granule first: {limits:?}");
+    let Limits { alignment_bytes, alignment_bytes_max, granule_bytes, ref mut slab, .. } = limits;
+    let rising = [granule_bytes, alignment_bytes, alignment_bytes_max, SLAB_BYTES_MAX];
+    if !rising.iter().all(|bytes| bytes.is_power_of_two()) || !rising.is_sorted() {
+        let message =
+            format!("a backend's granule and alignments must be powers of two, none above the next: {limits:?}");
         return Err(Error::new(ErrorKind::Invalid, message));
     }
     if slab.bytes > SLAB_BYTES_MAX {

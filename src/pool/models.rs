@@ -38,7 +38,7 @@ impl Backend for Counted {
 
     fn limits(&self) -> Limits {
         let any = Limit { bytes: 1 << 40, name: "any" };
-        Limits { alignment_bytes: UNIT, granule_bytes: UNIT, slab: any, block: any }
+        Limits { alignment_bytes: UNIT, alignment_bytes_max: UNIT, granule_bytes: UNIT, slab: any, block: any }
     }
 
     fn create_slab(&self, _: u64) -> Result<CountedSlab> {

@@ -9,7 +9,7 @@ impl<B: Backend> Shared<B> {
     fn set_budget(&self, budget: &Budget) -> Result<u64> {
         let budget_bytes = budget.bytes(&self.backend)?;
         let reserved_bytes = self.state().reserved_bytes();
-        budget::check(budget, budget_bytes, reserved_bytes, &self.backend, self.touches)?;
+        budget::check(budget, budget_bytes, reserved_bytes, &self.backend, self.pages.touch)?;
         budget::check_staging(budget_bytes, self.staging_bytes)?;
         let budget_bytes = self.sizes.usable_budget(budget_bytes, self.staging_bytes)?;
         budget::check_reserve(budget_bytes, self.staging_bytes, self.reserve_bytes)?;

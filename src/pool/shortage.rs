@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::emptied::Open;
 use super::line::PRIORITIES;
 use super::sizes::Least;
 use super::state::{Room, Short, StateOf, Terms};
@@ -16,6 +17,8 @@ const HOLDERS_NAMED: usize = 5;
 /// The state of a pool that cannot serve requests. It is found once for all that fail together.
 pub(super) struct Situation {
     numbers: Stats,
+    /// Every block starts at a multiple of this.
+    alignment_bytes: u64,
     left_bytes: u64,
     booked_bytes: u64,
     over_bytes: u64,
@@ -53,6 +56,11 @@ impl Situation {
         let mut remedies = Vec::new();
         let bytes = request.bytes;
         if self.room(terms).serves(bytes, terms) {
+            remedies.extend(request.is_aligned(self.alignment_bytes).then_some(Remedy::Align(self.alignment_bytes)));
+            return remedies;
+        }
+        // What room there would be at such multiples is not known.
+        if request.is_aligned(self.alignment_bytes) {
             return remedies;
         }
         // Memory that comes back is offered to the waiters first.
@@ -115,9 +123,22 @@ impl<B: Backend> Shared<B> {
     pub(super) fn over_budget_in(&self, situation: &Situation, requests: &[Request], waited: Duration) -> Error {
         let least = Least::new(&self.sizes, requests);
         let numbers = &situation.numbers;
-        let is_within = least.is_left(numbers.budget_bytes.saturating_sub(numbers.staging_bytes), 0);
+        let open = Open { bytes: numbers.budget_bytes.saturating_sub(numbers.staging_bytes), reserve_bytes: 0 };
+        let is_left = least.is_left(open.bytes, 0);
+        let is_within = is_left && self.sizes.serve_when_empty(requests, least, open);
         let by = if is_within { RefusedBy::Reserve } else { RefusedBy::Budget };
-        self.shortage_in(situation, requests, Refusal { kind: ErrorKind::OverBudget, by, waited }, least.bytes)
+        let mut needed_bytes = least.bytes;
+        if is_left && (!is_within || least.is_left(open.bytes, self.reserve_bytes)) {
+            // What they take is more than the least: whole granules, whole pages for pieces, or addresses at such multiples.
+            let taken = self.sizes.taken_when_empty(requests, if is_within { open } else { Open::ALL });
+            let (taken_bytes, open_bytes) = match is_within {
+                true => (taken.used_bytes, open.bytes.saturating_sub(self.reserve_bytes)),
+                false => (taken.committed_bytes, open.bytes),
+            };
+            // Other places may take less than these, and all that were tried are more than there is.
+            needed_bytes = needed_bytes.max(taken_bytes).max(open_bytes + 1);
+        }
+        self.shortage_in(situation, requests, Refusal { kind: ErrorKind::OverBudget, by, waited }, needed_bytes)
     }
 
     /// Returns what would help a request whose alignment is wrong: a right one, if there is room.
@@ -156,6 +177,7 @@ impl<B: Backend> Shared<B> {
         drop(planner);
         Situation {
             numbers,
+            alignment_bytes: self.limits.alignment_bytes,
             left_bytes: state.left_bytes(),
             booked_bytes: state.booked_bytes(),
             over_bytes: state.over_bytes(),
@@ -193,8 +215,11 @@ impl<B: Backend> Shared<B> {
         let has_reclaimed = terms.may_reclaim && kind != ErrorKind::OverBudget;
         let listed_bytes = if has_reclaimed { 0 } else { self.shards.largest_listed() };
         let label = requests.iter().map(|request| &*request.label).find(|label| !label.is_empty());
+        let aligned = requests.iter().filter(|request| request.is_aligned(self.limits.alignment_bytes));
+        let aligns = aligned.map(|request| request.align_bytes);
         let shortage = Shortage {
             asked_bytes: requests.iter().fold(0, |sum, request| sum.saturating_add(request.bytes)),
+            align_bytes: aligns.max().unwrap_or(1),
             needed_bytes,
             requests: requests.len() as u64,
             label: label.map(str::to_owned),
@@ -248,7 +273,7 @@ impl<B: Backend> Shared<B> {
         if shortage.refused_by == RefusedBy::Slabs && fits_in_one {
             remedies.push(Remedy::SingleSlab);
         }
-        if !situation.is_planned {
+        if !situation.is_planned && shortage.align_bytes == 1 {
             remedies.push(Remedy::PlanSteps);
         }
     }

@@ -1,14 +1,14 @@
 //! How large slabs are, and what requests take of them: arithmetic alone.
 //!
 //! What a request takes at least is the same whatever the pool looks like, so what can never be served is known from the
-//! request alone. The bound is reached: where nothing else helps, the pool reserves slabs of exactly that size. An expanding slab
-//! is the exception, where the rest of a budget is less than a granule or a cut run.
+//! request alone. The bound is reached: where nothing else helps, the pool reserves slabs of exactly that size. Near the budget of an
+//! expanding slab [`emptied`](super::emptied) tells.
 
 use super::expand::AddressRange;
 use super::{Priority, Request, SlabPolicy};
 use crate::backend::Limits;
 use crate::error::{Error, ErrorKind, Result};
-use crate::space::{PAGES_MAX, Placement, Space};
+use crate::space::{PAGES_MAX, Placement, SLAB_BYTES_MAX, Space};
 use crate::units::{exact, round_down, round_up};
 
 /// A page that the caller chooses has at most so many times the alignment, as long as slabs do not need larger ones.
@@ -59,6 +59,11 @@ impl CarvedRange {
         if partial_bytes == 0 || !(1..=self.range.bytes).contains(&bytes) {
             return 0;
         }
+        if alignment_bytes > self.page_bytes {
+            // The run that begins at the last multiple may end there.
+            let left_bytes = self.range.bytes - round_down(self.range.bytes - bytes, alignment_bytes);
+            return self.extent_bytes(alignment_bytes, bytes).saturating_sub(left_bytes);
+        }
         let last_bytes = bytes.saturating_sub(partial_bytes).next_multiple_of(self.page_bytes) + partial_bytes;
         self.extent_bytes(alignment_bytes, bytes).saturating_sub(last_bytes)
     }
@@ -83,7 +88,8 @@ fn few_bytes(limits: &Limits, unit_bytes: u64) -> u64 {
 /// Returns the bytes of the extent that serves a request, where pages and cut runs have so many.
 fn extent_bytes([page_bytes, cut_bytes]: [u64; 2], alignment_bytes: u64, bytes: u64) -> u64 {
     let piece_bytes = bytes.next_power_of_two().max(alignment_bytes);
-    if piece_bytes < cut_bytes { piece_bytes } else { bytes.next_multiple_of(page_bytes) }
+    let is_piece = piece_bytes < cut_bytes && alignment_bytes <= page_bytes;
+    if is_piece { piece_bytes } else { bytes.next_multiple_of(page_bytes) }
 }
 
 /// What the sizes of a pool's slabs follow from, beside its budget. It never changes.
@@ -154,25 +160,30 @@ impl SlabSizes {
 
     /// Returns whether a slab can have what a request of so many bytes takes at least. `Err` has that.
     #[inline]
-    pub(super) fn fits_limit(&self, bytes: u64) -> std::result::Result<(), u64> {
-        if bytes <= self.few_bytes {
+    pub(super) fn fits_limit(&self, bytes: u64, align_bytes: u64) -> std::result::Result<(), u64> {
+        if bytes.max(align_bytes) <= self.few_bytes {
             return Ok(());
         }
-        match self.least(bytes) {
+        match self.least(bytes, align_bytes) {
             Some(least_bytes) if least_bytes > self.limits.slab.bytes => Err(least_bytes),
             _ => Ok(()),
         }
     }
 
-    /// Returns the smallest slab that serves a request of so many bytes. No slab serves it with fewer bytes than that, and
-    /// this one gives it all it has. `None` above 2^64.
-    pub(super) fn least(&self, bytes: u64) -> Option<u64> {
+    /// Returns the smallest slab that serves a request. `None` above 2^64.
+    pub(super) fn least_for(&self, request: &Request) -> Option<u64> {
+        self.least(request.bytes, request.align_bytes)
+    }
+
+    /// Returns the smallest slab that serves a request of so many bytes, at a multiple of so many. No slab serves it with fewer bytes
+    /// than that, and this one gives it all it has. `None` above 2^64.
+    pub(super) fn least(&self, bytes: u64, align_bytes: u64) -> Option<u64> {
         match self.placement() {
             _ if bytes == 0 => Some(0),
             Placement::Exact => match self.range {
                 // There is no other slab: it takes an extent of this one, perhaps one that ends in the partial last page.
                 Some(carved) if bytes <= carved.range.bytes => {
-                    let alignment_bytes = self.limits.alignment_bytes;
+                    let alignment_bytes = self.limits.alignment_bytes.max(align_bytes);
                     Some(
                         carved.extent_bytes(alignment_bytes, bytes) - carved.saved_in_last_page(alignment_bytes, bytes),
                     )
@@ -188,7 +199,7 @@ impl SlabSizes {
     /// Returns the largest request that a slab of at most so many bytes serves, within the limits. The reverse of
     /// [`least`](Self::least).
     pub(super) fn most(&self, slab_bytes: u64) -> u64 {
-        let Limits { alignment_bytes, granule_bytes, slab, block } = self.limits;
+        let Limits { alignment_bytes, granule_bytes, slab, block, .. } = self.limits;
         let slab_bytes = slab_bytes.min(slab.bytes);
         let bytes = match self.placement() {
             Placement::Exact => match &self.range {
@@ -202,39 +213,47 @@ impl SlabSizes {
     }
 
     /// Returns the most bytes that a request takes of an empty slab, which is large enough for it.
-    pub(super) fn taken(&self, slab_bytes: u64, bytes: u64) -> u64 {
-        let least_bytes = self.least(bytes).unwrap_or(u64::MAX);
-        if least_bytes >= slab_bytes || self.placement() == Placement::PowerOfTwo {
+    pub(super) fn taken(&self, slab_bytes: u64, request: &Request) -> u64 {
+        let least_bytes = self.least_for(request).unwrap_or(u64::MAX);
+        if least_bytes >= slab_bytes {
             return least_bytes;
         }
-        self.extent_bytes(slab_bytes, bytes)
+        let alignment_bytes = self.limits.alignment_bytes.max(request.align_bytes);
+        let page_bytes = self.pages.of(slab_bytes);
+        match self.placement() {
+            // A piece that is as large as its alignment.
+            Placement::PowerOfTwo if alignment_bytes <= page_bytes => least_bytes.max(alignment_bytes),
+            Placement::PowerOfTwo => least_bytes,
+            Placement::Exact => {
+                let pages = [page_bytes, self.pages.of_cut(slab_bytes)];
+                extent_bytes(pages, alignment_bytes, request.bytes).min(slab_bytes)
+            }
+        }
     }
 
     /// Returns how much less of an expanding slab a request takes if its run ends in the partial last page. One request can.
-    fn saved_in_last_page(&self, bytes: u64) -> u64 {
+    fn saved_in_last_page(&self, request: &Request) -> u64 {
         match &self.range {
             Some(carved) if self.placement() == Placement::Exact => {
-                carved.saved_in_last_page(self.limits.alignment_bytes, bytes)
+                carved.saved_in_last_page(self.limits.alignment_bytes.max(request.align_bytes), request.bytes)
             }
             _ => 0,
         }
     }
 
-    /// Returns the bytes of the extent that serves a request, which a slab of so many bytes has room for.
-    fn extent_bytes(&self, slab_bytes: u64, bytes: u64) -> u64 {
-        let pages = [self.pages.of(slab_bytes), self.pages.of_cut(slab_bytes)];
-        extent_bytes(pages, self.limits.alignment_bytes, bytes).min(slab_bytes)
-    }
-
     /// Returns the largest slab of at most so many bytes. A buddy system has no use for a partial page, and gets none: so a
     /// request takes the same power of two of every slab.
     pub(super) fn slab(&self, most_bytes: u64) -> u64 {
-        let Limits { granule_bytes, slab, .. } = self.limits;
-        let bytes = round_down(most_bytes.min(slab.bytes), granule_bytes);
+        self.whole_pages(most_bytes.min(self.limits.slab.bytes))
+    }
+
+    /// Returns the same, whatever a slab can have at most.
+    fn whole_pages(&self, most_bytes: u64) -> u64 {
+        let bytes = round_down(most_bytes, self.limits.granule_bytes);
         if bytes == 0 || self.placement() == Placement::Exact {
             return bytes;
         }
-        round_down(bytes, self.pages.of(bytes))
+        round_down(bytes, self.pages.of(bytes.min(SLAB_BYTES_MAX)))
     }
 
     /// Returns the bytes of a page in a slab of so many bytes; 0 for none.
@@ -251,7 +270,7 @@ impl SlabSizes {
         let Some(carved) = self.range else { return Ok(budget_bytes) };
         let (address_bytes, granule_bytes) = (carved.range.bytes, self.commit_granule_bytes());
         let open_bytes = budget_bytes.saturating_sub(staging_bytes);
-        if open_bytes >= address_bytes && self.slab(open_bytes) <= address_bytes {
+        if open_bytes >= address_bytes && self.whole_pages(open_bytes) <= address_bytes {
             // All addresses, and what no slab of a buddy system has.
             return Ok(budget_bytes);
         }
@@ -282,6 +301,16 @@ impl SlabSizes {
         round_down(bytes, self.limits.alignment_bytes)
     }
 
+    /// Returns the space of an expanding slab, all of which is free.
+    pub(super) fn emptied(&self) -> Option<Space> {
+        self.range.map(|carved| self.space(carved.range.bytes))
+    }
+
+    /// Returns what a place in it may waste at one end, the rest of a granule and of a cut run; and the bytes of a page.
+    pub(super) fn emptied_unit_bytes(&self) -> Option<(u64, u64)> {
+        self.range.map(|carved| (carved.range.granule_bytes + carved.cut_bytes, carved.page_bytes))
+    }
+
     /// Returns an empty space for a new slab.
     pub(super) fn space(&self, slab_bytes: u64) -> Space {
         let page_bytes = self.pages.of(slab_bytes);
@@ -309,8 +338,8 @@ impl Least {
         // One of them is saved the rest of a partial page.
         let (mut saved_bytes, mut saved_outside_bytes) = (0, 0);
         for request in requests {
-            let saved = sizes.saved_in_last_page(request.bytes);
-            let bytes = sizes.least(request.bytes).unwrap_or(u64::MAX).saturating_add(saved);
+            let saved = sizes.saved_in_last_page(request);
+            let bytes = sizes.least_for(request).unwrap_or(u64::MAX).saturating_add(saved);
             least.bytes = least.bytes.saturating_add(bytes);
             saved_bytes = saved.max(saved_bytes);
             if request.priority != Priority::High {
@@ -325,11 +354,17 @@ impl Least {
 
     /// One of the requests takes not what it needs at least, but so many bytes.
     pub(super) fn replace(&mut self, sizes: &SlabSizes, request: &Request, taken_bytes: u64) {
-        let more_bytes = taken_bytes.saturating_sub(sizes.least(request.bytes).unwrap_or(u64::MAX));
+        let more_bytes = taken_bytes.saturating_sub(sizes.least_for(request).unwrap_or(u64::MAX));
         self.bytes = self.bytes.saturating_add(more_bytes);
         if request.priority != Priority::High {
             self.outside_bytes = self.outside_bytes.saturating_add(more_bytes);
         }
+    }
+
+    /// Returns the same, and so many bytes for roundings.
+    pub(super) fn plus(self, bytes: u64) -> Self {
+        let outside_bytes = if self.outside_bytes > 0 { self.outside_bytes.saturating_add(bytes) } else { 0 };
+        Self { bytes: self.bytes.saturating_add(bytes), outside_bytes }
     }
 
     /// Returns whether so much is left, where so much of it is closed to all but high priority. The requests' order does not
@@ -352,7 +387,13 @@ mod tests {
     fn few_bytes_fit_in_every_slab() {
         for (slab_bytes, alignment_bytes) in [(1, 1), (63, 64), (64, 64), (100, 64), (5000, 64), (1 << 20, 256)] {
             let limit = Limit { bytes: slab_bytes, name: "limit of the test" };
-            let limits = Limits { alignment_bytes, granule_bytes: 1, slab: limit, block: limit };
+            let limits = Limits {
+                alignment_bytes,
+                alignment_bytes_max: alignment_bytes.max(4096),
+                granule_bytes: 1,
+                slab: limit,
+                block: limit,
+            };
             for placement in [Placement::Exact, Placement::PowerOfTwo] {
                 let whole = SlabSizes::new(SlabPolicy::Growing, placement, limits, None);
                 let range = AddressRange::new(4096, &limits, whole.pages, slab_bytes, 1).unwrap();
@@ -360,8 +401,12 @@ mod tests {
                     for bytes in
                         (0..=2 * slab_bytes.min(6000)).chain((slab_bytes / 2).saturating_sub(100)..slab_bytes / 2 + 100)
                     {
-                        let is_over = sizes.least(bytes).is_some_and(|least_bytes| least_bytes > slab_bytes);
-                        assert_eq!(sizes.fits_limit(bytes).is_err(), is_over, "{bytes} of {limits:?}, {placement}");
+                        for align_bytes in [1, 128, 4096] {
+                            let least_bytes = sizes.least(bytes, align_bytes);
+                            let is_over = least_bytes.is_some_and(|least_bytes| least_bytes > slab_bytes);
+                            let fits = sizes.fits_limit(bytes, align_bytes);
+                            assert_eq!(fits.is_err(), is_over, "{bytes} at {align_bytes}, {limits:?}, {placement}");
+                        }
                     }
                 }
             }

@@ -45,8 +45,8 @@ struct SeatResult<S> {
 /// What decides whether a waiter can be served, and whether a slab may help it: the same for all with the same parts.
 pub(super) type Parts = Arc<[Part]>;
 
-/// One request of them: its bytes and priority, and whether the pool may grow for it and return empty slabs.
-pub(super) type Part = (u64, Priority, bool, bool);
+/// One request of them: its bytes, alignment and priority, and whether the pool may grow for it and return empty slabs.
+pub(super) type Part = (u64, u64, Priority, bool, bool);
 
 impl<S> Seat<S> {
     pub(super) fn new(requests: &[Request], slab_bytes: Vec<u64>, patience: Duration, waker: Option<Waker>) -> Self {
@@ -74,7 +74,7 @@ impl<S> Seat<S> {
         let priority = self.priority();
         let part = |request: &Request| {
             let (may_grow, may_return) = (request.may(Fallback::Grow), request.may(Fallback::ReturnEmpty));
-            (request.bytes, request.priority, may_grow, may_return)
+            (request.bytes, request.align_bytes, request.priority, may_grow, may_return)
         };
         // What other priorities need is bounded by other bytes.
         let of_priority = self.requests.iter().filter(|request| request.priority == priority);
@@ -222,7 +222,7 @@ struct Place<B: Backend> {
 impl<B: Backend> Place<B> {
     /// Goes to the end of the line.
     fn join(shared: &Arc<Shared<B>>, requests: &[Request], patience: Duration, waker: Option<Waker>) -> Result<Self> {
-        let slab_bytes = requests.iter().map(|request| shared.sizes.least(request.bytes).unwrap_or(u64::MAX));
+        let slab_bytes = requests.iter().map(|request| shared.sizes.least_for(request).unwrap_or(u64::MAX));
         let seat = Arc::new(Seat::new(requests, slab_bytes.collect(), patience, waker));
         let ticket = {
             let mut state = shared.state();

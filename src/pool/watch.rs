@@ -266,7 +266,7 @@ impl<B: Backend> Shared<B> {
             }
             growth.refuse(&candidate);
             if let Some(error) = refused {
-                growth.bound(self.sizes.least(request.bytes).unwrap_or(u64::MAX));
+                growth.bound(self.sizes.least_for(request).unwrap_or(u64::MAX));
                 candidate.seat.refuse(error);
             }
         }
@@ -314,7 +314,7 @@ impl<B: Backend> Shared<B> {
             let mut refusal = |seat: &Arc<_>| {
                 let (requests, is_denied) = (Seat::requests(seat), seat.is_denied());
                 let [request] = requests else { return state.refusal(requests, is_denied, &room, idle) };
-                let key = (request.bytes, Terms::of(requests), is_denied);
+                let key = (request.bytes, request.align_bytes, Terms::of(requests), is_denied);
                 *known.entry(key).or_insert_with(|| state.refusal(requests, is_denied, &room, idle))
             };
             let refusals: Vec<_> = late.iter().map(&mut refusal).collect();

@@ -162,6 +162,13 @@ impl Carving {
         bytes.div_ceil(self.page_bytes()) as u32
     }
 
+    /// Returns an alignment in pages: 1 up to a page. Where only the slab's start is at a multiple, as many as the slab has, or more.
+    #[inline]
+    pub(super) fn align_pages(&self, align_bytes: u64) -> u32 {
+        let most = u64::from(self.pages()).next_power_of_two();
+        (align_bytes >> self.page_shift).clamp(1, most) as u32
+    }
+
     /// The bytes of some pages: fewer than they have if the last one is partial.
     #[inline]
     pub(super) fn run_bytes(&self, start: u32, count: u32) -> u64 {

@@ -10,6 +10,8 @@
 //! A *small* run, up to a twentieth of the largest, looks at the two highest holes and goes to the high end of one; any other
 //! looks at the two lowest and goes to the low end. The nearer one is taken, unless only the next one spares. Of two that are
 //! alike in this, a run that is not small takes the shorter; and where neither spares, it takes the high end.
+//!
+//! A run that is to begin at a multiple of several pages has few places to choose from. It takes the nearest.
 
 use std::ops::Range;
 
@@ -20,8 +22,8 @@ use super::word::WORD_PAGES;
 /// A small run is at most this part of the largest.
 const SMALL: u32 = 20;
 
-/// So many holes are looked at for an aligned run: twice its pages always have one, and a search without a bound would walk over
-/// all holes with the pool's lock held.
+/// So many holes are looked at for an aligned run before the tree is asked for one that is long enough wherever it begins: a search
+/// without a bound would walk over all holes with the pool's lock held.
 const HOLES_LOOKED_AT: usize = 4;
 
 /// A free run, and how many of its pages may be taken.
@@ -67,6 +69,51 @@ impl RunTree {
         Some((hole, start))
     }
 
+    /// Takes pages as [`take_sparing`](Self::take_sparing) does, at a multiple of `align` pages, a power of two: at the near end of one of the four
+    /// nearest holes, of the nearest hole that is long enough wherever it begins, or at the lowest place of all.
+    ///
+    /// # Panics
+    ///
+    /// If `count` is 0.
+    pub(super) fn take_aligned_sparing(&mut self, count: u32, align: u32, end: u32) -> Option<u32> {
+        assert!(count > 0, "a run of 0 pages");
+        let start = self.find_aligned_sparing(count, align, end)?;
+        self.set_largest(self.largest().max(count));
+        let is_taken = self.take_at(start, count);
+        debug_assert!(is_taken, "{count} pages from {start} were free");
+        Some(start)
+    }
+
+    /// Returns where [`Self::take_aligned_sparing`] would take pages.
+    pub(super) fn find_aligned_sparing(&self, count: u32, align: u32, end: u32) -> Option<u32> {
+        debug_assert!(align.is_power_of_two() && self.pages() - end <= 1, "{align} pages, {end} of {}", self.pages());
+        if count > self.longest() {
+            return None;
+        }
+        let is_small = count <= self.largest() / SMALL;
+        let nearest = |count: u32| {
+            if is_small {
+                Some(self.hole_that_ends(self.find_high(count)?, count, end))
+            } else {
+                self.hole_that_starts(self.find(count)?, count, end)
+            }
+        };
+        let place = |hole: &Hole| {
+            if is_small { hole.last_aligned(count, align) } else { hole.first_aligned(count, align) }
+        };
+        let mut hole = nearest(count)?;
+        for _ in 1..HOLES_LOOKED_AT {
+            if let Some(start) = place(&hole) {
+                return Some(start);
+            }
+            let next = if is_small { self.hole_before(&hole, count, end) } else { self.hole_behind(&hole, count, end) };
+            hole = next?;
+        }
+        let found = place(&hole).or_else(|| nearest(count + align - 1).and_then(|hole| place(&hole)));
+        // A place that ends in the partial page is the highest of all, so there is no other.
+        found.or_else(|| self.find_aligned(count, align).filter(|start| start + count <= end))
+    }
+
     /// Takes `count` free pages before page `end` to be cut, a power of two of them up to a word at a multiple of as many, and
     /// returns the first. They are the last such pages of one of the four highest holes, else of the highest hole
     /// that has twice as many pages. `None` if there is none.
@@ -84,10 +131,10 @@ impl RunTree {
     }
 
     fn hole_to_cut(&self, count: u32, end: u32) -> Option<(Hole, u32)> {
-        let found = |hole: Hole| hole.last_aligned(count).map(|start| (hole, start));
+        let found = |hole: Hole| hole.last_aligned(count, count).map(|start| (hole, start));
         let mut hole = self.hole_that_ends(self.find_high(count)?, count, end);
         for _ in 1..HOLES_LOOKED_AT {
-            if let Some(start) = hole.last_aligned(count) {
+            if let Some(start) = hole.last_aligned(count, count) {
                 return Some((hole, start));
             }
             hole = self.hole_before(&hole, count, end)?;
@@ -153,10 +200,16 @@ impl Hole {
         Hole { run, usable }
     }
 
-    /// The last multiple of `count`, a power of two, at which `count` pages may be taken.
-    fn last_aligned(&self, count: u32) -> Option<u32> {
-        let start = ((self.run.start + self.usable) & !(count - 1)).checked_sub(count)?;
+    /// The last multiple of `align`, a power of two, at which `count` pages may be taken.
+    fn last_aligned(&self, count: u32, align: u32) -> Option<u32> {
+        let start = (self.run.start + self.usable).checked_sub(count)? & !(align - 1);
         (start >= self.run.start).then_some(start)
+    }
+
+    /// The first multiple of `align` at which `count` pages may be taken.
+    fn first_aligned(&self, count: u32, align: u32) -> Option<u32> {
+        let start = self.run.start.next_multiple_of(align);
+        (start + count <= self.run.start + self.usable).then_some(start)
     }
 
     fn spares(&self, count: u32, largest: u32) -> bool {

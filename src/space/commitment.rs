@@ -79,6 +79,11 @@ impl Commitment {
         1 << self.granule_shift
     }
 
+    /// Returns where the granule begins that a byte is in.
+    pub(super) fn start_of_granule(&self, at: u64) -> u64 {
+        at >> self.granule_shift << self.granule_shift
+    }
+
     /// Returns what no free pages with memory that are next to each other have more of.
     #[inline]
     pub(super) fn most_free_bytes(&self) -> u64 {

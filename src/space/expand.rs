@@ -47,18 +47,20 @@ impl Space {
     ///
     /// If `bytes` is 0.
     #[inline]
-    pub(crate) fn alloc_anywhere(&mut self, bytes: u64) -> Option<Extent> {
+    pub(crate) fn alloc_anywhere(&mut self, bytes: u64, align_bytes: u64) -> Option<Extent> {
         assert!(bytes > 0, "a request for 0 bytes");
-        match self.carving.class_of(bytes) {
+        debug_assert!(align_bytes.is_power_of_two(), "an alignment of {align_bytes} bytes");
+        let extent = match self.class_for(bytes, align_bytes) {
             Some(class) => self.alloc_piece(class, bytes),
-            None => self.alloc_run(bytes),
-        }
+            None => self.alloc_run(bytes, align_bytes),
+        };
+        extent.map(|extent| extent.aligned(align_bytes))
     }
 
     /// As [`alloc_anywhere`](Self::alloc_anywhere), in whole pages, for what is no request of the program's.
     pub(crate) fn alloc_pages_anywhere(&mut self, bytes: u64) -> Option<Extent> {
         let largest = self.tree.largest();
-        let extent = self.alloc_run(bytes);
+        let extent = self.alloc_run(bytes, 1);
         self.tree.set_largest(largest);
         extent
     }
@@ -66,14 +68,16 @@ impl Space {
     /// Takes an extent where there is memory already, though [`Space::alloc`] would take another place: at most so many
     /// bytes. `None` for a space that is
     /// not expanding: there `alloc` has looked everywhere.
-    pub(crate) fn alloc_elsewhere(&mut self, bytes: u64, open_bytes: u64) -> Option<Extent> {
-        self.alloc_cheap(bytes, Cost { extent_bytes: open_bytes, ..Cost::NOTHING })
+    pub(crate) fn alloc_elsewhere(&mut self, bytes: u64, align_bytes: u64, open_bytes: u64) -> Option<Extent> {
+        self.alloc_cheap(bytes, align_bytes, Cost { extent_bytes: open_bytes, ..Cost::NOTHING })
     }
 
     /// Takes an extent in a free run for which no more has to be committed than this. If there is one for a request, there is one
-    /// for every smaller request.
-    pub(crate) fn alloc_cheap(&mut self, bytes: u64, most: Cost) -> Option<Extent> {
-        let Some(class) = self.carving.class_of(bytes) else { return self.alloc_run_cheap(bytes, most) };
+    /// for every smaller request of no larger alignment.
+    pub(crate) fn alloc_cheap(&mut self, bytes: u64, align_bytes: u64, most: Cost) -> Option<Extent> {
+        let Some(class) = self.class_for(bytes, align_bytes) else {
+            return self.alloc_run_cheap(bytes, align_bytes, most);
+        };
         if self.carving.class_bytes(class) <= most.extent_bytes
             && self.may_have_free(self.cut_bytes(), most)
             && let Some(start) = self.find_run_to_cut(most)
@@ -82,19 +86,21 @@ impl Space {
             let is_taken = self.tree.take_at(start, count);
             debug_assert!(is_taken, "{count} pages from {start} were free");
             let piece = self.pieces.cut(start, class);
-            return Some(self.hold_piece(piece, class));
+            return Some(self.hold_piece(piece, class).aligned(align_bytes));
         }
-        self.alloc_run_cheap(bytes, most)
+        self.alloc_run_cheap(bytes, align_bytes, most)
     }
 
     /// As [`alloc_cheap`](Self::alloc_cheap), in whole pages.
-    pub(crate) fn alloc_run_cheap(&mut self, bytes: u64, most: Cost) -> Option<Extent> {
+    pub(crate) fn alloc_run_cheap(&mut self, bytes: u64, align_bytes: u64, most: Cost) -> Option<Extent> {
         if !self.may_have_free(bytes, most) {
             return None;
         }
-        let found = self.find_cheap(bytes, most);
+        let is_aligned = align_bytes > self.page_bytes();
+        let found = self.find_cheap(bytes, align_bytes, most);
         if let (None, Some(commitment)) = (found, &mut self.commitment)
             && self.placement == Placement::Exact
+            && !is_aligned
             && most.is_nothing()
             && most.extent_bytes >= self.carving.offset_of(self.carving.pages_for(bytes))
         {
@@ -103,7 +109,8 @@ impl Space {
         let (start, pages) = found?;
         let is_taken = self.tree.take_at(start, pages);
         debug_assert!(is_taken, "{pages} pages from {start} were free");
-        Some(self.hold_run(start, pages))
+        self.has_aligned |= is_aligned;
+        Some(self.hold_run(start, pages).aligned(align_bytes))
     }
 
     /// Returns whether so many bytes may be next to each other within a cost. Where nothing may be committed a look at all free runs
@@ -131,14 +138,18 @@ impl Space {
         (found.0 + count <= self.carving.whole_pages()).then_some(found.0)
     }
 
-    fn find_cheap(&self, bytes: u64, most: Cost) -> Option<(u32, u32)> {
-        let (pages, align) = self.pages_and_align(bytes);
-        if bytes > self.bytes() { None } else { self.find_pages(pages, align, bytes, most) }
+    fn find_cheap(&self, bytes: u64, align_bytes: u64, most: Cost) -> Option<(u32, u32)> {
+        if bytes > self.bytes() {
+            return None;
+        }
+        let (pages, align) = self.pages_and_align(bytes, align_bytes);
+        self.find_pages(pages, align, bytes, most)
     }
 
     /// Finds pages that hold so many bytes in a free run, lowest run first: the first page, and how many they are.
     ///
-    /// Where few granules have to be committed, the pages begin with the run or with a range that has memory, or end with one.
+    /// Where few granules have to be committed, the pages begin with the run, the last granule or a range that has memory, or end with
+    /// one.
     fn find_pages(&self, pages: u32, align: u32, bytes: u64, most: Cost) -> Option<(u32, u32)> {
         let commitment = self.commitment.as_deref()?;
         let (page_bytes, all_bytes) = (self.page_bytes(), self.bytes());
@@ -156,7 +167,10 @@ impl Space {
             // A run that ends in the partial last page may need one page more.
             let down = |end: u64| {
                 if align > 1 {
-                    return end.checked_sub(run_bytes).and_then(|start| serves(round_down(start, align_bytes)));
+                    // A run that ends in the partial last page may reach as far as a whole one would.
+                    let ends = [round_up(end, page_bytes)?, end];
+                    let starts = ends.into_iter().filter_map(|end| end.checked_sub(run_bytes));
+                    return starts.map(|start| round_down(start, align_bytes)).find_map(serves);
                 }
                 let start = end.checked_sub(bytes).map(|start| round_down(start, align_bytes))?;
                 if start < whole.start || end < all_bytes {
@@ -168,31 +182,42 @@ impl Space {
                     .is_within(most)
                     .then(|| (self.carving.page_at(start), self.carving.page_at(whole.end - start)))
             };
-            up(run.start).or_else(|| down(run.end)).or_else(|| {
+            // The last granule may have fewer bytes than others.
+            let in_last = || if run.end == all_bytes { up(commitment.start_of_granule(all_bytes - 1)) } else { None };
+            up(run.start).or_else(|| down(run.end)).or_else(in_last).or_else(|| {
                 let mut ranges = commitment.committed(&run);
-                ranges.find_map(|found| up(found.start).or_else(|| down(round_up(found.end, page_bytes)?.min(run.end))))
+                ranges.find_map(|found| {
+                    // A multiple before the range, most of which is in it.
+                    let over = || if align > 1 { serves(round_down(found.start, align_bytes)) } else { None };
+                    up(found.start).or_else(|| down(round_up(found.end, page_bytes)?.min(run.end))).or_else(over)
+                })
             })
         })
     }
 
     /// Takes an extent at the end of the highest free run, whether or not it has memory. A run that ends with the slab takes no more
     /// of the partial last page than it has. `None` for a classic buddy, whose runs have their places.
-    pub(crate) fn alloc_high(&mut self, bytes: u64) -> Option<Extent> {
-        if self.carving.class_of(bytes).is_some() { self.alloc_anywhere(bytes) } else { self.alloc_run_high(bytes) }
+    pub(crate) fn alloc_high(&mut self, bytes: u64, align_bytes: u64) -> Option<Extent> {
+        match self.class_for(bytes, align_bytes) {
+            Some(_) => self.alloc_anywhere(bytes, align_bytes),
+            None => self.alloc_run_high(bytes, align_bytes),
+        }
     }
 
     /// As [`alloc_high`](Self::alloc_high), in whole pages.
-    pub(crate) fn alloc_run_high(&mut self, bytes: u64) -> Option<Extent> {
+    pub(crate) fn alloc_run_high(&mut self, bytes: u64, align_bytes: u64) -> Option<Extent> {
         if self.placement != Placement::Exact || bytes > self.bytes() {
             return None;
         }
         let run = self.runs_down(self.carving.pages_for(bytes)).next()?;
-        let offset = round_down(run.end.checked_sub(bytes)?, self.page_bytes());
+        let offset = round_down(run.end.checked_sub(bytes)?, align_bytes.max(self.page_bytes()));
+        let is_aligned = align_bytes > self.page_bytes();
         let (start, end) = (self.carving.page_at(offset), self.carving.pages_for(run.end));
-        // In the middle the pages are whole.
-        let pages = if run.end < self.bytes() { self.carving.pages_for(bytes) } else { end - start };
+        // In the middle the pages are whole. An aligned run may end before the slab does.
+        let pages = if run.end < self.bytes() || is_aligned { self.carving.pages_for(bytes) } else { end - start };
         let is_taken = offset >= run.start && self.tree.take_at(start, pages);
-        is_taken.then(|| self.hold_run(start, pages))
+        self.has_aligned |= is_taken && is_aligned;
+        is_taken.then(|| self.hold_run(start, pages).aligned(align_bytes))
     }
 
     /// Gives an extent back at once if it has no memory.
@@ -357,14 +382,14 @@ impl Space {
     fn is_cheap(&self, bytes: u64, most: Cost) -> bool {
         let is_open = |class: u32| self.carving.class_bytes(class) <= most.extent_bytes;
         let has_run = self.carving.class_of(bytes).is_some_and(is_open) && self.find_run_to_cut(most).is_some();
-        has_run || self.find_cheap(bytes, most).is_some()
+        has_run || self.find_cheap(bytes, 1, most).is_some()
     }
 
-    fn pages_and_align(&self, bytes: u64) -> (u32, u32) {
-        let pages = self.carving.pages_for(bytes);
+    fn pages_and_align(&self, bytes: u64, align_bytes: u64) -> (u32, u32) {
+        let (pages, align) = (self.carving.pages_for(bytes), self.carving.align_pages(align_bytes));
         match self.placement {
-            Placement::Exact => (pages, 1),
-            Placement::PowerOfTwo => (pages.next_power_of_two(), pages.next_power_of_two()),
+            Placement::Exact => (pages, align),
+            Placement::PowerOfTwo => (pages.next_power_of_two(), align.max(pages.next_power_of_two())),
         }
     }
 

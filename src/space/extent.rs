@@ -39,6 +39,8 @@ pub struct Extent {
     slot: u32,
     /// For the holder's own use.
     is_marked: bool,
+    /// The alignment that was asked for, as a power of two: it moves with its block.
+    align_shift: u8,
 }
 
 const RUN: u32 = u32::MAX;
@@ -47,11 +49,11 @@ const _: () = assert!(size_of::<Extent>() <= 24);
 impl Extent {
     /// A run of whole pages; also for a holder that gives one back in parts.
     pub(crate) fn run(offset: u64, bytes: u64) -> Extent {
-        Extent { offset, bytes, slot: RUN, is_marked: false }
+        Extent { offset, bytes, slot: RUN, is_marked: false, align_shift: 0 }
     }
 
     pub(super) fn piece(offset: u64, bytes: u64, slot: u32) -> Extent {
-        Extent { offset, bytes, slot, is_marked: false }
+        Extent { offset, bytes, slot, is_marked: false, align_shift: 0 }
     }
 
     /// A part of an extent, for a holder that divides it: `at` bytes into it, with a number that says which part. Only the
@@ -59,20 +61,22 @@ impl Extent {
     #[inline]
     pub(crate) fn part(self, at: u64, bytes: u64, index: u32) -> Extent {
         debug_assert!(at + bytes <= self.bytes, "{bytes} bytes at {at} of {self:?}");
-        Extent { offset: self.offset + at, bytes, slot: index, is_marked: false }
+        Extent { offset: self.offset + at, bytes, slot: index, is_marked: false, align_shift: 0 }
     }
 
     /// This run moved down onto `below`, a run that ends where this one begins; and what that leaves at the high end. The same
     /// pages are held, by two others.
     pub(crate) fn slid_onto(self, below: Extent) -> (Extent, Extent) {
         debug_assert!(!self.is_piece() && !below.is_piece() && below.offset + below.bytes == self.offset);
-        (Extent::run(below.offset, self.bytes), Extent::run(below.offset + self.bytes, below.bytes))
+        let moved = Extent { offset: below.offset, is_marked: false, ..self };
+        (moved, Extent::run(below.offset + self.bytes, below.bytes))
     }
 
     /// This run in two, the second of which begins `at` bytes into it, at a page. The mark goes to both.
     pub(super) fn cut_at(self, at: u64) -> (Extent, Extent) {
         debug_assert!(!self.is_piece() && at < self.bytes, "{self:?} at {at}");
-        (Extent { bytes: at, ..self }, Extent { offset: self.offset + at, bytes: self.bytes - at, ..self })
+        let behind = Extent { offset: self.offset + at, bytes: self.bytes - at, align_shift: 0, ..self };
+        (Extent { bytes: at, ..self }, behind)
     }
 
     /// This run and the one that begins where it ends, as one with this one's mark.
@@ -91,6 +95,19 @@ impl Extent {
     #[inline]
     pub(crate) fn marked(self, is_marked: bool) -> Extent {
         Extent { is_marked, ..self }
+    }
+
+    /// Returns the same extent with its alignment, a multiple of which it begins at.
+    #[inline]
+    pub(crate) fn aligned(self, align_bytes: u64) -> Extent {
+        debug_assert!(self.offset.is_multiple_of(align_bytes), "{self:?} at a multiple of {align_bytes}");
+        Extent { align_shift: align_bytes.trailing_zeros() as u8, ..self }
+    }
+
+    /// Returns the alignment that was asked for: the extent has to stay at a multiple of it.
+    #[inline]
+    pub(crate) fn align_bytes(self) -> u64 {
+        1 << self.align_shift
     }
 
     /// Whether the holder has marked it.

@@ -86,6 +86,8 @@ use pieces::{Piece, Pieces};
 pub struct Space {
     carving: Carving,
     placement: Placement,
+    /// A run was taken at a multiple of several pages, and has to stay at one, since [`Space::gather`] found nothing held.
+    has_aligned: bool,
     used_bytes: u64,
     tree: RunTree,
     pieces: Pieces,
@@ -159,6 +161,7 @@ impl Space {
         Space {
             carving,
             placement,
+            has_aligned: false,
             used_bytes: 0,
             tree: RunTree::new(carving.pages()),
             pieces: Pieces::new(carving.cut_units()),
@@ -177,10 +180,35 @@ impl Space {
     ///
     /// If `bytes` is 0.
     pub fn alloc(&mut self, bytes: u64) -> Option<Extent> {
+        self.alloc_aligned(bytes, 1)
+    }
+
+    /// Takes an extent as [`Space::alloc`] does, at a multiple of `align_bytes` from the start of the slab.
+    ///
+    /// Up to the page size, the smallest piece that is served is of `align_bytes`. Above it the extent has whole pages, as many as
+    /// `bytes` need. The pages that are skipped stay free.
+    ///
+    /// ```
+    /// use tensorpool::space::{Placement, Space};
+    ///
+    /// let mut space = Space::new(8 << 20, 64, Placement::Exact);
+    /// let first = space.alloc(5000).unwrap();
+    /// let huge = space.alloc_aligned(5000, 2 << 20).unwrap();
+    /// assert_eq!((huge.offset(), huge.bytes()), (2 << 20, 5120));
+    /// assert_eq!(space.free_bytes(), (8 << 20) - 2 * 5120);
+    /// # space.release(first);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If `bytes` is 0, or `align_bytes` is not a power of two.
+    #[inline]
+    pub fn alloc_aligned(&mut self, bytes: u64, align_bytes: u64) -> Option<Extent> {
+        assert!(align_bytes.is_power_of_two(), "an alignment of {align_bytes} bytes");
         if self.commitment.is_none() {
-            return self.alloc_anywhere(bytes);
+            return self.alloc_anywhere(bytes, align_bytes);
         }
-        let extent = self.alloc_anywhere(bytes)?;
+        let extent = self.alloc_anywhere(bytes, align_bytes)?;
         self.if_committed(extent)
     }
 
@@ -192,10 +220,23 @@ impl Space {
     /// If `bytes` is 0.
     #[inline]
     pub fn alloc_cached(&mut self, bytes: u64) -> Option<Extent> {
+        self.alloc_cached_aligned(bytes, 1)
+    }
+
+    /// Takes an idle piece as [`alloc_cached`](Self::alloc_cached) does, for [`alloc_aligned`](Self::alloc_aligned).
+    #[inline]
+    pub(crate) fn alloc_cached_aligned(&mut self, bytes: u64, align_bytes: u64) -> Option<Extent> {
         assert!(bytes > 0, "a request for 0 bytes");
-        let class = self.carving.class_of(bytes)?;
+        let class = self.class_for(bytes, align_bytes)?;
         let piece = self.pieces.take_idle(class)?;
-        Some(self.hold_piece(piece, class))
+        Some(self.hold_piece(piece, class).aligned(align_bytes))
+    }
+
+    /// Returns the class of a request that gets a piece. A piece begins at a multiple of its bytes. So a small alignment is that of a piece of as
+    /// many bytes; a large one would waste most of such a piece.
+    #[inline]
+    fn class_for(&self, bytes: u64, align_bytes: u64) -> Option<u32> {
+        if align_bytes <= self.page_bytes() { self.carving.class_of(bytes.max(align_bytes)) } else { None }
     }
 
     /// Takes the pages that `bytes` bytes at `offset` need, exactly those, if they are all free; also for small requests, and
@@ -218,19 +259,20 @@ impl Space {
 
     /// Takes the lowest run for `bytes` bytes that ends at `below` or before: where a run that starts at `below` can move to. At a
     /// multiple of its pages with [`Placement::PowerOfTwo`]; small requests take whole pages too.
-    pub(crate) fn alloc_below(&mut self, below: u64, bytes: u64) -> Option<Extent> {
+    pub(crate) fn alloc_below(&mut self, below: u64, bytes: u64, align_bytes: u64) -> Option<Extent> {
         debug_assert!(bytes > 0 && below <= self.bytes(), "{bytes} bytes below {below}");
         if bytes > below {
             return None;
         }
-        let count = self.carving.pages_for(bytes);
+        let (count, align) = (self.carving.pages_for(bytes), self.carving.align_pages(align_bytes));
         let start = match self.placement {
-            Placement::Exact => self.tree.find(count),
-            Placement::PowerOfTwo => self.tree.find_aligned(count, count.next_power_of_two()),
+            Placement::Exact if align == 1 => self.tree.find(count),
+            Placement::Exact => self.tree.find_aligned(count, align),
+            Placement::PowerOfTwo => self.tree.find_aligned(count, align.max(count.next_power_of_two())),
         }?;
         let is_below = self.carving.offset_of(start + count) <= below;
         let extent = (is_below && self.tree.take_at(start, count)).then(|| self.hold_run(start, count))?;
-        self.if_committed(extent)
+        self.if_committed(extent.aligned(align_bytes))
     }
 
     /// Takes a piece as large as this one in a higher cut run: an idle one, or of a free run that is cut for it.
@@ -246,7 +288,7 @@ impl Space {
             None
         })?;
         let extent = self.hold_piece(found, class);
-        self.if_committed(extent)
+        self.if_committed(extent.aligned(piece.align_bytes()))
     }
 
     /// The bytes of the free run that ends where the page at `offset` begins: as much as has memory up to there.
@@ -280,6 +322,7 @@ impl Space {
     /// Joins idle buddies of cut runs, so that larger pieces come of them, and gives up memory kept for cut runs that have
     /// gone home. Says whether any pieces joined.
     pub fn gather(&mut self) -> bool {
+        self.has_aligned &= self.used_bytes > 0;
         self.pieces.merge()
     }
 
@@ -399,20 +442,19 @@ impl Space {
 
     /// As [`alloc`](Self::alloc), for a block that comes from another slab, or does not come after all: the rule for holes keeps no room
     /// for another one like it.
-    pub(crate) fn alloc_moved(&mut self, bytes: u64) -> Option<Extent> {
+    pub(crate) fn alloc_moved(&mut self, bytes: u64, align_bytes: u64) -> Option<Extent> {
         let largest = self.tree.largest();
-        let extent = self.alloc(bytes);
+        let extent = self.alloc_aligned(bytes, align_bytes);
         self.tree.set_largest(largest);
         extent
     }
 
-    fn alloc_run(&mut self, bytes: u64) -> Option<Extent> {
+    fn alloc_run(&mut self, bytes: u64, align_bytes: u64) -> Option<Extent> {
         if bytes > self.bytes() {
             return None;
         }
-        if self.placement == Placement::PowerOfTwo {
-            let (start, count) = self.run_for(bytes)?;
-            return self.tree.take_at(start, count).then(|| self.hold_run(start, count));
+        if self.placement == Placement::PowerOfTwo || align_bytes > self.page_bytes() {
+            return self.alloc_run_aligned(bytes, align_bytes);
         }
         let count = self.carving.pages_for(bytes);
         if count > self.tree.longest() {
@@ -422,19 +464,38 @@ impl Space {
         Some(self.hold_run(start, count))
     }
 
-    /// The run that would be taken for `bytes` bytes: its first page, and how many it has.
-    fn run_for(&self, bytes: u64) -> Option<(u32, u32)> {
+    #[cold]
+    fn alloc_run_aligned(&mut self, bytes: u64, align_bytes: u64) -> Option<Extent> {
+        let align = self.carving.align_pages(align_bytes);
+        let (start, count) = if self.placement == Placement::PowerOfTwo {
+            let (start, count) = self.run_for(bytes, align)?;
+            self.tree.take_at(start, count).then_some((start, count))?
+        } else {
+            let count = self.carving.pages_for(bytes);
+            (self.tree.take_aligned_sparing(count, align, self.pages_that_serve(count, bytes))?, count)
+        };
+        self.has_aligned |= align > 1;
+        Some(self.hold_run(start, count))
+    }
+
+    /// The run that would be taken for `bytes` bytes, at a multiple of `align` pages: its first page, and how many it has.
+    fn run_for(&self, bytes: u64, align: u32) -> Option<(u32, u32)> {
         if bytes > self.bytes() {
             return None;
         }
         let count = self.carving.pages_for(bytes);
         if self.placement == Placement::Exact {
             let end = if count <= self.tree.longest() { self.pages_that_serve(count, bytes) } else { return None };
-            return Some((self.tree.find_sparing(count, end)?, count));
+            let start = if align == 1 {
+                self.tree.find_sparing(count, end)?
+            } else {
+                self.tree.find_aligned_sparing(count, align, end)?
+            };
+            return Some((start, count));
         }
         // Where it ends in the partial page, no other run has as many pages: a lower one would have been found.
         let count = count.next_power_of_two();
-        let start = self.tree.find_aligned(count, count)?;
+        let start = self.tree.find_aligned(count, count.max(align))?;
         (self.carving.run_bytes(start, count) >= bytes).then_some((start, count))
     }
 

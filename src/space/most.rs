@@ -104,7 +104,7 @@ impl Space {
         {
             return Some(self.carving.class_bytes(class));
         }
-        self.run_for(bytes).map(|(start, count)| self.carving.run_bytes(start, count))
+        self.run_for(bytes, 1).map(|(start, count)| self.carving.run_bytes(start, count))
     }
 
     /// Returns a free run that is there for certain once every held run has moved: to the lowest hole below it that is long
@@ -117,7 +117,8 @@ impl Space {
     /// partial last page and stays. Only those above the cut runs are apart from it.
     /// Where memory comes and goes, a hole may have none.
     pub(crate) fn compacted_bytes(&self, slide_part: u64) -> u64 {
-        if self.is_expanding() {
+        // A run that has to stay at a multiple of several pages may not go where the next hole is.
+        if self.is_expanding() || self.has_aligned {
             return 0;
         }
         let (partial_bytes, cut_pages) = (self.bytes() % self.page_bytes(), self.carving.cut_pages());

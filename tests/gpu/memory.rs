@@ -238,3 +238,27 @@ fn memory_of_a_device_is_neither_touched_nor_locked() {
         assert!(error.to_string().contains("cannot be touched or locked: only host memory has pages"), "{error}");
     }
 }
+
+/// A multiple above the alignment of bindings is one of the offset in the buffer.
+#[test]
+fn offsets_are_at_multiples_up_to_2_mib() {
+    for slabs in [SlabPolicy::Single, SlabPolicy::Growing] {
+        let config = Config::new("16 MiB").slabs(slabs);
+        let Some(pool) = gpu::pool("offsets_are_at_multiples_up_to_2_mib", config) else { return };
+        let mut blocks = Vec::new();
+        for bits in 0..=21 {
+            blocks.push(pool.alloc(Request::bytes(1000)).unwrap());
+            let mut block = pool.alloc(Request::bytes(5000).align(1 << bits).zeroed()).unwrap();
+            assert_eq!(block.offset() % (1 << bits), 0, "{block:?}");
+            block.upload(0, &[bits; 5000]).unwrap();
+            blocks.push(block);
+        }
+        for (bits, block) in (0..).zip(blocks.iter().skip(1).step_by(2)) {
+            let mut bytes = [0; 5000];
+            block.download(0, &mut bytes).unwrap();
+            assert_eq!(bytes, [bits; 5000]);
+        }
+        assert_eq!(pool.alloc(Request::bytes(1).align(1 << 30)).unwrap_err().kind(), ErrorKind::Alignment);
+        pool.check();
+    }
+}

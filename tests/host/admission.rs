@@ -100,7 +100,7 @@ impl Setup {
             _ => 2,
         };
         Self {
-            limits: Limits { alignment_bytes, granule_bytes, slab, block: slab },
+            limits: Limits { alignment_bytes, alignment_bytes_max: alignment_bytes, granule_bytes, slab, block: slab },
             budget_bytes,
             staging_bytes,
             reserve_bytes: if rng.random_bool(0.6) { rng.random_range(0..=open_bytes) } else { 0 },

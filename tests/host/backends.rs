@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use tensorpool::backend::{CopyDst, CopySrc, HostSlab, Point, Span};
+use tensorpool::backend::{CopyDst, CopySrc, HostSlab, PageOptions, Point, Span};
 use tensorpool::plan::{self, Lifetime, Options};
 use tensorpool::{Backend, Config, Error, ErrorKind, Host, Limits, Pool, Request, Result, SlabPolicy};
 
@@ -82,8 +82,8 @@ impl Backend for Hooked {
         Host.commit_granule_bytes()
     }
 
-    fn reserve_slab(&self, bytes: u64) -> Result<HookedSlab> {
-        Ok(HookedSlab { slab: Host.reserve_slab(bytes)?, hook: Arc::clone(&self.hook) })
+    fn reserve_slab(&self, bytes: u64, pages: PageOptions) -> Result<HookedSlab> {
+        Ok(HookedSlab { slab: Host.reserve_slab(bytes, pages)?, hook: Arc::clone(&self.hook) })
     }
 
     fn commit(&self, slab: &HookedSlab, span: &mut Span, touches: bool) -> Result<()> {

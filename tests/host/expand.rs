@@ -374,3 +374,72 @@ fn trim_to_gives_no_more_than_it_takes() {
     assert_eq!((pool.trim_to(2 * MIB + KIB), pool.stats().reserved_bytes), (MIB, 2 * MIB));
     pool.check();
 }
+
+/// A batch that leaves less than a granule of the budget, in blocks that cannot share one, is over the budget: no waiting would help. The
+/// others are served by an empty pool.
+#[test]
+fn what_takes_nearly_all_of_a_budget_is_served_or_over_it() {
+    let batch = |bytes: &[u64]| bytes.iter().map(|bytes| Request::bytes(*bytes)).collect::<Vec<_>>();
+    let budgets = [256 * MIB, 128 * MIB, MIB, 100_000, 5000];
+    let rests = [0, 64, 128, 4 * KIB, 8 * KIB, 12 * KIB, 60 * KIB, 64 * KIB, 128 * KIB];
+    for (budget_bytes, times, reserve_bytes) in
+        budgets.into_iter().flat_map(|bytes| [(1, 0), (2, 0), (2, 8 * KIB)].map(|(times, kept)| (bytes, times, kept)))
+    {
+        for (rest_bytes, pieces) in rests.into_iter().flat_map(|rest| [0, 1, 2].map(|pieces| (rest, pieces))) {
+            let Some(bytes) = budget_bytes.checked_sub(rest_bytes).filter(|bytes| *bytes > 0) else { continue };
+            let config = Config::new(budget_bytes).address_times(times).high_priority_reserve(reserve_bytes);
+            let Ok(pool) = Pool::host(config) else { continue };
+            let sizes: Vec<u64> = std::iter::once(bytes).chain((0..pieces).map(|_| 64)).collect();
+            if let Err(error) = pool.alloc_all(&batch(&sizes)) {
+                let shortage = error.shortage().unwrap();
+                let what = format!("{sizes:?} of {budget_bytes}, {times} times: {error}");
+                assert!(error.is_over_budget(), "{what}");
+                let open_bytes = budget_bytes - shortage.high_priority_reserve_bytes;
+                assert!(shortage.needed_bytes > open_bytes, "{what}");
+                let waits: Vec<_> = batch(&sizes).into_iter().map(|request| request.wait(LONG)).collect();
+                assert!(pool.alloc_all(&waits).unwrap_err().is_over_budget());
+            }
+            pool.check();
+        }
+    }
+    let pool = Pool::host(Config::new(128 * MIB)).unwrap();
+    let error = pool.alloc_all(&batch(&[128 * MIB - 4096, 64, 64])).unwrap_err();
+    assert!(error.is_over_budget(), "{error}");
+    assert!(pool.alloc_all(&batch(&[128 * MIB - 64 * KIB, 64, 64])).is_ok());
+}
+
+/// Of a budget below a granule only the partial last one is left.
+#[test]
+fn a_budget_below_a_granule_serves_what_it_has_room_for() {
+    let pool = Pool::host(Config::new(100_000).high_priority_reserve(1)).unwrap();
+    pool.set_budget(4096).unwrap();
+    let budget_bytes = pool.budget_bytes();
+    assert!((1000..4096).contains(&budget_bytes), "{budget_bytes}");
+    for bytes in 1..=4096 {
+        match pool.alloc(Request::bytes(bytes)) {
+            Ok(block) => assert!(block.bytes_held() < budget_bytes, "{bytes}"),
+            Err(error) => assert!(error.is_over_budget() && bytes > 700, "{bytes}: {error}"),
+        }
+    }
+    pool.check();
+}
+
+/// Memory that leaves serves a request once the device is done.
+#[test]
+fn what_leaves_counts_for_the_largest_request() {
+    let (backend, pool) = expanding(4 * KIB, Config::new(4 * MIB).address_times(1));
+    let kept = pool.alloc(Request::bytes(MIB)).unwrap();
+    drop(pool.alloc(Request::bytes(3 * MIB)).unwrap());
+    let seen = &backend.seen;
+    seen.slow.store(1, Ordering::SeqCst);
+    seen.recorded.store(7, Ordering::SeqCst);
+    pool.trim();
+    assert_eq!(pool.stats().retired_bytes, 3 * MIB);
+    let error = pool.alloc(Request::bytes(3 * MIB + 1)).unwrap_err();
+    assert_eq!(error.shortage().unwrap().largest_bytes, 3 * MIB, "{error}");
+    let hasty = Request::bytes(3 * MIB + 1).without(Fallback::ReturnEmpty);
+    assert_eq!(pool.alloc(hasty).unwrap_err().shortage().unwrap().largest_bytes, 0);
+    assert!(pool.alloc(Request::bytes(3 * MIB)).is_ok());
+    drop(kept);
+    pool.check();
+}

@@ -138,7 +138,13 @@ impl Opening {
         }
         Self {
             config,
-            limits: Limits { alignment_bytes: 64, granule_bytes, slab: limit(slab_bytes), block: limit(u64::MAX) },
+            limits: Limits {
+                alignment_bytes: 64,
+                alignment_bytes_max: 64,
+                granule_bytes,
+                slab: limit(slab_bytes),
+                block: limit(u64::MAX),
+            },
             is_exact: policy == SlabPolicy::Single && slab_bytes >= budget_bytes && !free_lists,
         }
     }

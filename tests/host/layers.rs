@@ -15,7 +15,7 @@ const ONLY: [(&str, &[&str]); 4] = [("units", &[]), ("sync", &[]), ("error", &["
 const NEVER: [(&str, &[&str]); 2] = [("plan", &["space", "backend", "pool"]), ("trace", &["open", "tensor"])];
 
 const WGPU: [&str; 4] = ["src/backend/gpu/", "src/open.rs", "src/tensor/gpu.rs", "src/nn/gpu.rs"];
-const UNSAFE: [&str; 2] = ["src/backend/host.rs", "src/backend/gpu/memory.rs"];
+const UNSAFE: [&str; 3] = ["src/backend/host.rs", "src/backend/host/mapping.rs", "src/backend/gpu/memory.rs"];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

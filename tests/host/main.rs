@@ -4,6 +4,7 @@
 mod support;
 
 mod admission;
+mod aligned;
 mod arena;
 mod backends;
 mod busy_stream;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tensorpool::backend::{CopyDst, CopySrc, HostSlab, Span};
+use tensorpool::backend::{CopyDst, CopySrc, HostSlab, PageOptions, Span};
 use tensorpool::{
     AnyBackend, Backend, Budget, Config, Error, ErrorKind, Host, Limits, Pool, Request, Result, SlabPolicy, Virtual,
 };
@@ -55,13 +55,14 @@ impl Backend for Machine {
         true
     }
 
-    fn create_touched_slab(&self, bytes: u64, locks: bool) -> Result<HostSlab> {
-        if locks && self.touched_bytes() + bytes > self.lockable_bytes {
+    fn create_slab_with(&self, bytes: u64, mut pages: PageOptions) -> Result<HostSlab> {
+        if pages.lock && self.touched_bytes() + bytes > self.lockable_bytes {
             // An error that only a system makes.
             return Host.create_slab(isize::MAX as u64);
         }
         self.counts.touched_bytes.fetch_add(bytes, Ordering::Relaxed);
-        Host.create_touched_slab(bytes, false)
+        pages.lock = false;
+        Host.create_slab_with(bytes, pages)
     }
 
     fn memory_bytes(&self) -> Result<u64> {
@@ -185,7 +186,8 @@ fn memory_without_pages_is_neither_touched_nor_locked() {
             &["pages of virtual cannot be touched or locked: only host memory has pages"],
         );
     }
-    assert_eq!(Virtual::default().create_touched_slab(KIB, false).unwrap_err().kind(), ErrorKind::Invalid);
+    let refused = Virtual::default().create_slab_with(KIB, PageOptions::default());
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Invalid);
     let pool = Pool::with_backend(AnyBackend::from(Host), &Config::new("1 MiB").touch(true)).unwrap();
     drop(pool.alloc(Request::bytes(100).zeroed()).unwrap());
 }

@@ -584,7 +584,7 @@ fn other_requests_are_served_beside_the_plan() {
     let planning = pool.follow_plan(&lifetimes, &solve(&pool, &lifetimes)).unwrap();
     let urgent = pool.alloc(Request::bytes(900).priority(Priority::High).without(Fallback::Grow)).unwrap();
     let aligned = pool.alloc(Request::bytes(5000).align(64)).unwrap();
-    assert_eq!(pool.alloc(Request::bytes(5000).align(128)).unwrap_err().kind(), ErrorKind::Alignment);
+    assert_eq!(pool.alloc(Request::bytes(5000).align(4 << 20)).unwrap_err().kind(), ErrorKind::Alignment);
     assert_eq!(pool.alloc(Request::bytes(0)).unwrap().bytes(), 0);
     let later = pollster::block_on(pool.alloc_async(Request::bytes(70))).unwrap();
     pool.check();

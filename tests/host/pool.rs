@@ -252,9 +252,9 @@ fn errors_tell_the_three_cases_apart_and_say_the_numbers() {
     assert_eq!(error.shortage().unwrap().largest_free_run_bytes, 156 * KIB);
     assert!(error.to_string().contains("fragmented, a slab has 540,672 bytes (528 KiB) not in use, but the largest free run is 159,744 bytes (156 KiB)"), "{error}");
 
-    let error = pool.alloc(Request::bytes(10).align(128)).unwrap_err();
+    let error = pool.alloc(Request::bytes(10).align(4 << 20)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Alignment);
-    assert!(error.to_string().contains("128") && error.to_string().contains("64 bytes"), "{error}");
+    assert!(error.to_string().contains("4194304") && error.to_string().contains("2 MiB"), "{error}");
     for align in [0, 3, u64::MAX] {
         assert_eq!(pool.alloc(Request::bytes(10).align(align)).unwrap_err().kind(), ErrorKind::Alignment);
     }

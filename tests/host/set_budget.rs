@@ -10,8 +10,8 @@ use crate::support::watched::{Watched, check, open};
 use crate::support::{LONG, until};
 use tensorpool::plan::{self, Lifetime, Options};
 use tensorpool::{
-    Block, Config, ErrorKind, Fallback, Host, Movable, Placement, PlannedSteps, Pool, Priority, RefusedBy, Request,
-    SlabPolicy, Stats, Virtual,
+    Backend, Block, Config, ErrorKind, Fallback, Host, Limit, Limits, Movable, Placement, PlannedSteps, Pool, Priority,
+    RefusedBy, Request, SlabPolicy, Stats, Virtual,
 };
 
 const KIB: u64 = 1 << 10;
@@ -20,7 +20,7 @@ const MIB: u64 = 1 << 20;
 const POLICIES: [SlabPolicy; 4] =
     [SlabPolicy::Growing, SlabPolicy::Single, SlabPolicy::Fixed(MIB), SlabPolicy::PerBlock];
 
-fn alloc<B: tensorpool::Backend>(pool: &Pool<B>, bytes: u64) -> Block<B> {
+fn alloc<B: Backend>(pool: &Pool<B>, bytes: u64) -> Block<B> {
     pool.alloc(Request::bytes(bytes)).unwrap_or_else(|error| panic!("{bytes}: {error}"))
 }
 
@@ -269,6 +269,20 @@ fn a_refused_budget_changes_nothing() {
 }
 
 /// A share is of what the memory has now.
+/// Also where the backend has no larger slab than its addresses are.
+#[test]
+fn a_budget_above_the_addresses_is_refused() {
+    let any = Virtual::default().limits();
+    let slab = Limit { bytes: 10_101_966, name: "limit of the test" };
+    for limits in [any, Limits { slab, ..any }] {
+        let pool = Pool::with_backend(Virtual::new(limits), &Config::new(10_101_966u64).address_times(1)).unwrap();
+        assert_eq!(pool.slab_policy(), SlabPolicy::Expanding);
+        let error = pool.set_budget(12_582_912).unwrap_err();
+        assert_eq!((error.kind(), pool.budget_bytes()), (ErrorKind::Invalid, 10_101_966), "{error}");
+        pool.set_budget(10_101_966).unwrap();
+    }
+}
+
 #[test]
 fn a_percentage_is_a_budget() {
     let pool = Pool::host(Config::new("1 MiB").slabs(SlabPolicy::Growing)).unwrap();

@@ -221,6 +221,7 @@ fn odd_limits_are_errors_and_no_panics() {
     let limit = |bytes| Limit { bytes, name: "limit of the test" };
     let limits = |alignment_bytes, granule_bytes, slab| Limits {
         alignment_bytes,
+        alignment_bytes_max: alignment_bytes,
         granule_bytes,
         slab: limit(slab),
         block: limit(u64::MAX),

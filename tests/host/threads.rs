@@ -118,8 +118,13 @@ fn lists_are_bounded_and_flow_home() {
 #[test]
 fn a_list_holds_no_block_over_its_bound() {
     let limit = |bytes| Limit { bytes, name: "limit of the test" };
-    let limits =
-        |block| Limits { alignment_bytes: 4096, granule_bytes: 4096, slab: limit(1 << 40), block: limit(block) };
+    let limits = |block| Limits {
+        alignment_bytes: 4096,
+        alignment_bytes_max: 4096,
+        granule_bytes: 4096,
+        slab: limit(1 << 40),
+        block: limit(block),
+    };
     let open = |block, config: &Config| Pool::with_backend(Virtual::new(limits(block)), config).unwrap();
     let config = Config::new(8u64 << 30).slabs(SlabPolicy::Single);
     let check = |pool: &Pool<Virtual>, bytes, listed| {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tensorpool::backend::{CopyDst, CopySrc, HostSlab, Span};
+use tensorpool::backend::{CopyDst, CopySrc, HostSlab, PageOptions, Span};
 use tensorpool::{Backend, Config, Error, ErrorKind, Host, HostMemory, Limit, Limits, Pool, Result, Stats};
 
 /// The payload of a panic, which panics when it is dropped.
@@ -241,12 +241,12 @@ impl Backend for Watched {
         (granule > 0).then_some(granule)
     }
 
-    fn reserve_slab(&self, bytes: u64) -> Result<WatchedSlab> {
+    fn reserve_slab(&self, bytes: u64, pages: PageOptions) -> Result<WatchedSlab> {
         let refuse_over = self.seen.refuse_over.load(Ordering::Relaxed);
         if refuse_over > 0 && bytes > refuse_over {
             return Err(Error::new(ErrorKind::OutOfMemory, format!("{bytes} addresses are too many for the test")));
         }
-        Ok(WatchedSlab { slab: Host.reserve_slab(bytes)?, bytes: 0, seen: Arc::clone(&self.seen) })
+        Ok(WatchedSlab { slab: Host.reserve_slab(bytes, pages)?, bytes: 0, seen: Arc::clone(&self.seen) })
     }
 
     fn commit(&self, slab: &WatchedSlab, span: &mut Span, touches: bool) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tensorpool::backend::{CopyDst, CopySrc, HostSlab, Span};
+use tensorpool::backend::{CopyDst, CopySrc, HostSlab, PageOptions, Span};
 use tensorpool::{Backend, Host, Limit, Limits, Result, Virtual};
 
 use super::bombs::Callback;
@@ -46,7 +46,10 @@ pub struct Disturbed {
 impl Disturbed {
     pub fn new(alignment_bytes: u64, granule_bytes: u64, slab_bytes_most: u64) -> Self {
         let limit = Limit { bytes: slab_bytes_most, name: "slab limit of the program" };
-        Self { trouble: Arc::default(), limits: Limits { alignment_bytes, granule_bytes, slab: limit, block: limit } }
+        Self {
+            trouble: Arc::default(),
+            limits: Limits { alignment_bytes, alignment_bytes_max: 1 << 21, granule_bytes, slab: limit, block: limit },
+        }
     }
 }
 
@@ -135,11 +138,16 @@ impl Backend for Disturbed {
         Some(GRANULE_BYTES)
     }
 
-    fn reserve_slab(&self, bytes: u64) -> Result<DisturbedSlab> {
+    fn reserve_slab(&self, bytes: u64, pages: PageOptions) -> Result<DisturbedSlab> {
         assert!(bytes > 0 && bytes <= self.limits.slab.bytes, "a range of {bytes} bytes");
         self.trouble.create(bytes, Callback::CreateSlab)?;
         let granules = Some(Mutex::new(vec![false; bytes.div_ceil(GRANULE_BYTES) as usize]));
-        Ok(DisturbedSlab { slab: Host.reserve_slab(bytes)?, bytes, granules, trouble: Arc::clone(&self.trouble) })
+        Ok(DisturbedSlab {
+            slab: Host.reserve_slab(bytes, pages)?,
+            bytes,
+            granules,
+            trouble: Arc::clone(&self.trouble),
+        })
     }
 
     fn commit(&self, slab: &DisturbedSlab, span: &mut Span, touches: bool) -> Result<()> {

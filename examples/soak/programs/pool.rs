@@ -107,7 +107,13 @@ pub fn run(choices: &mut impl Choices, events: u64) -> Done {
 fn model_for(budget_bytes: u64) -> Virtual {
     let any = Limit { bytes: u64::MAX, name: "2^64" };
     let alignment_bytes = (budget_bytes >> 30).next_power_of_two().clamp(64, 1 << 24);
-    Virtual::new(Limits { alignment_bytes, granule_bytes: 1, slab: any, block: any })
+    Virtual::new(Limits {
+        alignment_bytes,
+        alignment_bytes_max: alignment_bytes.max(1 << 21),
+        granule_bytes: 1,
+        slab: any,
+        block: any,
+    })
 }
 
 fn run_on<B: Ground>(backend: B, setup: Setup, choices: &mut impl Choices, events: u64) -> Done {

@@ -50,7 +50,7 @@ impl<B: Ground> Program<B> {
         let mut moves = Vec::new();
         for (held, is_lent) in self.held.iter_mut().zip(lent) {
             let Held { block, facts, holds, .. } = held;
-            let (before, after) = (*facts, Facts::of(block, facts.label, facts.is_high));
+            let (before, after) = (*facts, Facts::of(block, facts.label, facts.is_high, facts.align_bytes));
             assert_eq!(after.bytes, before.bytes, "the bytes of a block, lent or not: {block:?}");
             if after.place == before.place {
                 assert_eq!(after.held_bytes, before.held_bytes, "{before:?}");

@@ -96,9 +96,9 @@ impl<B: Ground> Program<B> {
 
     fn receive(&mut self, block: Block<B>, ask: &Ask, record: Option<u64>) {
         assert_eq!((block.bytes(), block.label()), (ask.bytes, self.setup.labels[ask.label].as_str()));
-        assert!(ask.align_bytes.is_power_of_two() && ask.align_bytes <= self.limits.alignment_bytes, "{ask:?}");
+        assert!(ask.align_bytes.is_power_of_two() && ask.align_bytes <= self.limits.alignment_bytes_max, "{ask:?}");
         let is_high = ask.priority == Priority::High;
-        let facts = Facts::of(&block, ask.label, is_high);
+        let facts = Facts::of(&block, ask.label, is_high, ask.align_bytes);
         self.books.add(&facts, self.limits.alignment_bytes);
         if !is_high && ask.bytes > 0 && !self.steps.is_planned {
             self.check_reserve(&format!("{ask:?}"));

@@ -177,7 +177,10 @@ impl<B: Ground> Program<B> {
         let is_cleared = error.to_string().contains("panicked while requests waited") && self.trouble.faults() > 0;
         match error.kind() {
             ErrorKind::Timeout => waiter.is_late(),
-            ErrorKind::OverBudget => self.is_over_budget(&waiter.asks, waiter.open_bytes),
+            ErrorKind::OverBudget => {
+                let (asks, open_bytes) = (&waiter.asks, waiter.open_bytes);
+                self.is_over_budget(asks, open_bytes) || self.may_lack_places(asks, open_bytes)
+            }
             ErrorKind::Device => had_trouble || is_cleared,
             ErrorKind::OutOfMemory => had_trouble,
             ErrorKind::DeviceLost => self.trouble.is_lost(),

@@ -7,6 +7,9 @@ use super::disturbed::Ground;
 use super::pool::Program;
 use super::pool_requests::{Ask, GROW, RECLAIM, Setup};
 
+/// Where pages and cut runs are not larger.
+const GRANULE_BYTES_MOST: u64 = 64 << 10;
+
 /// What was asked, and how things were before.
 pub struct Attempt<'a> {
     asks: &'a [Ask],
@@ -49,13 +52,16 @@ impl<B: Ground> Program<B> {
         let (setup, limits) = (&self.setup, &self.limits);
         let is_right = match error.kind() {
             ErrorKind::Alignment => {
-                attempt.any(|ask| !ask.align_bytes.is_power_of_two() || ask.align_bytes > limits.alignment_bytes)
+                attempt.any(|ask| !ask.align_bytes.is_power_of_two() || ask.align_bytes > limits.alignment_bytes_max)
             }
             ErrorKind::TooLarge => attempt.any(|ask| {
                 let (bytes, saved) = slab_bytes(ask, setup, limits, self.address_bytes);
                 bytes - saved > limits.slab.bytes
             }),
-            ErrorKind::OverBudget => self.is_over_budget(attempt.asks, setup.open_bytes()),
+            ErrorKind::OverBudget => {
+                let (asks, open_bytes) = (attempt.asks, setup.open_bytes());
+                self.is_over_budget(asks, open_bytes) || self.may_lack_places(asks, open_bytes)
+            }
             ErrorKind::Full | ErrorKind::Fragmented => !self.must_be_served(attempt),
             ErrorKind::Timeout => attempt.asks.iter().all(|ask| ask.wait.is_some()) && !self.must_be_served(attempt),
             ErrorKind::OutOfMemory | ErrorKind::Device => attempt.was_near,
@@ -105,7 +111,9 @@ impl<B: Ground> Program<B> {
         // Lists serve a request that may not reclaim in their own sizes alone, and so does a slab of one block.
         let is_of_one_size = attempt.any(|ask| ask.without[RECLAIM])
             || (setup.policy == SlabPolicy::PerBlock && !attempt.asks.iter().all(Ask::may_do_all));
-        if is_at_once && !is_of_one_size && !attempt.was_near && attempt.asks.len() == 1 {
+        // The largest request is one that may begin anywhere.
+        let is_plain = !attempt.any(|ask| ask.align_bytes > self.limits.alignment_bytes);
+        if is_at_once && !is_of_one_size && is_plain && !attempt.was_near && attempt.asks.len() == 1 {
             let is_right = shortage.largest_bytes < shortage.asked_bytes;
             assert!(is_right, "{:?} would be served in {setup}: {error}", attempt.asks);
         }
@@ -135,29 +143,38 @@ impl<B: Ground> Program<B> {
         // Who waits in line does not wait for a device beyond his time.
         let may_block = attempt.may_block && (attempt.any(|ask| ask.wait.is_none()) || !self.is_late());
         let may_all = may_block && attempt.asks.iter().all(Ask::may_do_all);
-        let may_be_in_parts = attempt.asks.len() > 1 && self.address_bytes > 0 && self.may_be_in_parts(attempt.asks);
-        may_all && !may_be_in_parts && attempt.was_empty && !attempt.was_near && attempt.was_alone(self)
+        may_all && attempt.was_empty && !attempt.was_near && attempt.was_alone(self)
     }
 
-    /// Whether blocks of a batch may be in each other's way in an empty expanding slab: in few granules, or where not each of them
-    /// can have whole pages.
-    fn may_be_in_parts(&self, asks: &[Ask]) -> bool {
+    /// Whether blocks may be in each other's way in an empty expanding slab: in few granules, or at few multiples.
+    pub fn may_lack_places(&self, asks: &[Ask], open_bytes: u64) -> bool {
+        if self.address_bytes == 0 {
+            return false;
+        }
         let space = Space::new(self.address_bytes, self.limits.alignment_bytes, self.setup.placement);
-        let whole = |ask: &Ask| ask.bytes.next_multiple_of(space.page_bytes().max(space.cut_bytes()));
-        let needed_bytes: u64 = asks.iter().map(whole).sum();
-        self.was_lowered || needed_bytes > self.setup.open_bytes() - self.setup.reserve_bytes
+        let unit_bytes = space.page_bytes().max(space.cut_bytes());
+        let whole = |ask: &Ask| ask.bytes.max(ask.align_bytes).next_multiple_of(unit_bytes);
+        let granule_bytes = GRANULE_BYTES_MOST.max(unit_bytes);
+        let needed_bytes = asks.iter().map(whole).fold(2 * (granule_bytes + unit_bytes), u64::saturating_add);
+        needed_bytes > open_bytes - self.setup.reserve_bytes
     }
 }
 
 /// The smallest slab that an ask needs, or the smallest extent of an expanding one; `u64::MAX` also if that is more. And how much
 /// less that is for a run that ends in a partial last page.
 fn slab_bytes(ask: &Ask, setup: &Setup, limits: &Limits, address_bytes: u64) -> (u64, u64) {
-    slab_bytes_for(ask.bytes, setup, limits, address_bytes)
+    slab_bytes_for((ask.bytes, ask.align_bytes), setup, limits, address_bytes)
 }
 
-/// The same for so many bytes.
-pub fn slab_bytes_for(bytes: u64, setup: &Setup, limits: &Limits, address_bytes: u64) -> (u64, u64) {
+/// The same for so many bytes, at a multiple of so many.
+pub fn slab_bytes_for(
+    (bytes, align_bytes): (u64, u64),
+    setup: &Setup,
+    limits: &Limits,
+    address_bytes: u64,
+) -> (u64, u64) {
     let Limits { alignment_bytes, granule_bytes, .. } = *limits;
+    let round_down = |bytes: u64, unit: u64| bytes / unit * unit;
     let up = |bytes: u64, unit: u64| bytes.checked_next_multiple_of(unit).unwrap_or(u64::MAX);
     let power = bytes.checked_next_power_of_two().unwrap_or(u64::MAX).max(alignment_bytes);
     match (setup.policy, setup.placement) {
@@ -167,8 +184,16 @@ pub fn slab_bytes_for(bytes: u64, setup: &Setup, limits: &Limits, address_bytes:
             let (page_bytes, cut_bytes) = (space.page_bytes(), space.cut_bytes());
             let last_bytes = address_bytes % page_bytes;
             let in_last_bytes = up(bytes.saturating_sub(last_bytes), page_bytes).saturating_add(last_bytes);
-            let extent_bytes = if power < cut_bytes { power } else { up(bytes, page_bytes) };
-            (extent_bytes, if last_bytes > 0 { extent_bytes.saturating_sub(in_last_bytes) } else { 0 })
+            let power = power.max(align_bytes);
+            let has_multiples = align_bytes > page_bytes;
+            let extent_bytes = if power < cut_bytes && !has_multiples { power } else { up(bytes, page_bytes) };
+            // At a multiple a run may end with the slab, but need not end in its last page.
+            let end_bytes = if has_multiples {
+                address_bytes - round_down(address_bytes - bytes, align_bytes)
+            } else {
+                in_last_bytes
+            };
+            (extent_bytes, if last_bytes > 0 { extent_bytes.saturating_sub(end_bytes) } else { 0 })
         }
         (SlabPolicy::PerBlock, _) | (_, Placement::Exact) => (up(bytes, granule_bytes), 0),
         (_, Placement::PowerOfTwo) => (power, 0),

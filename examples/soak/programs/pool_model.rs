@@ -29,11 +29,16 @@ pub struct Facts {
     pub label: usize,
     /// It was asked for with high priority.
     pub is_high: bool,
+    /// What was asked for.
+    pub align_bytes: u64,
 }
 
 impl Facts {
-    pub fn of<B: Backend>(block: &Block<B>, label: usize, is_high: bool) -> Self {
-        Self { place: place_of(block), bytes: block.bytes(), held_bytes: block.bytes_held(), label, is_high }
+    pub fn of<B: Backend>(block: &Block<B>, label: usize, is_high: bool, align_bytes: u64) -> Self {
+        let place = place_of(block);
+        let is_aligned = place.is_none_or(|(_, offset)| offset.is_multiple_of(align_bytes));
+        assert!(is_aligned, "{block:?} is not at a multiple of {align_bytes}");
+        Self { place, bytes: block.bytes(), held_bytes: block.bytes_held(), label, is_high, align_bytes }
     }
 }
 

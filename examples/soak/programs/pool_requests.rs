@@ -113,6 +113,9 @@ pub struct Ask {
     pub without: [bool; FALLBACKS.len()],
 }
 
+/// Two of them are none.
+const ALIGNMENTS: [u64; 12] = [0, 3, 64, 128, 512, 1 << 12, 1 << 13, 1 << 14, 1 << 16, 1 << 18, 1 << 21, 1 << 40];
+
 const FALLBACKS: [Fallback; 4] = [Fallback::Oversized, Fallback::Reclaim, Fallback::Grow, Fallback::ReturnEmpty];
 /// The places of two of them.
 pub const RECLAIM: usize = 1;
@@ -137,7 +140,7 @@ impl Ask {
         let is_plain = choices.chance(3, 4);
         Self {
             bytes,
-            align_bytes: if choices.chance(1, 64) { choices.pick(&[0, 3, 64, 128, 1 << 40]) } else { 1 },
+            align_bytes: if choices.chance(1, 16) { choices.pick(&ALIGNMENTS) } else { 1 },
             label: if is_plain { 0 } else { choices.below(LABELS as u64) as usize },
             zeroed: choices.chance(1, 16),
             priority: if is_plain { Priority::Normal } else { choices.pick(&PRIORITIES) },

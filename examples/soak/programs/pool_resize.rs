@@ -27,7 +27,7 @@ impl<B: Ground> Program<B> {
         });
         // What wakers have freed may be what the block has taken.
         self.collect_freed();
-        let after = Facts::of(&held.block, before.label, before.is_high);
+        let after = Facts::of(&held.block, before.label, before.is_high, before.align_bytes);
         assert_eq!(after.place, before.place, "a block that was to have {bytes} bytes has moved");
         match result {
             Some(Ok(())) => {
@@ -93,6 +93,7 @@ impl<B: Ground> Program<B> {
                 let is_right = error.shortage().is_some_and(|shortage| match shortage.refused_by {
                     RefusedBy::Queue => !self.waiters.is_empty(),
                     RefusedBy::Reserve => self.setup.reserve_bytes > 0 && !before.is_high,
+                    RefusedBy::Kept => shortage.cached_bytes > 0,
                     RefusedBy::Budget => {
                         let taken_bytes = shortage.used_bytes + shortage.retired_bytes;
                         // A slab may have more than a budget that was lowered.
@@ -104,7 +105,7 @@ impl<B: Ground> Program<B> {
             }
             ErrorKind::Invalid => bytes == 0 && before.bytes > 0,
             ErrorKind::TooLarge => {
-                let (bytes, saved) = slab_bytes_for(bytes, &self.setup, &self.limits, self.address_bytes);
+                let (bytes, saved) = slab_bytes_for((bytes, 1), &self.setup, &self.limits, self.address_bytes);
                 bytes - saved > self.limits.slab.bytes
             }
             ErrorKind::OutOfMemory => self.address_bytes > 0 && is_near,

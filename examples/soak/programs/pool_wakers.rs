@@ -231,7 +231,7 @@ impl<B: Ground> Program<B> {
         let got = std::mem::take(&mut *lock(&self.office.got));
         for block in got {
             self.may_have_had(0);
-            let facts = Facts::of(&block, 0, false);
+            let facts = Facts::of(&block, 0, false, 1);
             self.books.add(&facts, self.limits.alignment_bytes);
             // It may have come before the record began.
             self.keep(block, facts, false, None);

@@ -22,7 +22,7 @@ use std::thread::ThreadId;
 pub use self::encoder::Encoder;
 pub(crate) use self::scope::scoped;
 use self::stream::Stream;
-use super::{Backend, CopyDst, CopySrc, Limit, Limits, Point, Span, check_slab_bytes, machine};
+use super::{ALIGNMENT_BYTES_MAX, Backend, CopyDst, CopySrc, Limit, Limits, Point, Span, check_slab_bytes, machine};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering, lock};
 use crate::units::{exact, round_up};
@@ -82,6 +82,7 @@ impl Gpu {
     pub fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
         let limits = device.limits();
         let alignment_bytes = u64::from(limits.min_storage_buffer_offset_alignment).max(2 * WORD_BYTES);
+        let alignment_bytes_max = ALIGNMENT_BYTES_MAX.max(alignment_bytes);
         let slab = Limit { bytes: limits.max_buffer_size, name: "max_buffer_size" };
         let binding_bytes = limits.max_storage_buffer_binding_size / WORD_BYTES * WORD_BYTES;
         let block = Limit { bytes: binding_bytes, name: "max_storage_buffer_binding_size" };
@@ -90,7 +91,7 @@ impl Gpu {
             device: device.clone(),
             queue: queue.clone(),
             name: format!("{} ({:?}, {:?})", info.name, info.backend, info.device_type),
-            limits: Limits { alignment_bytes, granule_bytes: WORD_BYTES, slab, block },
+            limits: Limits { alignment_bytes, alignment_bytes_max, granule_bytes: WORD_BYTES, slab, block },
             lost: DeviceLost::default(),
             stream: Mutex::new(Stream::new()),
             owner: Mutex::new(None),

@@ -59,8 +59,8 @@ impl<B: Backend> Block<B> {
     /// - [`ErrorKind::NotInPlace`] if what is behind the block is in use, or it is a piece, a planned place, the last block of its
     ///   slab, or of zero bytes, or the bytes behind it lack memory that the budget has none left for: the message says which, with
     ///   the numbers;
-    /// - [`ErrorKind::Full`] if the bytes behind it are free, and the budget has less left, it is the turn of a waiter, or they are
-    ///   kept for high priority: [`Error::shortage`] is about the bytes that it would take;
+    /// - [`ErrorKind::Full`] if the bytes behind it are free, and the budget has less left, perhaps since an arena is kept, it is the
+    ///   turn of a waiter, or they are kept for high priority: [`Error::shortage`] is about the bytes that it would take;
     /// - [`ErrorKind::OutOfMemory`] if the backend could not commit memory for them;
     /// - [`ErrorKind::TooLarge`] over a limit of the backend, [`ErrorKind::Closed`], [`ErrorKind::DeviceLost`];
     /// - [`ErrorKind::Invalid`] for fewer bytes than the block has.

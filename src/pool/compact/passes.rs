@@ -92,7 +92,7 @@ impl<'a, 's, B: Backend> Passes<'a, 's, B> {
     /// Compacts the slabs that may have room for the request, one after the other; then all.
     pub(super) fn for_request(&mut self) -> Result<()> {
         let Some(request) = self.request else { return Ok(()) };
-        let slots = self.shared.state().slots_with_idle(request.bytes);
+        let slots = self.shared.state().slots_with_idle(request);
         for slot in slots {
             if self.is_over() {
                 return Ok(());
@@ -117,7 +117,7 @@ impl<'a, 's, B: Backend> Passes<'a, 's, B> {
     fn is_over(&self) -> bool {
         self.request.is_some_and(|request| {
             let terms = Terms::of(std::slice::from_ref(request));
-            self.shared.state().room().serves(request.bytes, terms)
+            self.shared.state().serves(request, terms)
         })
     }
 

@@ -172,7 +172,7 @@ impl<B: Backend> Shared<B> {
     /// Memory for a plan that the program brings: a run of the pool, in a slab of its own if need be.
     pub(super) fn take_arena(&self, layout: &Layout) -> Result<Arena<B>> {
         let bytes = layout.schedule.height_bytes();
-        self.check_slab(bytes)?;
+        self.check_slab(bytes, 1)?;
         self.backend.check()?;
         // What is in a free list is some caller's size, and would be counted as a block.
         let request = Request::bytes(bytes).label("arena of planned steps").without(Fallback::Oversized).for_the_pool();

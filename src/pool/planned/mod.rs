@@ -147,7 +147,10 @@ impl<B: Backend> Shared<B> {
         // What can never be served takes no places, and its error is of the whole batch.
         self.check_batch(requests)?;
         let began = self.shards.planner().began();
-        let write_down = |block: &Block<B>| self.write_down(block, Some(began));
+        let write_down = |block: &Block<B>, request| {
+            let is_of_step = self.may_be_planned(request);
+            self.write_down(block, is_of_step.then_some(began));
+        };
         let planned: Vec<Option<Block<B>>> =
             requests.iter().map(|request| self.alloc_planned(request)).collect::<Result<_>>()?;
         let rest: Vec<Request> = requests
@@ -156,7 +159,7 @@ impl<B: Backend> Shared<B> {
             .filter(|(_, block)| block.is_none())
             .map(|(request, _)| request.clone())
             .collect();
-        let rest = match rest.len() {
+        let blocks = match rest.len() {
             0 => Vec::new(),
             count if count == requests.len() => others(&rest)?,
             _ => match self.rest_of_batch(&rest) {
@@ -168,14 +171,14 @@ impl<B: Backend> Shared<B> {
                     self.revoke_planned(count, began);
                     none_or_error?;
                     let blocks = others(requests)?;
-                    blocks.iter().for_each(write_down);
+                    blocks.iter().zip(requests).for_each(|(block, request)| write_down(block, request));
                     return Ok(blocks);
                 }
             },
         };
-        rest.iter().for_each(write_down);
-        let mut rest = rest.into_iter();
-        Ok(planned.into_iter().filter_map(|block| block.or_else(|| rest.next())).collect())
+        blocks.iter().zip(&rest).for_each(|(block, request)| write_down(block, request));
+        let mut blocks = blocks.into_iter();
+        Ok(planned.into_iter().filter_map(|block| block.or_else(|| blocks.next())).collect())
     }
 
     /// Takes so many planned blocks back before the caller sees them, of the planned steps that began then: only the peaks

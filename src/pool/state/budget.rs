@@ -5,6 +5,7 @@
 
 use super::State;
 use crate::pool::Request;
+use crate::pool::emptied::Open;
 use crate::pool::sizes::Least;
 use crate::pool::wait::Seat;
 use crate::sync::Arc;
@@ -55,10 +56,11 @@ impl<S> State<S> {
     }
 
     /// Returns whether the requests take more than the budget can ever give them. An empty pool that may grow serves all
-    /// others, in slabs of exactly their size if nothing else helps. One with an expanding slab may refuse some that take nearly all
-    /// of it: a piece has a whole page where no cut run has room.
+    /// others, in slabs of exactly their size if nothing else helps.
     pub(in crate::pool) fn is_over_budget(&self, requests: &[Request]) -> bool {
-        !Least::new(&self.sizes, requests).is_left(self.books.open_bytes(), self.reserve_bytes)
+        let least = Least::new(&self.sizes, requests);
+        let open = Open { bytes: self.books.open_bytes(), reserve_bytes: self.reserve_bytes };
+        !least.is_left(open.bytes, open.reserve_bytes) || !self.sizes.serve_when_empty(requests, least, open)
     }
 
     /// Takes out the waiters that the budget can never serve, and counts them as failures.

@@ -2,7 +2,7 @@
 
 use super::moves::PIECES_MAX;
 use super::{Home, Slot, State};
-use crate::pool::{Priority, SlabPolicy};
+use crate::pool::{Priority, Request, SlabPolicy};
 use crate::space::{Extent, Space};
 use crate::sync::Arc;
 
@@ -10,10 +10,10 @@ use crate::sync::Arc;
 const NEW_SLAB_PART: u64 = 2;
 
 impl<S> State<S> {
-    /// Returns the slabs that have as many idle bytes as such a request takes: first those that have them in one run for certain once
+    /// Returns the slabs that have as many idle bytes as a request takes: first those that have them in one run for certain once
     /// all their blocks have moved, and of these the one that holds fewest bytes.
-    pub(in crate::pool) fn slots_with_idle(&self, bytes: u64) -> Vec<Slot> {
-        let least_bytes = self.sizes.least(bytes).unwrap_or(u64::MAX);
+    pub(in crate::pool) fn slots_with_idle(&self, request: &Request) -> Vec<Slot> {
+        let least_bytes = self.sizes.least_for(request).unwrap_or(u64::MAX);
         let mut slots = self.slots_by_use(|_, space| space.bytes() - space.used_bytes() >= least_bytes);
         slots.sort_by_cached_key(|slot| self.entry(*slot).space.compacted_bytes(PIECES_MAX) < least_bytes);
         slots
@@ -84,9 +84,11 @@ impl<S> State<S> {
             let sum = |sum: u64, bytes: Option<u64>| sum.checked_add(bytes?);
             slab_bytes = blocks.iter().map(in_pages).try_fold(0, sum)?;
         }
-        let slab_bytes = self.sizes.slab(self.sizes.least(slab_bytes)?);
+        let slab_bytes = self.sizes.slab(self.sizes.least(slab_bytes, 1)?);
         let mut space = (1..=most_bytes).contains(&slab_bytes).then(|| self.sizes.space(slab_bytes))?;
-        let taken = by_size(blocks).into_iter().map(|index| space.alloc_moved(blocks[index].0).map(Extent::bytes));
+        let taken = by_size(blocks)
+            .into_iter()
+            .map(|index| space.alloc_moved(blocks[index].0, blocks[index].1.align_bytes()).map(Extent::bytes));
         let taken_bytes = taken.sum::<Option<u64>>()?;
         (taken_bytes <= self.bytes_to_move(blocks)).then_some(slab_bytes)
     }
@@ -108,7 +110,8 @@ impl<S> State<S> {
         let mut taken_bytes = 0;
         for index in by_size(blocks) {
             let found = slots.iter().find_map(|slot| {
-                let extent = self.space_mut(*slot).alloc_moved(blocks[index].0)?;
+                let (bytes, old) = blocks[index];
+                let extent = self.space_mut(*slot).alloc_moved(bytes, old.align_bytes())?;
                 Some((*slot, extent))
             });
             let Some((slot, extent)) = found else { break };

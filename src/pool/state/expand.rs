@@ -269,6 +269,21 @@ impl<S> State<S> {
         self.spare_leaves(slot, extents, point);
     }
 
+    /// Returns whether there are places for requests where memory can be brought, with spare memory on its way back or without.
+    pub(super) fn has_expansion(&mut self, requests: &[Request], may_return: bool) -> bool {
+        let spare_bytes: u64 = self.entries.iter().flatten().map(|entry| entry.space.spare_bytes()).sum();
+        let leaving_bytes = if may_return { self.leaving_bytes() } else { 0 };
+        let left_bytes = self.left_bytes_after(leaving_bytes);
+        let back_bytes = if may_return { self.left_bytes_after(leaving_bytes + spare_bytes) - left_bytes } else { 0 };
+        match self.expansion(requests, left_bytes, back_bytes, true) {
+            Some(expansion) => {
+                self.put_back(expansion.homes);
+                true
+            }
+            None => false,
+        }
+    }
+
     /// Starts to give as much spare memory back as requests need that have no place within the budget: none if all of it is not
     /// enough. Returns whether it is. Where the backend has denied them memory, as much goes as they lack.
     pub(in crate::pool) fn detach_spare_for(&mut self, requests: &[Request], is_denied: bool, point: Point) -> bool {

@@ -61,7 +61,12 @@ impl<S> State<S> {
             return Err(Denied::Short { more_bytes, short: Short::Turn, may_come_home: false });
         }
         if more_bytes > self.open_bytes(priority) {
-            let refused_by = if more_bytes > self.books.left_bytes() { RefusedBy::Budget } else { RefusedBy::Reserve };
+            let refused_by = match more_bytes {
+                _ if more_bytes <= self.books.left_bytes() => RefusedBy::Reserve,
+                // The arena and free lists have the rest.
+                _ if more_bytes <= self.books.unused_bytes() => RefusedBy::Kept,
+                _ => RefusedBy::Budget,
+            };
             let lack = Lack { index: 0, needed_bytes: more_bytes, refused_by, is_left: false };
             let idle_bytes = self.books.listed_bytes().saturating_add(self.books.retired_bytes());
             let may_come_home = more_bytes - self.open_bytes(priority) <= idle_bytes;

@@ -24,7 +24,7 @@ use std::time::Instant;
 pub(super) use self::expand::Expansion;
 pub(super) use self::in_place::{Denied, First};
 pub(super) use self::next_slab::NextSlab;
-pub(super) use self::place::Short;
+pub(super) use self::place::{Memory, Short, by_size};
 
 pub(super) use self::retire::{Holds, Leaving, Retired};
 pub(super) use self::room::{Room, Terms};

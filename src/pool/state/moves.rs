@@ -3,6 +3,7 @@
 use super::{Home, Retired, State};
 use crate::space::{Extent, Placement};
 use crate::sync::Arc;
+use crate::units::round_down;
 
 /// A block slides if the free run below it is at least this part of it: it is copied in as many pieces.
 pub(super) const PIECES_MAX: u64 = 16;
@@ -18,9 +19,11 @@ impl<S> State<S> {
         if !run.bytes().is_multiple_of(space.page_bytes()) {
             return None;
         }
-        let extent = space.alloc_below(run.offset(), run.bytes()).or_else(|| {
+        let align_bytes = run.align_bytes();
+        let extent = space.alloc_below(run.offset(), run.bytes(), align_bytes).or_else(|| {
             // Where memory comes and goes, there may be as much as the block has, and the lowest hole has none.
             let free_bytes = space.free_bytes_below(run.offset()).min(run.bytes());
+            let free_bytes = round_down(free_bytes, align_bytes);
             let is_enough = free_bytes > 0 && free_bytes >= run.bytes().div_ceil(PIECES_MAX);
             if may_slide && is_enough { space.alloc_at(run.offset() - free_bytes, free_bytes) } else { None }
         })?;
@@ -61,10 +64,12 @@ impl<S> State<S> {
         is_dirty: bool,
     ) {
         let (from, held_bytes, is_marked) = (home.place(), home.extent.bytes(), home.extent.is_marked());
+        let align_bytes = home.extent.align_bytes();
         self.books.unlist(place.extent.bytes());
         let left_slab = std::mem::replace(&mut home.slab, place.slab);
-        // The mark goes with the block: what requests of high priority hold stays what it is, but for roundings.
-        home.extent = to.marked(is_marked);
+        // The mark goes with the block: what requests of high priority hold stays what it is, but for roundings. So does its alignment,
+        // which free pages right below it do not have.
+        home.extent = to.marked(is_marked).aligned(align_bytes);
         if is_marked {
             self.books.take_high(to.bytes());
             self.books.put_back_high(held_bytes);

@@ -16,14 +16,14 @@ impl<S> State<S> {
     /// Returns the next slab in the series, or the request's if that is larger. It is exactly the request's if the caller
     /// wants that, or if the request would take more of a larger one than is open to it. `None` if the budget has no room.
     pub(in crate::pool) fn next_slab(&self, request: &Request, exactly: bool) -> Option<NextSlab> {
-        let least_bytes = self.sizes.least(request.bytes)?;
+        let least_bytes = self.sizes.least_for(request)?;
         let (left_bytes, open_bytes) = (self.left_bytes(), self.open_bytes(request.priority));
         if least_bytes > left_bytes.min(open_bytes) {
             return None;
         }
         let next_bytes = self.sizes.next(self.slab_count(), self.budget_bytes(), left_bytes);
         let next_bytes = self.sizes.slab(next_bytes.max(least_bytes).min(left_bytes));
-        let exactly = exactly || self.sizes.taken(next_bytes, request.bytes) > open_bytes;
+        let exactly = exactly || self.sizes.taken(next_bytes, request) > open_bytes;
         Some(NextSlab { bytes: if exactly { least_bytes } else { next_bytes }, least_bytes, exactly })
     }
 

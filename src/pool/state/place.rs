@@ -45,29 +45,30 @@ pub(in crate::pool) enum Memory {
 
 impl Memory {
     #[inline]
-    fn alloc(self, space: &mut Space, request: &Request, open_bytes: u64) -> Option<Extent> {
+    pub(in crate::pool) fn alloc(self, space: &mut Space, request: &Request, open_bytes: u64) -> Option<Extent> {
         match self {
-            Self::Committed if request.may(Fallback::Grow) => space.alloc(request.bytes),
-            _ => self.alloc_seldom(space, request.bytes, open_bytes),
+            Self::Committed if request.may(Fallback::Grow) => space.alloc_aligned(request.bytes, request.align_bytes),
+            _ => self.alloc_seldom(space, request, open_bytes),
         }
     }
 
     /// At most `open_bytes` bytes, if there is a choice.
     #[cold]
-    fn alloc_seldom(self, space: &mut Space, bytes: u64, open_bytes: u64) -> Option<Extent> {
+    fn alloc_seldom(self, space: &mut Space, request: &Request, open_bytes: u64) -> Option<Extent> {
+        let Request { bytes, align_bytes, .. } = *request;
         match self {
             Self::Committed | Self::Elsewhere => {
-                let own = space.alloc(bytes);
+                let own = space.alloc_aligned(bytes, align_bytes);
                 let open = own.filter(|extent| extent.bytes() <= open_bytes);
                 if open.is_none() {
                     own.into_iter().for_each(|extent| space.release(extent));
                 }
-                open.or_else(|| space.alloc_elsewhere(bytes, open_bytes))
-                    .or_else(|| own.and_then(|_| space.alloc(bytes)))
+                open.or_else(|| space.alloc_elsewhere(bytes, align_bytes, open_bytes))
+                    .or_else(|| own.and_then(|_| space.alloc_aligned(bytes, align_bytes)))
             }
-            Self::Anywhere => space.alloc_anywhere(bytes),
-            Self::High => space.alloc_high(bytes),
-            Self::Cheap(most) => space.alloc_cheap(bytes, Cost { extent_bytes: open_bytes, ..most }),
+            Self::Anywhere => space.alloc_anywhere(bytes, align_bytes),
+            Self::High => space.alloc_high(bytes, align_bytes),
+            Self::Cheap(most) => space.alloc_cheap(bytes, align_bytes, Cost { extent_bytes: open_bytes, ..most }),
         }
     }
 
@@ -76,10 +77,12 @@ impl Memory {
         let within = |most: Cost| Cost { extent_bytes: open_bytes, ..most };
         match self {
             Self::Committed => space.alloc_pages(bytes),
-            Self::Elsewhere => space.alloc_pages(bytes).or_else(|| space.alloc_run_cheap(bytes, within(Cost::NOTHING))),
+            Self::Elsewhere => {
+                space.alloc_pages(bytes).or_else(|| space.alloc_run_cheap(bytes, 1, within(Cost::NOTHING)))
+            }
             Self::Anywhere => space.alloc_pages_anywhere(bytes),
-            Self::High => space.alloc_run_high(bytes),
-            Self::Cheap(most) => space.alloc_run_cheap(bytes, within(most)),
+            Self::High => space.alloc_run_high(bytes, 1),
+            Self::Cheap(most) => space.alloc_run_cheap(bytes, 1, within(most)),
         }
     }
 }
@@ -273,12 +276,16 @@ impl<S> State<S> {
             None
         };
         let found = if self.sizes.policy == SlabPolicy::PerBlock {
-            let slab_bytes = self.sizes.least(bytes).ok_or(None)?;
+            let slab_bytes = self.sizes.least_for(request).ok_or(None)?;
             let suits = |entry: &Entry<S>| entry.slab.bytes == slab_bytes && entry.space.is_empty();
             self.find(|space| memory.alloc(space, request, open_bytes).and_then(|extent| if_open(space, extent)), suits)
         } else {
-            let cached =
-                self.find(|space| space.alloc_cached(bytes).and_then(|extent| if_open(space, extent)), |_| true);
+            let cached = self.find(
+                |space| {
+                    space.alloc_cached_aligned(bytes, request.align_bytes).and_then(|extent| if_open(space, extent))
+                },
+                |_| true,
+            );
             cached.or_else(|| {
                 self.find(
                     |space| memory.alloc(space, request, open_bytes).and_then(|extent| if_open(space, extent)),
@@ -302,7 +309,7 @@ impl<S> State<S> {
     fn place_for_the_pool(&mut self, request: &Request, memory: Memory) -> Option<Home<S>> {
         let open_bytes = self.open_bytes(request.priority);
         let is_per_block = self.sizes.policy == SlabPolicy::PerBlock;
-        let slab_bytes = self.sizes.least(request.bytes)?;
+        let slab_bytes = self.sizes.least_for(request)?;
         let suits = |entry: &Entry<S>| !is_per_block || (entry.slab.bytes == slab_bytes && entry.space.is_empty());
         let alloc = |space: &mut Space| {
             let extent = memory.alloc_pages(space, request.bytes, open_bytes)?;
@@ -357,9 +364,14 @@ impl<S> State<S> {
 }
 
 /// Returns the indices of the requests that are not of zero bytes, largest first.
-fn by_size(requests: &[Request]) -> Vec<usize> {
+pub(in crate::pool) fn by_size(requests: &[Request]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..requests.len()).filter(|index| requests[*index].bytes > 0).collect();
-    order.sort_by_key(|index| std::cmp::Reverse((requests[*index].bytes, requests[*index].priority)));
+    order.sort_by_key(|index| {
+        let Request { bytes, align_bytes, priority, .. } = requests[*index];
+        // A buddy system takes powers of two.
+        let held_bytes = bytes.checked_next_power_of_two().unwrap_or(u64::MAX);
+        std::cmp::Reverse((held_bytes.max(align_bytes), bytes, priority))
+    });
     order
 }
 

@@ -1,6 +1,6 @@
 //! What waits for the device, or to be zeroed: blocks without an owner, and slabs on their way back.
 
-use super::{Entry, Home, Slab, State};
+use super::{Entry, Home, Slab, Slot, State};
 use crate::backend::Point;
 use crate::pool::tables::keep_small;
 use crate::space::Extent;
@@ -152,6 +152,11 @@ impl<S> State<S> {
     /// Of slabs and spare memory that are on their way back, or being given back.
     pub(in crate::pool) fn leaving_bytes(&self) -> u64 {
         self.leaving_sum.bytes() + self.burying.bytes() + self.decommitting.bytes()
+    }
+
+    /// Returns the parts of expanding slabs that leave, whose memory is there until the device is done with it.
+    pub(super) fn leaving_spare(&self) -> impl Iterator<Item = (Slot, Extent)> + '_ {
+        self.leaving.iter().filter_map(|leaving| Some((leaving.slab.slot, leaving.spare?)))
     }
 
     /// Starts to give empty slabs back, and spare memory, as long as more than `bytes` bytes stay reserved: they leave once `point`

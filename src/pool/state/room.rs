@@ -71,9 +71,14 @@ impl Room {
         if self.sizes.policy != SlabPolicy::PerBlock {
             return bytes <= self.largest(terms);
         }
-        let least_bytes = self.sizes.least(bytes);
+        let least_bytes = self.sizes.least(bytes, 1);
         let has_slab = self.of_blocks.iter().any(|slab_bytes| least_bytes == Some(*slab_bytes));
         (has_slab && bytes <= self.in_slabs[terms.priority as usize]) || bytes <= self.in_new_slab(terms)
+    }
+
+    /// Returns whether a slab of its own would serve a request, whose alignment every slab has.
+    fn serves_in_new_slab(&self, request: &Request, terms: Terms) -> bool {
+        request.bytes <= self.in_new_slab(terms)
     }
 
     /// Returns the largest request that a slab of its own would serve.
@@ -91,6 +96,30 @@ impl Room {
 }
 
 impl<S> State<S> {
+    /// Returns whether a request is served on these terms.
+    pub(in crate::pool) fn serves(&mut self, request: &Request, terms: Terms) -> bool {
+        if !request.is_aligned(self.sizes.pages.alignment_bytes) {
+            return self.room().serves(request.bytes, terms);
+        }
+        if request.bytes == 0 {
+            return true;
+        }
+        // The maps do not know of multiples: it is placed for that.
+        let requests = std::slice::from_ref(request);
+        if !self.may_be_served(requests) {
+            return false;
+        }
+        if let Ok(home) = self.place(request, Memory::Elsewhere) {
+            self.put_back([home]);
+            return true;
+        }
+        if self.is_expanding() {
+            terms.may_grow && self.has_expansion(requests, terms.may_return)
+        } else {
+            self.room().serves_in_new_slab(request, terms)
+        }
+    }
+
     /// Returns the room there is now.
     pub(in crate::pool) fn room(&self) -> Room {
         self.room_with(&[])
@@ -116,6 +145,17 @@ impl<S> State<S> {
         // Then empty slabs leave with what comes back.
         let leave = !back.is_empty() && self.gives_back_at_once() && !self.is_expanding();
         let spaces = || all().filter(|space| !leave || !space.is_empty());
+        // Spare memory that leaves is in the way until it has gone.
+        let mut after: Vec<(Slot, Space)> = Vec::new();
+        for (slot, extent) in self.leaving_spare() {
+            let index = after.iter().position(|(other, _)| *other == slot).unwrap_or_else(|| {
+                let found = changed.iter().find(|(other, _)| *other == slot);
+                after.push((slot, found.map_or(&self.entry(slot).space, |(_, space)| space).clone()));
+                after.len() - 1
+            });
+            after[index].1.decommit(extent);
+            after[index].1.release(extent);
+        }
         let left_bytes = self.left_bytes_after(if leave { bytes_of_empty } else { 0 });
         let more_bytes: u64 = back.iter().map(|(_, extent)| extent.bytes()).sum();
         let open_bytes = PRIORITIES.map(|priority| {
@@ -135,6 +175,7 @@ impl<S> State<S> {
                 false => [false, true].map(|may_return| {
                     let leaving_bytes = if may_return { self.leaving_bytes() } else { 0 };
                     let left_bytes = self.left_bytes_after(leaving_bytes);
+                    let after = after.iter().filter(|_| may_return).map(|(_, space)| space);
                     let of_space = |space: &Space| {
                         let spare_bytes = if may_return { space.spare_bytes() } else { 0 };
                         let kept_bytes = self.left_bytes_after(leaving_bytes + spare_bytes) - left_bytes;
@@ -142,7 +183,7 @@ impl<S> State<S> {
                             Cost { extent_bytes: open_bytes[index], missing_bytes: left_bytes, kept_bytes, may_return };
                         space.most_bytes_cheap(most, limit)
                     };
-                    spaces().map(of_space).max().unwrap_or(0)
+                    spaces().chain(after).map(of_space).max().unwrap_or(0)
                 }),
             };
             in_slabs[index] = if is_as_before {
@@ -177,7 +218,7 @@ impl<S> State<S> {
         if self.sizes.policy == SlabPolicy::PerBlock {
             // A block of another size does not get it.
             let whole = spaces.filter(|space| space.is_empty() && space.bytes() <= open_bytes);
-            let served = whole.filter(|space| self.sizes.least(space.bytes().min(limit)) == Some(space.bytes()));
+            let served = whole.filter(|space| self.sizes.least(space.bytes().min(limit), 1) == Some(space.bytes()));
             return served.map(|space| space.bytes().min(limit)).max().unwrap_or(0);
         }
         if let Some(bytes) = spaces.map(|space| space.most_bytes_within(open_bytes, limit)).max() {
@@ -236,7 +277,10 @@ impl<S> State<S> {
         idle: Idle,
     ) -> (RefusedBy, u64) {
         let (terms, least) = (Terms::of(requests), Least::new(&self.sizes, requests));
+        let is_aligned = |request: &Request| request.is_aligned(self.sizes.pages.alignment_bytes);
+        let is_aligned = requests.iter().any(is_aligned);
         let is_there = match requests {
+            [request] if is_aligned => self.serves(request, terms),
             [request] => room.serves(request.bytes, terms),
             _ => is_denied && least.is_left(self.left_bytes(), self.closed_bytes(Priority::Normal)),
         };
@@ -249,7 +293,7 @@ impl<S> State<S> {
             return (late, least.bytes);
         }
         let is_all_open = self.closed_bytes(Priority::Normal) == 0 && self.over_bytes == 0;
-        let (by, needed_bytes) = if requests.len() == 1 && is_all_open {
+        let (by, needed_bytes) = if requests.len() == 1 && is_all_open && !is_aligned {
             (self.lacks(least, terms.may_grow, requests[0].bytes, || idle), least.bytes)
         } else {
             match self.place_all(requests, Memory::Elsewhere) {
@@ -281,7 +325,7 @@ impl<S> State<S> {
             // Granules that are used in part leave no room for the others.
             RefusedBy::Fragmentation
         } else if self.sizes.policy != SlabPolicy::PerBlock
-            && self.sizes.least(lacking_bytes).is_some_and(|bytes| bytes <= idle().most_bytes)
+            && self.sizes.least(lacking_bytes, 1).is_some_and(|bytes| bytes <= idle().most_bytes)
         {
             RefusedBy::Fragmentation
         } else {

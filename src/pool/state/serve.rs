@@ -44,11 +44,14 @@ pub(super) struct Pass {
     after: [Option<Ticket>; PRIORITIES.len()],
     /// By priority: no waiter that needs more can be served.
     most_bytes: [u64; PRIORITIES.len()],
+    /// Requests that were refused for want of a multiple: none of as many bytes, at as large a one, can be served, unless its priority is
+    /// higher.
+    refused: Vec<(u64, u64, Priority)>,
 }
 
 impl Pass {
     fn new(need: Need) -> Self {
-        Self { need, after: [None; PRIORITIES.len()], most_bytes: [u64::MAX; PRIORITIES.len()] }
+        Self { need, after: [None; PRIORITIES.len()], most_bytes: [u64::MAX; PRIORITIES.len()], refused: Vec::new() }
     }
 
     fn bound(&mut self, priority: Priority, most_bytes: u64) {
@@ -58,6 +61,14 @@ impl Pass {
 
     fn refuse<S>(&mut self, ticket: Ticket, seat: &Seat<S>) {
         self.after[seat.priority() as usize] = Some(ticket);
+    }
+
+    /// Whether the waiter needs no less than one that was refused for want of a multiple.
+    fn is_refused<S>(&self, seat: &Seat<S>) -> bool {
+        let [Request { bytes, align_bytes, priority, .. }] = seat.requests() else { return false };
+        self.refused.iter().any(|(least_bytes, least_align, most_priority)| {
+            bytes >= least_bytes && align_bytes >= least_align && priority <= most_priority
+        })
     }
 }
 
@@ -171,6 +182,10 @@ impl<S> State<S> {
         while let Some(ticket) = self.turn(&pass)
             && let Some(seat) = self.line.get(ticket).cloned()
         {
+            if pass.is_refused(&seat) {
+                pass.refuse(ticket, &seat);
+                continue;
+            }
             if let Ok(homes) = self.take_batch(seat.requests(), Memory::Elsewhere) {
                 self.line.serve(ticket);
                 self.books.totals().allocations_waited += homes.len() as u64;
@@ -180,9 +195,11 @@ impl<S> State<S> {
                 continue;
             }
             pass.refuse(ticket, &seat);
-            if let [request] = seat.requests()
-                && self.sizes.policy != SlabPolicy::PerBlock
-            {
+            let [request] = seat.requests() else { continue };
+            if request.is_aligned(self.sizes.pages.alignment_bytes) {
+                // There may be room for a larger one that can begin anywhere.
+                pass.refused.push((request.bytes, request.align_bytes, request.priority));
+            } else if self.sizes.policy != SlabPolicy::PerBlock {
                 let no_higher = PRIORITIES.into_iter().filter(|priority| *priority <= request.priority);
                 no_higher.for_each(|priority| pass.bound(priority, request.bytes - 1));
             }

@@ -119,7 +119,7 @@ impl Case {
 
     fn limits(&self) -> Limits {
         let any = Limit { bytes: 1 << 40, name: "any" };
-        Limits { alignment_bytes: 64, granule_bytes: 1, slab: any, block: any }
+        Limits { alignment_bytes: 64, alignment_bytes_max: 64, granule_bytes: 1, slab: any, block: any }
     }
 
     fn bytes(&self, rng: &mut ChaCha8Rng) -> u64 {

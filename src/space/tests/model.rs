@@ -54,7 +54,16 @@ impl Model {
     }
 
     pub(super) fn alloc(&mut self, bytes: u64) -> Option<(u64, u64)> {
-        let Some(piece) = self.piece_bytes(bytes) else { return self.alloc_run(bytes) };
+        self.alloc_aligned(bytes, 1)
+    }
+
+    /// A piece begins at a multiple of its bytes.
+    pub(super) fn alloc_aligned(&mut self, bytes: u64, align_bytes: u64) -> Option<(u64, u64)> {
+        if align_bytes > self.page_bytes {
+            let align = (align_bytes / self.page_bytes).min((self.free_pages.len() as u64).next_power_of_two());
+            return self.alloc_run_aligned(bytes, align);
+        }
+        let Some(piece) = self.piece_bytes(bytes.max(align_bytes)) else { return self.alloc_run(bytes) };
         let best = self.pieces.values().filter(|&&(size, idle)| idle && size >= piece).map(|&(size, _)| size).min();
         let (slot, offset, mut size) = match best {
             Some(size) => {
@@ -92,6 +101,34 @@ impl Model {
             false => self.take_sparing(pages, bytes),
             true => self.take_run(pages.next_power_of_two(), pages.next_power_of_two(), bytes),
         }
+    }
+
+    fn alloc_run_aligned(&mut self, bytes: u64, align: u64) -> Option<(u64, u64)> {
+        let pages = bytes.div_ceil(self.page_bytes);
+        if pages > self.free_pages.len() as u64 {
+            return None;
+        }
+        if self.power_of_two {
+            return self.take_run(pages.next_power_of_two(), align.max(pages.next_power_of_two()), bytes);
+        }
+        let (count, align, is_small) = (pages as usize, align as usize, 20 * pages <= self.largest);
+        let all = self.free_pages.len();
+        let end = if self.range(all - count, count).1 < bytes { all - 1 } else { all };
+        let starts = |&(low, high): &(usize, usize)| {
+            let high = high.min(end);
+            (low.next_multiple_of(align)..high).step_by(align).filter(move |start| start + count <= high)
+        };
+        let place = |run: &(usize, usize)| if is_small { starts(run).next_back() } else { starts(run).next() };
+        let mut runs: Vec<(usize, usize)> =
+            self.free_runs().into_iter().filter(|(start, end)| end - start >= count).collect();
+        if is_small {
+            runs.reverse();
+        }
+        let long = runs.iter().find(|(start, end)| end - start >= count + align - 1);
+        let lowest = runs.iter().flat_map(starts).min();
+        let start = runs.iter().take(4).find_map(place).or_else(|| long.and_then(place)).or(lowest)?;
+        self.largest = self.largest.max(pages);
+        self.take_pages(start, count)
     }
 
     /// The number of the cut run that is to be: the lowest of a classic buddy; else the last of one of the four highest free runs
@@ -139,9 +176,9 @@ impl Model {
         self.take_pages((offset / self.page_bytes) as usize, bytes.div_ceil(self.page_bytes) as usize)
     }
 
-    pub(super) fn alloc_below(&mut self, below: u64, bytes: u64) -> Option<(u64, u64)> {
+    pub(super) fn alloc_below(&mut self, below: u64, bytes: u64, align_bytes: u64) -> Option<(u64, u64)> {
         let pages = bytes.div_ceil(self.page_bytes);
-        let align = if self.power_of_two { pages.next_power_of_two() } else { 1 };
+        let align = (align_bytes / self.page_bytes).max(if self.power_of_two { pages.next_power_of_two() } else { 1 });
         let ends = |start: &u64| (start + pages) * self.page_bytes <= below;
         let mut starts = (0..self.free_pages.len() as u64).step_by(align as usize).take_while(ends);
         let start = starts.find(|&start| self.are_free(start as usize, pages as usize))?;

@@ -35,6 +35,12 @@ fn visit_every_state(shape: (u64, u64, u64, u64), placement: Placement) -> usize
             held.extend(extent);
             visit(model, space, held);
         }
+        for (size, align_bytes) in sizes.iter().flat_map(|size| [2, 4].map(|pages| (*size, pages * page_bytes))) {
+            let (mut model, mut space) = (model.clone(), space.clone());
+            let extent = space.alloc_aligned(size, align_bytes);
+            assert_eq!(model.alloc_aligned(size, align_bytes), extent.map(plain), "{size} bytes at {align_bytes}");
+            model.compare(&space);
+        }
         check_most_within(&space, &sizes);
         for index in 0..held.len() {
             let (mut model, mut space, mut held) = (model.clone(), space.clone(), held.clone());
@@ -88,9 +94,16 @@ fn run_program(random: &mut impl RngExt, shape: (u64, u64, u64, u64), placement:
         let size = (largest.powf(random.random_range(0.0..1.0)) as u64).clamp(1, bytes);
         let draining = event % 200 > 140;
         match random.random_range(0..20) {
-            0..=10 if !draining => {
+            0..=8 if !draining => {
                 let extent = space.alloc(size);
                 assert_eq!(model.alloc(size), extent.map(plain), "{size} bytes");
+                held.extend(extent);
+            }
+            9..=10 if !draining => {
+                let align_bytes = random_alignment(random, bytes);
+                let extent = space.alloc_aligned(size, align_bytes);
+                assert_eq!(model.alloc_aligned(size, align_bytes), extent.map(plain), "{size} bytes at {align_bytes}");
+                assert!(extent.is_none_or(|extent| extent.offset().is_multiple_of(align_bytes)));
                 held.extend(extent);
             }
             11..=12 if !draining => {
@@ -108,8 +121,10 @@ fn run_program(random: &mut impl RngExt, shape: (u64, u64, u64, u64), placement:
             15 if !draining => {
                 let below = random.random_range(0..=bytes / page_bytes) * page_bytes;
                 assert_eq!(model.free_bytes_below(below), space.free_bytes_below(below), "free below {below}");
-                let extent = space.alloc_below(below, size);
-                assert_eq!(model.alloc_below(below, size), extent.map(plain), "{size} bytes below {below}");
+                let align_bytes = if random.random() { 1 } else { random_alignment(random, bytes) };
+                let extent = space.alloc_below(below, size, align_bytes);
+                let expected = model.alloc_below(below, size, align_bytes);
+                assert_eq!(expected, extent.map(plain), "{size} bytes at {align_bytes} below {below}");
                 held.extend(extent);
             }
             16 if !held.is_empty() => slide(random, &mut model, &mut space, &mut held),
@@ -133,6 +148,11 @@ fn run_program(random: &mut impl RngExt, shape: (u64, u64, u64, u64), placement:
     assert_eq!(space.free_runs().collect::<Vec<_>>(), vec![0..bytes]);
 }
 
+/// A power of two, up to twice the slab.
+fn random_alignment(random: &mut impl RngExt, bytes: u64) -> u64 {
+    1 << random.random_range(0..=bytes.ilog2() + 1)
+}
+
 /// A held run moves down onto the free pages below it, as far as they go or a part of the way.
 fn slide(random: &mut impl RngExt, model: &mut Model, space: &mut Space, held: &mut [Extent]) {
     let index = random.random_range(0..held.len());
@@ -142,9 +162,13 @@ fn slide(random: &mut impl RngExt, model: &mut Model, space: &mut Space, held: &
         return;
     }
     let hole_bytes = random.random_range(1..=pages) * space.page_bytes();
+    let hole_bytes = hole_bytes - hole_bytes % run.align_bytes();
+    if hole_bytes == 0 {
+        return;
+    }
     let below = space.alloc_at(run.offset() - hole_bytes, hole_bytes).expect("the pages are free");
     let (moved, left) = run.slid_onto(below);
-    assert_eq!((moved.offset(), moved.bytes()), (below.offset(), run.bytes()));
+    assert_eq!((moved.offset(), moved.bytes(), moved.align_bytes()), (below.offset(), run.bytes(), run.align_bytes()));
     assert_eq!((left.offset() + left.bytes(), left.bytes()), (run.offset() + run.bytes(), hole_bytes));
     space.release(left);
     model.release(run.offset(), run.bytes());

@@ -50,6 +50,7 @@ const TRAIN_MLP: &[Row] = &[
     ),
     ("--touch", SWITCH),
     ("--lock", SWITCH),
+    ("--huge-pages", SWITCH),
     (
         "--hidden",
         &[

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tensorpool::backend::{CopyDst, CopySrc, Span};
+use tensorpool::backend::{CopyDst, CopySrc, PageOptions, Span};
 use tensorpool::{Backend, Error, ErrorKind, Limits, Result};
 
 #[derive(Clone, Debug)]
@@ -90,7 +90,7 @@ impl Backend for Meter {
         Some(GRANULE_BYTES)
     }
 
-    fn reserve_slab(&self, bytes: u64) -> Result<MeterSlab> {
+    fn reserve_slab(&self, bytes: u64, _: PageOptions) -> Result<MeterSlab> {
         assert!(bytes > 0 && bytes <= self.limits.slab.bytes, "{bytes}");
         let granules = Some(Mutex::new(vec![false; bytes.div_ceil(GRANULE_BYTES) as usize]));
         Ok(MeterSlab { bytes, granules, reserved: Arc::clone(&self.reserved) })

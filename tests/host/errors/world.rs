@@ -43,6 +43,7 @@ impl Setup {
         };
         let limits = Limits {
             alignment_bytes,
+            alignment_bytes_max: alignment_bytes,
             granule_bytes,
             slab: limit(rng, "slab limit of the test"),
             block: limit(rng, "block limit of the test"),

@@ -14,7 +14,13 @@ use crate::workload::Workload;
 
 fn open_pool(budget_bytes: u64, placement: Placement, slabs: SlabPolicy) -> Option<Pool<Virtual>> {
     let any = Limit { bytes: u64::MAX, name: "2^64" };
-    let limits = Limits { alignment_bytes: UNIT_BYTES, granule_bytes: 4, slab: any, block: any };
+    let limits = Limits {
+        alignment_bytes: UNIT_BYTES,
+        alignment_bytes_max: UNIT_BYTES,
+        granule_bytes: 4,
+        slab: any,
+        block: any,
+    };
     let config = Config::new(budget_bytes).placement(placement).slabs(slabs);
     Pool::with_backend(Virtual::new(limits), &config).ok()
 }
