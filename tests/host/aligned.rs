@@ -395,22 +395,10 @@ fn beside_planned_steps_they_are_served_from_the_slabs() {
 #[cfg(target_os = "linux")]
 mod huge_pages {
     use super::*;
+    use crate::resident::bytes_of_mapping;
 
-    /// Bytes in huge pages, of the mapping that an address is in.
     fn huge_bytes(address: u64) -> u64 {
-        let text = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let mut is_inside = false;
-        for line in text.lines() {
-            let first = line.split_whitespace().next().unwrap_or_default();
-            if let Some((start, end)) = first.split_once('-')
-                && let (Ok(start), Ok(end)) = (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16))
-            {
-                is_inside = (start..end).contains(&address);
-            } else if is_inside && first == "AnonHugePages:" {
-                return line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * KIB;
-            }
-        }
-        panic!("no mapping has the address {address:#x}");
+        bytes_of_mapping(address as usize, "AnonHugePages:")
     }
 
     /// As far as the system has any, for all policies; and what is committed is whole huge pages.

@@ -7,8 +7,8 @@ use tensorpool::{Block, Config, Host, Pool, Request};
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
-/// Bytes of the mapping that an address is in which the system has in memory.
-fn resident_bytes(address: usize) -> u64 {
+/// What the system tells of the mapping that an address is in, such as `Rss:`, in bytes.
+pub fn bytes_of_mapping(address: usize, field: &str) -> u64 {
     let text = std::fs::read_to_string("/proc/self/smaps").unwrap();
     let mut is_inside = false;
     for line in text.lines() {
@@ -17,12 +17,16 @@ fn resident_bytes(address: usize) -> u64 {
             && let (Ok(start), Ok(end)) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16))
         {
             is_inside = (start..end).contains(&address);
-        } else if is_inside && first == "Rss:" {
+        } else if is_inside && first == field {
             let kib = line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
             return kib * KIB;
         }
     }
     panic!("no mapping has the address {address:#x}");
+}
+
+fn resident_bytes(address: usize) -> u64 {
+    bytes_of_mapping(address, "Rss:")
 }
 
 fn address_of(block: &Block<Host>) -> usize {
