@@ -51,8 +51,8 @@ pub struct Limits {
     /// Every slab starts at a multiple of this, and so does every block inside it. A power of two; also the size of the
     /// smallest piece.
     pub alignment_bytes: u64,
-    /// The largest alignment that a [request](crate::Request::align) can have: every slab starts at a multiple of this too. A power of
-    /// two.
+    /// The largest alignment that a [request](crate::Request::align) can have: every slab starts at a multiple of this too,
+    /// unless no program can see where a slab starts. A power of two.
     pub alignment_bytes_max: u64,
     /// A slab's size is a multiple of this. A power of two, at most `alignment_bytes`.
     pub granule_bytes: u64,

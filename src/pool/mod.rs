@@ -207,9 +207,9 @@ impl<B: Backend> Pool<B> {
     /// # Errors
     /// [`ErrorKind::Invalid`] for a budget that does not parse, a [percentage](Budget) of memory whose size is not known, staging
     /// or a reserve larger than the budget, [pages](Config::page_bytes) of a size out of range, [`touch`](Config::touch),
-    /// [`lock`](Config::lock) or [`huge_pages`](Config::huge_pages) on a backend that does not do that, or a backend whose limits or staging break its contract;
-    /// [`ErrorKind::OutOfMemory`] for a budget that is to be touched and is more than the machine has; what the backend reports when it refuses the staging, or the slabs of [`SlabPolicy::Single`].
-    /// Then nothing stays reserved.
+    /// [`lock`](Config::lock) or [`huge_pages`](Config::huge_pages) on a backend that does not do that, or a backend whose limits or
+    /// staging break its contract; [`ErrorKind::OutOfMemory`] for a budget that is to be touched and is more than the machine has; what
+    /// the backend reports when it refuses the staging, or the slabs of [`SlabPolicy::Single`]. Then nothing stays reserved.
     pub fn with_backend(backend: B, config: &Config) -> Result<Self> {
         let budget_bytes = config.budget().bytes(&backend)?;
         budget::check(config.budget(), budget_bytes, 0, &backend, config.pages().touch)?;

@@ -122,7 +122,8 @@ impl<B: Backend> Pool<B> {
     /// Then nothing has changed.
     /// - [`ErrorKind::Invalid`] for a budget that does not parse, or is less than staging and the reserve together (of an expanding slab
     ///   once it is rounded to granules), for a percentage of memory whose size is not known, for more than an expanding slab has
-    ///   addresses, for a budget with which the chosen [pages](crate::Config::page_bytes) would be out of range, and inside [`Backend::create_slab`] or [`Backend::commit`] of this pool;
+    ///   addresses, for a budget with which the chosen [pages](crate::Config::page_bytes) would be out of range, and inside
+    ///   [`Backend::create_slab`] or [`Backend::commit`] of this pool;
     /// - [`ErrorKind::OutOfMemory`] in a pool that [touches](crate::Config::touch) its slabs, if the machine has not what is still to be
     ///   reserved;
     /// - [`ErrorKind::Closed`]; what else the backend reports, such as [`ErrorKind::DeviceLost`].

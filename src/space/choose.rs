@@ -69,8 +69,8 @@ impl RunTree {
         Some((hole, start))
     }
 
-    /// Takes pages as [`take_sparing`](Self::take_sparing) does, at a multiple of `align` pages, a power of two: at the near end of one of the four
-    /// nearest holes, of the nearest hole that is long enough wherever it begins, or at the lowest place of all.
+    /// Takes pages as [`take_sparing`](Self::take_sparing) does, at a multiple of `align` pages, a power of two: at the near end of one
+    /// of the four nearest holes, of the nearest hole that is long enough wherever it begins, or at the lowest place of all.
     ///
     /// # Panics
     ///

@@ -232,8 +232,8 @@ impl Space {
         Some(self.hold_piece(piece, class).aligned(align_bytes))
     }
 
-    /// Returns the class of a request that gets a piece. A piece begins at a multiple of its bytes. So a small alignment is that of a piece of as
-    /// many bytes; a large one would waste most of such a piece.
+    /// Returns the class of a request that gets a piece. A piece begins at a multiple of its bytes. So a small alignment is that of a
+    /// piece of as many bytes; a large one would waste most of such a piece.
     #[inline]
     fn class_for(&self, bytes: u64, align_bytes: u64) -> Option<u32> {
         if align_bytes <= self.page_bytes() { self.carving.class_of(bytes.max(align_bytes)) } else { None }

@@ -135,7 +135,7 @@ mod unix {
         }
     }
 
-    /// Unmaps whole pages of a mapping that is nobody else's.
+    /// Unmaps whole pages that this module has mapped, and no other mapping has.
     fn unmap(address: *mut u8, bytes: usize) -> Result<()> {
         if bytes == 0 {
             return Ok(());
