@@ -18,12 +18,10 @@ pub(crate) use std::thread::ThreadId;
 
 #[cfg(loom)]
 pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard, atomic::*};
-#[cfg(all(feature = "gpu", not(loom)))]
-pub(crate) use std::sync::atomic::AtomicU64;
 #[cfg(not(loom))]
 pub(crate) use std::sync::{
     Condvar, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicU8, AtomicUsize},
+    atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize},
 };
 
 /// Locks, whether or not a thread has panicked with the lock held.

@@ -48,7 +48,13 @@ impl<B: Backend> Shared<B> {
         let is_plain = request.align_bytes.is_power_of_two() && request.align_bytes <= self.limits.alignment_bytes;
         if is_plain && let Some(class) = self.classes.of(request.bytes) {
             self.backend.check()?;
-            if let Some(place) = self.shards.take(class, request.bytes, |tally| self.fill(request, tally)) {
+            let fill = |tally| self.fill(request, tally);
+            if let Some(place) = self.shards.take(class, request.bytes, self.run_sizes, fill) {
+                return Block::new(place, request);
+            }
+        } else if is_plain && self.shards.lists_runs() {
+            self.backend.check()?;
+            if let Some(place) = self.shards.take_run(request.bytes, self.run_sizes) {
                 return Block::new(place, request);
             }
         }
@@ -75,7 +81,7 @@ impl<B: Backend> Shared<B> {
         if self.shards.signs.has_arena() {
             self.fold_planned();
         }
-        let at_once = {
+        let (at_once, is_scarce) = {
             let mut state = self.state();
             state.fold(tally);
             checked?;
@@ -84,8 +90,11 @@ impl<B: Backend> Shared<B> {
                 drop(state);
                 return Ok(Block::empty(self, request));
             }
-            state.take(request)
+            (state.take(request), state.look_at_room())
         };
+        if is_scarce {
+            self.empty_run_lists();
+        }
         let home = match at_once {
             Some(home) => home,
             None => self.take_again(request).map_or_else(|| self.obtain(request), Ok)?,
@@ -101,7 +110,8 @@ impl<B: Backend> Shared<B> {
             return None;
         }
         let class = self.classes.of(request.bytes).filter(|_| !request.is_aligned(self.limits.alignment_bytes));
-        let listed = class.and_then(|class| self.shards.take(class, request.bytes, |tally| self.fill(request, tally)));
+        let fill = |tally| self.fill(request, tally);
+        let listed = class.and_then(|class| self.shards.take(class, request.bytes, self.run_sizes, fill));
         listed.map(|place| place.home).or_else(|| self.state().take(request))
     }
 
@@ -197,6 +207,11 @@ impl<B: Backend> Shared<B> {
             if let Ok(homes) = state.take_all(requests) {
                 return Ok(Ok(homes));
             }
+        }
+        if self.give_back_runs()
+            && let Ok(homes) = self.state().take_all(requests)
+        {
+            return Ok(Ok(homes));
         }
         if self.reserve_again()
             && let Ok(homes) = self.state().take_all(requests)
@@ -399,6 +414,26 @@ impl<B: Backend> Shared<B> {
             self.shards.drain(shard, |places, tally| self.take_home(places, tally));
         }
         self.serve();
+    }
+
+    /// Takes all free runs home that lie in lists, and keeps runs out of these until memory is ample again. Returns whether there
+    /// may have been any.
+    #[cold]
+    fn give_back_runs(&self) -> bool {
+        let lists_runs = self.shards.lists_runs();
+        if lists_runs {
+            self.state().memory_is_scarce();
+            self.empty_run_lists();
+        }
+        lists_runs
+    }
+
+    /// Takes all free runs home that lie in lists.
+    #[cold]
+    pub(super) fn empty_run_lists(&self) {
+        for shard in 0..self.shards.count() {
+            self.shards.drain_runs(shard, |places, tally| self.take_home(places, tally));
+        }
     }
 
     /// What was in a list goes back to its space. The line is not served: while somebody is in it there are no lists, and

@@ -272,6 +272,17 @@ impl<B: Backend> Block<B> {
                 Ok(()) => return,
                 Err(refused) => place = refused,
             }
+        } else if place.shared.shards.lists_runs()
+            && !is_dirty
+            && self.holds.get().is_none()
+            && !place.home.extent.is_piece()
+            && place.home.extent.align_bytes() == 1
+        {
+            let shards = place.shared.shards;
+            match shards.give_run(place, self.span.bytes(), spill) {
+                Ok(()) => return,
+                Err(refused) => place = refused,
+            }
         }
         self.give_to_space(place, is_dirty);
     }
@@ -322,6 +333,7 @@ impl<B: Backend> Block<B> {
             let mut state = shared.state();
             state.fold(tally);
             state.give(home, bytes, holds, is_dirty);
+            state.look_at_room();
             let gives_back = state.gives_back_at_once();
             if gives_back {
                 shared.detach_around(place, &mut state);

@@ -7,6 +7,10 @@
 use super::Stats;
 use super::shards::Tally;
 
+/// A pool is steady that has served as many requests without a new peak as before it, and these more; at most so many.
+const STEADY_LEAST: u64 = if cfg!(loom) { 1 } else { 256 };
+const STEADY_MOST: u64 = 4096;
+
 /// A sum of bytes that parts are added to and taken from.
 ///
 /// Taking more than is in it is a defect of this crate, which wrapping arithmetic would turn into nearly 2^64 bytes of
@@ -63,6 +67,8 @@ pub(super) struct Books {
     high: Sum,
     /// The budget without staging.
     open_bytes: u64,
+    /// Allocations when a peak of what is used or reserved last grew.
+    grown_at: u64,
     /// Counts and peaks, staging and the budget.
     totals: Stats,
 }
@@ -82,15 +88,15 @@ impl Books {
         };
         let (out, retired, high) = (Sum::default(), Sum::default(), Sum::default());
         let open_bytes = budget_bytes.saturating_sub(staging_bytes);
-        Self { out, listed_bytes: 0, live_bytes: 0, blocks: 0, retired, high, open_bytes, totals }
+        Self { out, listed_bytes: 0, live_bytes: 0, blocks: 0, retired, high, open_bytes, grown_at: 0, totals }
     }
 
     /// Enters what a shard has to tell.
     pub(super) fn fold(&mut self, tally: Tally) {
         let out_bytes = self.out.bytes();
         let used_most = out_bytes as i64 - self.listed_bytes - tally.cached_bytes_least;
+        self.used_most(positive(used_most).min(out_bytes));
         let totals = &mut self.totals;
-        totals.used_peak_bytes = totals.used_peak_bytes.max(positive(used_most).min(out_bytes));
         totals.live_peak_bytes = totals.live_peak_bytes.max(positive(self.live_bytes + tally.live_bytes_most));
         totals.allocations += tally.allocations;
         totals.allocations_from_lists += tally.allocations - tally.allocations_planned;
@@ -98,6 +104,34 @@ impl Books {
         self.live_bytes += tally.live_bytes;
         self.listed_bytes += tally.cached_bytes;
         self.blocks += tally.allocations as i64 - tally.frees as i64;
+    }
+
+    /// Returns whether no peak has grown for as long as it took to come there. A long run need not wait as long again.
+    #[inline]
+    pub(super) fn is_steady(&self) -> bool {
+        self.totals.allocations.saturating_sub(self.grown_at) >= (self.grown_at + STEADY_LEAST).min(STEADY_MOST)
+    }
+
+    /// The pool is not steady, as if a peak had grown.
+    pub(super) fn disturb(&mut self) {
+        self.grown_at = self.totals.allocations;
+    }
+
+    /// Returns what the free runs of a shard may come to: an eighth of what was never used. 0 where that is less than 3/8 of the budget,
+    /// or less than a quarter is left now, or 3/8 if there are `none` yet.
+    #[inline]
+    pub(super) fn spare_for_lists(&self, are_some: bool) -> u64 {
+        let left_least = if are_some { self.open_bytes / 4 } else { self.open_bytes / 8 * 3 };
+        let never_used_bytes = self.open_bytes.saturating_sub(self.totals.used_peak_bytes);
+        let is_ample = never_used_bytes >= self.open_bytes / 8 * 3 && self.left_bytes() >= left_least;
+        if is_ample { never_used_bytes / 8 } else { 0 }
+    }
+
+    fn used_most(&mut self, used_bytes: u64) {
+        if used_bytes > self.totals.used_peak_bytes {
+            self.totals.used_peak_bytes = used_bytes;
+            self.disturb();
+        }
     }
 
     /// An extent has left its space.
@@ -140,7 +174,7 @@ impl Books {
         self.blocks += blocks as i64;
         self.live_bytes += bytes as i64;
         self.totals.allocations += blocks as u64;
-        self.totals.used_peak_bytes = self.totals.used_peak_bytes.max(self.used_bytes());
+        self.used_most(self.used_bytes());
         self.totals.live_peak_bytes = self.totals.live_peak_bytes.max(positive(self.live_bytes));
     }
 
@@ -148,7 +182,7 @@ impl Books {
     pub(super) fn grew(&mut self, bytes: u64) {
         self.totals.resizes += 1;
         self.live_bytes += bytes as i64;
-        self.totals.used_peak_bytes = self.totals.used_peak_bytes.max(self.used_bytes());
+        self.used_most(self.used_bytes());
         self.totals.live_peak_bytes = self.totals.live_peak_bytes.max(positive(self.live_bytes));
     }
 
@@ -160,7 +194,7 @@ impl Books {
 
     /// A block has moved, perhaps to larger pages.
     pub(super) fn moved(&mut self) {
-        self.totals.used_peak_bytes = self.totals.used_peak_bytes.max(self.used_bytes());
+        self.used_most(self.used_bytes());
     }
 
     /// As [`granted`](Self::granted), undone before anybody saw it: only the peaks remember.
@@ -189,7 +223,10 @@ impl Books {
     /// So many bytes more are reserved than before.
     pub(super) fn reserved(&mut self, more_bytes: u64, reserved_bytes: u64) {
         self.totals.reserved_total_bytes = self.totals.reserved_total_bytes.saturating_add(more_bytes);
-        self.totals.reserved_peak_bytes = self.totals.reserved_peak_bytes.max(reserved_bytes);
+        if reserved_bytes > self.totals.reserved_peak_bytes {
+            self.totals.reserved_peak_bytes = reserved_bytes;
+            self.disturb();
+        }
     }
 
     pub(super) fn used_bytes(&self) -> u64 {

@@ -50,7 +50,7 @@ use self::labels::{Label, Labels};
 pub use self::planned::{Deviation, PlanReport, PlannedSteps};
 #[cfg_attr(not(feature = "trace"), allow(unused_imports, reason = "only traces are made of records"))]
 pub(crate) use self::record::{PoolEvent, Room, Sink};
-use self::shards::{Classes, Shards};
+use self::shards::{Classes, RunSizes, Shards};
 use self::sizes::SlabSizes;
 use self::state::{Opening, Slab, State, StateOf};
 pub use self::stats::Stats;
@@ -84,6 +84,7 @@ pub(crate) struct Shared<B: Backend> {
     state: Mutex<StateOf<B>>,
     shards: &'static Shards<B>,
     classes: Classes,
+    run_sizes: RunSizes,
     backend: B,
     limits: Limits,
     staging_bytes: u64,
@@ -240,6 +241,7 @@ impl<B: Backend> Pool<B> {
             reserve_bytes,
             sizes,
             direct: &shards.direct,
+            runs_bytes_most: &shards.runs_bytes_most,
             signs: &shards.signs,
             has_free_lists: config.has_free_lists(),
         });
@@ -247,6 +249,7 @@ impl<B: Backend> Pool<B> {
         let shared = Arc::new(Shared {
             shards,
             classes: Classes::new(limits.alignment_bytes, most_bytes),
+            run_sizes: RunSizes::new(sizes.pages_around(budget_bytes - staging_bytes), most_bytes),
             backend,
             limits,
             staging_bytes,

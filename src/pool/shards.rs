@@ -18,15 +18,18 @@
 //! end ([`Front`](super::Front) sees to it); and the shards are never freed, but used again by a later pool, so that a block
 //! can give itself to a list that it reaches by a plain reference.
 
+mod runs;
+
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use self::runs::Runs;
 use super::Shared;
 use super::planned::{Planner, Signs};
 use super::state::Home;
 use crate::backend::Backend;
-use crate::sync::{Arc, AtomicBool, Latch, LatchGuard, Ordering, home, set_home, yield_now};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Latch, LatchGuard, Ordering, home, set_home, yield_now};
 
 /// As many shards as CPUs, but no more than this.
 const SHARDS_MAX: usize = if cfg!(loom) { 2 } else { 64 };
@@ -83,6 +86,7 @@ pub(super) struct PoolHome<B: Backend> {
 
 struct Lists<B: Backend> {
     of_class: [Vec<PoolHome<B>>; CLASSES],
+    runs: Runs<B>,
     tally: Tally,
 }
 
@@ -94,8 +98,33 @@ pub(super) struct Shards<B: Backend> {
     shards: Box<[Shard<B>]>,
     /// Nothing is put into a list. Changed with the pool's lock held.
     pub(super) direct: AtomicBool,
+    /// Free runs have at most so many bytes in each shard; 0 while memory is not ample. Changed with the pool's lock held.
+    pub(super) runs_bytes_most: AtomicU64,
     pub(super) signs: Signs,
     planner: Latch<Planner<B>>,
+}
+
+/// What runs hold that serve a request.
+#[derive(Clone, Copy)]
+pub(super) struct RunSizes {
+    /// Bytes of a page in the largest slabs, and in the smallest.
+    page_bytes: [u64; 2],
+    most_bytes: u64,
+}
+
+impl RunSizes {
+    /// No request for more than `most_bytes` is served.
+    pub(super) fn new(page_bytes: [u64; 2], most_bytes: u64) -> Self {
+        Self { page_bytes, most_bytes }
+    }
+
+    /// Returns the bytes of exact runs for so many bytes, in the largest slabs and in the smallest. 0 is no size of a run.
+    #[inline(always)]
+    fn of(self, bytes: u64) -> [u64; 2] {
+        // A request within the limit is far from where rounding up would overflow.
+        let bytes = if bytes <= self.most_bytes { bytes } else { 0 };
+        self.page_bytes.map(|page_bytes| (bytes + (page_bytes - 1)) & !(page_bytes - 1))
+    }
 }
 
 /// Which requests have lists.
@@ -132,10 +161,12 @@ impl<B: Backend> Shards<B> {
         let mut unused = UNUSED.lock().unwrap_or_else(PoisonError::into_inner);
         let used_before = unused.get_or_insert_default().get_mut(&TypeId::of::<B>()).and_then(Vec::pop);
         used_before.and_then(|shards| shards.downcast_ref()).unwrap_or_else(|| {
-            let lists = || Lists { of_class: std::array::from_fn(|_| Vec::new()), tally: Tally::default() };
+            let lists =
+                || Lists { of_class: std::array::from_fn(|_| Vec::new()), runs: Runs::new(), tally: Tally::default() };
             let shards = (0..shard_count()).map(|_| Shard(Latch::new(lists()))).collect();
             let planner = Latch::new(Planner::new());
-            Box::leak(Box::new(Self { shards, direct: AtomicBool::new(true), signs: Signs::new(), planner }))
+            let (direct, runs_bytes_most) = (AtomicBool::new(true), AtomicU64::new(0));
+            Box::leak(Box::new(Self { shards, direct, runs_bytes_most, signs: Signs::new(), planner }))
         })
     }
 
@@ -164,9 +195,9 @@ impl<B: Backend> Shards<B> {
         let of_shard = |index| {
             let lists = self.any(index, index + 1).1;
             let places: usize = lists.of_class.iter().map(Vec::capacity).sum();
-            size_of::<Shard<B>>() + places * size_of::<PoolHome<B>>()
+            (size_of::<Shard<B>>() + places * size_of::<PoolHome<B>>()) as u64 + lists.runs.metadata_bytes()
         };
-        (0..self.count()).map(of_shard).sum::<usize>() as u64 + self.planner().metadata_bytes()
+        (0..self.count()).map(of_shard).sum::<u64>() + self.planner().metadata_bytes()
     }
 
     /// What serves planned steps. Nobody has it for longer than a few instructions.
@@ -186,13 +217,15 @@ impl<B: Backend> Shards<B> {
         }
     }
 
-    /// A block from this thread's list. Where that is empty, `fill` is called with the shard locked, as `spill` is in
-    /// [`give`](Self::give): it finds the block elsewhere, and up to [`REFILL`] others that the list is to have.
+    /// A block from this thread's list, or an exact run from its runs. Where there is neither, `fill` is called with the shard
+    /// locked, as `spill` is in [`give`](Self::give): it finds the block elsewhere, and up to [`REFILL`] others that the list is
+    /// to have.
     #[inline(always)]
     pub(super) fn take(
         &self,
         class: usize,
         bytes: u64,
+        sizes: RunSizes,
         fill: impl FnOnce(Tally) -> Option<(PoolHome<B>, Vec<PoolHome<B>>)>,
     ) -> Option<PoolHome<B>> {
         let mut lists = self.own();
@@ -205,8 +238,45 @@ impl<B: Backend> Shards<B> {
                 lists.tally.alloc(bytes, place.home.extent.bytes());
                 Some(place)
             }
+            None if self.lists_runs() => lists.take_run(bytes, sizes).or_else(|| lists.fill(class, fill)),
             None => lists.fill(class, fill),
         }
+    }
+
+    /// Returns whether runs go into lists.
+    #[inline(always)]
+    pub(super) fn lists_runs(&self) -> bool {
+        self.runs_bytes_most.load(Ordering::Relaxed) > 0
+    }
+
+    /// Takes an exact run from this thread's shard.
+    #[inline(always)]
+    pub(super) fn take_run(&self, bytes: u64, sizes: RunSizes) -> Option<PoolHome<B>> {
+        let mut lists = self.own();
+        // What is there otherwise is on its way home.
+        if self.lists_runs() { lists.take_run(bytes, sizes) } else { None }
+    }
+
+    /// Takes a run of `bytes` asked into this thread's shard. `Err` if memory is not ample for it. What has to leave for it is
+    /// handed to `spill`, with the shard locked as in [`give`](Self::give).
+    #[inline(always)]
+    pub(super) fn give_run(
+        &self,
+        place: PoolHome<B>,
+        bytes: u64,
+        spill: impl FnOnce(Vec<PoolHome<B>>, Tally),
+    ) -> Result<(), PoolHome<B>> {
+        let mut lists = self.own();
+        let (held_bytes, bytes_most) = (place.home.extent.bytes(), self.runs_bytes_most.load(Ordering::Relaxed));
+        if held_bytes > bytes_most {
+            return Err(place);
+        }
+        lists.tally.free(bytes, held_bytes);
+        if !lists.runs.has_room(held_bytes, bytes_most) {
+            lists.make_room(held_bytes, bytes_most, spill);
+        }
+        lists.runs.give(place);
+        Ok(())
     }
 
     /// As [`take`](Self::take), from the next class above that has an idle block of at most so many bytes.
@@ -273,6 +343,15 @@ impl<B: Backend> Shards<B> {
         let mut lists = self.any(index, index + 1).1;
         let mut leaving = Vec::new();
         lists.of_class.iter_mut().for_each(|list| leaving.append(list));
+        leaving.append(&mut lists.runs.take_all());
+        let tally = lists.tell_without(&leaving);
+        home(leaving, tally);
+    }
+
+    /// As [`drain`](Self::drain), of a shard's runs alone.
+    pub(super) fn drain_runs(&self, index: usize, home: impl FnOnce(Vec<PoolHome<B>>, Tally)) {
+        let mut lists = self.any(index, index + 1).1;
+        let leaving = lists.runs.take_all();
         let tally = lists.tell_without(&leaving);
         home(leaving, tally);
     }
@@ -354,10 +433,31 @@ impl<B: Backend> Lists<B> {
         Some(place)
     }
 
+    #[inline(always)]
+    fn take_run(&mut self, bytes: u64, sizes: RunSizes) -> Option<PoolHome<B>> {
+        let [in_large, in_small] = sizes.of(bytes);
+        let mut run = self.runs.take(in_large);
+        if run.is_none() && in_small != in_large {
+            run = self.runs.take(in_small);
+        }
+        let run = run?;
+        self.tally.alloc(bytes, run.home.extent.bytes());
+        Some(run)
+    }
+
+    #[cold]
+    fn make_room(&mut self, held_bytes: u64, bytes_most: u64, spill: impl FnOnce(Vec<PoolHome<B>>, Tally)) {
+        let leaving = self.runs.make_room(held_bytes, bytes_most);
+        if !leaving.is_empty() {
+            let tally = self.tell_without(&leaving);
+            spill(leaving, tally);
+        }
+    }
+
     /// What is to be told, once these are out of the lists too.
     fn tell_without(&mut self, leaving: &[PoolHome<B>]) -> Tally {
         // They were not allocated: the least that was ever cached has nothing to do with it.
-        self.tally.cached_bytes -= leaving.iter().map(|place| place.home.extent.bytes() as i64).sum::<i64>();
+        self.tally.cached_bytes -= runs::bytes_of(leaving) as i64;
         std::mem::take(&mut self.tally)
     }
 }

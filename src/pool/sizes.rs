@@ -145,6 +145,16 @@ impl SlabSizes {
         (bytes > 0).then_some(AddressRange { bytes, ..range })
     }
 
+    /// Returns the bytes of a page in the largest slabs of a pool that has so many bytes for slabs, and in the smallest.
+    pub(super) fn pages_around(&self, bytes: u64) -> [u64; 2] {
+        if let Some(range) = &self.range {
+            return [range.page_bytes; 2];
+        }
+        let largest_bytes = bytes.min(self.limits.slab.bytes).max(1);
+        let [in_large, in_small] = [largest_bytes, 1].map(|bytes| self.pages.of(bytes));
+        [in_large, if self.policy == SlabPolicy::Single { in_large } else { in_small }]
+    }
+
     /// The sizes of a pool whose one slab is this range of addresses.
     pub(super) fn of_range(self, range: AddressRange) -> Self {
         let (page_bytes, cut_bytes) = (self.pages.of(range.bytes), self.pages.of_cut(range.bytes));

@@ -13,8 +13,8 @@ enum Idle {
     Retired,
     /// One that is to be zeroed, if no other thread does so now.
     Dirty,
-    /// Pieces in free lists.
-    Pieces,
+    /// Pieces and runs in free lists.
+    Listed,
     Arena,
     /// Memory that an expanding slab has elsewhere, of free pages.
     Spare,
@@ -45,7 +45,7 @@ impl<B: Backend> Shared<B> {
             match idle {
                 Idle::Retired => self.settle_completed(),
                 Idle::Dirty => drop(self.zero_all()),
-                Idle::Pieces => {
+                Idle::Listed => {
                     self.empty_lists();
                     self.state().gather();
                 }
@@ -78,10 +78,11 @@ impl<B: Backend> Shared<B> {
         let idle = match is_cut {
             _ if is_dirty => Some(Idle::Dirty),
             _ if retired_bytes.is_some() => Some(Idle::Retired),
-            Some(true) => Some(Idle::Pieces),
+            Some(true) => Some(Idle::Listed),
             _ if is_in_arena() => Some(Idle::Arena),
             // Not known: too many runs are cut.
-            None => Some(Idle::Pieces),
+            None => Some(Idle::Listed),
+            Some(false) if self.shards.lists_runs() => Some(Idle::Listed),
             Some(false) => None,
         };
         [idle, None]

@@ -40,7 +40,7 @@ use crate::pool::shards::Tally;
 use crate::pool::sizes::SlabSizes;
 use crate::pool::{Request, SlabPolicy, Stats};
 use crate::space::{Extent, Space};
-use crate::sync::{Arc, AtomicBool, Ordering, ThreadId};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering, ThreadId};
 
 /// A backend's slab, shared by the pool and the blocks in it.
 pub(crate) struct Slab<S> {
@@ -118,6 +118,8 @@ pub(super) struct State<S> {
     closed: bool,
     /// For the shards: idle memory belongs in the spaces.
     direct: &'static AtomicBool,
+    /// For the shards: what their free runs may come to.
+    runs_bytes_most: &'static AtomicU64,
     signs: &'static Signs,
     /// As the pool was opened.
     has_free_lists: bool,
@@ -137,6 +139,7 @@ pub(super) struct Opening {
     pub(super) reserve_bytes: u64,
     pub(super) sizes: SlabSizes,
     pub(super) direct: &'static AtomicBool,
+    pub(super) runs_bytes_most: &'static AtomicU64,
     pub(super) signs: &'static Signs,
     pub(super) has_free_lists: bool,
 }
@@ -166,6 +169,7 @@ impl<S> State<S> {
             is_told: false,
             closed: false,
             direct: opening.direct,
+            runs_bytes_most: opening.runs_bytes_most,
             signs: opening.signs,
             has_free_lists: opening.has_free_lists,
             record: None,
@@ -191,7 +195,30 @@ impl<S> State<S> {
             || self.sizes.policy == SlabPolicy::PerBlock
             || !self.line.is_empty();
         self.direct.store(is_direct, Ordering::Relaxed);
+        if is_direct {
+            self.runs_bytes_most.store(0, Ordering::Relaxed);
+        }
         self.signs.set_wanted(!self.line.is_empty() || self.over_bytes > 0);
+    }
+
+    /// Decides whether free runs go into the lists of the shards, which keep memory from other requests: only while memory is ample.
+    /// What was used at most is no more than 5/8 of the budget, what is out no more than 3/4; and neither what was used at most nor
+    /// what is reserved has grown for as long as that took. Returns whether the lists are to be emptied.
+    #[inline]
+    pub(super) fn look_at_room(&self) -> bool {
+        let before = self.runs_bytes_most.load(Ordering::Relaxed);
+        let is_ample = self.books.is_steady() && !self.direct.load(Ordering::Relaxed) && !self.gives_back_at_once();
+        let bytes_most = if is_ample { self.books.spare_for_lists(before > 0) } else { 0 };
+        if bytes_most != before {
+            self.runs_bytes_most.store(bytes_most, Ordering::Relaxed);
+        }
+        bytes_most < before
+    }
+
+    /// A request finds no place, or a slab is to be created, or memory committed: no runs go into lists until the pool is steady again.
+    pub(super) fn memory_is_scarce(&mut self) {
+        self.books.disturb();
+        self.runs_bytes_most.store(0, Ordering::Relaxed);
     }
 
     /// Refuses requests to a pool that is closed.
