@@ -2,7 +2,7 @@
 
 #[cfg(feature = "gpu")]
 use crate::backend::Gpu;
-use crate::backend::{Backend, CopyDst, CopySrc, Host, HostSlab, Limits, PageOptions, Point, Span};
+use crate::backend::{Backend, CopyDst, CopySrc, Host, HostSlab, Limits, PageOptions, Point, Span, SpanMut};
 use crate::error::Result;
 #[cfg(feature = "gpu")]
 use crate::error::{Error, ErrorKind};
@@ -273,11 +273,11 @@ impl Backend for AnyBackend {
         }
     }
 
-    fn commit(&self, slab: &AnySlab, span: &mut Span, touches: bool) -> Result<()> {
+    fn commit(&self, slab: &AnySlab, span: SpanMut<'_>, touches: bool) -> Result<()> {
         each_slab!(self, slab, |backend, memory| backend.commit(memory, span, touches))
     }
 
-    fn decommit(&self, slab: &AnySlab, span: &mut Span) -> Result<()> {
+    fn decommit(&self, slab: &AnySlab, span: SpanMut<'_>) -> Result<()> {
         each_slab!(self, slab, |backend, memory| backend.decommit(memory, span))
     }
 
@@ -285,19 +285,19 @@ impl Backend for AnyBackend {
         each!(self, backend => backend.memory_bytes())
     }
 
-    fn upload(&self, slab: &AnySlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
+    fn upload(&self, slab: &AnySlab, span: SpanMut<'_>, at: u64, bytes: &[u8]) -> Result<()> {
         each_slab!(self, slab, |backend, memory| backend.upload(memory, span, at, bytes))
     }
 
-    fn download(&self, slab: &AnySlab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
+    fn download(&self, slab: &AnySlab, span: Span<'_>, at: u64, bytes: &mut [u8]) -> Result<()> {
         each_slab!(self, slab, |backend, memory| backend.download(memory, span, at, bytes))
     }
 
-    fn fill(&self, slab: &AnySlab, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()> {
+    fn fill(&self, slab: &AnySlab, span: SpanMut<'_>, len: u64, pattern: &[u8]) -> Result<()> {
         each_slab!(self, slab, |backend, memory| backend.fill(memory, span, len, pattern))
     }
 
-    fn zero_if_free(&self, slab: &AnySlab, span: &mut Span, len: u64) -> Result<bool> {
+    fn zero_if_free(&self, slab: &AnySlab, span: SpanMut<'_>, len: u64) -> Result<bool> {
         each_slab!(self, slab, |backend, memory| backend.zero_if_free(memory, span, len))
     }
 

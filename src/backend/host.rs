@@ -1,6 +1,6 @@
 //! Host memory: each slab is in an anonymous mapping of its own, zeroed, touched only when used unless asked for, unmapped when dropped.
 //!
-//! The `unsafe` here rests on one fact: spans of one slab never overlap, and each is borrowed (`&` or `&mut`) for as long as
+//! The `unsafe` here rests on one fact: no span of a slab meets a `SpanMut` of it, and each borrows its block for as long as
 //! its bytes are. A slab therefore binds itself to the serial number of the first span it meets and refuses all others, so that
 //! not even another backend that wraps this one and mixes up its slabs can make two references to the same bytes. The rest of
 //! the crate's `unsafe` is in `mapping`, whose calls of the system need it, and a few calls of a GPU's driver, in `gpu/memory`.
@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use self::mapping::Mapping;
 use super::{
-    ALIGNMENT_BYTES_MAX, Backend, CopyDst, CopySrc, HostMemory, Limit, Limits, PageOptions, Span, check_slab_bytes,
-    machine,
+    ALIGNMENT_BYTES_MAX, Backend, CopyDst, CopySrc, HostMemory, Limit, Limits, PageOptions, Span, SpanMut,
+    check_slab_bytes, machine,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::exact;
@@ -69,7 +69,7 @@ impl HostSlab {
     }
 
     /// Checks that the span is of this slab and inside it; gives its start and length in this address space.
-    fn locate(&self, span: &Span) -> Result<(*mut u8, usize)> {
+    fn locate(&self, span: Span<'_>) -> Result<(*mut u8, usize)> {
         let serial = match self.serial.compare_exchange(0, span.slab_serial(), Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => span.slab_serial(),
             Err(bound) => bound,
@@ -90,7 +90,7 @@ impl HostSlab {
     }
 
     /// Checks that a span begins and ends with a granule, or with the slab; gives its start and length.
-    fn granules(&self, span: &Span) -> Result<(usize, usize)> {
+    fn granules(&self, span: Span<'_>) -> Result<(usize, usize)> {
         self.locate(span)?;
         let (start, bytes) = (span.offset(), span.bytes());
         let is_whole = |end: u64| end.is_multiple_of(GRANULE_BYTES) || end == self.memory.len() as u64;
@@ -101,19 +101,19 @@ impl HostSlab {
         Ok((start as usize, bytes as usize))
     }
 
-    fn slice<'a>(&'a self, span: &'a Span) -> Result<&'a [u8]> {
+    fn slice<'a>(&'a self, span: Span<'a>) -> Result<&'a [u8]> {
         let (start, len) = self.locate(span)?;
         // SAFETY: `locate` found the range inside this mapping, which is readable, initialised (anonymous pages are zero
         // until written), not moved and not unmapped while `self` is borrowed. Only a pool makes spans, spans of one
-        // serial never overlap, and only this serial reaches this mapping; so the only way to write to these bytes is
-        // `&mut Span`, which cannot exist while `span` is borrowed.
+        // serial never overlap where one is a `SpanMut`, and only this serial reaches this mapping; so nothing can write to
+        // these bytes during `'a`.
         Ok(unsafe { std::slice::from_raw_parts(start, len) })
     }
 
-    fn slice_mut<'a>(&'a self, span: &'a mut Span) -> Result<&'a mut [u8]> {
-        let (start, len) = self.locate(span)?;
-        // SAFETY: as in `slice`, the mapping is writable too, and `span` is borrowed exclusively: no other reference to
-        // these bytes exists or can be made while the returned one lives.
+    fn slice_mut<'a>(&'a self, span: SpanMut<'a>) -> Result<&'a mut [u8]> {
+        let (start, len) = self.locate(span.as_span())?;
+        // SAFETY: as in `slice`, the mapping is writable too, and `span`, which has no copies, is given up for the reference: no
+        // other to these bytes exists or can be made while this one lives.
         Ok(unsafe { std::slice::from_raw_parts_mut(start, len) })
     }
 }
@@ -186,10 +186,10 @@ impl Backend for Host {
     }
 
     /// A page comes when it is touched. Without `touches` there is nothing to do, but on Apple's systems, which count pages.
-    fn commit(&self, slab: &HostSlab, span: &mut Span, touches: bool) -> Result<()> {
+    fn commit(&self, slab: &HostSlab, span: SpanMut<'_>, touches: bool) -> Result<()> {
         #[cfg(any(target_os = "macos", target_os = "ios"))]
         {
-            let (start, bytes) = slab.granules(span)?;
+            let (start, bytes) = slab.granules(span.as_span())?;
             // SAFETY: the span is exclusively borrowed, so nothing else refers to its bytes, and they are whole pages or end with the slab.
             advised(unsafe { slab.memory.commit(start, bytes) }, bytes)?;
         }
@@ -201,8 +201,8 @@ impl Backend for Host {
         Ok(())
     }
 
-    fn decommit(&self, slab: &HostSlab, span: &mut Span) -> Result<()> {
-        let (start, bytes) = slab.granules(span)?;
+    fn decommit(&self, slab: &HostSlab, span: SpanMut<'_>) -> Result<()> {
+        let (start, bytes) = slab.granules(span.as_span())?;
         // SAFETY: the span is exclusively borrowed, so nothing else refers to its bytes. They are whole pages, or end with the slab, whose
         // last page has no other bytes that are used.
         advised(unsafe { slab.memory.decommit(start, bytes) }, bytes)
@@ -212,19 +212,19 @@ impl Backend for Host {
         machine::memory_bytes()
     }
 
-    fn upload(&self, slab: &HostSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
+    fn upload(&self, slab: &HostSlab, span: SpanMut<'_>, at: u64, bytes: &[u8]) -> Result<()> {
         span.range(at, bytes.len() as u64)?;
         slab.slice_mut(span)?[at as usize..][..bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
 
-    fn download(&self, slab: &HostSlab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
+    fn download(&self, slab: &HostSlab, span: Span<'_>, at: u64, bytes: &mut [u8]) -> Result<()> {
         span.range(at, bytes.len() as u64)?;
         bytes.copy_from_slice(&slab.slice(span)?[at as usize..][..bytes.len()]);
         Ok(())
     }
 
-    fn fill(&self, slab: &HostSlab, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()> {
+    fn fill(&self, slab: &HostSlab, span: SpanMut<'_>, len: u64, pattern: &[u8]) -> Result<()> {
         span.range(0, len)?;
         let bytes = &mut slab.slice_mut(span)?[..len as usize];
         match pattern {
@@ -255,11 +255,11 @@ impl Backend for Host {
 }
 
 impl HostMemory for Host {
-    fn bytes<'a>(&self, slab: &'a HostSlab, span: &'a Span) -> Result<&'a [u8]> {
+    fn bytes<'a>(&self, slab: &'a HostSlab, span: Span<'a>) -> Result<&'a [u8]> {
         slab.slice(span)
     }
 
-    fn bytes_mut<'a>(&self, slab: &'a HostSlab, span: &'a mut Span) -> Result<&'a mut [u8]> {
+    fn bytes_mut<'a>(&self, slab: &'a HostSlab, span: SpanMut<'a>) -> Result<&'a mut [u8]> {
         slab.slice_mut(span)
     }
 }
@@ -272,17 +272,17 @@ mod tests {
     fn a_slab_is_zeroed_aligned_and_bound_to_its_spans() {
         let slab = Host.create_slab(100_000).unwrap();
         let other = Host.create_slab(100_000).unwrap();
-        let mut span = Span::new(7, 64, 1000);
-        let bytes = slab.slice_mut(&mut span).unwrap();
+        let mut span = SpanMut::new(7, 64, 1000);
+        let bytes = slab.slice_mut(span.reborrow()).unwrap();
         assert_eq!((bytes.as_ptr() as u64 - 64) % SLAB_ALIGNMENT_BYTES, 0);
         assert!(bytes.iter().all(|byte| *byte == 0));
         bytes.fill(3);
-        assert_eq!(slab.slice(&span).unwrap()[999], 3);
+        assert_eq!(slab.slice(span.as_span()).unwrap()[999], 3);
         // The first span binds the slab: one of another serial number is refused, and so is one past the end.
-        assert_eq!(slab.slice(&Span::new(8, 64, 1000)).unwrap_err().kind(), ErrorKind::Foreign);
-        assert_eq!(slab.slice(&Span::new(7, 99_999, 2)).unwrap_err().kind(), ErrorKind::Foreign);
-        assert!(other.slice(&Span::new(8, 0, 1)).is_ok());
-        assert_eq!(other.slice(&span).unwrap_err().kind(), ErrorKind::Foreign);
+        assert_eq!(slab.slice(Span::new(8, 64, 1000)).unwrap_err().kind(), ErrorKind::Foreign);
+        assert_eq!(slab.slice(Span::new(7, 99_999, 2)).unwrap_err().kind(), ErrorKind::Foreign);
+        assert!(other.slice(Span::new(8, 0, 1)).is_ok());
+        assert_eq!(other.slice(span.as_span()).unwrap_err().kind(), ErrorKind::Foreign);
     }
 
     #[test]
@@ -292,8 +292,8 @@ mod tests {
             if !cfg!(unix) {
                 return;
             }
-            let mut last = Span::new(1, bytes - 1, 1);
-            let address = slab.slice_mut(&mut last).unwrap().as_ptr() as u64;
+            let last = SpanMut::new(1, bytes - 1, 1);
+            let address = slab.slice_mut(last).unwrap().as_ptr() as u64;
             let start = address & !(bytes.next_power_of_two() - 1);
             assert_eq!(address - start, bytes - 1);
         }
@@ -302,11 +302,11 @@ mod tests {
     #[test]
     fn a_pattern_is_repeated_and_cut() {
         let slab = Host.create_slab(64).unwrap();
-        let mut span = Span::new(1, 0, 64);
-        Host.fill(&slab, &mut span, 11, &[1, 2, 3]).unwrap();
-        assert_eq!(slab.slice(&span).unwrap()[..12], [1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 0]);
-        assert_eq!(Host.fill(&slab, &mut span, 65, &[0]).unwrap_err().kind(), ErrorKind::Shape);
-        assert_eq!(Host.fill(&slab, &mut span, 4, &[]).unwrap_err().kind(), ErrorKind::Invalid);
+        let mut span = SpanMut::new(1, 0, 64);
+        Host.fill(&slab, span.reborrow(), 11, &[1, 2, 3]).unwrap();
+        assert_eq!(slab.slice(span.as_span()).unwrap()[..12], [1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 0]);
+        assert_eq!(Host.fill(&slab, span.reborrow(), 65, &[0]).unwrap_err().kind(), ErrorKind::Shape);
+        assert_eq!(Host.fill(&slab, span.reborrow(), 4, &[]).unwrap_err().kind(), ErrorKind::Invalid);
     }
 
     #[test]

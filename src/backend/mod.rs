@@ -11,6 +11,7 @@
 //! ```
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -87,8 +88,6 @@ pub struct PageOptions {
 ///   memory back to the system only when [`completed`](Backend::completed) has reached that point. Memory may go from
 ///   one block to another at once: later recorded work must happen after earlier recorded work.
 /// - A call that fails leaves the memory it was to write with undefined contents, and everything else as it was.
-/// - A call that is lent a [`Span`] leaves that span in its place. The pool never again uses memory whose span was swapped
-///   for another.
 ///
 /// The provided methods suit a backend that does everything at once and needs no staging.
 ///
@@ -181,7 +180,7 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// [`ErrorKind::OutOfMemory`] when the system refuses; [`ErrorKind::DeviceLost`], [`ErrorKind::Device`] for anything else. Then
     /// the span has no memory, and nothing else has changed.
-    fn commit(&self, slab: &Self::Slab, span: &mut Span, touches: bool) -> Result<()> {
+    fn commit(&self, slab: &Self::Slab, span: SpanMut<'_>, touches: bool) -> Result<()> {
         let _ = (slab, span, touches);
         Ok(())
     }
@@ -190,7 +189,7 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// # Errors
     /// What the system reports. Then the span counts as committed, and its memory is used again.
-    fn decommit(&self, slab: &Self::Slab, span: &mut Span) -> Result<()> {
+    fn decommit(&self, slab: &Self::Slab, span: SpanMut<'_>) -> Result<()> {
         let _ = (slab, span);
         Ok(())
     }
@@ -210,20 +209,20 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`ErrorKind::Shape`] if they reach past its end; whatever the device reports.
-    fn upload(&self, slab: &Self::Slab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()>;
+    fn upload(&self, slab: &Self::Slab, span: SpanMut<'_>, at: u64, bytes: &[u8]) -> Result<()>;
 
     /// Reads into `bytes` from `at` bytes into the span, after all work recorded before.
     ///
     /// # Errors
     /// [`ErrorKind::Shape`] if that reaches past its end; whatever the device reports.
-    fn download(&self, slab: &Self::Slab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()>;
+    fn download(&self, slab: &Self::Slab, span: Span<'_>, at: u64, bytes: &mut [u8]) -> Result<()>;
 
     /// Repeats `pattern` over the `len` bytes from the span's start; the last repetition may be cut.
     ///
     /// # Errors
     /// [`ErrorKind::Shape`] if the span is shorter than `len`; [`ErrorKind::Invalid`] for an empty pattern or one whose
     /// length the device cannot repeat; whatever the device reports.
-    fn fill(&self, slab: &Self::Slab, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()>;
+    fn fill(&self, slab: &Self::Slab, span: SpanMut<'_>, len: u64, pattern: &[u8]) -> Result<()>;
 
     /// Zeroes the first `len` bytes of the span, unless that has to wait for another thread. Returns whether it did.
     ///
@@ -232,7 +231,7 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`fill`](Backend::fill).
-    fn zero_if_free(&self, slab: &Self::Slab, span: &mut Span, len: u64) -> Result<bool> {
+    fn zero_if_free(&self, slab: &Self::Slab, span: SpanMut<'_>, len: u64) -> Result<bool> {
         self.fill(slab, span, len, &[0]).map(|()| true)
     }
 
@@ -311,55 +310,43 @@ pub trait HostMemory: Backend {
     ///
     /// # Errors
     /// [`ErrorKind::Foreign`] if the span is not one of this slab.
-    fn bytes<'a>(&self, slab: &'a Self::Slab, span: &'a Span) -> Result<&'a [u8]>;
+    fn bytes<'a>(&self, slab: &'a Self::Slab, span: Span<'a>) -> Result<&'a [u8]>;
 
     /// The span's bytes, to write.
     ///
     /// # Errors
     /// As [`bytes`](HostMemory::bytes).
-    fn bytes_mut<'a>(&self, slab: &'a Self::Slab, span: &'a mut Span) -> Result<&'a mut [u8]>;
+    fn bytes_mut<'a>(&self, slab: &'a Self::Slab, span: SpanMut<'a>) -> Result<&'a mut [u8]>;
 }
 
-/// A range of one slab's bytes that no other span of that slab meets, as long as it lives.
+/// A range of one slab's bytes that is borrowed to be read: no [`SpanMut`] meets it.
 ///
-/// Only a pool makes spans. Having `&mut Span` is what makes writing to memory through a shared slab sound.
+/// Only a pool makes spans.
+#[derive(Clone, Copy, Debug)]
+pub struct Span<'a> {
+    range: SlabRange,
+    block: PhantomData<&'a ()>,
+}
+
+/// A range of one slab's bytes that is borrowed to be written: no other span meets it as long as it lives.
+///
+/// It has no copies, which makes writing to memory through a shared slab sound.
 #[derive(Debug)]
-pub struct Span {
+pub struct SpanMut<'a> {
+    range: SlabRange,
+    block: PhantomData<&'a mut ()>,
+}
+
+/// Where a span is.
+#[derive(Clone, Copy, Debug)]
+struct SlabRange {
     slab_serial: u64,
     offset: u64,
     bytes: u64,
 }
 
-impl Span {
-    /// The caller vouches that `[offset, offset + bytes)` of the slab with this serial number meets no other span.
-    #[inline]
-    pub(crate) fn new(slab_serial: u64, offset: u64, bytes: u64) -> Self {
-        Self { slab_serial, offset, bytes }
-    }
-
-    /// The number of the slab, never used twice in a process.
-    #[inline]
-    pub fn slab_serial(&self) -> u64 {
-        self.slab_serial
-    }
-
-    /// Where the span starts in its slab, in bytes.
-    #[inline]
-    pub fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    /// How long it is, in bytes.
-    #[inline]
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// The slab's bytes from `at` in this span, `len` of them.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Shape`] with the numbers if that reaches past the span's end.
-    pub fn range(&self, at: u64, len: u64) -> Result<Range<u64>> {
+impl SlabRange {
+    fn range(self, at: u64, len: u64) -> Result<Range<u64>> {
         match at.checked_add(len) {
             Some(end) if end <= self.bytes => Ok(self.offset + at..self.offset + end),
             _ => Err(Error::new(
@@ -370,13 +357,76 @@ impl Span {
     }
 }
 
+impl<'a> Span<'a> {
+    /// The caller vouches that no `SpanMut` meets `[offset, offset + bytes)` of the slab with this serial number in `'a`.
+    #[inline]
+    pub(crate) fn new(slab_serial: u64, offset: u64, bytes: u64) -> Self {
+        Self { range: SlabRange { slab_serial, offset, bytes }, block: PhantomData }
+    }
+}
+
+impl<'a> SpanMut<'a> {
+    /// The caller vouches that no other span meets `[offset, offset + bytes)` of the slab with this serial number in `'a`.
+    #[inline]
+    pub(crate) fn new(slab_serial: u64, offset: u64, bytes: u64) -> Self {
+        Self { range: SlabRange { slab_serial, offset, bytes }, block: PhantomData }
+    }
+
+    /// Borrows the span to read.
+    #[inline]
+    pub fn as_span(&self) -> Span<'_> {
+        Span { range: self.range, block: PhantomData }
+    }
+
+    /// Borrows the span to write: for a backend that hands it on more than once.
+    #[inline]
+    pub fn reborrow(&mut self) -> SpanMut<'_> {
+        SpanMut { range: self.range, block: PhantomData }
+    }
+}
+
+/// What both kinds tell.
+macro_rules! tells_its_range {
+    ($span:ident) => {
+        impl $span<'_> {
+            /// The number of the slab, never used twice in a process.
+            #[inline]
+            pub fn slab_serial(&self) -> u64 {
+                self.range.slab_serial
+            }
+
+            /// Where the span starts in its slab, in bytes.
+            #[inline]
+            pub fn offset(&self) -> u64 {
+                self.range.offset
+            }
+
+            /// How long it is, in bytes.
+            #[inline]
+            pub fn bytes(&self) -> u64 {
+                self.range.bytes
+            }
+
+            /// The slab's bytes from `at` in this span, `len` of them.
+            ///
+            /// # Errors
+            /// [`ErrorKind::Shape`] with the numbers if that reaches past the span's end.
+            pub fn range(&self, at: u64, len: u64) -> Result<Range<u64>> {
+                self.range.range(at, len)
+            }
+        }
+    };
+}
+tells_its_range!(Span);
+tells_its_range!(SpanMut);
+
 /// Where a copy reads: `at` bytes into a span of a slab.
 #[derive(Debug)]
 pub struct CopySrc<'a, S> {
     /// The slab.
     pub slab: &'a S,
     /// The range of it.
-    pub span: &'a Span,
+    pub span: Span<'a>,
     /// Bytes into the range.
     pub at: u64,
 }
@@ -387,7 +437,7 @@ pub struct CopyDst<'a, S> {
     /// The slab.
     pub slab: &'a S,
     /// The range of it.
-    pub span: &'a mut Span,
+    pub span: SpanMut<'a>,
     /// Bytes into the range.
     pub at: u64,
 }

@@ -3,7 +3,7 @@
 //! A program that runs on it makes exactly the allocations it would make elsewhere, in no time and in no memory, so that
 //! its needs are known before a byte is reserved. The training step computes its budgets this way.
 
-use super::{ALIGNMENT_BYTES_MAX, Backend, CopyDst, CopySrc, Limit, Limits, Span};
+use super::{ALIGNMENT_BYTES_MAX, Backend, CopyDst, CopySrc, Limit, Limits, Span, SpanMut};
 use crate::error::Result;
 
 /// Slabs of any size with nothing behind them: writes go nowhere, reads give zeros.
@@ -72,17 +72,17 @@ impl Backend for Virtual {
         self.granule_bytes
     }
 
-    fn upload(&self, _: &VirtualSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
+    fn upload(&self, _: &VirtualSlab, span: SpanMut<'_>, at: u64, bytes: &[u8]) -> Result<()> {
         span.range(at, bytes.len() as u64).map(drop)
     }
 
-    fn download(&self, _: &VirtualSlab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
+    fn download(&self, _: &VirtualSlab, span: Span<'_>, at: u64, bytes: &mut [u8]) -> Result<()> {
         span.range(at, bytes.len() as u64)?;
         bytes.fill(0);
         Ok(())
     }
 
-    fn fill(&self, _: &VirtualSlab, span: &mut Span, len: u64, _: &[u8]) -> Result<()> {
+    fn fill(&self, _: &VirtualSlab, span: SpanMut<'_>, len: u64, _: &[u8]) -> Result<()> {
         span.range(0, len).map(drop)
     }
 

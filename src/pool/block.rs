@@ -12,7 +12,7 @@ use super::shards::{PoolHome, Tally};
 use super::state::{Holds, Home};
 use super::zero::Zeroed;
 use super::{Front, Pool, Request, Shared, planned};
-use crate::backend::{self, Backend, CopyDst, Span};
+use crate::backend::{self, Backend, CopyDst, Span, SpanMut};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicUsize, OnceLock, Ordering, caught};
 
@@ -21,14 +21,12 @@ use crate::sync::{Arc, AtomicUsize, OnceLock, Ordering, caught};
 /// Its contents are whatever the last owner left, unless the request said `zeroed`.
 pub struct Block<B: Backend> {
     place: Place<B>,
-    span: Span,
+    /// Bytes asked for.
+    bytes: u64,
     label: Option<Arc<Label>>,
     /// There once a hold was given out.
     holds: OnceLock<Holds>,
 }
-
-/// A backend, and a home in its memory.
-type Site<'a, B> = (&'a B, &'a Home<<B as Backend>::Slab>);
 
 /// Where a block's bytes are.
 enum Place<B: Backend> {
@@ -60,8 +58,7 @@ impl<B: Backend> Block<B> {
     /// As [`planned`](Self::planned), without a label.
     #[inline(always)]
     pub(super) fn bare(place: PoolHome<B>, bytes: u64) -> Self {
-        let span = Span::new(place.home.slab.serial, place.home.extent.offset(), bytes);
-        Self { place: Place::Planned(place), span, label: None, holds: OnceLock::new() }
+        Self { place: Place::Planned(place), bytes, label: None, holds: OnceLock::new() }
     }
 
     #[inline(always)]
@@ -80,10 +77,9 @@ impl<B: Backend> Block<B> {
 
     #[inline(always)]
     fn at_place(place: PoolHome<B>, request: &Request, kind: impl FnOnce(PoolHome<B>) -> Place<B>) -> Self {
-        let Home { slab, extent } = &place.home;
-        let label = if request.label.is_empty() { None } else { place.shared.label(request, extent.bytes()) };
-        let span = Span::new(slab.serial, extent.offset(), request.bytes);
-        Self { place: kind(place), span, label, holds: OnceLock::new() }
+        let held_bytes = place.home.extent.bytes();
+        let label = if request.label.is_empty() { None } else { place.shared.label(request, held_bytes) };
+        Self { place: kind(place), bytes: request.bytes, label, holds: OnceLock::new() }
     }
 
     #[cold]
@@ -94,7 +90,7 @@ impl<B: Backend> Block<B> {
     pub(super) fn empty(shared: &Arc<Shared<B>>, request: &Request) -> Self {
         let label = shared.labels.get(&request.label);
         let place = Place::Nowhere(Arc::clone(shared));
-        Self { place, span: Span::new(0, 0, 0), label, holds: OnceLock::new() }
+        Self { place, bytes: 0, label, holds: OnceLock::new() }
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared<B>> {
@@ -106,17 +102,6 @@ impl<B: Backend> Block<B> {
         }
     }
 
-    /// Its pool's backend and where it is, if it has any bytes; and the span, which only a backend may change.
-    fn parts(&mut self) -> (Option<Site<'_, B>>, &mut Span) {
-        let at = match &self.place {
-            Place::Home(PoolHome { shared, home }) | Place::Planned(PoolHome { shared, home }) => {
-                Some((&shared.backend, home))
-            }
-            _ => None,
-        };
-        (at, &mut self.span)
-    }
-
     fn home(&self) -> Option<&Home<B::Slab>> {
         match &self.place {
             Place::Home(place) | Place::Planned(place) => Some(&place.home),
@@ -126,7 +111,7 @@ impl<B: Backend> Block<B> {
 
     /// Bytes asked for.
     pub fn bytes(&self) -> u64 {
-        self.span.bytes()
+        self.bytes
     }
 
     /// Bytes held: what the pool counts as used.
@@ -136,7 +121,7 @@ impl<B: Backend> Block<B> {
 
     /// Where the block starts in its slab, in bytes.
     pub fn offset(&self) -> u64 {
-        self.span.offset()
+        self.home().map_or(0, |home| home.extent.offset())
     }
 
     /// The serial number of its slab, or `None` for a block of zero bytes.
@@ -169,9 +154,9 @@ impl<B: Backend> Block<B> {
     /// # Errors
     /// [`ErrorKind::Shape`](crate::ErrorKind::Shape) if they reach past the end of the bytes asked for; the backend's.
     pub fn upload(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
-        match self.parts() {
-            (Some((backend, home)), span) => backend.upload(&home.slab.memory, span, at, bytes),
-            (None, span) => span.range(at, bytes.len() as u64).map(drop),
+        match self.place_mut() {
+            Some((backend, memory, span)) => backend.upload(memory, span, at, bytes),
+            None => self.span().range(at, bytes.len() as u64).map(drop),
         }
     }
 
@@ -180,9 +165,9 @@ impl<B: Backend> Block<B> {
     /// # Errors
     /// As [`upload`](Block::upload).
     pub fn download(&self, at: u64, bytes: &mut [u8]) -> Result<()> {
-        match self.home() {
-            Some(home) => self.shared().backend.download(&home.slab.memory, &self.span, at, bytes),
-            None => self.span.range(at, bytes.len() as u64).map(drop),
+        match self.place() {
+            Some((backend, memory, span)) => backend.download(memory, span, at, bytes),
+            None => self.span().range(at, bytes.len() as u64).map(drop),
         }
     }
 
@@ -192,9 +177,9 @@ impl<B: Backend> Block<B> {
     /// As [`upload`](Block::upload), and [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a pattern that the
     /// backend cannot repeat. A GPU repeats up to 16 KiB of any length, and up to 4 MiB of a multiple of 256 bytes.
     pub fn fill(&mut self, len: u64, pattern: &[u8]) -> Result<()> {
-        match self.parts() {
-            (Some((backend, home)), span) => backend.fill(&home.slab.memory, span, len, pattern),
-            (None, span) => span.range(0, len).map(drop),
+        match self.place_mut() {
+            Some((backend, memory, span)) => backend.fill(memory, span, len, pattern),
+            None => self.span().range(0, len).map(drop),
         }
     }
 
@@ -207,15 +192,15 @@ impl<B: Backend> Block<B> {
             let message = format!("a copy from {:?} to {:?}, which are of two pools", from.label(), self.label());
             return Err(Error::new(ErrorKind::Foreign, message));
         }
-        match (from.home(), self.parts()) {
-            (Some(source), (Some((backend, home)), span)) => backend.copy(
-                backend::CopySrc { slab: &source.slab.memory, span: &from.span, at: from_at },
-                CopyDst { slab: &home.slab.memory, span, at },
+        match (from.place(), self.place_mut()) {
+            (Some((_, source, span)), Some((backend, memory, span_mut))) => backend.copy(
+                backend::CopySrc { slab: source, span, at: from_at },
+                CopyDst { slab: memory, span: span_mut, at },
                 len,
             ),
-            (_, (_, span)) => {
-                from.span.range(from_at, len)?;
-                span.range(at, len).map(drop)
+            _ => {
+                from.span().range(from_at, len)?;
+                self.span().range(at, len).map(drop)
             }
         }
     }
@@ -225,15 +210,21 @@ impl<B: Backend> Block<B> {
         self.home().map(planned::at)
     }
 
-    /// The slab's memory and the range in it, for the layers above. `None` for zero bytes.
-    pub(crate) fn place(&self) -> Option<(&B, &B::Slab, &Span)> {
-        self.home().map(|home| (&self.shared().backend, &home.slab.memory, &self.span))
+    /// The bytes asked for, borrowed to read.
+    fn span(&self) -> Span<'_> {
+        Span::new(self.slab().unwrap_or(0), self.offset(), self.bytes)
+    }
+
+    /// The backend, the slab's memory and the range in it, for the layers above. `None` for zero bytes.
+    pub(crate) fn place(&self) -> Option<(&B, &B::Slab, Span<'_>)> {
+        self.home().map(|home| (&self.shared().backend, &home.slab.memory, self.span()))
     }
 
     /// As [`place`](Block::place), to write.
-    pub(crate) fn place_mut(&mut self) -> Option<(&B, &B::Slab, &mut Span)> {
-        let (at, span) = self.parts();
-        at.map(|(backend, home)| (backend, &home.slab.memory, span))
+    pub(crate) fn place_mut(&mut self) -> Option<(&B, &B::Slab, SpanMut<'_>)> {
+        let home = self.home()?;
+        let span = SpanMut::new(home.slab.serial, home.extent.offset(), self.bytes);
+        Some((&self.shared().backend, &home.slab.memory, span))
     }
 }
 
@@ -258,9 +249,9 @@ fn spill<B: Backend>(places: Vec<PoolHome<B>>, tally: Tally) {
 impl<B: Backend> Block<B> {
     #[inline(always)]
     fn give_home(&mut self, mut place: PoolHome<B>) {
-        let Some(is_dirty) = self.leave(&place) else { return };
+        let is_dirty = self.leave(&place);
         if place.shared.shards.signs.is_learning() {
-            place.shared.write_down_free(planned::at(&place.home), self.span.bytes());
+            place.shared.write_down_free(planned::at(&place.home), self.bytes);
         }
         if place.home.extent.is_piece()
             && !is_dirty
@@ -268,7 +259,7 @@ impl<B: Backend> Block<B> {
             && let Some(class) = place.shared.classes.of(place.home.extent.bytes())
         {
             let shards = place.shared.shards;
-            match shards.give(class, place, self.span.bytes(), spill) {
+            match shards.give(class, place, self.bytes, spill) {
                 Ok(()) => return,
                 Err(refused) => place = refused,
             }
@@ -279,7 +270,7 @@ impl<B: Backend> Block<B> {
             && place.home.extent.align_bytes() == 1
         {
             let shards = place.shared.shards;
-            match shards.give_run(place, self.span.bytes(), spill) {
+            match shards.give_run(place, self.bytes, spill) {
                 Ok(()) => return,
                 Err(refused) => place = refused,
             }
@@ -289,41 +280,32 @@ impl<B: Backend> Block<B> {
 
     #[inline]
     fn give_planned(&mut self, place: PoolHome<B>) {
-        if let Some(is_dirty) = self.leave(&place) {
-            planned::give(place, self.span.bytes(), self.holds.take(), is_dirty);
-        }
+        let is_dirty = self.leave(&place);
+        planned::give(place, self.bytes, self.holds.take(), is_dirty);
     }
 
-    /// The owner has gone. Whether the place is still to be zeroed; `None` if it must not be used again.
+    /// The owner has gone. Whether the place is still to be zeroed.
     #[inline(always)]
-    fn leave(&self, place: &PoolHome<B>) -> Option<bool> {
-        let Home { slab, extent } = &place.home;
-        if (self.span.slab_serial(), self.span.offset()) != (slab.serial, extent.offset()) {
-            self.lose(place);
-            return None;
-        }
-        let is_dirty = place.shared.zero_on_free && (self.holds.get().is_some() || self.zero(place)?);
+    fn leave(&self, place: &PoolHome<B>) -> bool {
+        let is_dirty = place.shared.zero_on_free && (self.holds.get().is_some() || self.zero(place));
         if let Some(label) = &self.label {
-            label.remove(extent.bytes());
+            label.remove(place.home.extent.bytes());
         }
-        Some(is_dirty)
+        is_dirty
     }
 
-    /// Zeroes the place. A drop never waits for the backend's stream: the thread that has it may be waiting for this block.
+    /// Zeroes the place, or returns that it is dirty. A drop never waits for the backend's stream: the thread that has it may be
+    /// waiting for this block.
     #[cold]
-    fn zero(&self, place: &PoolHome<B>) -> Option<bool> {
-        match place.shared.zero(&place.home, false) {
-            Zeroed::Done => Some(false),
-            Zeroed::Later => Some(true),
-            Zeroed::Lost => None,
-        }
+    fn zero(&self, place: &PoolHome<B>) -> bool {
+        matches!(place.shared.zero(&place.home, false), Zeroed::Later)
     }
 
     /// Straight home, past the free lists.
     #[cold]
     fn give_to_space(&mut self, place: PoolHome<B>, is_dirty: bool) {
         let PoolHome { shared, home } = place;
-        let (bytes, holds) = (self.span.bytes(), self.holds.take());
+        let (bytes, holds) = (self.bytes, self.holds.take());
         let tally = shared.shards.tally();
         if shared.shards.signs.has_arena() {
             shared.fold_planned();
@@ -344,16 +326,6 @@ impl<B: Backend> Block<B> {
         if gives_back {
             caught(|| shared.settle_completed());
         }
-    }
-
-    /// A backend is lent `&mut Span`, and one that swaps two of them must not get two blocks of the same bytes: this
-    /// block's bytes are still another's.
-    #[cold]
-    fn lose(&self, place: &PoolHome<B>) {
-        let Home { slab, extent } = &place.home;
-        let lent = (slab.serial, extent.offset(), extent.bytes());
-        place.shared.kept_blocks.fetch_add(1, Ordering::Relaxed);
-        caught(|| log::error!("{} (of {:?})", place.shared.swapped(lent), self.label()));
     }
 }
 
@@ -381,24 +353,5 @@ impl Drop for Hold {
     fn drop(&mut self) {
         self.holds.fetch_sub(1, Ordering::Release);
         self.kept_blocks.fetch_sub(1, Ordering::Release);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::{Config, Pool, Request, Virtual};
-
-    #[test]
-    fn blocks_whose_spans_were_swapped_are_not_used_again() {
-        let pool = Pool::with_backend(Virtual::default(), &Config::new(4096)).unwrap();
-        let mut a = pool.alloc(Request::bytes(64)).unwrap();
-        let mut b = pool.alloc(Request::bytes(64)).unwrap();
-        let c = pool.alloc(Request::bytes(64)).unwrap();
-        std::mem::swap(&mut a.span, &mut b.span);
-        drop((a, c));
-        assert_eq!(pool.stats().used_bytes, 128);
-        let next = pool.alloc(Request::bytes(64)).unwrap();
-        assert_ne!(next.offset(), b.offset());
-        pool.check();
     }
 }

@@ -9,7 +9,7 @@ use super::grow::Grown;
 use super::sizes::{PageBytes, SlabSizes};
 use super::state::{Denied, Expansion, Home, Leaving};
 use super::{Config, Fallback, Request, Shared, SlabPolicy};
-use crate::backend::{Backend, Limits, Span};
+use crate::backend::{Backend, Limits, SpanMut};
 use crate::error::Result;
 use crate::sync::{Ordering, caught};
 use crate::units::round_down;
@@ -107,9 +107,7 @@ impl<B: Backend> Shared<B> {
     }
 
     fn commit(&self, expansion: Expansion<B::Slab>) -> Result<Vec<Home<B::Slab>>> {
-        let nothing = Span::new(0, 0, 0);
-        let lent = at(&nothing);
-        let mut committing = Committing { shared: self, lent, span: nothing, expansion: Some(expansion), committed: 0 };
+        let mut committing = Committing { shared: self, expansion: Some(expansion), committed: 0 };
         committing.commit()?;
         Ok(committing.end())
     }
@@ -161,13 +159,8 @@ impl<B: Backend> Shared<B> {
     /// Gives spare memory back.
     pub(super) fn decommit(&self, leaving: &Leaving<B::Slab>) -> Decommitted {
         let Some(extent) = leaving.spare else { return Decommitted::No };
-        let mut span = Span::new(leaving.slab.serial, extent.offset(), extent.bytes());
-        let lent = at(&span);
-        let done = caught(|| self.backend.decommit(&leaving.slab.memory, &mut span));
-        if at(&span) != lent {
-            caught(|| log::error!("{}", self.swapped(lent)));
-            return Decommitted::Lost;
-        }
+        let span = SpanMut::new(leaving.slab.serial, extent.offset(), extent.bytes());
+        let done = caught(|| self.backend.decommit(&leaving.slab.memory, span));
         match done {
             Some(Ok(())) => Decommitted::Yes,
             Some(Err(error)) => {
@@ -184,12 +177,6 @@ pub(super) enum Decommitted {
     Yes,
     /// It is still there.
     No,
-    /// Others may have its span.
-    Lost,
-}
-
-fn at(span: &Span) -> (u64, u64, u64) {
-    (span.slab_serial(), span.offset(), span.bytes())
 }
 
 /// Places whose memory is on its way. If it does not come, or the backend panics, they are free again, and what has come until then
@@ -200,22 +187,14 @@ struct Committing<'a, B: Backend> {
     expansion: Option<Expansion<B::Slab>>,
     /// How many of the missing ranges have come.
     committed: usize,
-    /// What the backend was lent last, and where that was when it was lent.
-    span: Span,
-    lent: (u64, u64, u64),
 }
 
 impl<B: Backend> Committing<'_, B> {
     fn commit(&mut self) -> Result<()> {
         let missing = self.expansion.iter().flat_map(|expansion| &expansion.missing);
         for (slab, range) in missing {
-            self.span = Span::new(slab.serial, range.start, range.end - range.start);
-            self.lent = at(&self.span);
-            let done = self.shared.backend.commit(&slab.memory, &mut self.span, self.shared.pages.touch);
-            if at(&self.span) != self.lent {
-                return Err(self.shared.swapped(self.lent));
-            }
-            done?;
+            let span = SpanMut::new(slab.serial, range.start, range.end - range.start);
+            self.shared.backend.commit(&slab.memory, span, self.shared.pages.touch)?;
             self.committed += 1;
         }
         Ok(())
@@ -230,11 +209,7 @@ impl<B: Backend> Committing<'_, B> {
 impl<B: Backend> Drop for Committing<'_, B> {
     fn drop(&mut self) {
         let Some(expansion) = self.expansion.take() else { return };
-        if at(&self.span) == self.lent {
-            self.shared.state().not_expanded(expansion, self.committed);
-        } else {
-            self.shared.state().lose(&expansion);
-        }
+        self.shared.state().not_expanded(expansion, self.committed);
         // A waiter that has joined meanwhile found these pages taken.
         self.shared.serves_after_growth.store(true, Ordering::Relaxed);
     }

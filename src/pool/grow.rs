@@ -335,7 +335,6 @@ impl<B: Backend> Shared<B> {
                     match came {
                         Decommitted::Yes => state.decommitted(slab, extent, true),
                         Decommitted::No => state.decommitted(slab, extent, false),
-                        Decommitted::Lost => state.lost_spare(extent),
                     }
                 }
                 None => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use loom::thread;
 
-use crate::backend::{Backend, CopyDst, CopySrc, Limit, Limits, Span};
+use crate::backend::{Backend, CopyDst, CopySrc, Limit, Limits, Span, SpanMut};
 use crate::error::{ErrorKind, Result};
 use crate::pool::{Config, Pool, PoolEvent, Request, Room, Sink, SlabPolicy};
 use crate::sync::{Arc, AtomicBool};
@@ -46,15 +46,15 @@ impl Backend for Counted {
         Ok(CountedSlab(Arc::clone(&self.0)))
     }
 
-    fn upload(&self, _: &CountedSlab, _: &mut Span, _: u64, _: &[u8]) -> Result<()> {
+    fn upload(&self, _: &CountedSlab, _: SpanMut<'_>, _: u64, _: &[u8]) -> Result<()> {
         Ok(())
     }
 
-    fn download(&self, _: &CountedSlab, _: &Span, _: u64, _: &mut [u8]) -> Result<()> {
+    fn download(&self, _: &CountedSlab, _: Span<'_>, _: u64, _: &mut [u8]) -> Result<()> {
         Ok(())
     }
 
-    fn fill(&self, _: &CountedSlab, _: &mut Span, _: u64, _: &[u8]) -> Result<()> {
+    fn fill(&self, _: &CountedSlab, _: SpanMut<'_>, _: u64, _: &[u8]) -> Result<()> {
         Ok(())
     }
 

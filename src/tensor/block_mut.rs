@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 
-use crate::backend::{Backend, HostMemory, Span};
+use crate::backend::{Backend, HostMemory, SpanMut};
 use crate::error::Result;
 use crate::pool::Block;
 
@@ -51,7 +51,7 @@ impl<B: Backend> BlockMut<'_, B> {
 
     /// Returns the slab's memory and the range in it, for a backend to write. `None` for zero bytes.
     #[cfg_attr(not(feature = "nn"), allow(dead_code, reason = "the kernels are the only layer above that writes"))]
-    pub(crate) fn place_mut(&mut self) -> Option<(&B, &B::Slab, &mut Span)> {
+    pub(crate) fn place_mut(&mut self) -> Option<(&B, &B::Slab, SpanMut<'_>)> {
         self.0.place_mut()
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tensorpool::backend::{CopyDst, CopySrc, Span, VirtualSlab};
+use tensorpool::backend::{CopyDst, CopySrc, Span, SpanMut, VirtualSlab};
 use tensorpool::space::{Placement, Space};
 use tensorpool::{
     Backend, Block, Config, Error, ErrorKind, Fallback, Limit, Limits, Pool, Priority, Request, Result, SlabPolicy,
@@ -30,15 +30,15 @@ impl Backend for Staged {
         self.0.create_slab(bytes)
     }
 
-    fn upload(&self, slab: &VirtualSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
+    fn upload(&self, slab: &VirtualSlab, span: SpanMut<'_>, at: u64, bytes: &[u8]) -> Result<()> {
         self.0.upload(slab, span, at, bytes)
     }
 
-    fn download(&self, slab: &VirtualSlab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
+    fn download(&self, slab: &VirtualSlab, span: Span<'_>, at: u64, bytes: &mut [u8]) -> Result<()> {
         self.0.download(slab, span, at, bytes)
     }
 
-    fn fill(&self, slab: &VirtualSlab, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()> {
+    fn fill(&self, slab: &VirtualSlab, span: SpanMut<'_>, len: u64, pattern: &[u8]) -> Result<()> {
         self.0.fill(slab, span, len, pattern)
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use tensorpool::backend::{CopyDst, CopySrc, HostSlab, PageOptions, Point, Span};
+use tensorpool::backend::{CopyDst, CopySrc, HostSlab, PageOptions, Point, Span, SpanMut};
 use tensorpool::plan::{self, Lifetime, Options};
 use tensorpool::{Backend, Config, Error, ErrorKind, Host, Limits, Pool, Request, Result, SlabPolicy};
 
@@ -86,32 +86,32 @@ impl Backend for Hooked {
         Ok(HookedSlab { slab: Host.reserve_slab(bytes, pages)?, hook: Arc::clone(&self.hook) })
     }
 
-    fn commit(&self, slab: &HookedSlab, span: &mut Span, touches: bool) -> Result<()> {
+    fn commit(&self, slab: &HookedSlab, span: SpanMut<'_>, touches: bool) -> Result<()> {
         (self.hook)(Call::Commit);
         Host.commit(&slab.slab, span, touches)
     }
 
-    fn decommit(&self, slab: &HookedSlab, span: &mut Span) -> Result<()> {
+    fn decommit(&self, slab: &HookedSlab, span: SpanMut<'_>) -> Result<()> {
         (self.hook)(Call::Decommit);
         Host.decommit(&slab.slab, span)
     }
 
-    fn upload(&self, slab: &HookedSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
+    fn upload(&self, slab: &HookedSlab, span: SpanMut<'_>, at: u64, bytes: &[u8]) -> Result<()> {
         (self.hook)(Call::Upload);
         Host.upload(&slab.slab, span, at, bytes)
     }
 
-    fn download(&self, slab: &HookedSlab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
+    fn download(&self, slab: &HookedSlab, span: Span<'_>, at: u64, bytes: &mut [u8]) -> Result<()> {
         (self.hook)(Call::Download);
         Host.download(&slab.slab, span, at, bytes)
     }
 
-    fn fill(&self, slab: &HookedSlab, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()> {
+    fn fill(&self, slab: &HookedSlab, span: SpanMut<'_>, len: u64, pattern: &[u8]) -> Result<()> {
         (self.hook)(Call::Fill);
         Host.fill(&slab.slab, span, len, pattern)
     }
 
-    fn zero_if_free(&self, slab: &HookedSlab, span: &mut Span, len: u64) -> Result<bool> {
+    fn zero_if_free(&self, slab: &HookedSlab, span: SpanMut<'_>, len: u64) -> Result<bool> {
         (self.hook)(Call::Zero);
         Host.fill(&slab.slab, span, len, &[0]).map(|()| true)
     }

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, mpsc};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use tensorpool::backend::{CopyDst, CopySrc, HostSlab, Span};
+use tensorpool::backend::{CopyDst, CopySrc, HostSlab, Span, SpanMut};
 use tensorpool::{Backend, Config, Error, ErrorKind, Host, HostMemory, Limits, Pool, Request, Result, SlabPolicy};
 
 const KIB: u64 = 1 << 10;
@@ -54,22 +54,22 @@ impl Backend for Streamed {
         Host.create_slab(bytes)
     }
 
-    fn upload(&self, slab: &HostSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
+    fn upload(&self, slab: &HostSlab, span: SpanMut<'_>, at: u64, bytes: &[u8]) -> Result<()> {
         let _recorder = self.record()?;
         Host.upload(slab, span, at, bytes)
     }
 
-    fn download(&self, slab: &HostSlab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
+    fn download(&self, slab: &HostSlab, span: Span<'_>, at: u64, bytes: &mut [u8]) -> Result<()> {
         let _recorder = self.record()?;
         Host.download(slab, span, at, bytes)
     }
 
-    fn fill(&self, slab: &HostSlab, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()> {
+    fn fill(&self, slab: &HostSlab, span: SpanMut<'_>, len: u64, pattern: &[u8]) -> Result<()> {
         let _recorder = self.record()?;
         Host.fill(slab, span, len, pattern)
     }
 
-    fn zero_if_free(&self, slab: &HostSlab, span: &mut Span, len: u64) -> Result<bool> {
+    fn zero_if_free(&self, slab: &HostSlab, span: SpanMut<'_>, len: u64) -> Result<bool> {
         match self.stream.try_lock() {
             Ok(_stream) => Host.fill(slab, span, len, &[0]).map(|()| true),
             Err(_) => Ok(false),
@@ -87,11 +87,11 @@ impl Backend for Streamed {
 }
 
 impl HostMemory for Streamed {
-    fn bytes<'a>(&self, slab: &'a HostSlab, span: &'a Span) -> Result<&'a [u8]> {
+    fn bytes<'a>(&self, slab: &'a HostSlab, span: Span<'a>) -> Result<&'a [u8]> {
         Host.bytes(slab, span)
     }
 
-    fn bytes_mut<'a>(&self, slab: &'a HostSlab, span: &'a mut Span) -> Result<&'a mut [u8]> {
+    fn bytes_mut<'a>(&self, slab: &'a HostSlab, span: SpanMut<'a>) -> Result<&'a mut [u8]> {
         Host.bytes_mut(slab, span)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tensorpool::backend::{CopyDst, CopySrc, HostSlab, PageOptions, Span};
+use tensorpool::backend::{CopyDst, CopySrc, HostSlab, PageOptions, Span, SpanMut};
 use tensorpool::{
     AnyBackend, Backend, Budget, Config, Error, ErrorKind, Host, Limits, Pool, Request, Result, SlabPolicy, Virtual,
 };
@@ -69,15 +69,15 @@ impl Backend for Machine {
         Ok(self.memory_bytes)
     }
 
-    fn upload(&self, slab: &HostSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
+    fn upload(&self, slab: &HostSlab, span: SpanMut<'_>, at: u64, bytes: &[u8]) -> Result<()> {
         Host.upload(slab, span, at, bytes)
     }
 
-    fn download(&self, slab: &HostSlab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
+    fn download(&self, slab: &HostSlab, span: Span<'_>, at: u64, bytes: &mut [u8]) -> Result<()> {
         Host.download(slab, span, at, bytes)
     }
 
-    fn fill(&self, slab: &HostSlab, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()> {
+    fn fill(&self, slab: &HostSlab, span: SpanMut<'_>, len: u64, pattern: &[u8]) -> Result<()> {
         Host.fill(slab, span, len, pattern)
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tensorpool::backend::{CopyDst, CopySrc, HostSlab, PageOptions, Span};
+use tensorpool::backend::{CopyDst, CopySrc, HostSlab, PageOptions, Span, SpanMut};
 use tensorpool::{Backend, Config, Error, ErrorKind, Host, HostMemory, Limit, Limits, Pool, Result, Stats};
 
 /// The payload of a panic, which panics when it is dropped.
@@ -249,7 +249,7 @@ impl Backend for Watched {
         Ok(WatchedSlab { slab: Host.reserve_slab(bytes, pages)?, bytes: 0, seen: Arc::clone(&self.seen) })
     }
 
-    fn commit(&self, slab: &WatchedSlab, span: &mut Span, touches: bool) -> Result<()> {
+    fn commit(&self, slab: &WatchedSlab, span: SpanMut<'_>, touches: bool) -> Result<()> {
         let seen = &self.seen;
         let hook = seen.hook.lock().unwrap().0.take();
         hook.into_iter().for_each(|hook| hook());
@@ -262,36 +262,38 @@ impl Backend for Watched {
             let cause = std::io::Error::from(std::io::ErrorKind::OutOfMemory);
             return Err(Error::new(ErrorKind::OutOfMemory, format!("commit {call} fails")).with_source(cause));
         }
+        let bytes = span.bytes();
         Host.commit(&slab.slab, span, touches)?;
-        seen.touched.store(if touches { span.bytes() } else { 0 }, Ordering::SeqCst);
-        let reserved = seen.reserved.fetch_add(span.bytes(), Ordering::SeqCst) + span.bytes();
+        seen.touched.store(if touches { bytes } else { 0 }, Ordering::SeqCst);
+        let reserved = seen.reserved.fetch_add(bytes, Ordering::SeqCst) + bytes;
         seen.peak.fetch_max(reserved, Ordering::SeqCst);
         Ok(())
     }
 
-    fn decommit(&self, slab: &WatchedSlab, span: &mut Span) -> Result<()> {
+    fn decommit(&self, slab: &WatchedSlab, span: SpanMut<'_>) -> Result<()> {
         let call = self.seen.decommits.fetch_add(1, Ordering::SeqCst) + 1;
         let from = self.seen.fail_decommits_from.load(Ordering::Relaxed);
         if from > 0 && call >= from {
             assert!(self.seen.panics.load(Ordering::Relaxed) == 0, "decommit {call} panics, as the test wants");
             return Err(Error::new(ErrorKind::Device, format!("decommit {call} fails")));
         }
+        let bytes = span.bytes();
         Host.decommit(&slab.slab, span)?;
-        self.seen.reserved.fetch_sub(span.bytes(), Ordering::SeqCst);
+        self.seen.reserved.fetch_sub(bytes, Ordering::SeqCst);
         Ok(())
     }
 
-    fn upload(&self, slab: &WatchedSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
+    fn upload(&self, slab: &WatchedSlab, span: SpanMut<'_>, at: u64, bytes: &[u8]) -> Result<()> {
         self.seen.failing(&self.seen.fail_transfers)?;
         Host.upload(&slab.slab, span, at, bytes)
     }
 
-    fn download(&self, slab: &WatchedSlab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
+    fn download(&self, slab: &WatchedSlab, span: Span<'_>, at: u64, bytes: &mut [u8]) -> Result<()> {
         self.seen.failing(&self.seen.fail_transfers)?;
         Host.download(&slab.slab, span, at, bytes)
     }
 
-    fn fill(&self, slab: &WatchedSlab, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()> {
+    fn fill(&self, slab: &WatchedSlab, span: SpanMut<'_>, len: u64, pattern: &[u8]) -> Result<()> {
         self.seen.failing(&self.seen.fail_transfers)?;
         Host.fill(&slab.slab, span, len, pattern)
     }
@@ -348,11 +350,11 @@ impl Backend for Watched {
 }
 
 impl HostMemory for Watched {
-    fn bytes<'a>(&self, slab: &'a WatchedSlab, span: &'a Span) -> Result<&'a [u8]> {
+    fn bytes<'a>(&self, slab: &'a WatchedSlab, span: Span<'a>) -> Result<&'a [u8]> {
         Host.bytes(&slab.slab, span)
     }
 
-    fn bytes_mut<'a>(&self, slab: &'a WatchedSlab, span: &'a mut Span) -> Result<&'a mut [u8]> {
+    fn bytes_mut<'a>(&self, slab: &'a WatchedSlab, span: SpanMut<'a>) -> Result<&'a mut [u8]> {
         Host.bytes_mut(&slab.slab, span)
     }
 }

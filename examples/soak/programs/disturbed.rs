@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tensorpool::backend::{CopyDst, CopySrc, HostSlab, PageOptions, Span};
+use tensorpool::backend::{CopyDst, CopySrc, HostSlab, PageOptions, Span, SpanMut};
 use tensorpool::{Backend, Host, Limit, Limits, Result, Virtual};
 
 use super::bombs::Callback;
@@ -76,7 +76,7 @@ impl DisturbedSlab {
     }
 
     /// Memory comes for whole granules that have none, or goes where they have.
-    fn change(&self, span: &Span, comes: bool) {
+    fn change(&self, span: Span<'_>, comes: bool) {
         let (start, end) = (span.offset(), span.offset() + span.bytes());
         let is_whole = start.is_multiple_of(GRANULE_BYTES) && (end.is_multiple_of(GRANULE_BYTES) || end == self.bytes);
         assert!(is_whole, "{start} to {end} are not whole granules of {}", self.bytes);
@@ -89,7 +89,7 @@ impl DisturbedSlab {
     }
 
     /// Panics unless all that a transfer is lent has memory.
-    fn attend(&self, span: &Span) {
+    fn attend(&self, span: Span<'_>) {
         let Some(granules) = &self.granules else { return };
         let (start, end) = (span.offset(), span.offset() + span.bytes());
         let granules = granules.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,7 +98,7 @@ impl DisturbedSlab {
     }
 
     /// A write into a part of the span has failed.
-    fn spoil(&self, span: &mut Span, at: u64, len: u64) {
+    fn spoil(&self, span: SpanMut<'_>, at: u64, len: u64) {
         if span.range(at, len).is_ok() {
             Host.upload(&self.slab, span, at, &vec![0xdb; len as usize]).expect("a range of the span");
         }
@@ -150,53 +150,53 @@ impl Backend for Disturbed {
         })
     }
 
-    fn commit(&self, slab: &DisturbedSlab, span: &mut Span, touches: bool) -> Result<()> {
+    fn commit(&self, slab: &DisturbedSlab, mut span: SpanMut<'_>, touches: bool) -> Result<()> {
         self.trouble.create(span.bytes(), Callback::Commit)?;
-        Host.commit(&slab.slab, span, touches)?;
-        slab.change(span, true);
+        Host.commit(&slab.slab, span.reborrow(), touches)?;
+        slab.change(span.as_span(), true);
         self.trouble.reserve(span.bytes());
         Ok(())
     }
 
-    fn decommit(&self, slab: &DisturbedSlab, span: &mut Span) -> Result<()> {
+    fn decommit(&self, slab: &DisturbedSlab, mut span: SpanMut<'_>) -> Result<()> {
         self.trouble.transfer(Callback::Decommit, || {})?;
-        Host.decommit(&slab.slab, span)?;
-        slab.change(span, false);
+        Host.decommit(&slab.slab, span.reborrow())?;
+        slab.change(span.as_span(), false);
         self.trouble.unreserve(span.bytes());
         Ok(())
     }
 
-    fn upload(&self, slab: &DisturbedSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
-        self.trouble.transfer(Callback::Upload, || slab.spoil(span, at, bytes.len() as u64))?;
-        slab.attend(span);
+    fn upload(&self, slab: &DisturbedSlab, mut span: SpanMut<'_>, at: u64, bytes: &[u8]) -> Result<()> {
+        self.trouble.transfer(Callback::Upload, || slab.spoil(span.reborrow(), at, bytes.len() as u64))?;
+        slab.attend(span.as_span());
         Host.upload(&slab.slab, span, at, bytes)
     }
 
-    fn download(&self, slab: &DisturbedSlab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
+    fn download(&self, slab: &DisturbedSlab, span: Span<'_>, at: u64, bytes: &mut [u8]) -> Result<()> {
         self.trouble.transfer(Callback::Download, || {})?;
         slab.attend(span);
         Host.download(&slab.slab, span, at, bytes)
     }
 
-    fn fill(&self, slab: &DisturbedSlab, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()> {
-        self.trouble.transfer(Callback::Fill, || slab.spoil(span, 0, len))?;
-        slab.attend(span);
+    fn fill(&self, slab: &DisturbedSlab, mut span: SpanMut<'_>, len: u64, pattern: &[u8]) -> Result<()> {
+        self.trouble.transfer(Callback::Fill, || slab.spoil(span.reborrow(), 0, len))?;
+        slab.attend(span.as_span());
         Host.fill(&slab.slab, span, len, pattern)
     }
 
-    fn zero_if_free(&self, slab: &DisturbedSlab, span: &mut Span, len: u64) -> Result<bool> {
-        self.trouble.transfer(Callback::Zero, || slab.spoil(span, 0, len))?;
+    fn zero_if_free(&self, slab: &DisturbedSlab, mut span: SpanMut<'_>, len: u64) -> Result<bool> {
+        self.trouble.transfer(Callback::Zero, || slab.spoil(span.reborrow(), 0, len))?;
         if self.trouble.must_wait() {
             return Ok(false);
         }
-        slab.attend(span);
+        slab.attend(span.as_span());
         Host.fill(&slab.slab, span, len, &[0]).map(|()| true)
     }
 
-    fn copy(&self, from: CopySrc<'_, DisturbedSlab>, to: CopyDst<'_, DisturbedSlab>, len: u64) -> Result<()> {
-        self.trouble.transfer(Callback::Copy, || to.slab.spoil(to.span, to.at, len))?;
+    fn copy(&self, from: CopySrc<'_, DisturbedSlab>, mut to: CopyDst<'_, DisturbedSlab>, len: u64) -> Result<()> {
+        self.trouble.transfer(Callback::Copy, || to.slab.spoil(to.span.reborrow(), to.at, len))?;
         from.slab.attend(from.span);
-        to.slab.attend(to.span);
+        to.slab.attend(to.span.as_span());
         let from = CopySrc { slab: &from.slab.slab, span: from.span, at: from.at };
         Host.copy(from, CopyDst { slab: &to.slab.slab, span: to.span, at: to.at }, len)
     }

@@ -22,7 +22,9 @@ use std::thread::ThreadId;
 pub use self::encoder::Encoder;
 pub(crate) use self::scope::scoped;
 use self::stream::Stream;
-use super::{ALIGNMENT_BYTES_MAX, Backend, CopyDst, CopySrc, Limit, Limits, Point, Span, check_slab_bytes, machine};
+use super::{
+    ALIGNMENT_BYTES_MAX, Backend, CopyDst, CopySrc, Limit, Limits, Point, Span, SpanMut, check_slab_bytes, machine,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering, lock};
 use crate::units::{exact, round_up};
@@ -214,7 +216,7 @@ impl Gpu {
     }
 
     /// Checks a range in a span for the copy commands: words, but for the end of the span.
-    fn words(&self, span: &Span, at: u64, len: u64) -> Result<std::ops::Range<u64>> {
+    fn words(&self, span: Span<'_>, at: u64, len: u64) -> Result<std::ops::Range<u64>> {
         let range = span.range(at, len)?;
         if !at.is_multiple_of(WORD_BYTES) || (!len.is_multiple_of(WORD_BYTES) && at + len != span.bytes()) {
             let message = format!("{len} bytes from byte {at} of {}: a GPU moves words of 4 bytes", span.bytes());
@@ -289,23 +291,23 @@ impl Backend for Gpu {
         })
     }
 
-    fn upload(&self, slab: &wgpu::Buffer, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
-        let range = self.words(span, at, bytes.len() as u64)?;
+    fn upload(&self, slab: &wgpu::Buffer, span: SpanMut<'_>, at: u64, bytes: &[u8]) -> Result<()> {
+        let range = self.words(span.as_span(), at, bytes.len() as u64)?;
         self.stream()?.upload(self, slab, range.start, bytes)
     }
 
-    fn download(&self, slab: &wgpu::Buffer, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
+    fn download(&self, slab: &wgpu::Buffer, span: Span<'_>, at: u64, bytes: &mut [u8]) -> Result<()> {
         let range = self.words(span, at, bytes.len() as u64)?;
         self.stream()?.download(self, slab, range.start, bytes)
     }
 
-    fn fill(&self, slab: &wgpu::Buffer, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()> {
-        let range = self.words(span, 0, len)?;
+    fn fill(&self, slab: &wgpu::Buffer, span: SpanMut<'_>, len: u64, pattern: &[u8]) -> Result<()> {
+        let range = self.words(span.as_span(), 0, len)?;
         self.stream()?.fill(self, slab, (range.start, len), pattern)
     }
 
-    fn zero_if_free(&self, slab: &wgpu::Buffer, span: &mut Span, len: u64) -> Result<bool> {
-        let range = self.words(span, 0, len)?;
+    fn zero_if_free(&self, slab: &wgpu::Buffer, span: SpanMut<'_>, len: u64) -> Result<bool> {
+        let range = self.words(span.as_span(), 0, len)?;
         match self.stream_if_free()? {
             Some(mut stream) => stream.fill(self, slab, (range.start, len), &[0]).map(|()| true),
             None => Ok(false),
@@ -317,7 +319,7 @@ impl Backend for Gpu {
     }
 
     fn copy(&self, from: CopySrc<'_, wgpu::Buffer>, to: CopyDst<'_, wgpu::Buffer>, len: u64) -> Result<()> {
-        let target = self.words(to.span, to.at, len)?;
+        let target = self.words(to.span.as_span(), to.at, len)?;
         if len == 0 || !from.at.is_multiple_of(WORD_BYTES) {
             return self.words(from.span, from.at, len).map(drop);
         }

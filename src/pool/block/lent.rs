@@ -1,16 +1,16 @@
 //! What a compaction may change of a block.
 
 use super::{Block, Place};
-use crate::backend::{Backend, Span};
+use crate::backend::Backend;
 use crate::pool::labels::Label;
 use crate::pool::shards::PoolHome;
 use crate::pool::state::Home;
 use crate::sync::Ordering;
 
-/// What a move changes of a block that is lent for it.
+/// What a move changes of a block that is lent for it, and the bytes that it was asked for.
 pub(in crate::pool) struct Lent<'a, B: Backend> {
     pub(in crate::pool) home: &'a mut Home<B::Slab>,
-    pub(in crate::pool) span: &'a mut Span,
+    pub(in crate::pool) bytes: u64,
     pub(in crate::pool) label: Option<&'a Label>,
 }
 
@@ -19,8 +19,7 @@ impl<B: Backend> Block<B> {
     pub(in crate::pool) fn movable(&mut self) -> Option<Lent<'_, B>> {
         let Place::Home(PoolHome { home, .. }) = &mut self.place else { return None };
         let is_held = self.holds.get().is_some_and(|holds| holds.load(Ordering::Acquire) > 0);
-        let is_own = (self.span.slab_serial(), self.span.offset()) == (home.slab.serial, home.extent.offset());
-        let label = self.label.as_deref();
-        (is_own && !is_held).then_some(Lent { home, span: &mut self.span, label })
+        let (bytes, label) = (self.bytes, self.label.as_deref());
+        (!is_held).then_some(Lent { home, bytes, label })
     }
 }

@@ -6,15 +6,15 @@
 //! ```
 
 use super::{Block, Place};
-use crate::backend::{Backend, Span};
+use crate::backend::{Backend, SpanMut};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::labels::Label;
 use crate::pool::shards::PoolHome;
 use crate::pool::state::{Denied, Holds, Home};
-use crate::pool::zero::{At, Zeroed, at, nowhere};
+use crate::pool::zero::Zeroed;
 use crate::pool::{Request, Shared, planned};
 use crate::space::Obstacle;
-use crate::sync::{Arc, Ordering, caught};
+use crate::sync::{Arc, caught};
 use crate::units::{exact, round_up};
 
 /// What zeroes are written from.
@@ -96,11 +96,11 @@ impl<B: Backend> Block<B> {
             let rule = if bytes == 0 { "drop it instead" } else { "that is more" };
             return Err(self.refused(ErrorKind::Invalid, "shrink", bytes, rule));
         }
-        self.check_own("shrink", bytes)?;
+        self.check_place("shrink", bytes)?;
         let shared = Arc::clone(self.shared());
         shared.make_room_in_record();
         self.write_down(&shared, bytes);
-        self.span = Span::new(self.span.slab_serial(), self.span.offset(), bytes);
+        self.bytes = bytes;
         let behind = self.part_with(&shared, bytes);
         let tally = shared.shards.tally();
         if shared.shards.signs.has_arena() {
@@ -133,30 +133,26 @@ impl<B: Backend> Block<B> {
         if bytes < from {
             return Err(self.refused(ErrorKind::Invalid, "grow", bytes, "that is less: shrink it instead"));
         }
-        self.check_own("grow", bytes)?;
+        self.check_place("grow", bytes)?;
         let shared = Arc::clone(self.shared());
         shared.check_request(&Request::bytes(bytes), true)?;
         shared.state().check_open()?;
         shared.make_room_in_record();
-        let mut behind = self.take_behind(&shared, bytes)?;
+        let behind = self.take_behind(&shared, bytes)?;
         if is_zeroed {
-            self.zero_from(&mut behind, from, bytes)?;
+            self.zero_from(&shared, from, bytes)?;
         }
         self.write_down(&shared, bytes);
         self.take_over(behind, bytes);
         Ok(())
     }
 
-    /// Refuses a block whose span is another's, or which has no place.
-    fn check_own(&self, verb: &str, bytes: u64) -> Result<()> {
-        let Some(home) = self.home() else {
-            return Err(self.refused(ErrorKind::NotInPlace, verb, bytes, "a block of zero bytes has no place"));
-        };
-        let at = (home.slab.serial, home.extent.offset());
-        if (self.span.slab_serial(), self.span.offset()) == at {
+    /// Refuses a block that has no place.
+    fn check_place(&self, verb: &str, bytes: u64) -> Result<()> {
+        if self.home().is_some() {
             return Ok(());
         }
-        Err(self.shared().swapped((at.0, at.1, home.extent.bytes())))
+        Err(self.refused(ErrorKind::NotInPlace, verb, bytes, "a block of zero bytes has no place"))
     }
 
     #[cold]
@@ -221,32 +217,23 @@ impl<B: Backend> Block<B> {
     }
 
     /// Zeroes the bytes from `from` to `to`, which are the block's or reserved for it.
-    fn zero_from(&mut self, behind: &mut Behind<B>, from: u64, to: u64) -> Result<()> {
-        let Some(slab) = self.home().map(|home| Arc::clone(&home.slab)) else { return Ok(()) };
-        let shared = Arc::clone(&behind.shared);
-        let (serial, offset, alignment_bytes) = (slab.serial, self.span.offset(), shared.limits.alignment_bytes);
+    fn zero_from(&mut self, shared: &Shared<B>, from: u64, to: u64) -> Result<()> {
+        let Some(home) = self.home() else { return Ok(()) };
+        let (slab, offset) = (&home.slab, home.extent.offset());
         // A span begins at a multiple of the alignment: what is before the first is written as a part of the block.
-        let edge = round_up(from, alignment_bytes).unwrap_or(to).min(to);
-        let lent = [Span::new(serial, offset, edge), Span::new(serial, offset + edge, to - edge)];
-        let lent_at = [at(&lent[0]), at(&lent[1])];
-        let mut zeroing = Zeroing {
-            span: std::mem::replace(&mut self.span, nowhere()),
-            block: &mut self.span,
-            lent,
-            lent_at,
-            behind,
-        };
-        let [first, rest] = &mut zeroing.lent;
+        let edge = round_up(from, shared.limits.alignment_bytes).unwrap_or(to).min(to);
         let mut written = from;
         while written < edge {
             let zeros = &ZEROS[..(edge - written).min(ZEROS.len() as u64) as usize];
-            shared.backend.upload(&slab.memory, first, written, zeros)?;
+            let span = SpanMut::new(slab.serial, offset, edge);
+            shared.backend.upload(&slab.memory, span, written, zeros)?;
             written += zeros.len() as u64;
         }
-        if rest.bytes() > 0 {
+        if edge < to {
+            let rest = SpanMut::new(slab.serial, offset + edge, to - edge);
             shared.backend.fill(&slab.memory, rest, to - edge, &[0])?;
         }
-        if zeroing.is_swapped() { Err(shared.swapped(lent_at[1])) } else { Ok(()) }
+        Ok(())
     }
 
     /// Takes what was reserved. The block has so many bytes from now on.
@@ -255,7 +242,7 @@ impl<B: Backend> Block<B> {
         if let (Some(label), Some(home)) = (&self.label, &home_behind) {
             label.grow(home.extent.bytes());
         }
-        self.span = Span::new(self.span.slab_serial(), self.span.offset(), bytes);
+        self.bytes = bytes;
         let shared = &behind.shared;
         let tally = shared.shards.tally();
         if shared.shards.signs.has_arena() {
@@ -281,14 +268,7 @@ impl<B: Backend> Block<B> {
         let is_dirty = shared.zero_on_free
             && match holds {
                 Some(_) => true,
-                None => match shared.zero(&behind, false) {
-                    Zeroed::Done => false,
-                    Zeroed::Later => true,
-                    Zeroed::Lost => {
-                        shared.kept_blocks.fetch_add(1, Ordering::Relaxed);
-                        return None;
-                    }
-                },
+                None => matches!(shared.zero(&behind, false), Zeroed::Later),
             };
         Some((behind, holds, is_dirty))
     }
@@ -319,33 +299,5 @@ impl<B: Backend> Drop for Behind<B> {
             self.shared.state().unreserve(home, self.shared.zero_on_free);
             self.shared.serve();
         }
-    }
-}
-
-/// The spans that zero the new part of a block. Meanwhile the block has none.
-struct Zeroing<'a, B: Backend> {
-    block: &'a mut Span,
-    span: Span,
-    lent: [Span; 2],
-    lent_at: [At; 2],
-    behind: &'a mut Behind<B>,
-}
-
-impl<B: Backend> Zeroing<'_, B> {
-    fn is_swapped(&self) -> bool {
-        self.lent.each_ref().map(at) != self.lent_at
-    }
-}
-
-/// On success, on an error, and if the backend panics.
-impl<B: Backend> Drop for Zeroing<'_, B> {
-    fn drop(&mut self) {
-        if self.is_swapped() {
-            // Another may have a span of these bytes: neither they nor the block's are ever used again.
-            self.behind.home = None;
-            caught(|| log::error!("{}", self.behind.shared.swapped(self.lent_at[1])));
-            return;
-        }
-        *self.block = std::mem::replace(&mut self.span, nowhere());
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Compaction;
 use super::target::Target;
-use crate::backend::{Backend, Span};
+use crate::backend::Backend;
 use crate::error::Result;
 use crate::pool::block::Lent;
 use crate::pool::state::{Home, Slot, Terms};
@@ -156,7 +156,7 @@ impl<'a, 's, B: Backend> Passes<'a, 's, B> {
 
     /// Returns whether there was a place to go to.
     fn move_within(&mut self, index: usize) -> Result<bool> {
-        let Lent { home, span, .. } = &mut self.lent[index];
+        let Lent { home, bytes, .. } = &self.lent[index];
         let mut state = self.shared.state();
         let place = if home.extent.is_piece() { state.reserve_above(home) } else { state.reserve_below(home) };
         drop(state);
@@ -164,10 +164,10 @@ impl<'a, 's, B: Backend> Passes<'a, 's, B> {
         let (run, hole) = (home.extent, place.extent);
         let mut target = Target::new(self.shared, &home.slab, place);
         let (to, left) = if hole.bytes() < run.bytes() && !run.is_piece() {
-            target.slide(span)?;
+            target.slide(run, *bytes)?;
             run.slid_onto(hole)
         } else {
-            target.carry(span)?;
+            target.carry(run, *bytes)?;
             (hole, run)
         };
         let place = target.arrived();
@@ -178,10 +178,10 @@ impl<'a, 's, B: Backend> Passes<'a, 's, B> {
     fn empty_one(&mut self, aim: Aim) -> Result<bool> {
         let Some(mut places) = self.places_elsewhere(aim)? else { return Ok(false) };
         while let Some((index, place)) = places.homes.pop() {
-            let Lent { home, span, .. } = &mut self.lent[index];
+            let Lent { home, bytes, .. } = &self.lent[index];
             let (from, to) = (home.extent, place.extent);
             let mut target = Target::new(self.shared, &home.slab, place);
-            target.carry(span)?;
+            target.carry(from, *bytes)?;
             let place = target.arrived();
             self.arrive(index, place, to, from);
         }
@@ -199,7 +199,7 @@ impl<'a, 's, B: Backend> Passes<'a, 's, B> {
         for slot in candidates {
             let indexes: Vec<usize> = (0..lent.len()).filter(|index| lent[*index].0 == slot).collect();
             let blocks: Vec<(u64, Extent)> =
-                indexes.iter().map(|index| (self.lent[*index].span.bytes(), self.lent[*index].home.extent)).collect();
+                indexes.iter().map(|index| (self.lent[*index].bytes, self.lent[*index].home.extent)).collect();
             let mut homes = {
                 let mut state = self.shared.state();
                 match aim {
@@ -220,7 +220,7 @@ impl<'a, 's, B: Backend> Passes<'a, 's, B> {
     /// A block has come to its place, or to that and a part of its own. What is `left` of its slab goes home.
     fn arrive(&mut self, index: usize, place: Option<Home<B::Slab>>, to: Extent, left: Extent) -> bool {
         let Some(place) = place else { return false };
-        let Lent { home, span, label } = &mut self.lent[index];
+        let Lent { home, bytes, label } = &mut self.lent[index];
         let held_bytes = home.extent.bytes();
         self.shared.write_down_move(planned::at(home), (place.slab.serial, to.offset()));
         self.shared.state().moved(home, place, to, left, self.shared.zero_on_free);
@@ -231,7 +231,7 @@ impl<'a, 's, B: Backend> Passes<'a, 's, B> {
             label.shrink(held_bytes);
         }
         self.done.blocks_moved += 1;
-        self.done.bytes_moved += Span::bytes(span);
+        self.done.bytes_moved += *bytes;
         if self.shared.zero_on_free {
             self.shared.zero_retired(false);
         }

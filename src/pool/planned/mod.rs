@@ -294,7 +294,6 @@ impl<B: Backend> Shared<B> {
                     self.end_hold(&mut state, &mut self.shards.planner(), held.home);
                 }
                 Zeroed::Later => self.shards.planner().hold(Held { holds: None, ..held }),
-                Zeroed::Lost => {}
             }
         }
         if let Some(thread) = thread

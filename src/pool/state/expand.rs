@@ -233,12 +233,6 @@ impl<S> State<S> {
         self.books.reserved(came_bytes, self.reserved.bytes());
     }
 
-    /// The backend has kept a span of missing memory. None of the places, nor of the memory, is used again.
-    pub(in crate::pool) fn lose(&mut self, expansion: &Expansion<S>) {
-        self.books.reserved(expansion.bytes(), self.reserved.bytes());
-        expansion.homes.iter().for_each(|home| self.books.list(home.extent.bytes()));
-    }
-
     fn unlist(&mut self, homes: Vec<Home<S>>) {
         for home in homes {
             self.books.unlist(home.extent.bytes());
@@ -340,11 +334,5 @@ impl<S> State<S> {
             self.space_mut(slot).decommit(extent);
         }
         self.release(slot, extent);
-    }
-
-    /// Spare memory from [`take_left`](Self::take_left) may be another's: it is never used again.
-    pub(in crate::pool) fn lost_spare(&mut self, extent: Extent) {
-        self.decommitting.take(extent.bytes());
-        self.books.take_listed(extent.bytes());
     }
 }

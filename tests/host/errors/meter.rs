@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tensorpool::backend::{CopyDst, CopySrc, PageOptions, Span};
+use tensorpool::backend::{CopyDst, CopySrc, PageOptions, Span, SpanMut};
 use tensorpool::{Backend, Error, ErrorKind, Limits, Result};
 
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ pub struct MeterSlab {
 
 impl MeterSlab {
     /// Memory comes for a span that has none, or goes where all of it has some.
-    fn change(&self, span: &Span, comes: bool) -> u64 {
+    fn change(&self, span: Span<'_>, comes: bool) -> u64 {
         let (start, end) = (span.offset(), span.offset() + span.bytes());
         assert!(start.is_multiple_of(GRANULE_BYTES) && (end.is_multiple_of(GRANULE_BYTES) || end == self.bytes));
         let mut granules = self.granules.as_ref().expect("a range of addresses").lock().unwrap();
@@ -96,29 +96,29 @@ impl Backend for Meter {
         Ok(MeterSlab { bytes, granules, reserved: Arc::clone(&self.reserved) })
     }
 
-    fn commit(&self, slab: &MeterSlab, span: &mut Span, _: bool) -> Result<()> {
+    fn commit(&self, slab: &MeterSlab, span: SpanMut<'_>, _: bool) -> Result<()> {
         if self.reserved() + span.bytes() > self.memory_bytes {
             return Err(Error::new(ErrorKind::OutOfMemory, "the meter has no more"));
         }
-        self.reserved.fetch_add(slab.change(span, true), Ordering::SeqCst);
+        self.reserved.fetch_add(slab.change(span.as_span(), true), Ordering::SeqCst);
         Ok(())
     }
 
-    fn decommit(&self, slab: &MeterSlab, span: &mut Span) -> Result<()> {
-        self.reserved.fetch_sub(slab.change(span, false), Ordering::SeqCst);
+    fn decommit(&self, slab: &MeterSlab, span: SpanMut<'_>) -> Result<()> {
+        self.reserved.fetch_sub(slab.change(span.as_span(), false), Ordering::SeqCst);
         Ok(())
     }
 
-    fn upload(&self, _: &MeterSlab, _: &mut Span, _: u64, _: &[u8]) -> Result<()> {
+    fn upload(&self, _: &MeterSlab, _: SpanMut<'_>, _: u64, _: &[u8]) -> Result<()> {
         Ok(())
     }
 
-    fn download(&self, _: &MeterSlab, _: &Span, _: u64, bytes: &mut [u8]) -> Result<()> {
+    fn download(&self, _: &MeterSlab, _: Span<'_>, _: u64, bytes: &mut [u8]) -> Result<()> {
         bytes.fill(0);
         Ok(())
     }
 
-    fn fill(&self, _: &MeterSlab, _: &mut Span, _: u64, _: &[u8]) -> Result<()> {
+    fn fill(&self, _: &MeterSlab, _: SpanMut<'_>, _: u64, _: &[u8]) -> Result<()> {
         Ok(())
     }
 
