@@ -5,7 +5,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 pub(crate) use std::sync::atomic::Ordering;
-pub(crate) use std::sync::{Arc, OnceLock, PoisonError, TryLockError, Weak};
+#[cfg(feature = "gpu")]
+pub(crate) use std::sync::OnceLock;
+pub(crate) use std::sync::{Arc, PoisonError, TryLockError, Weak};
 
 #[cfg(loom)]
 use loom::thread;

@@ -40,21 +40,56 @@ impl<B: Backend> Shared<B> {
         if self.shards.signs.looks() { self.alloc_in_step(request) } else { self.alloc_in_pool(request) }
     }
 
-    /// As nothing is planned. Once in the place where all allocations pass: a handle that is moved on the way costs more than
-    /// all else.
+    /// As nothing is planned. A block that is neither labelled nor zeroed is built where the caller wants it: moves would be half of
+    /// what it costs.
     #[inline(always)]
     pub(super) fn alloc_in_pool(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
+        if request.zeroed || !request.label.is_empty() {
+            return self.alloc_with_care(request);
+        }
         // What a list has is within every limit: such a request needs no more checks than these.
-        let is_plain = request.align_bytes.is_power_of_two() && request.align_bytes <= self.limits.alignment_bytes;
-        if is_plain && let Some(class) = self.classes.of(request.bytes) {
-            self.backend.check()?;
-            let fill = |tally| self.fill(request, tally);
-            if let Some(place) = self.shards.take(class, request.bytes, self.run_sizes, fill) {
-                return Block::new(place, request);
+        if self.is_plain(request) {
+            if let Some(class) = self.classes.of(request.bytes) {
+                self.backend.check()?;
+                if let Some(place) = self.shards.take(class, self.classes.bytes(class), request.bytes) {
+                    return Ok(Block::bare(place, request.bytes));
+                }
+            } else if self.shards.lists_runs() {
+                self.backend.check()?;
+                if let Some(place) = self.shards.take_run(request.bytes, self.run_sizes) {
+                    return Ok(Block::bare(place, request.bytes));
+                }
             }
-        } else if is_plain && self.shards.lists_runs() {
+        }
+        self.alloc_unlisted(request)
+    }
+
+    #[inline(always)]
+    fn is_plain(&self, request: &Request) -> bool {
+        request.align_bytes.is_power_of_two() && request.align_bytes <= self.limits.alignment_bytes
+    }
+
+    /// A block with a label, or zeroed.
+    #[inline(never)]
+    fn alloc_with_care(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
+        if self.is_plain(request) && self.classes.of(request.bytes).is_none() && self.shards.lists_runs() {
             self.backend.check()?;
             if let Some(place) = self.shards.take_run(request.bytes, self.run_sizes) {
+                return Block::new(place, request);
+            }
+        }
+        self.alloc_unlisted(request)
+    }
+
+    /// A block for which this thread's lists are empty.
+    #[inline(never)]
+    fn alloc_unlisted(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
+        if self.is_plain(request)
+            && let Some(class) = self.classes.of(request.bytes)
+        {
+            self.backend.check()?;
+            let fill = |tally| self.fill(request, tally);
+            if let Some(place) = self.shards.take_or_fill(class, request.bytes, self.run_sizes, fill) {
                 return Block::new(place, request);
             }
         }
@@ -111,7 +146,7 @@ impl<B: Backend> Shared<B> {
         }
         let class = self.classes.of(request.bytes).filter(|_| !request.is_aligned(self.limits.alignment_bytes));
         let fill = |tally| self.fill(request, tally);
-        let listed = class.and_then(|class| self.shards.take(class, request.bytes, self.run_sizes, fill));
+        let listed = class.and_then(|class| self.shards.take_or_fill(class, request.bytes, self.run_sizes, fill));
         listed.map(|place| place.home).or_else(|| self.state().take(request))
     }
 

@@ -1,11 +1,15 @@
 //! A block: what a caller holds.
 
 mod clear;
+mod hold;
 mod lent;
 mod resize;
 
 use std::fmt;
 
+use self::hold::Asked;
+pub use self::hold::Hold;
+pub(super) use self::hold::HoldTable;
 pub(super) use self::lent::Lent;
 use super::labels::Label;
 use super::shards::{PoolHome, Tally};
@@ -14,72 +18,46 @@ use super::zero::Zeroed;
 use super::{Front, Pool, Request, Shared, planned};
 use crate::backend::{self, Backend, CopyDst, Span, SpanMut};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, AtomicUsize, OnceLock, Ordering, caught};
+use crate::space::Mark;
+use crate::sync::{Arc, caught};
 
 /// A range of one slab that nobody else has. Its bytes go home when it is dropped.
 ///
 /// Its contents are whatever the last owner left, unless the request said `zeroed`.
+#[repr(C)]
 pub struct Block<B: Backend> {
-    place: Place<B>,
-    /// Bytes asked for.
-    bytes: u64,
-    label: Option<Arc<Label>>,
-    /// There once a hold was given out.
-    holds: OnceLock<Holds>,
-}
-
-/// Where a block's bytes are.
-enum Place<B: Backend> {
-    Home(PoolHome<B>),
-    /// A part of the arena of planned steps.
-    Planned(PoolHome<B>),
     /// Zero bytes take nothing.
-    Nowhere(Arc<Shared<B>>),
-    /// The block is being dropped.
-    Gone,
+    home: Option<Home<B::Slab>>,
+    /// Its pool, until the block is dropped.
+    shared: Option<Arc<Shared<B>>>,
+    asked: Asked,
+    label: Option<Arc<Label>>,
 }
 
 impl<B: Backend> Block<B> {
-    #[inline(always)]
+    /// A block whose place is the request's.
     pub(super) fn new(place: PoolHome<B>, request: &Request) -> Result<Self> {
-        let mut block = Self::unfilled(place, request);
-        if request.zeroed {
-            block.prepare(request)?;
-        }
-        Ok(block)
+        Self::unfilled(place, request).filled(request)
     }
 
-    /// A block in the arena of planned steps, not yet [filled](Self::filled).
+    /// A block without a label, whatever its bytes are.
     #[inline(always)]
-    pub(super) fn planned(place: PoolHome<B>, request: &Request) -> Self {
-        Self::at_place(place, request, Place::Planned)
+    pub(super) fn bare(PoolHome { shared, home }: PoolHome<B>, bytes: u64) -> Self {
+        Self { shared: Some(shared), home: Some(home), asked: Asked::new(bytes), label: None }
     }
 
-    /// As [`planned`](Self::planned), without a label.
-    #[inline(always)]
-    pub(super) fn bare(place: PoolHome<B>, bytes: u64) -> Self {
-        Self { place: Place::Planned(place), bytes, label: None, holds: OnceLock::new() }
-    }
-
-    #[inline(always)]
+    /// The block, with its bytes as the request wants them.
     pub(super) fn filled(mut self, request: &Request) -> Result<Self> {
-        if request.zeroed {
-            self.prepare(request)?;
-        }
+        self.prepare(request)?;
         Ok(self)
     }
 
     /// A block whose bytes are not yet as the request wants them: [`prepare`](Self::prepare) is to follow.
-    #[inline(always)]
     pub(super) fn unfilled(place: PoolHome<B>, request: &Request) -> Self {
-        Self::at_place(place, request, Place::Home)
-    }
-
-    #[inline(always)]
-    fn at_place(place: PoolHome<B>, request: &Request, kind: impl FnOnce(PoolHome<B>) -> Place<B>) -> Self {
-        let held_bytes = place.home.extent.bytes();
-        let label = if request.label.is_empty() { None } else { place.shared.label(request, held_bytes) };
-        Self { place: kind(place), bytes: request.bytes, label, holds: OnceLock::new() }
+        let label = place.shared.label(request, place.home.extent.bytes());
+        let mut block = Self::bare(place, request.bytes);
+        block.label = label;
+        block
     }
 
     #[cold]
@@ -89,29 +67,25 @@ impl<B: Backend> Block<B> {
 
     pub(super) fn empty(shared: &Arc<Shared<B>>, request: &Request) -> Self {
         let label = shared.labels.get(&request.label);
-        let place = Place::Nowhere(Arc::clone(shared));
-        Self { place, bytes: 0, label, holds: OnceLock::new() }
+        Self { shared: Some(Arc::clone(shared)), home: None, asked: Asked::new(0), label }
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared<B>> {
-        match &self.place {
-            Place::Home(PoolHome { shared, .. }) | Place::Planned(PoolHome { shared, .. }) | Place::Nowhere(shared) => {
-                shared
-            }
-            Place::Gone => unreachable!("a block has its pool until it is dropped"),
-        }
+        self.shared.as_ref().expect("a block has its pool until it is dropped")
     }
 
     fn home(&self) -> Option<&Home<B::Slab>> {
-        match &self.place {
-            Place::Home(place) | Place::Planned(place) => Some(&place.home),
-            _ => None,
-        }
+        self.home.as_ref()
+    }
+
+    /// Its place, if that is the block's own: no part of an arena.
+    fn own_home(&self) -> Option<&Home<B::Slab>> {
+        self.home.as_ref().filter(|home| !home.extent.is_marked(Mark::Planned))
     }
 
     /// Bytes asked for.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.asked.bytes()
     }
 
     /// Bytes held: what the pool counts as used.
@@ -142,11 +116,21 @@ impl<B: Backend> Block<B> {
     /// Keeps the block's memory from being used again until the hold is dropped, even if the block is dropped before:
     /// then its bytes are *retired*. For work that the pool does not see, as on a foreign encoder.
     pub fn hold(&self) -> Hold {
-        let holds = self.holds.get_or_init(Holds::default);
-        holds.fetch_add(1, Ordering::Relaxed);
-        let kept_blocks = Arc::clone(&self.shared().kept_blocks);
-        kept_blocks.fetch_add(1, Ordering::Relaxed);
-        Hold { holds: Arc::clone(holds), kept_blocks }
+        let shared = self.shared();
+        let holds = match self.at() {
+            Some(at) => shared.holds.of(at),
+            None => Holds::default(),
+        };
+        self.asked.hold();
+        Hold::new(&holds, &shared.kept_blocks)
+    }
+
+    /// Takes the holds on the block, which loses its owner.
+    fn take_holds(&self) -> Option<Holds> {
+        match (self.asked.has_holds(), &self.shared, &self.home) {
+            (true, Some(shared), Some(home)) => shared.holds.take(planned::at(home)),
+            _ => None,
+        }
     }
 
     /// Writes `bytes` at `at` bytes into the block.
@@ -212,7 +196,7 @@ impl<B: Backend> Block<B> {
 
     /// The bytes asked for, borrowed to read.
     fn span(&self) -> Span<'_> {
-        Span::new(self.slab().unwrap_or(0), self.offset(), self.bytes)
+        Span::new(self.slab().unwrap_or(0), self.offset(), self.bytes())
     }
 
     /// The backend, the slab's memory and the range in it, for the layers above. `None` for zero bytes.
@@ -223,7 +207,7 @@ impl<B: Backend> Block<B> {
     /// As [`place`](Block::place), to write.
     pub(crate) fn place_mut(&mut self) -> Option<(&B, &B::Slab, SpanMut<'_>)> {
         let home = self.home()?;
-        let span = SpanMut::new(home.slab.serial, home.extent.offset(), self.bytes);
+        let span = SpanMut::new(home.slab.serial, home.extent.offset(), self.bytes());
         Some((&self.shared().backend, &home.slab.memory, span))
     }
 }
@@ -231,10 +215,8 @@ impl<B: Backend> Block<B> {
 impl<B: Backend> Drop for Block<B> {
     #[inline]
     fn drop(&mut self) {
-        match std::mem::replace(&mut self.place, Place::Gone) {
-            Place::Home(place) => self.give_home(place),
-            Place::Planned(place) => self.give_planned(place),
-            Place::Nowhere(_) | Place::Gone => {}
+        if let Some(home) = &self.home {
+            if home.extent.is_marked(Mark::Planned) { self.give_planned() } else { self.give_home() }
         }
     }
 }
@@ -247,49 +229,56 @@ fn spill<B: Backend>(places: Vec<PoolHome<B>>, tally: Tally) {
 }
 
 impl<B: Backend> Block<B> {
+    /// Into a list, if it may. The place is not moved before it is known where it goes.
     #[inline(always)]
-    fn give_home(&mut self, mut place: PoolHome<B>) {
-        let is_dirty = self.leave(&place);
-        if place.shared.shards.signs.is_learning() {
-            place.shared.write_down_free(planned::at(&place.home), self.bytes);
+    fn give_home(&mut self) {
+        let (Some(shared), Some(home)) = (&self.shared, &self.home) else { return };
+        let is_dirty = self.leave(shared, home);
+        let (bytes, held_bytes, shards) = (self.bytes(), home.extent.bytes(), shared.shards);
+        let (is_piece, is_plain) = (home.extent.is_piece(), home.extent.align_bytes() == 1);
+        if shards.signs.is_learning() {
+            shared.write_down_free(planned::at(home), bytes);
         }
-        if place.home.extent.is_piece()
-            && !is_dirty
-            && self.holds.get().is_none()
-            && let Some(class) = place.shared.classes.of(place.home.extent.bytes())
-        {
-            let shards = place.shared.shards;
-            match shards.give(class, place, self.bytes, spill) {
-                Ok(()) => return,
-                Err(refused) => place = refused,
-            }
-        } else if place.shared.shards.lists_runs()
-            && !is_dirty
-            && self.holds.get().is_none()
-            && !place.home.extent.is_piece()
-            && place.home.extent.align_bytes() == 1
-        {
-            let shards = place.shared.shards;
-            match shards.give_run(place, self.bytes, spill) {
-                Ok(()) => return,
-                Err(refused) => place = refused,
+        if !is_dirty && !self.asked.has_holds() {
+            if is_piece {
+                if let Some(class) = shared.classes.of(held_bytes)
+                    && shards.give(class, (bytes, held_bytes), || self.take_place(), spill)
+                {
+                    return;
+                }
+            } else if shards.lists_runs()
+                && is_plain
+                && shards.give_run((bytes, held_bytes), || self.take_place(), spill)
+            {
+                return;
             }
         }
-        self.give_to_space(place, is_dirty);
+        self.give_to_space(is_dirty);
+    }
+
+    /// Takes the place out of a block that is being dropped.
+    #[inline(always)]
+    fn take_place(&mut self) -> Option<PoolHome<B>> {
+        let shared = self.shared.take()?;
+        self.home.take().map(|home| PoolHome { home, shared })
     }
 
     #[inline]
-    fn give_planned(&mut self, place: PoolHome<B>) {
-        let is_dirty = self.leave(&place);
-        planned::give(place, self.bytes, self.holds.take(), is_dirty);
+    fn give_planned(&mut self) {
+        let (Some(shared), Some(home)) = (&self.shared, &self.home) else { return };
+        let is_dirty = self.leave(shared, home);
+        let (bytes, holds) = (self.bytes(), self.take_holds());
+        if let Some(place) = self.take_place() {
+            planned::give(place, bytes, holds, is_dirty);
+        }
     }
 
     /// The owner has gone. Whether the place is still to be zeroed.
     #[inline(always)]
-    fn leave(&self, place: &PoolHome<B>) -> bool {
-        let is_dirty = place.shared.zero_on_free && (self.holds.get().is_some() || self.zero(place));
+    fn leave(&self, shared: &Shared<B>, home: &Home<B::Slab>) -> bool {
+        let is_dirty = shared.zero_on_free && (self.asked.has_holds() || Self::zero(shared, home));
         if let Some(label) = &self.label {
-            label.remove(place.home.extent.bytes());
+            label.remove(home.extent.bytes());
         }
         is_dirty
     }
@@ -297,15 +286,15 @@ impl<B: Backend> Block<B> {
     /// Zeroes the place, or returns that it is dirty. A drop never waits for the backend's stream: the thread that has it may be
     /// waiting for this block.
     #[cold]
-    fn zero(&self, place: &PoolHome<B>) -> bool {
-        matches!(place.shared.zero(&place.home, false), Zeroed::Later)
+    fn zero(shared: &Shared<B>, home: &Home<B::Slab>) -> bool {
+        matches!(shared.zero(home, false), Zeroed::Later)
     }
 
     /// Straight home, past the free lists.
     #[cold]
-    fn give_to_space(&mut self, place: PoolHome<B>, is_dirty: bool) {
-        let PoolHome { shared, home } = place;
-        let (bytes, holds) = (self.bytes, self.holds.take());
+    fn give_to_space(&mut self, is_dirty: bool) {
+        let (bytes, holds) = (self.bytes(), self.take_holds());
+        let Some(PoolHome { shared, home }) = self.take_place() else { return };
         let tally = shared.shards.tally();
         if shared.shards.signs.has_arena() {
             shared.fold_planned();
@@ -338,20 +327,5 @@ impl<B: Backend> fmt::Debug for Block<B> {
             .field("bytes", &self.bytes())
             .field("bytes_held", &self.bytes_held())
             .finish()
-    }
-}
-
-/// Keeps a block's memory from being used again; see [`Block::hold`]. Dropping it ends the hold.
-#[derive(Debug)]
-pub struct Hold {
-    holds: Holds,
-    /// The pool's count of blocks that cannot move.
-    kept_blocks: Arc<AtomicUsize>,
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.holds.fetch_sub(1, Ordering::Release);
-        self.kept_blocks.fetch_sub(1, Ordering::Release);
     }
 }

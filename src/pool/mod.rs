@@ -40,6 +40,7 @@ mod zero;
 
 use std::fmt;
 
+use self::block::HoldTable;
 pub use self::block::{Block, Hold};
 pub use self::budget::Budget;
 pub(crate) use self::compact::Lend;
@@ -97,6 +98,7 @@ pub(crate) struct Shared<B: Backend> {
     labels: Labels,
     /// Blocks that [`Pool::compact`] cannot move, whatever it is lent: held ones, and those whose span is another's.
     kept_blocks: Arc<AtomicUsize>,
+    holds: HoldTable,
     front: Mutex<Weak<Front<B>>>,
     /// Held while a slab is created, so that two threads do not both grow for want of the same room. Never held while
     /// waiting for the device. The backend's `create_slab` runs with it held, and may call the pool.
@@ -168,7 +170,8 @@ impl<B: Backend> Shared<B> {
 
     /// All memory of the bookkeeping that the pool's lock does not protect.
     fn metadata_bytes(&self) -> u64 {
-        size_of::<Self>() as u64 + self.labels.metadata_bytes() + self.shards.metadata_bytes()
+        let tables = self.labels.metadata_bytes() + self.holds.metadata_bytes();
+        size_of::<Self>() as u64 + tables + self.shards.metadata_bytes()
     }
 
     /// Gives back what tables have in reserve that shrink only now and then.
@@ -264,6 +267,7 @@ impl<B: Backend> Pool<B> {
             serves_after_growth: AtomicBool::new(false),
             labels: Labels::new(),
             kept_blocks: Arc::new(AtomicUsize::new(0)),
+            holds: HoldTable::new(),
             front: Mutex::new(Weak::new()),
             gone: Condvar::new(),
             watch: watch::Watch::new(),

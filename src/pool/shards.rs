@@ -15,7 +15,7 @@
 //!
 //! A block keeps its pool alive, and so does one in a list, which therefore goes out again without touching a reference
 //! count: with one for each shard, an allocation and its free took 48 ns instead of 41 (2026-11). So a pool must be direct before it can
-//! end ([`Front`](super::Front) sees to it); and the shards are never freed, but used again by a later pool, so that a block
+//! end (`Front` sees to it); and the shards are never freed, but used again by a later pool, so that a block
 //! can give itself to a list that it reaches by a plain reference.
 
 mod runs;
@@ -78,10 +78,12 @@ impl Tally {
     }
 }
 
-/// A home, and what keeps its pool alive.
+/// A home, and what keeps its pool alive. In the order in which [`Block`](super::Block) has them: a copy that takes words by two meets
+/// the same pairs in both, and does not wait for two stores.
+#[repr(C)]
 pub(super) struct PoolHome<B: Backend> {
-    pub(super) shared: Arc<Shared<B>>,
     pub(super) home: Home<B::Slab>,
+    pub(super) shared: Arc<Shared<B>>,
 }
 
 struct Lists<B: Backend> {
@@ -150,6 +152,12 @@ impl Classes {
         let class = (u64::BITS - (bytes.wrapping_sub(1) >> self.unit_shift).leading_zeros()) as usize;
         (class < self.count).then_some(class)
     }
+
+    /// Returns what each block of a class holds.
+    #[inline]
+    pub(super) fn bytes(self, class: usize) -> u64 {
+        1 << (self.unit_shift + class as u32)
+    }
 }
 
 /// Shards that no pool uses, by the type of their pool's backend.
@@ -217,11 +225,23 @@ impl<B: Backend> Shards<B> {
         }
     }
 
-    /// A block from this thread's list, or an exact run from its runs. Where there is neither, `fill` is called with the shard
-    /// locked, as `spill` is in [`give`](Self::give): it finds the block elsewhere, and up to [`REFILL`] others that the list is
-    /// to have.
+    /// Takes a piece of a class from this thread's list.
     #[inline(always)]
-    pub(super) fn take(
+    pub(super) fn take(&self, class: usize, held_bytes: u64, bytes: u64) -> Option<PoolHome<B>> {
+        let mut lists = self.own();
+        // What is in a list of a direct pool is on its way home, to whoever is in line.
+        if self.direct.load(Ordering::Relaxed) {
+            return None;
+        }
+        let place = lists.of_class[class].pop()?;
+        lists.tally.alloc(bytes, held_bytes);
+        Some(place)
+    }
+
+    /// As [`take`](Self::take), or an exact run from the shard's runs. Where there is neither, `fill` is called with the shard locked, as
+    /// `spill` is in [`give`](Self::give): it finds the block elsewhere, and up to [`REFILL`] others that the list is to have.
+    #[cold]
+    pub(super) fn take_or_fill(
         &self,
         class: usize,
         bytes: u64,
@@ -230,17 +250,14 @@ impl<B: Backend> Shards<B> {
     ) -> Option<PoolHome<B>> {
         let mut lists = self.own();
         if self.direct.load(Ordering::Relaxed) {
-            // What is in a list is on its way home, to whoever is in line.
             return None;
         }
-        match lists.of_class[class].pop() {
-            Some(place) => {
-                lists.tally.alloc(bytes, place.home.extent.bytes());
-                Some(place)
-            }
-            None if self.lists_runs() => lists.take_run(bytes, sizes).or_else(|| lists.fill(class, fill)),
-            None => lists.fill(class, fill),
+        if let Some(place) = lists.of_class[class].pop() {
+            lists.tally.alloc(bytes, place.home.extent.bytes());
+            return Some(place);
         }
+        let run = if self.lists_runs() { lists.take_run(bytes, sizes) } else { None };
+        run.or_else(|| lists.fill(class, fill))
     }
 
     /// Returns whether runs go into lists.
@@ -257,26 +274,26 @@ impl<B: Backend> Shards<B> {
         if self.lists_runs() { lists.take_run(bytes, sizes) } else { None }
     }
 
-    /// Takes a run of `bytes` asked into this thread's shard. `Err` if memory is not ample for it. What has to leave for it is
-    /// handed to `spill`, with the shard locked as in [`give`](Self::give).
+    /// Takes the `place` of a run, of so many bytes asked and held, into this thread's shard. Returns `false` if memory is not ample for
+    /// it. What has to leave for it is handed to `spill`, with the shard locked as in [`give`](Self::give).
     #[inline(always)]
     pub(super) fn give_run(
         &self,
-        place: PoolHome<B>,
-        bytes: u64,
+        (bytes, held_bytes): (u64, u64),
+        place: impl FnOnce() -> Option<PoolHome<B>>,
         spill: impl FnOnce(Vec<PoolHome<B>>, Tally),
-    ) -> Result<(), PoolHome<B>> {
+    ) -> bool {
         let mut lists = self.own();
-        let (held_bytes, bytes_most) = (place.home.extent.bytes(), self.runs_bytes_most.load(Ordering::Relaxed));
+        let bytes_most = self.runs_bytes_most.load(Ordering::Relaxed);
         if held_bytes > bytes_most {
-            return Err(place);
+            return false;
         }
         lists.tally.free(bytes, held_bytes);
         if !lists.runs.has_room(held_bytes, bytes_most) {
             lists.make_room(held_bytes, bytes_most, spill);
         }
-        lists.runs.give(place);
-        Ok(())
+        lists.runs.give(held_bytes, place);
+        true
     }
 
     /// As [`take`](Self::take), from the next class above that has an idle block of at most so many bytes.
@@ -302,28 +319,33 @@ impl<B: Backend> Shards<B> {
         largest.map_or(0, |place| place.home.extent.bytes())
     }
 
-    /// Takes a block of `bytes` asked into this thread's list. `Err` if the pool is direct. Where the list is full, its
-    /// older half is handed to `spill`, with the shard locked: at no moment is idle memory where nobody finds it.
+    /// Takes the `place` of a piece, of so many bytes asked and held, into this thread's list. Returns `false` if the pool is direct.
+    /// Where the list is full, its older half is handed to `spill`, with the shard locked: idle memory can be found at any moment.
     #[inline(always)]
     pub(super) fn give(
         &self,
         class: usize,
-        place: PoolHome<B>,
-        bytes: u64,
+        (bytes, held_bytes): (u64, u64),
+        place: impl FnOnce() -> Option<PoolHome<B>>,
         spill: impl FnOnce(Vec<PoolHome<B>>, Tally),
-    ) -> Result<(), PoolHome<B>> {
+    ) -> bool {
         let mut lists = self.own();
         if self.direct.load(Ordering::Relaxed) {
-            return Err(place);
+            return false;
         }
-        let held_bytes = place.home.extent.bytes();
         lists.tally.free(bytes, held_bytes);
         let list = &mut lists.of_class[class];
         if list.len() >= LIST_HOMES || (list.len() as u64 + 1) * held_bytes > LIST_BYTES {
             lists.spill(class, spill);
         }
-        lists.of_class[class].push(place);
-        Ok(())
+        let list = &mut lists.of_class[class];
+        if list.len() == list.capacity() {
+            list.reserve(LIST_HOMES);
+        }
+        if let Some(place) = place() {
+            list.push(place);
+        }
+        true
     }
 
     /// What this thread's shard has not told yet. For peaks that are exact while one thread is at work.

@@ -31,29 +31,40 @@ impl fmt::Display for Placement {
 /// A part of a slab that is held, until it is given back with [`Space::release`](super::Space::release).
 ///
 /// It is a plain token: copies are not counted, and giving one back twice is the caller's mistake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub struct Extent {
     offset: u64,
     bytes: u64,
-    /// The slot of a piece; `RUN` for a run of pages.
-    slot: u32,
-    /// For the holder's own use.
-    is_marked: bool,
-    /// The alignment that was asked for, as a power of two: it moves with its block.
-    align_shift: u8,
+    /// The slot of a piece, `RUN` for a run of pages; above it, as a power of two, the alignment that was asked for, which moves with
+    /// its block; above that the holder's marks. One word: a copy in words is never read while its parts are still being written.
+    tag: u64,
 }
 
 const RUN: u32 = u32::MAX;
-const _: () = assert!(size_of::<Extent>() <= 24);
+const ALIGN_AT: u32 = 32;
+const MARKS: u64 = Mark::High as u64 | Mark::Planned as u64;
+const _: () = assert!(size_of::<Extent>() == 24);
+
+/// What a holder may note of an extent. The space does not look at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub(crate) enum Mark {
+    /// It was taken for a request of high priority.
+    High = 1 << 40,
+    /// It is a part of an arena.
+    Planned = 1 << 41,
+}
 
 impl Extent {
     /// A run of whole pages; also for a holder that gives one back in parts.
     pub(crate) fn run(offset: u64, bytes: u64) -> Extent {
-        Extent { offset, bytes, slot: RUN, is_marked: false, align_shift: 0 }
+        Self::piece(offset, bytes, RUN)
     }
 
+    #[inline]
     pub(super) fn piece(offset: u64, bytes: u64, slot: u32) -> Extent {
-        Extent { offset, bytes, slot, is_marked: false, align_shift: 0 }
+        Extent { offset, bytes, tag: slot.into() }
     }
 
     /// A part of an extent, for a holder that divides it: `at` bytes into it, with a number that says which part. Only the
@@ -61,21 +72,21 @@ impl Extent {
     #[inline]
     pub(crate) fn part(self, at: u64, bytes: u64, index: u32) -> Extent {
         debug_assert!(at + bytes <= self.bytes, "{bytes} bytes at {at} of {self:?}");
-        Extent { offset: self.offset + at, bytes, slot: index, is_marked: false, align_shift: 0 }
+        Self::piece(self.offset + at, bytes, index).marked(Mark::Planned, true)
     }
 
     /// This run moved down onto `below`, a run that ends where this one begins; and what that leaves at the high end. The same
     /// pages are held, by two others.
     pub(crate) fn slid_onto(self, below: Extent) -> (Extent, Extent) {
         debug_assert!(!self.is_piece() && !below.is_piece() && below.offset + below.bytes == self.offset);
-        let moved = Extent { offset: below.offset, is_marked: false, ..self };
+        let moved = Extent { offset: below.offset, tag: self.tag & !MARKS, ..self };
         (moved, Extent::run(below.offset + self.bytes, below.bytes))
     }
 
     /// This run in two, the second of which begins `at` bytes into it, at a page. The mark goes to both.
     pub(super) fn cut_at(self, at: u64) -> (Extent, Extent) {
         debug_assert!(!self.is_piece() && at < self.bytes, "{self:?} at {at}");
-        let behind = Extent { offset: self.offset + at, bytes: self.bytes - at, align_shift: 0, ..self };
+        let behind = Extent { offset: self.offset + at, bytes: self.bytes - at, ..self }.aligned(1);
         (Extent { bytes: at, ..self }, behind)
     }
 
@@ -91,35 +102,37 @@ impl Extent {
         self.offset..self.offset + self.bytes
     }
 
-    /// The same extent with the holder's mark on it, or without. The space does not look at the mark.
+    /// The same extent with a mark of the holder's, or without.
     #[inline]
-    pub(crate) fn marked(self, is_marked: bool) -> Extent {
-        Extent { is_marked, ..self }
+    pub(crate) fn marked(self, mark: Mark, is_marked: bool) -> Extent {
+        let tag = if is_marked { self.tag | mark as u64 } else { self.tag & !(mark as u64) };
+        Extent { tag, ..self }
+    }
+
+    /// Whether the holder has marked it so.
+    #[inline]
+    pub(crate) fn is_marked(self, mark: Mark) -> bool {
+        self.tag & mark as u64 != 0
     }
 
     /// Returns the same extent with its alignment, a multiple of which it begins at.
     #[inline]
     pub(crate) fn aligned(self, align_bytes: u64) -> Extent {
         debug_assert!(self.offset.is_multiple_of(align_bytes), "{self:?} at a multiple of {align_bytes}");
-        Extent { align_shift: align_bytes.trailing_zeros() as u8, ..self }
+        let shift = u64::from(align_bytes.trailing_zeros());
+        Extent { tag: (self.tag & !(0xff << ALIGN_AT)) | shift << ALIGN_AT, ..self }
     }
 
     /// Returns the alignment that was asked for: the extent has to stay at a multiple of it.
     #[inline]
     pub(crate) fn align_bytes(self) -> u64 {
-        1 << self.align_shift
-    }
-
-    /// Whether the holder has marked it.
-    #[inline]
-    pub(crate) fn is_marked(self) -> bool {
-        self.is_marked
+        1 << (self.tag >> ALIGN_AT & 0xff)
     }
 
     /// The number of a part.
     #[inline]
     pub(crate) fn index(self) -> u32 {
-        self.slot
+        self.tag as u32
     }
 
     /// Where it begins, in bytes from the start of the slab.
@@ -137,10 +150,24 @@ impl Extent {
     /// Whether it is a piece of a cut run; else it is a run of pages.
     #[inline]
     pub fn is_piece(self) -> bool {
-        self.slot != RUN
+        self.index() != RUN
     }
 
+    #[inline]
     pub(super) fn slot(self) -> Option<u32> {
-        (self.slot != RUN).then_some(self.slot)
+        self.is_piece().then(|| self.index())
+    }
+}
+
+impl fmt::Debug for Extent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Extent")
+            .field("offset", &self.offset)
+            .field("bytes", &self.bytes)
+            .field("slot", &self.slot())
+            .field("align_bytes", &self.align_bytes())
+            .field("is_high", &self.is_marked(Mark::High))
+            .field("is_planned", &self.is_marked(Mark::Planned))
+            .finish()
     }
 }

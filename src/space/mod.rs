@@ -70,6 +70,7 @@ mod tests;
 use std::ops::Range;
 
 pub(crate) use commitment::Cost;
+pub(crate) use extent::Mark;
 pub use extent::{Extent, Placement};
 pub(crate) use in_place::Obstacle;
 pub use tree::RunTree;

@@ -1,9 +1,8 @@
 //! What a compaction may change of a block.
 
-use super::{Block, Place};
+use super::Block;
 use crate::backend::Backend;
 use crate::pool::labels::Label;
-use crate::pool::shards::PoolHome;
 use crate::pool::state::Home;
 use crate::sync::Ordering;
 
@@ -17,9 +16,17 @@ pub(in crate::pool) struct Lent<'a, B: Backend> {
 impl<B: Backend> Block<B> {
     /// What a move changes, if the block can move: it is no part of an arena, and all holds on it are over.
     pub(in crate::pool) fn movable(&mut self) -> Option<Lent<'_, B>> {
-        let Place::Home(PoolHome { home, .. }) = &mut self.place else { return None };
-        let is_held = self.holds.get().is_some_and(|holds| holds.load(Ordering::Acquire) > 0);
-        let (bytes, label) = (self.bytes, self.label.as_deref());
-        (!is_held).then_some(Lent { home, bytes, label })
+        self.own_home()?;
+        if self.asked.has_holds() {
+            let (holds, at) = (&self.shared.as_ref()?.holds, self.at()?);
+            if holds.of(at).load(Ordering::Acquire) > 0 {
+                return None;
+            }
+            // The table knows it by its place.
+            holds.take(at);
+            self.asked.forget_holds();
+        }
+        let bytes = self.bytes();
+        Some(Lent { home: self.home.as_mut()?, bytes, label: self.label.as_deref() })
     }
 }

@@ -5,11 +5,10 @@
 //!   shrink ────► the span ends earlier ──► pages behind it zeroed, in some pools ──► free, or retired (lock)
 //! ```
 
-use super::{Block, Place};
+use super::Block;
 use crate::backend::{Backend, SpanMut};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::labels::Label;
-use crate::pool::shards::PoolHome;
 use crate::pool::state::{Denied, Holds, Home};
 use crate::pool::zero::Zeroed;
 use crate::pool::{Request, Shared, planned};
@@ -100,7 +99,7 @@ impl<B: Backend> Block<B> {
         let shared = Arc::clone(self.shared());
         shared.make_room_in_record();
         self.write_down(&shared, bytes);
-        self.bytes = bytes;
+        self.asked.resize(bytes);
         let behind = self.part_with(&shared, bytes);
         let tally = shared.shards.tally();
         if shared.shards.signs.has_arena() {
@@ -169,7 +168,7 @@ impl<B: Backend> Block<B> {
         if bytes <= held_bytes {
             return Ok(behind(None));
         }
-        let Place::Home(PoolHome { home, .. }) = &self.place else {
+        let Some(home) = self.own_home() else {
             let reason = format!("its place in the arena of planned steps has {}", exact(held_bytes));
             return Err(self.refused(ErrorKind::NotInPlace, "grow", bytes, &reason));
         };
@@ -242,7 +241,7 @@ impl<B: Backend> Block<B> {
         if let (Some(label), Some(home)) = (&self.label, &home_behind) {
             label.grow(home.extent.bytes());
         }
-        self.bytes = bytes;
+        self.asked.resize(bytes);
         let shared = &behind.shared;
         let tally = shared.shards.tally();
         if shared.shards.signs.has_arena() {
@@ -251,20 +250,21 @@ impl<B: Backend> Block<B> {
         let mut state = shared.state();
         state.fold(tally);
         let label = self.label.as_deref().map_or("", Label::text);
-        if let Place::Home(place) | Place::Planned(place) = &mut self.place {
-            state.grew(&mut place.home, home_behind, from, (bytes, label));
+        if let Some(home) = &mut self.home {
+            state.grew(home, home_behind, from, (bytes, label));
         }
     }
 
     /// Leaves the block with what it needs for so many bytes. The rest comes back, with the holds on it, and whether it is dirty.
     fn part_with(&mut self, shared: &Shared<B>, bytes: u64) -> Option<Parted<B>> {
-        let Place::Home(PoolHome { home, .. }) = &mut self.place else { return None };
+        self.own_home()?;
+        let home = self.home.as_mut()?;
         let (kept, behind) = shared.state().shortened(home, bytes)?;
         home.extent = kept;
         if let Some(label) = &self.label {
             label.shrink(behind.extent.bytes());
         }
-        let holds = self.holds.get().cloned();
+        let holds = self.asked.has_holds().then(|| shared.holds.of(planned::at(home)));
         let is_dirty = shared.zero_on_free
             && match holds {
                 Some(_) => true,
@@ -275,7 +275,7 @@ impl<B: Backend> Block<B> {
 
     /// Tells the learner of planned steps, which knows the blocks of the pool.
     fn write_down(&self, shared: &Shared<B>, bytes: u64) {
-        if let Place::Home(PoolHome { home, .. }) = &self.place {
+        if let Some(home) = self.own_home() {
             shared.write_down_resize(planned::at(home), self.bytes(), bytes);
         }
     }

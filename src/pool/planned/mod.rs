@@ -101,7 +101,7 @@ impl<B: Backend> Shared<B> {
         if self.shards.signs.is_recording() {
             self.state().record_alloc(&place.home, request);
         }
-        let block = Block::planned(place, request);
+        let block = Block::unfilled(place, request);
         // The block owns its place before this runs the caller's writer.
         self.make_room_in_record();
         block.filled(request)

@@ -61,13 +61,14 @@ impl<B: Backend> Runs<B> {
             && set.is_some_and(|set| set.held_bytes == held_bytes && set.runs.len() < SET_RUNS)
     }
 
-    /// Puts a run in.
+    /// Puts a run of so many bytes in.
     #[inline(always)]
-    pub(super) fn give(&mut self, run: PoolHome<B>) {
-        let held_bytes = run.home.extent.bytes();
+    pub(super) fn give(&mut self, held_bytes: u64, run: impl FnOnce() -> Option<PoolHome<B>>) {
         if let Some(set) = self.sets.get_mut(set_of(held_bytes)) {
             self.bytes += held_bytes;
-            set.runs.push(run);
+            if let Some(run) = run() {
+                set.runs.push(run);
+            }
         }
     }
 

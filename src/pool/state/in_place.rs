@@ -4,7 +4,7 @@ use super::place::Lack;
 use super::{Holds, Home, Retired, Short, Slot, State};
 use crate::error::RefusedBy;
 use crate::pool::{Priority, Request};
-use crate::space::{Extent, Obstacle};
+use crate::space::{Extent, Mark, Obstacle};
 use crate::sync::Arc;
 
 /// Why a block cannot have the bytes behind it.
@@ -56,7 +56,7 @@ impl<S> State<S> {
         let space = &self.entry(slot).space;
         let more_bytes = space.bytes_behind(extent, bytes).map_err(|obstacle| self.denied(slot, extent, obstacle))?;
         // What a block was asked for with is not kept, but for its part of a reserve.
-        let priority = if extent.is_marked() { Priority::High } else { Priority::Normal };
+        let priority = if extent.is_marked(Mark::High) { Priority::High } else { Priority::Normal };
         if !self.may_be_served(&[Request::bytes(more_bytes).priority(priority)]) {
             return Err(Denied::Short { more_bytes, short: Short::Turn, may_come_home: false });
         }
@@ -102,7 +102,7 @@ impl<S> State<S> {
         if let Some(behind) = behind {
             let held_bytes = behind.extent.bytes();
             self.books.unlist(held_bytes);
-            if home.extent.is_marked() {
+            if home.extent.is_marked(Mark::High) {
                 self.books.take_high(held_bytes);
             }
             home.extent = home.extent.joined(behind.extent);

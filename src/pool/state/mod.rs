@@ -39,7 +39,7 @@ use crate::pool::record::Record;
 use crate::pool::shards::Tally;
 use crate::pool::sizes::SlabSizes;
 use crate::pool::{Request, SlabPolicy, Stats};
-use crate::space::{Extent, Space};
+use crate::space::{Extent, Mark, Space};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering, ThreadId};
 
 /// A backend's slab, shared by the pool and the blocks in it.
@@ -68,6 +68,7 @@ struct Entry<S> {
 }
 
 /// A place in a slab that is out of its space: a block's, or one that waits in a free list.
+#[repr(C)]
 pub(super) struct Home<S> {
     pub(super) slab: Arc<Slab<S>>,
     pub(super) extent: Extent,
@@ -295,7 +296,7 @@ impl<S> State<S> {
         let Home { slab, extent } = home;
         let slot = slab.slot;
         self.books.put_back(extent.bytes());
-        if extent.is_marked() {
+        if extent.is_marked(Mark::High) {
             self.books.put_back_high(extent.bytes());
         }
         // With the lock held: once a slab is empty, nobody but the pool has it.

@@ -1,7 +1,7 @@
 //! Blocks that move to the ends of their slab: where to, and what that does to the books.
 
 use super::{Home, Retired, State};
-use crate::space::{Extent, Placement};
+use crate::space::{Extent, Mark, Placement};
 use crate::sync::Arc;
 use crate::units::round_down;
 
@@ -63,19 +63,19 @@ impl<S> State<S> {
         left: Extent,
         is_dirty: bool,
     ) {
-        let (from, held_bytes, is_marked) = (home.place(), home.extent.bytes(), home.extent.is_marked());
+        let (from, held_bytes, is_marked) = (home.place(), home.extent.bytes(), home.extent.is_marked(Mark::High));
         let align_bytes = home.extent.align_bytes();
         self.books.unlist(place.extent.bytes());
         let left_slab = std::mem::replace(&mut home.slab, place.slab);
         // The mark goes with the block: what requests of high priority hold stays what it is, but for roundings. So does its alignment,
         // which free pages right below it do not have.
-        home.extent = to.marked(is_marked).aligned(align_bytes);
+        home.extent = to.marked(Mark::High, is_marked).aligned(align_bytes);
         if is_marked {
             self.books.take_high(to.bytes());
             self.books.put_back_high(held_bytes);
         }
         self.record_move(from, home.place());
-        let left = Home { slab: left_slab, extent: left.marked(false) };
+        let left = Home { slab: left_slab, extent: left.marked(Mark::High, false) };
         if is_dirty {
             self.books.retire(left.extent.bytes());
             self.retired.push(Retired::dirty(left));

@@ -6,7 +6,7 @@ use crate::pool::line::{Need, Ticket};
 use crate::pool::shards::{LIST_BYTES, REFILL};
 use crate::pool::sizes::Least;
 use crate::pool::{Fallback, Priority, Request, SlabPolicy};
-use crate::space::{Cost, Extent, Space};
+use crate::space::{Cost, Extent, Mark, Space};
 use crate::sync::Arc;
 
 /// Why requests were not served.
@@ -301,7 +301,7 @@ impl<S> State<S> {
         if is_high {
             self.books.take_high(extent.bytes());
         }
-        Ok(Home { slab: Arc::clone(&self.entry(slot).slab), extent: extent.marked(is_high) })
+        Ok(Home { slab: Arc::clone(&self.entry(slot).slab), extent: extent.marked(Mark::High, is_high) })
     }
 
     /// Takes whole pages for what is no request of the program's.
