@@ -48,9 +48,9 @@ pub use half;
 pub use open::GpuChoice;
 pub use open::{AnyBackend, AnySlab};
 pub use pool::{
-    AllocFuture, Block, Budget, Compaction, Config, Deviation, Hold, Movable, PlanReport, PlannedSteps, Pool,
+    AllocFuture, Block, Budget, Compaction, Config, Deviation, Hold, Label, Movable, PlanReport, PlannedSteps, Pool,
 };
-pub use pool::{Fallback, Priority, Request, SlabPolicy, Stats};
+pub use pool::{Fallback, Priority, Request, RequestLabel, SlabPolicy, Stats};
 pub use space::Placement;
 #[cfg(feature = "gpu")]
 pub use tensor::Loan;

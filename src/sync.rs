@@ -4,9 +4,9 @@
 //! Reference counts are std's either way: what is modelled is who holds which lock, and who is told of what.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-pub(crate) use std::sync::atomic::Ordering;
 #[cfg(feature = "gpu")]
 pub(crate) use std::sync::OnceLock;
+pub(crate) use std::sync::atomic::Ordering;
 pub(crate) use std::sync::{Arc, PoisonError, TryLockError, Weak};
 
 #[cfg(loom)]

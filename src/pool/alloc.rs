@@ -44,7 +44,7 @@ impl<B: Backend> Shared<B> {
     /// what it costs.
     #[inline(always)]
     pub(super) fn alloc_in_pool(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
-        if request.zeroed || !request.label.is_empty() {
+        if request.zeroed || !request.label.is_none() {
             return self.alloc_with_care(request);
         }
         // What a list has is within every limit: such a request needs no more checks than these.

@@ -11,7 +11,7 @@ use self::hold::Asked;
 pub use self::hold::Hold;
 pub(super) use self::hold::HoldTable;
 pub(super) use self::lent::Lent;
-use super::labels::Label;
+use super::labels::LabelCount;
 use super::shards::{PoolHome, Tally};
 use super::state::{Holds, Home};
 use super::zero::Zeroed;
@@ -31,7 +31,7 @@ pub struct Block<B: Backend> {
     /// Its pool, until the block is dropped.
     shared: Option<Arc<Shared<B>>>,
     asked: Asked,
-    label: Option<Arc<Label>>,
+    label: Option<Arc<LabelCount>>,
 }
 
 impl<B: Backend> Block<B> {
@@ -66,7 +66,7 @@ impl<B: Backend> Block<B> {
     }
 
     pub(super) fn empty(shared: &Arc<Shared<B>>, request: &Request) -> Self {
-        let label = shared.labels.get(&request.label);
+        let label = shared.labels.of(&request.label).inspect(|label| label.count_other());
         Self { shared: Some(Arc::clone(shared)), home: None, asked: Asked::new(0), label }
     }
 
@@ -217,6 +217,8 @@ impl<B: Backend> Drop for Block<B> {
     fn drop(&mut self) {
         if let Some(home) = &self.home {
             if home.extent.is_marked(Mark::Planned) { self.give_planned() } else { self.give_home() }
+        } else if let Some(label) = &self.label {
+            label.uncount_other();
         }
     }
 }

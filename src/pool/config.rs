@@ -1,11 +1,10 @@
 //! What a pool is opened with, and what a caller asks of it.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::Budget;
+use super::{Budget, RequestLabel};
 use crate::backend::PageOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::Placement;
@@ -349,7 +348,7 @@ pub enum Fallback {
 pub struct Request {
     pub(super) bytes: u64,
     pub(super) align_bytes: u64,
-    pub(super) label: Cow<'static, str>,
+    pub(super) label: RequestLabel,
     pub(super) zeroed: bool,
     pub(super) priority: Priority,
     pub(super) wait: Option<Duration>,
@@ -365,7 +364,7 @@ impl Request {
         Self {
             bytes,
             align_bytes: 1,
-            label: Cow::Borrowed(""),
+            label: RequestLabel::NONE,
             zeroed: false,
             priority: Priority::default(),
             wait: None,
@@ -407,9 +406,10 @@ impl Request {
         self
     }
 
-    /// A name for statistics, errors and leaks. Blocks of one label are counted together. Empty is no label.
+    /// A name for statistics, errors and leaks: a text, or a [`Label`](crate::Label) from [`Pool::label`](crate::Pool::label), which
+    /// costs least where many requests have it. Blocks of one label are counted together. Empty is no label.
     #[must_use]
-    pub fn label(mut self, label: impl Into<Cow<'static, str>>) -> Self {
+    pub fn label(mut self, label: impl Into<RequestLabel>) -> Self {
         self.label = label.into();
         self
     }

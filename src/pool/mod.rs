@@ -47,7 +47,8 @@ pub(crate) use self::compact::Lend;
 pub use self::compact::{Compaction, Movable};
 pub use self::config::{Config, Fallback, Priority, Request, SlabPolicy};
 use self::expand::reserve_range;
-use self::labels::{Label, Labels};
+pub use self::labels::{Label, RequestLabel};
+use self::labels::{LabelCount, Labels};
 pub use self::planned::{Deviation, PlanReport, PlannedSteps};
 #[cfg_attr(not(feature = "trace"), allow(unused_imports, reason = "only traces are made of records"))]
 pub(crate) use self::record::{PoolEvent, Room, Sink};
@@ -162,8 +163,8 @@ impl<B: Backend> Shared<B> {
 
     /// The request's label, with a block of so many bytes counted.
     #[cold]
-    fn label(&self, request: &Request, held_bytes: u64) -> Option<Arc<Label>> {
-        let label = self.labels.get(&request.label)?;
+    fn label(&self, request: &Request, held_bytes: u64) -> Option<Arc<LabelCount>> {
+        let label = self.labels.of(&request.label)?;
         label.add(held_bytes);
         Some(label)
     }
@@ -339,6 +340,11 @@ impl<B: Backend> Pool<B> {
         let mut stats = self.shared().state().stats();
         stats.metadata_bytes += self.shared().metadata_bytes();
         stats
+    }
+
+    /// A label for many requests: none of them looks its text up, as requests do that carry a text. An empty text is no label.
+    pub fn label(&self, text: &str) -> Label {
+        self.shared().labels.label(text)
     }
 
     /// Who holds what: one entry for each label, largest first.

@@ -214,7 +214,7 @@ impl<B: Backend> Shared<B> {
         let served = Terms { may_grow: terms.may_grow && refused_by != RefusedBy::Backend, ..terms };
         let has_reclaimed = terms.may_reclaim && kind != ErrorKind::OverBudget;
         let listed_bytes = if has_reclaimed { 0 } else { self.shards.largest_listed() };
-        let label = requests.iter().map(|request| &*request.label).find(|label| !label.is_empty());
+        let label = requests.iter().map(|request| request.label.text()).find(|label| !label.is_empty());
         let aligned = requests.iter().filter(|request| request.is_aligned(self.limits.alignment_bytes));
         let aligns = aligned.map(|request| request.align_bytes);
         let shortage = Shortage {

@@ -4,7 +4,6 @@
 //! the seats, and wakes just those. What no call of the pool brings (work that the device finishes, holds that end, slabs,
 //! deadlines) is found by the [watch](super::watch).
 
-use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -93,10 +92,7 @@ impl<S> Seat<S> {
 
     /// What it has in memory, with the requests' labels, the reference counts of the line and the kind it joins as.
     fn memory_bytes(&self) -> u64 {
-        let labels = self.requests.iter().map(|request| match &request.label {
-            Cow::Owned(label) => label.capacity(),
-            Cow::Borrowed(_) => 0,
-        });
+        let labels = self.requests.iter().map(|request| request.label.memory_bytes());
         let parts_bytes = ARC_BYTES + self.requests.len() * size_of::<Part>() + labels.sum::<usize>();
         vec_bytes(&self.requests) + vec_bytes(&self.slab_bytes) + (ARC_BYTES + size_of::<Self>() + parts_bytes) as u64
     }

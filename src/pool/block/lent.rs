@@ -2,7 +2,7 @@
 
 use super::Block;
 use crate::backend::Backend;
-use crate::pool::labels::Label;
+use crate::pool::labels::LabelCount;
 use crate::pool::state::Home;
 use crate::sync::Ordering;
 
@@ -10,7 +10,7 @@ use crate::sync::Ordering;
 pub(in crate::pool) struct Lent<'a, B: Backend> {
     pub(in crate::pool) home: &'a mut Home<B::Slab>,
     pub(in crate::pool) bytes: u64,
-    pub(in crate::pool) label: Option<&'a Label>,
+    pub(in crate::pool) label: Option<&'a LabelCount>,
 }
 
 impl<B: Backend> Block<B> {

@@ -8,7 +8,7 @@
 use super::Block;
 use crate::backend::{Backend, SpanMut};
 use crate::error::{Error, ErrorKind, Result};
-use crate::pool::labels::Label;
+use crate::pool::labels::LabelCount;
 use crate::pool::state::{Denied, Holds, Home};
 use crate::pool::zero::Zeroed;
 use crate::pool::{Request, Shared, planned};
@@ -239,7 +239,7 @@ impl<B: Backend> Block<B> {
     fn take_over(&mut self, mut behind: Behind<B>, bytes: u64) {
         let (from, home_behind) = (self.bytes(), behind.home.take());
         if let (Some(label), Some(home)) = (&self.label, &home_behind) {
-            label.grow(home.extent.bytes());
+            label.add(home.extent.bytes());
         }
         self.asked.resize(bytes);
         let shared = &behind.shared;
@@ -249,7 +249,7 @@ impl<B: Backend> Block<B> {
         }
         let mut state = shared.state();
         state.fold(tally);
-        let label = self.label.as_deref().map_or("", Label::text);
+        let label = self.label.as_deref().map_or("", LabelCount::text);
         if let Some(home) = &mut self.home {
             state.grew(home, home_behind, from, (bytes, label));
         }
@@ -262,7 +262,7 @@ impl<B: Backend> Block<B> {
         let (kept, behind) = shared.state().shortened(home, bytes)?;
         home.extent = kept;
         if let Some(label) = &self.label {
-            label.shrink(behind.extent.bytes());
+            label.remove(behind.extent.bytes());
         }
         let holds = self.asked.has_holds().then(|| shared.holds.of(planned::at(home)));
         let is_dirty = shared.zero_on_free

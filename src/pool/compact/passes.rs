@@ -227,8 +227,8 @@ impl<'a, 's, B: Backend> Passes<'a, 's, B> {
         if let Some(label) = label
             && held_bytes != to.bytes()
         {
-            label.grow(to.bytes());
-            label.shrink(held_bytes);
+            label.add(to.bytes());
+            label.remove(held_bytes);
         }
         self.done.blocks_moved += 1;
         self.done.bytes_moved += *bytes;

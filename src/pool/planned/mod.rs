@@ -75,7 +75,7 @@ impl<B: Backend> Shared<B> {
             if let Some((ties, extent)) = planner.take(request.bytes, self) {
                 drop(planner);
                 self.pass();
-                if request.zeroed || !request.label.is_empty() || self.shards.signs.is_recording() {
+                if request.zeroed || !request.label.is_none() || self.shards.signs.is_recording() {
                     return self.planned_with_care(ties.with(extent), request);
                 }
                 // Built where the caller wants it, and not moved: half of what an allocation costs here would be moves.
