@@ -184,7 +184,7 @@ fn main() -> ExitCode {
         Command::Resident { name: None, seconds } => resident::run_all(seconds),
         Command::Instructions { name, count } => match name.strip_prefix("refused/") {
             Some(refused) => refusals::run(refused, count),
-            None => threads::instructions(&name, count),
+            None => threads::instructions(&name, count, Vec::new()),
         },
     };
     match result {

@@ -11,7 +11,36 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// Gives each of `count` racers its turn in every round, and begins every round with the next one. So whatever else the machine does
+/// meets all of them. Returns what each racer's turns returned.
+pub fn in_turn<T>(rounds: usize, count: usize, mut turn: impl FnMut(usize) -> T) -> Vec<Vec<T>> {
+    let mut samples: Vec<Vec<T>> = (0..count).map(|_| Vec::with_capacity(rounds)).collect();
+    for round in 0..rounds {
+        for place in 0..count {
+            let racer = (place + round) % count;
+            samples[racer].push(turn(racer));
+        }
+    }
+    samples
+}
+
 /// The n-th root of the product. Not a number if there is none.
 pub fn geometric_mean(values: &[f64]) -> f64 {
     (values.iter().map(|value| value.ln()).sum::<f64>() / values.len() as f64).exp()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_racer_has_its_turn_and_every_round_begins_with_the_next() {
+        let mut order = Vec::new();
+        let samples = in_turn(2, 3, |racer| {
+            order.push(racer);
+            order.len()
+        });
+        assert_eq!(order, [0, 1, 2, 1, 2, 0]);
+        assert_eq!(samples, [[1, 6], [2, 4], [3, 5]]);
+    }
 }
