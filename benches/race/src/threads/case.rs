@@ -77,7 +77,8 @@ pub trait Case {
     fn pairs(&self, count: u64);
 }
 
-/// What one thread holds.
+/// What one thread holds. On cache lines of its own, with the neighbour that a processor fetches along.
+#[repr(align(128))]
 struct Lane<H> {
     live: Vec<Option<H>>,
     random: Random,
