@@ -138,6 +138,12 @@ fn event_samples(
     in_turn(repeats, contestants.len(), |index| contestants[index].event_ns(workload, roomy_bytes[index]))
 }
 
+/// Returns the same where each has as much as it is timed with in the race.
+pub fn times(contestants: &[Box<dyn Contestant>], workload: &Workload, effort: &Effort) -> Vec<Vec<f64>> {
+    let roomy_bytes: Vec<u64> = contestants.iter().map(|each| roomy_bytes(each.as_ref(), workload)).collect();
+    event_samples(contestants, &roomy_bytes, workload, effort)
+}
+
 /// All of them on one workload: each has its turn in every repeat, and every repeat begins with another.
 fn race(contestants: &[Box<dyn Contestant>], workload: &Workload, effort: &Effort) -> Vec<Outcome> {
     let roomy_bytes: Vec<u64> = contestants.iter().map(|each| roomy_bytes(each.as_ref(), workload)).collect();

@@ -91,6 +91,10 @@ impl OffsetGuarded {
         Self(Arc::new(open_offset(bytes)))
     }
 
+    pub fn new(allocator: Allocator<u32>) -> Self {
+        Self(Arc::new(Mutex::new(allocator)))
+    }
+
     /// Returns `None` if there is no room.
     pub fn try_alloc(&self, units: u32) -> Option<Guard> {
         let allocation = self.0.lock().expect("no holder panics").allocate(units)?;
