@@ -59,9 +59,9 @@ enum Command {
         /// Rounds, whose medians are shown.
         #[arg(long, value_name = "N", value_parser = rounds)]
         rounds: Option<usize>,
-        /// Only parts whose name contains this.
-        #[arg(long, default_value = "")]
-        only: String,
+        /// Only parts whose name contains one of these texts, such as pairs,slabs; a wrong one lists all.
+        #[arg(long, value_name = "TEXT", value_delimiter = ',')]
+        only: Vec<String>,
         /// One line of JSON for each table.
         #[arg(long)]
         json: bool,

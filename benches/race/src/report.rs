@@ -79,7 +79,7 @@ pub fn title(workloads: &[Workload]) -> String {
     }
 }
 
-fn thousands(number: usize) -> String {
+pub fn thousands(number: usize) -> String {
     match number {
         0..1000 => number.to_string(),
         _ => format!("{},{:03}", thousands(number / 1000), number % 1000),

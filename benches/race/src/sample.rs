@@ -11,8 +11,8 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// Gives each of `count` racers its turn in every round, and begins every round with the next one. So all of them meet whatever else
-/// the machine does. Returns what each racer's turns returned.
+/// Gives each of `count` racers its turn in every round, and begins every round with the next one. So all of them meet whatever
+/// else the machine does. Returns what each racer's turns returned.
 pub fn in_turn<T>(rounds: usize, count: usize, mut turn: impl FnMut(usize) -> T) -> Vec<Vec<T>> {
     let mut samples: Vec<Vec<T>> = (0..count).map(|_| Vec::with_capacity(rounds)).collect();
     for round in 0..rounds {

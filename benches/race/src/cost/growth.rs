@@ -45,39 +45,46 @@ impl Line {
     }
 }
 
-pub fn run(effort: &Effort) -> std::result::Result<Vec<Table>, String> {
-    let time = effort.turns.time;
-    Ok(vec![
-        race("live", "live blocks", &LIVE, "ns a pair, a random block replaced", live_lines(time), effort),
-        race("slabs", "slabs", &SLABS, "ns a pair, in slabs of 1 MiB", slab_lines(time), effort),
-        race(
-            "threads",
-            "threads",
-            &THREADS,
-            "ns a pair at once, by the pairs of all threads",
-            thread_lines(time),
-            effort,
-        ),
-        race(
-            "batch",
-            "blocks of a batch",
-            &BATCH,
-            "ns a block of 128 KiB, allocated and freed",
-            batch_lines(time),
-            effort,
-        ),
-        waiters(effort),
-    ])
+type Outcome = std::result::Result<Vec<Table>, String>;
+
+pub fn run_live(effort: &Effort) -> Outcome {
+    let table = open_table("live", "live blocks", &LIVE, "ns a pair, a random block replaced");
+    Ok(vec![race(table, live_lines(effort.turns.time), effort.few_rounds)])
 }
 
-/// Gives all points of all lines their turn in each round.
-fn race(id: &'static str, what: &'static str, values: &[u64], title: &str, lines: Vec<Line>, effort: &Effort) -> Table {
+pub fn run_slabs(effort: &Effort) -> Outcome {
+    let table = open_table("slabs", "slabs", &SLABS, "ns a pair, in slabs of 1 MiB");
+    Ok(vec![race(table, slab_lines(effort.turns.time), effort.few_rounds)])
+}
+
+pub fn run_threads(effort: &Effort) -> Outcome {
+    let table = open_table("threads", "threads", &THREADS, "ns a pair at once, by the pairs of all threads");
+    Ok(vec![race(table, thread_lines(effort.turns.time), effort.turns.rounds)])
+}
+
+pub fn run_batch(effort: &Effort) -> Outcome {
+    let table = open_table("batch", "blocks of a batch", &BATCH, "ns a block of 128 KiB, allocated and freed");
+    Ok(vec![race(table, batch_lines(effort.turns.time), effort.turns.rounds)])
+}
+
+pub fn run_waiters(effort: &Effort) -> Outcome {
+    let samples = in_turn(effort.few_rounds, WAITERS.len(), |index| waiter_ns(WAITERS[index]));
+    let mut table = open_table("waiters", "waiters", &WAITERS, "ns an operation");
+    for (work, name) in WAITER_WORKS.into_iter().enumerate() {
+        let ns = |rounds: &Vec<[f64; 5]>| median(&rounds.iter().map(|round| round[work]).collect::<Vec<_>>());
+        push(&mut table, POOL, name, &samples.iter().map(ns).collect::<Vec<_>>());
+    }
+    Ok(vec![table])
+}
+
+/// Gives all points of all lines their turn in each round, and puts their medians into the table.
+fn race(mut table: Table, lines: Vec<Line>, rounds: usize) -> Table {
     let points: Vec<_> = lines.iter().flat_map(|line| &line.points).collect();
-    let samples = in_turn(effort.few_rounds, points.len(), |index| points[index]());
-    let medians: Vec<f64> = samples.iter().map(|samples| median(samples)).collect();
-    let mut table = open_table(id, what, values, title);
-    for (line, ns) in lines.iter().zip(medians.chunks(values.len())) {
-        push(&mut table, line.allocator, &line.work, ns);
+    let samples = in_turn(rounds, points.len(), |index| points[index]());
+    let mut medians = samples.iter().map(|samples| median(samples));
+    for line in &lines {
+        let ns: Vec<f64> = medians.by_ref().take(line.points.len()).collect();
+        push(&mut table, line.allocator, &line.work, &ns);
     }
     table
 }
@@ -238,17 +245,23 @@ const LONG: Duration = Duration::from_secs(1000);
 /// The pool's own thread looks after the line by then.
 const SETTLE: Duration = Duration::from_millis(5);
 const BLOCK_BYTES: u64 = 4 << 10;
-const FREED: u64 = 64;
+/// How often a work is done beside the waiters, or at least.
+const TIMES: u64 = 64;
 /// Beside waiters that need more than there is, so many requests are served for sure.
 const SERVED_BESIDE: u64 = 15;
-const WAITER_WORKS: [&str; 5] =
-    ["joins the line", "4 KiB allocated beside it", "4 KiB freed beside it", "leaves the line", "is served"];
+const WAITER_WORKS: [&str; 5] = [
+    "one more joins the line",
+    "one more leaves it",
+    "4 KiB allocated beside it",
+    "4 KiB freed beside it",
+    "one is served",
+];
 
 fn poll(waiting: &mut Waiting) -> Poll<Result<Block<Virtual>>> {
     waiting.as_mut().poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Nanoseconds of each work beside so many waiters.
+/// Measures the nanoseconds of each work with so many waiters in line.
 fn waiter_ns(waiters: u64) -> [f64; 5] {
     let per = |start: Instant, count: u64| start.elapsed().as_nanos() as f64 / count as f64;
     let pool = open_pool(Virtual::default(), 16 << 20, SlabPolicy::Single);
@@ -259,46 +272,37 @@ fn waiter_ns(waiters: u64) -> [f64; 5] {
         waiting
     };
     let half = alloc(8 << 20);
-    let small: Vec<_> = (0..FREED).map(|_| alloc(BLOCK_BYTES)).collect();
-    // The first waiter starts the pool's own thread, which is no waiter's cost but its own.
-    let first = join(15 << 20);
-    std::thread::sleep(SETTLE);
+    let small: Vec<_> = (0..TIMES).map(|_| alloc(BLOCK_BYTES)).collect();
     // Each wants more than there is, and another size.
-    let start = Instant::now();
     let waiting: Vec<_> = (0..waiters).map(|index| join((15 << 20) - index * 8)).collect();
-    let joins = per(start, waiters);
+    std::thread::sleep(SETTLE);
+    let start = Instant::now();
+    let more: Vec<_> = (0..TIMES).map(|index| join((15 << 20) - index * 8)).collect();
+    let joins = per(start, TIMES);
+    let start = Instant::now();
+    drop(more);
+    let leaves = per(start, TIMES);
     let start = Instant::now();
     let more: Vec<_> = (0..SERVED_BESIDE).map(|_| alloc(BLOCK_BYTES)).collect();
     let allocates = per(start, SERVED_BESIDE);
     let start = Instant::now();
     drop(small);
-    let frees = per(start, FREED);
-    drop(more);
-    let start = Instant::now();
-    drop(waiting);
-    let leaves = per(start, waiters);
-    drop(first);
-    // Each wants all that the first half leaves: they are served one after another.
-    let rest = alloc(8 << 20);
-    let mut waiting: Vec<_> = (0..=waiters).map(|index| join((8 << 20) - index % 100 * 8)).collect();
-    std::thread::sleep(SETTLE);
-    let start = Instant::now();
-    drop(rest);
-    for waiting in &mut waiting {
-        let Poll::Ready(block) = poll(waiting) else { panic!("the waiter before it was served, and is gone") };
-        drop(block.expect("there is room for one"));
+    let frees = per(start, TIMES);
+    drop((more, waiting));
+    // Each wants all that the first half leaves: they are served one after another. A short line is served several times.
+    let (mut served, mut elapsed) = (0, Duration::ZERO);
+    while served < TIMES {
+        let rest = alloc(8 << 20);
+        let mut waiting: Vec<_> = (0..waiters).map(|index| join((8 << 20) - index % 100 * 8)).collect();
+        let start = Instant::now();
+        drop(rest);
+        for waiting in &mut waiting {
+            let Poll::Ready(block) = poll(waiting) else { panic!("the waiter before it was served, and is gone") };
+            drop(block.expect("there is room for one"));
+        }
+        elapsed += start.elapsed();
+        served += waiters;
     }
-    let serves = per(start, waiters + 1);
     drop(half);
-    [joins, allocates, frees, leaves, serves]
-}
-
-fn waiters(effort: &Effort) -> Table {
-    let samples = in_turn(effort.few_rounds, WAITERS.len(), |index| waiter_ns(WAITERS[index]));
-    let mut table = open_table("waiters", "waiters", &WAITERS, "ns an operation");
-    for (work, name) in WAITER_WORKS.into_iter().enumerate() {
-        let ns = |rounds: &Vec<[f64; 5]>| median(&rounds.iter().map(|round| round[work]).collect::<Vec<_>>());
-        push(&mut table, POOL, name, &samples.iter().map(ns).collect::<Vec<_>>());
-    }
-    table
+    [joins, leaves, allocates, frees, elapsed.as_nanos() as f64 / served as f64]
 }

@@ -18,13 +18,17 @@ use crate::{report, threads};
 type Measure = fn(&Effort) -> Result<Vec<Table>, String>;
 
 /// What is measured, by name, in the order in which it is shown.
-const PARTS: [(&str, Measure); 9] = [
+const PARTS: [(&str, Measure); 13] = [
     ("pairs", pairs::run),
     ("slab-bytes", pairs::run_slab_bytes),
     ("gains", pairs::run_gains),
     ("hand-over", pairs::run_hand_over),
     ("labels", labels::run),
-    ("growth", growth::run),
+    ("live", growth::run_live),
+    ("slabs", growth::run_slabs),
+    ("threads", growth::run_threads),
+    ("batch", growth::run_batch),
+    ("waiters", growth::run_waiters),
     ("tails", tails::run),
     ("books", books::run),
     ("traces", recorded::run),
@@ -54,12 +58,13 @@ pub fn works() -> Vec<Work> {
     pairs::works()
 }
 
-/// Measures the parts whose name contains `only`, and prints each of them as soon as it is there.
-pub fn run(effort: &Effort, only: &str, as_json: bool, plot: Option<&Path>) -> Result<(), String> {
-    let parts: Vec<_> = PARTS.into_iter().filter(|(name, _)| name.contains(only)).collect();
-    if parts.is_empty() {
-        return Err(format!("no part has {only:?} in its name: {}", PARTS.map(|(name, _)| name).join(", ")));
+/// Measures the parts that have one of the texts in their name, or all parts, and prints each of them as soon as it is there.
+pub fn run(effort: &Effort, only: &[String], as_json: bool, plot: Option<&Path>) -> Result<(), String> {
+    if let Some(text) = only.iter().find(|text| !PARTS.iter().any(|(name, _)| name.contains(text.as_str()))) {
+        return Err(format!("no part has {text:?} in its name: {}", PARTS.map(|(name, _)| name).join(", ")));
     }
+    let is_wanted = |name: &str| only.is_empty() || only.iter().any(|text| name.contains(text.as_str()));
+    let parts = PARTS.into_iter().filter(|(name, _)| is_wanted(name));
     if let Some(path) = plot {
         crate::check_writable(path)?;
     }
@@ -116,7 +121,9 @@ mod tests {
 
     #[test]
     fn a_part_that_is_not_there_is_refused_with_all_names() {
-        let error = run(&Effort::new(true, Some(1)), "nothing like it", false, None).err().unwrap();
+        let error = run(&Effort::new(true, Some(1)), &["books".to_owned(), "nothing like it".to_owned()], false, None)
+            .err()
+            .unwrap();
         assert!(PARTS.iter().all(|(name, _)| error.contains(name)), "{error}");
     }
 }

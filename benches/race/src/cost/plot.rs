@@ -7,6 +7,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::table::{Axis, Table};
+use crate::report::thousands;
 
 type Fault = DrawingAreaErrorKind<std::io::Error>;
 type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -15,8 +16,8 @@ type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 const WIDTH: i32 = 980;
 const PANEL_WIDTH: i32 = WIDTH / 2;
 const PLOT_HEIGHT: i32 = 210;
-const LEFT: i32 = 64;
-const RIGHT: i32 = 20;
+const LEFT: i32 = 80;
+const RIGHT: i32 = 34;
 const HEAD: i32 = 44;
 const LEGEND_ROW: i32 = 17;
 const FOOT: i32 = 46;
@@ -40,7 +41,9 @@ pub fn write(path: &Path, tables: &[Table]) -> Result<(), String> {
     let fails = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let panels: Vec<(&Table, &Axis)> = tables.iter().filter_map(|table| Some((table, table.axis.as_ref()?))).collect();
     if panels.is_empty() {
-        return Err(fails(&"no part that was measured has lines to draw: growth and labels have"));
+        return Err(fails(
+            &"no part that was measured has lines to draw, as live, slabs, threads, batch, waiters and labels have",
+        ));
     }
     let svg = svg(&panels).map_err(|error| fails(&error))?;
     std::fs::write(path, svg).map_err(|error| fails(&error))
@@ -112,12 +115,13 @@ fn draw(canvas: &Canvas, table: &Table, axis: &Axis, (left, top): (i32, i32)) ->
     for decade in low..=high {
         let ns = 10f64.powi(decade);
         canvas.draw(&PathElement::new([(x.from, y.at(ns)), (x.to, y.at(ns))], PALE))?;
-        text(canvas, &format!("{ns} ns"), (x.from - 6, y.at(ns)), 12, HPos::Right, FontStyle::Normal)?;
+        let words = format!("{} ns", thousands(ns as usize));
+        text(canvas, &words, (x.from - 6, y.at(ns)), 12, HPos::Right, FontStyle::Normal)?;
     }
     for value in &axis.values {
         let at = x.at(*value as f64);
         canvas.draw(&PathElement::new([(at, bottom), (at, bottom + 4)], INK))?;
-        text(canvas, &value.to_string(), (at, bottom + 13), 12, HPos::Center, FontStyle::Normal)?;
+        text(canvas, &thousands(*value as usize), (at, bottom + 13), 12, HPos::Center, FontStyle::Normal)?;
     }
     text(canvas, axis.what, ((x.from + x.to) / 2, bottom + 28), 12, HPos::Center, FontStyle::Normal)?;
     for (number, (row, line)) in table.rows.iter().zip(&lines).enumerate() {
@@ -157,7 +161,7 @@ mod tests {
     fn every_line_is_drawn_inside_its_panel() {
         let table = table(&[vec![10.0, 100.0, 1000.0, 9e9], vec![20.0, f64::NAN, 0.0, 9e9]]);
         let svg = svg(&[(&table, table.axis.as_ref().unwrap())]).unwrap();
-        for words in ["ns &amp; more", "line 0", "line 1", "blocks", "10 ns", "1000 ns"] {
+        for words in ["ns &amp; more", "line 0", "line 1", "blocks", "10 ns", "1,000 ns"] {
             assert!(svg.contains(words), "{words} is not in {svg}");
         }
         // Of the second line one figure can be drawn. The figure behind the axis is no point.

@@ -87,8 +87,8 @@ fn print_flat(rows: &[Value]) {
     }
 }
 
-/// Exactly `count` pairs of the case of this name on this thread, for a tool that counts instructions. The works of this module have
-/// a case, and those in `more`.
+/// Does exactly `count` pairs of the case of this name on this thread, for a tool that counts instructions. The works of this module
+/// have a case, and those in `more`.
 pub fn instructions(name: &str, count: u64, more: Vec<Work>) -> Result<(), String> {
     let (allocator, work) = name.split_once('/').ok_or_else(|| format!("{name:?} is not ALLOCATOR/BYTES/PATTERN"))?;
     let mut works: Vec<Work> = gain_works().into_iter().chain(LIVE.into_iter().flat_map(flat_works)).collect();
