@@ -18,11 +18,12 @@ use crate::{report, threads};
 type Measure = fn(&Effort) -> Result<Vec<Table>, String>;
 
 /// What is measured, by name, in the order in which it is shown.
-const PARTS: [(&str, Measure); 13] = [
+const PARTS: [(&str, Measure); 14] = [
     ("pairs", pairs::run),
     ("slab-bytes", pairs::run_slab_bytes),
     ("gains", pairs::run_gains),
     ("hand-over", pairs::run_hand_over),
+    ("mallocs", pairs::run_mallocs),
     ("labels", labels::run),
     ("live", growth::run_live),
     ("slabs", growth::run_slabs),

@@ -7,7 +7,7 @@ use super::Effort;
 use super::table::{Column, Table, ns, ratio};
 use crate::sample::{in_turn, median, median_ratio};
 use crate::threads::case::{Bytes, MIXED, Pattern, Work};
-use crate::threads::{ALLOCATORS, ARENA_BYTES, NOTHING, OFFSET_GUARD, gains, open_in};
+use crate::threads::{ALLOCATORS, ARENA_BYTES, HEAPS, NOTHING, OFFSET_GUARD, SYSTEM, gains, open_in};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -54,9 +54,13 @@ const GAIN_WORKS: [Work; 5] = [
 
 const HAND_OVER: Work = Work { bytes: Bytes::Fixed(1000), pattern: Pattern::HandOver };
 
+/// Blocks as small as a heap's usually are.
+const HEAP_WORKS: [Work; 3] =
+    [at_once(64), replace(Bytes::Fixed(64), 1_000), Work { bytes: Bytes::Fixed(64), pattern: Pattern::HandOver }];
+
 /// The works of this module that are done on one thread.
 pub fn works() -> Vec<Work> {
-    [&WORKS[..], &SLAB_WORKS, &GAIN_WORKS, &[HAND_OVER]].concat()
+    [&WORKS[..], &SLAB_WORKS, &GAIN_WORKS, &[HAND_OVER], &HEAP_WORKS].concat()
 }
 
 fn all() -> Vec<&'static str> {
@@ -152,6 +156,23 @@ pub fn run_hand_over(effort: &Effort) -> Result<Vec<Table>, String> {
         let (same, another) = (&samples[0], &samples[1]);
         let ratios = [median_ratio(another, same), median_ratio(another, guard)];
         table.push([name], [[median(same), median(another)], ratios].concat());
+    }
+    Ok(vec![table])
+}
+
+/// Small blocks beside those of the program's own heaps, which the race does not write to either.
+pub fn run_mallocs(effort: &Effort) -> Result<Vec<Table>, String> {
+    let names: Vec<&str> = all().into_iter().chain(HEAPS.iter().copied()).collect();
+    let columns = vec![ns("ns a pair"), ratio("/ offset-guard"), ratio("/ system malloc")];
+    let mut table = Table::new("mallocs", "one thread, 64 B", &["allocator", "work"], columns);
+    for work in HEAP_WORKS {
+        let cases: Vec<_> = names.iter().map(|name| open_in(name, ARENA_BYTES, work, 1)).collect();
+        let samples = in_turn(effort.turns.rounds, cases.len(), |index| cases[index].pair_ns(1, effort.turns.time));
+        let bases = [OFFSET_GUARD, SYSTEM].map(|name| &samples[place_of(&names, name)]);
+        for (name, samples) in names.iter().zip(&samples) {
+            let ratios = bases.map(|base| median_ratio(samples, base));
+            table.push([name, &work.to_string()], [&[median(samples)][..], &ratios].concat());
+        }
     }
     Ok(vec![table])
 }

@@ -3,6 +3,7 @@
 
 pub mod case;
 pub mod crew;
+mod heaps;
 mod pipe;
 pub mod shared;
 
@@ -19,6 +20,13 @@ pub const ALLOCATORS: [&str; 5] = ["pool-virtual", "pool-host", "pool-expanding"
 /// The allocator that the others are measured by.
 pub const OFFSET_GUARD: &str = "offset-guard";
 pub const NOTHING: &str = "nothing";
+/// The `malloc` of the system, glibc's on most.
+pub const SYSTEM: &str = "system malloc";
+/// Heaps of the program.
+#[cfg(feature = "mallocs")]
+pub const HEAPS: &[&str] = &[SYSTEM, "mimalloc", "snmalloc", "jemalloc"];
+#[cfg(not(feature = "mallocs"))]
+pub const HEAPS: &[&str] = &[SYSTEM];
 /// What all of them carve.
 pub const ARENA_BYTES: u64 = 2 << 30;
 /// Numbers of live blocks between which the cost should not change.
@@ -131,7 +139,7 @@ fn open(allocator: &'static str, work: Work, threads: usize) -> Box<dyn Case> {
     open_in(allocator, ARENA_BYTES, work, threads)
 }
 
-/// Opens an allocator of so many bytes for a work.
+/// Opens an allocator of so many bytes for a work. A heap takes what it needs.
 pub fn open_in(allocator: &'static str, bytes: u64, work: Work, threads: usize) -> Box<dyn Case> {
     /// Names the case's type once.
     fn case<S: shared::Shared>(allocator: &'static str, work: Work, threads: usize, shared: S) -> Box<dyn Case> {
@@ -145,6 +153,13 @@ pub fn open_in(allocator: &'static str, bytes: u64, work: Work, threads: usize) 
         OFFSET_GUARD => case(allocator, work, threads, OffsetGuarded::open(bytes)),
         "offset-bare" => case(allocator, work, threads, OffsetBare::open(bytes)),
         NOTHING => case(allocator, work, threads, Nothing),
+        SYSTEM => case(allocator, work, threads, heaps::Malloc(heaps::SystemHeap)),
+        #[cfg(feature = "mallocs")]
+        "mimalloc" => case(allocator, work, threads, heaps::Malloc(heaps::Mimalloc)),
+        #[cfg(feature = "mallocs")]
+        "snmalloc" => case(allocator, work, threads, heaps::Malloc(heaps::Snmalloc)),
+        #[cfg(feature = "mallocs")]
+        "jemalloc" => case(allocator, work, threads, heaps::Malloc(heaps::Jemalloc)),
         _ => unreachable!("{allocator} is in no list"),
     }
 }
