@@ -109,6 +109,32 @@ pub fn run_slab_bytes(effort: &Effort) -> Result<Vec<Table>, String> {
     Ok(vec![table])
 }
 
+fn figure(row: &Value, key: &str) -> f64 {
+    row[key].as_f64().unwrap_or(f64::NAN)
+}
+
+/// Measures works on one thread and on two, and adds a row for each allocator and work: `pick` says what comes after the two times,
+/// of a row and the gain in it.
+fn add_gains(table: &mut Table, works: &[Work], effort: &Effort, pick: fn(&Value, f64) -> Vec<f64>) {
+    for work in works {
+        let rows = gains(vec![*work], &effort.turns);
+        let guard = rows.iter().find(|row| row["allocator"] == OFFSET_GUARD);
+        let guard_ns = guard.map_or(f64::NAN, |row| figure(row, "two_ns"));
+        for row in &rows {
+            let (one_ns, two_ns) = (figure(row, "one_ns"), figure(row, "two_ns"));
+            let mut figures = vec![one_ns, two_ns];
+            figures.extend(pick(row, figure(row, "gain")));
+            figures.extend([two_ns / guard_ns, figure(row, "parallel_rounds")]);
+            // The loop stands beside each work.
+            table.push([row["allocator"].as_str().unwrap_or_default(), &work.to_string()], figures);
+        }
+    }
+}
+
+fn second_core() -> Column {
+    Column { head: "rounds with a second core".to_owned(), digits: 0 }
+}
+
 /// Two threads by one, beside what the second core is worth.
 pub fn run_gains(effort: &Effort) -> Result<Vec<Table>, String> {
     let columns = vec![
@@ -117,46 +143,25 @@ pub fn run_gains(effort: &Effort) -> Result<Vec<Table>, String> {
         ratio("gain"),
         ratio("gain / compute loop's"),
         ratio("two threads / offset-guard's"),
-        Column { head: "rounds with a second core".to_owned(), digits: 0 },
+        second_core(),
     ];
     let mut table = Table::new("gains", "two threads by one thread", &["allocator", "work"], columns);
-    for work in GAIN_WORKS {
-        let rows = gains(vec![work], &effort.turns);
-        let figure = |row: &Value, key: &str| row[key].as_f64().unwrap_or(f64::NAN);
-        let guard = rows.iter().find(|row| row["allocator"] == OFFSET_GUARD);
-        let guard_ns = guard.map_or(f64::NAN, |row| figure(row, "two_ns"));
-        for row in &rows {
-            let mut figures = ["one_ns", "two_ns", "gain", "relative_gain"].map(|key| figure(row, key)).to_vec();
-            figures.extend([figure(row, "two_ns") / guard_ns, figure(row, "parallel_rounds")]);
-            let name = |key: &str| row[key].as_str().unwrap_or_default();
-            // The loop stands beside each work.
-            table.push([name("allocator"), &work.to_string()], figures);
-        }
-    }
+    add_gains(&mut table, &GAIN_WORKS, effort, |row, gain| vec![gain, figure(row, "relative_gain")]);
     Ok(vec![table])
 }
 
 /// Blocks that are freed on another thread, beside blocks that are freed on their own.
 pub fn run_hand_over(effort: &Effort) -> Result<Vec<Table>, String> {
-    let names = all();
     let columns = vec![
         ns("freed on the same thread, ns"),
         ns("freed on another, ns"),
         ratio("another / same"),
         ratio("another / offset-guard's"),
+        second_core(),
     ];
     let title = "1,000 B, 256 blocks allocated and then freed";
-    let mut table = Table::new("hand-over", title, &["allocator"], columns);
-    let cases: Vec<_> = names.iter().map(|name| open_in(name, ARENA_BYTES, HAND_OVER, 1)).collect();
-    let samples = in_turn(effort.turns.rounds, 2 * cases.len(), |index| {
-        cases[index / 2].pair_ns(1 + index % 2, effort.turns.time)
-    });
-    let guard = &samples[2 * place_of(&names, OFFSET_GUARD) + 1];
-    for (name, samples) in names.iter().zip(samples.chunks(2)) {
-        let (same, another) = (&samples[0], &samples[1]);
-        let ratios = [median_ratio(another, same), median_ratio(another, guard)];
-        table.push([name], [[median(same), median(another)], ratios].concat());
-    }
+    let mut table = Table::new("hand-over", title, &["allocator", "work"], columns);
+    add_gains(&mut table, &[HAND_OVER], effort, |_, gain| vec![1.0 / gain]);
     Ok(vec![table])
 }
 

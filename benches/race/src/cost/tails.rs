@@ -174,7 +174,7 @@ pub fn run(effort: &Effort) -> Result<Vec<Table>, String> {
         ns("worst of all"),
         ns("clock's worst gap, median round"),
         ns("clock's worst of all"),
-        ratio("worst / gap, median rounds"),
+        ratio("worst / gap"),
         ratio("median / offset-guard"),
         ratio("p99.9 / offset-guard"),
     ];
@@ -194,7 +194,7 @@ pub fn run(effort: &Effort) -> Result<Vec<Table>, String> {
                 most(index, |tail| tail.worst),
                 gap,
                 most(index, |tail| tail.gap),
-                worst / gap,
+                of(index, |tail| tail.worst / tail.gap),
                 middle / of(guard, |tail| tail.median),
                 p999 / of(guard, |tail| tail.p999),
             ];
