@@ -8,6 +8,7 @@
 #[allow(dead_code, reason = "each command uses a part of it")]
 mod cli;
 mod contest;
+mod cost;
 mod heap;
 mod peers;
 mod plot;
@@ -49,6 +50,24 @@ enum Command {
         /// One line of JSON instead of tables.
         #[arg(long)]
         json: bool,
+    },
+    /// What the speed of this crate is held to, by what `offset-allocator` takes in the same run.
+    Cost {
+        /// Fewer and shorter rounds: a minute instead of many.
+        #[arg(long)]
+        quick: bool,
+        /// Rounds, whose medians are shown.
+        #[arg(long, value_name = "N", value_parser = rounds)]
+        rounds: Option<usize>,
+        /// Only parts whose name contains one of these texts, such as pairs,slabs; a wrong one lists all.
+        #[arg(long, value_name = "TEXT", value_delimiter = ',')]
+        only: Vec<String>,
+        /// One line of JSON for each table.
+        #[arg(long)]
+        json: bool,
+        /// Also a picture of how the cost grows, as SVG.
+        #[arg(long, value_name = "FILE")]
+        plot: Option<PathBuf>,
     },
     /// Recorded training runs, through every allocator.
     Traces {
@@ -136,12 +155,7 @@ impl How {
         }
         // A race takes long: a picture that cannot be written is told before.
         if let Some(path) = &self.plot {
-            let is_new = !path.exists();
-            let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
-            opened.map_err(|error| format!("{}: {error}", path.display()))?;
-            if is_new {
-                let _ = std::fs::remove_file(path);
-            }
+            check_writable(path)?;
         }
         let effort = report::Effort::new(self.quick);
         let bars = report::run(&contestants, workloads, &effort, self.json, self.each);
@@ -152,20 +166,20 @@ impl How {
     }
 }
 
-/// The traces of the repository.
-fn bundled() -> Result<Vec<PathBuf>, String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../traces");
-    let entries = folder.read_dir().map_err(|error| format!("{}: {error}", folder.display()))?;
-    let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "gz"));
-    files.sort();
-    Ok(files)
+/// Fails where no file of this name can be written.
+fn check_writable(path: &Path) -> Result<(), String> {
+    let is_new = !path.exists();
+    let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
+    opened.map_err(|error| format!("{}: {error}", path.display()))?;
+    if is_new {
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
 }
 
 fn race_traces(files: Vec<PathBuf>, how: &How) -> Result<(), String> {
-    let files = if files.is_empty() { bundled()? } else { files };
-    let workloads = files.iter().map(|file| Workload::read(file)).collect::<Result<Vec<_>, _>>()?;
-    how.race(&workloads.into_iter().flatten().collect::<Vec<_>>())
+    let workloads = if files.is_empty() { Workload::bundled()? } else { Workload::read_all(&files)? };
+    how.race(&workloads)
 }
 
 fn main() -> ExitCode {
@@ -174,6 +188,9 @@ fn main() -> ExitCode {
         Command::Threads { quick, rounds, json } => {
             threads::run(&threads::Effort::new(quick, rounds), json);
             Ok(())
+        }
+        Command::Cost { quick, rounds, only, json, plot } => {
+            cost::run(&cost::Effort::new(quick, rounds), &only, json, plot.as_deref())
         }
         Command::Traces { files, how } => race_traces(files, &how),
         Command::Churn { live, replacements, how } => {
@@ -184,7 +201,7 @@ fn main() -> ExitCode {
         Command::Resident { name: None, seconds } => resident::run_all(seconds),
         Command::Instructions { name, count } => match name.strip_prefix("refused/") {
             Some(refused) => refusals::run(refused, count),
-            None => threads::instructions(&name, count),
+            None => threads::instructions(&name, count, cost::works()),
         },
     };
     match result {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::contest::{Bound, Contestant, UNIT_BYTES, budget_lowest_bytes, budget_safe_bytes};
 use crate::plot::Bars;
-use crate::sample::{geometric_mean, median};
+use crate::sample::{geometric_mean, in_turn, median};
 use crate::workload::Workload;
 
 /// A budget that the smallest need should be within: failures are counted there, as live peak by hundred.
@@ -79,7 +79,7 @@ pub fn title(workloads: &[Workload]) -> String {
     }
 }
 
-fn thousands(number: usize) -> String {
+pub fn thousands(number: usize) -> String {
     match number {
         0..1000 => number.to_string(),
         _ => format!("{},{:03}", thousands(number / 1000), number % 1000),
@@ -127,17 +127,27 @@ fn roomy_bytes(contestant: &dyn Contestant, workload: &Workload) -> u64 {
     }
 }
 
+/// Returns nanoseconds an event of each contestant, in every repeat.
+fn event_samples(
+    contestants: &[Box<dyn Contestant>],
+    roomy_bytes: &[u64],
+    workload: &Workload,
+    effort: &Effort,
+) -> Vec<Vec<f64>> {
+    let repeats = (effort.events / workload.events.len()).clamp(effort.repeats_least, effort.repeats_most);
+    in_turn(repeats, contestants.len(), |index| contestants[index].event_ns(workload, roomy_bytes[index]))
+}
+
+/// Returns the same where each has as much as it is timed with in the race.
+pub fn times(contestants: &[Box<dyn Contestant>], workload: &Workload, effort: &Effort) -> Vec<Vec<f64>> {
+    let roomy_bytes: Vec<u64> = contestants.iter().map(|each| roomy_bytes(each.as_ref(), workload)).collect();
+    event_samples(contestants, &roomy_bytes, workload, effort)
+}
+
 /// All of them on one workload: each has its turn in every repeat, and every repeat begins with another.
 fn race(contestants: &[Box<dyn Contestant>], workload: &Workload, effort: &Effort) -> Vec<Outcome> {
     let roomy_bytes: Vec<u64> = contestants.iter().map(|each| roomy_bytes(each.as_ref(), workload)).collect();
-    let repeats = (effort.events / workload.events.len()).clamp(effort.repeats_least, effort.repeats_most);
-    let mut samples = vec![Vec::new(); contestants.len()];
-    for repeat in 0..repeats {
-        for turn in 0..contestants.len() {
-            let index = (turn + repeat) % contestants.len();
-            samples[index].push(contestants[index].event_ns(workload, roomy_bytes[index]));
-        }
-    }
+    let samples = event_samples(contestants, &roomy_bytes, workload, effort);
     let indices = 0..contestants.len();
     indices.map(|i| outcome(contestants[i].as_ref(), workload, roomy_bytes[i], median(&samples[i]))).collect()
 }

@@ -1,7 +1,7 @@
 //! What the allocators are put through: recorded training runs, and a churn of random sizes.
 
 use std::cell::OnceCell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tensorpool::plan::{self, Lifetime, Options, Plan};
 use tensorpool::trace::{self, Trace, TraceBuilder};
@@ -40,6 +40,22 @@ impl Workload {
         let traces = Trace::read(path).map_err(|error| error.to_string())?;
         let workloads = traces.iter().map(Self::of);
         workloads.collect::<Result<_, _>>().map_err(|what| format!("{}: {what}", path.display()))
+    }
+
+    /// Reads several files.
+    pub fn read_all(files: &[PathBuf]) -> Result<Vec<Self>, String> {
+        let workloads = files.iter().map(|file| Self::read(file)).collect::<Result<Vec<_>, _>>()?;
+        Ok(workloads.into_iter().flatten().collect())
+    }
+
+    /// Reads the traces of the repository.
+    pub fn bundled() -> Result<Vec<Self>, String> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../traces");
+        let entries = folder.read_dir().map_err(|error| format!("{}: {error}", folder.display()))?;
+        let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "gz"));
+        files.sort();
+        Self::read_all(&files)
     }
 
     /// Allocates `live` blocks and replaces a random one so many times.

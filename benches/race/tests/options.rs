@@ -13,6 +13,7 @@ const LIVE: Expected = (2, "it must be a whole number from 1 to 1,000,000");
 const REPLACEMENTS: Expected = (2, "it must be a whole number from 0 to 10,000,000");
 const PAIRS: Expected = (2, "it must be a whole number from 0 to 10^12");
 const NO_ALLOCATOR: Expected = (1, "in its name: ");
+const NO_PART: Expected = (1, "no part has ");
 const NO_CASE: Expected = (1, "no case ");
 
 fn race(name: &str) -> Command {
@@ -50,24 +51,46 @@ const PLOT_ROW: Row = (
     ],
 );
 
-const SUBJECTS: [Subject; 4] = [
+const ROUNDS_ROW: Row = (
+    "--rounds",
+    &[
+        ("0", ROUNDS),
+        ("-1", ROUNDS),
+        ("10001", ROUNDS),
+        (MAX, ROUNDS),
+        (HUGE, ROUNDS),
+        ("", ROUNDS),
+        (MISSING, REQUIRED),
+    ],
+);
+
+const SUBJECTS: [Subject; 5] = [
     Subject {
         name: "threads",
         command: || race("threads"),
         others: &[QUICK],
         bare: &[],
+        rows: &[QUICK_ROW, JSON_ROW, ROUNDS_ROW],
+    },
+    Subject {
+        name: "cost",
+        command: || race("cost"),
+        others: &[QUICK, &["--only", "labels"], &["--rounds", "1"]],
+        bare: &[],
         rows: &[
             QUICK_ROW,
             JSON_ROW,
+            ROUNDS_ROW,
+            PLOT_ROW,
             (
-                "--rounds",
+                "--only",
                 &[
-                    ("0", ROUNDS),
-                    ("-1", ROUNDS),
-                    ("10001", ROUNDS),
-                    (MAX, ROUNDS),
-                    (HUGE, ROUNDS),
-                    ("", ROUNDS),
+                    ("0", NO_PART),
+                    ("-1", NO_PART),
+                    (HUGE, NO_PART),
+                    ("books", DONE),
+                    // Which has no lines.
+                    ("books --plot 0.svg", (1, "0.svg: no part that was measured has lines to draw")),
                     (MISSING, REQUIRED),
                 ],
             ),
@@ -143,6 +166,8 @@ const SUBJECTS: [Subject; 4] = [
             &[
                 ("pool-virtual/64/at-once-1 0", DONE),
                 ("pool-virtual/64/at-once-1 1", DONE),
+                ("pool-expanding/65536-1048576/replace-16 1", DONE),
+                ("offset-guard/1000/hand-over 300", DONE),
                 ("pool-virtual/64/at-once-1 -1", PAIRS),
                 ("pool-virtual/64/at-once-1 18446744073709551615", PAIRS),
                 ("pool-virtual/64/at-once-1 99999999999999999999", PAIRS),

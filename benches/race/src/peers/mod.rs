@@ -14,6 +14,8 @@ mod vma;
 #[cfg(feature = "gpu")]
 mod wgpu_buffers;
 
+pub use self::offset::{OFFSET, OFFSET_GUARDED};
+pub use self::ours::ONE_SLAB;
 use crate::contest::{Bound, Contestant, Entry};
 use crate::workload::Workload;
 

@@ -97,13 +97,24 @@ impl Peer for Space {
     }
 }
 
+/// A pool of one slab.
+pub const ONE_SLAB: &str = "tensorpool, exact";
+/// As many slabs as the budget has, where no request is larger than one of them.
+const SLABS: u64 = 64;
+
+fn open_slabs(budget_bytes: u64) -> Option<Pool<Virtual>> {
+    let slab_bytes = (budget_bytes / SLABS).next_multiple_of(UNIT_BYTES);
+    open_pool(budget_bytes, Placement::Exact, SlabPolicy::Fixed(slab_bytes))
+}
+
 pub fn contestants() -> Vec<Box<dyn Contestant>> {
     let open = |placement, slabs| move |_: &_, budget_bytes| open_pool(budget_bytes, placement, slabs);
     vec![
-        arena("tensorpool, exact", open(Placement::Exact, SlabPolicy::Single)),
+        arena(ONE_SLAB, open(Placement::Exact, SlabPolicy::Single)),
         arena("tensorpool, power of two", open(Placement::PowerOfTwo, SlabPolicy::Single)),
         arena("tensorpool, expanding", open(Placement::Exact, SlabPolicy::Expanding)),
         arena("tensorpool, exact, slabs as needed", open(Placement::Exact, SlabPolicy::Growing)),
+        arena("tensorpool, exact, 64 slabs", |_, budget_bytes| open_slabs(budget_bytes)),
         arena("tensorpool, planned", open_planned),
         arena("tensorpool, exact, the space alone", |_, budget_bytes| {
             Some(Space::new(budget_bytes, UNIT_BYTES, Placement::Exact))

@@ -5,23 +5,29 @@ use std::hint::black_box;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::crew;
 use super::shared::Shared;
+use super::{crew, pipe};
 use crate::random::Random;
 
 /// Threads that a case can run on.
 pub const THREADS_MAX: usize = 2;
 /// Done before the time begins; where blocks are replaced, as many as there are, so that what fits in a cache is there.
 const WARM_UNITS: u64 = 1000;
-/// The sizes of [`Bytes::Mixed`]: all are smaller than a page of every pool here.
-const MIXED_BYTES: (u64, u64) = (16, 1024);
+/// All are smaller than a page of every pool here.
+pub const MIXED: Bytes = Bytes::Between { least: 16, most: 1024, unit: 1 };
+/// Blocks that a [`Pattern::HandOver`] hands over at once, so that the channel's own cost is spread thin.
+pub const BASKET_BLOCKS: usize = 256;
 
 /// How many bytes a block has.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bytes {
     Fixed(u64),
-    /// 16 to 1,024, each as likely.
-    Mixed,
+    /// Each multiple of `unit` from `least` is as likely.
+    Between {
+        least: u64,
+        most: u64,
+        unit: u64,
+    },
 }
 
 /// What one pair of an allocation and a free is.
@@ -31,6 +37,8 @@ pub enum Pattern {
     AtOnce { live: usize },
     /// Free a random one of the live blocks, and allocate another in its place.
     Replace { live: usize },
+    /// Allocate blocks, then free them in the same order: one thread both, or one thread the first and another the second.
+    HandOver,
 }
 
 /// A pattern with its sizes, for each thread its own blocks.
@@ -45,11 +53,13 @@ impl fmt::Display for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.bytes {
             Bytes::Fixed(bytes) => write!(f, "{bytes}/")?,
-            Bytes::Mixed => write!(f, "mixed/")?,
+            MIXED => write!(f, "mixed/")?,
+            Bytes::Between { least, most, .. } => write!(f, "{least}-{most}/")?,
         }
         match self.pattern {
             Pattern::AtOnce { live } => write!(f, "at-once-{live}"),
             Pattern::Replace { live } => write!(f, "replace-{live}"),
+            Pattern::HandOver => write!(f, "hand-over"),
         }
     }
 }
@@ -67,7 +77,8 @@ pub trait Case {
     fn pairs(&self, count: u64);
 }
 
-/// What one thread holds.
+/// What one thread holds. On cache lines of its own, with the neighbour that a processor fetches along.
+#[repr(align(128))]
 struct Lane<H> {
     live: Vec<Option<H>>,
     random: Random,
@@ -82,9 +93,11 @@ pub struct CaseOf<S: Shared> {
 }
 
 impl<S: Shared> CaseOf<S> {
-    pub fn new(allocator: &'static str, work: Work, threads: usize) -> Self {
-        let shared = S::open();
-        let (Pattern::AtOnce { live } | Pattern::Replace { live }) = work.pattern;
+    pub fn new(allocator: &'static str, work: Work, threads: usize, shared: S) -> Self {
+        let live = match work.pattern {
+            Pattern::AtOnce { live } | Pattern::Replace { live } => live,
+            Pattern::HandOver => 0,
+        };
         let lane = |thread: u64| {
             let mut random = Random::new(0x9e37_79b9_7f4a_7c15 + thread);
             let live = (0..live).map(|_| Some(shared.alloc(bytes_of(work.bytes, &mut random)))).collect();
@@ -112,6 +125,14 @@ impl<S: Shared> CaseOf<S> {
                     live[place] = Some(black_box(self.shared.alloc(black_box(bytes))));
                 }
             }
+            Pattern::HandOver => {
+                for _ in 0..count {
+                    if live.len() >= BASKET_BLOCKS {
+                        live.drain(..).flatten().for_each(|handle| self.shared.free(handle));
+                    }
+                    live.push(Some(self.shared.alloc(black_box(bytes_of(self.work.bytes, random)))));
+                }
+            }
         }
     }
 }
@@ -119,7 +140,9 @@ impl<S: Shared> CaseOf<S> {
 fn bytes_of(bytes: Bytes, random: &mut Random) -> u64 {
     match bytes {
         Bytes::Fixed(bytes) => bytes,
-        Bytes::Mixed => MIXED_BYTES.0 + random.below((MIXED_BYTES.1 - MIXED_BYTES.0 + 1) as usize) as u64,
+        Bytes::Between { least, most, unit } => {
+            least + unit * random.below(((most - least) / unit + 1) as usize) as u64
+        }
     }
 }
 
@@ -133,11 +156,15 @@ impl<S: Shared> Case for CaseOf<S> {
     }
 
     fn pair_ns(&self, threads: usize, time: Duration) -> f64 {
+        if self.work.pattern == Pattern::HandOver && threads == 2 {
+            let mut random = Random::new(1);
+            return pipe::block_ns(&self.shared, || bytes_of(self.work.bytes, &mut random), time);
+        }
         let warm_pairs = match self.work.pattern {
-            Pattern::AtOnce { .. } => WARM_UNITS,
             Pattern::Replace { live } => WARM_UNITS.max(live as u64),
+            Pattern::AtOnce { .. } | Pattern::HandOver => WARM_UNITS,
         };
-        // A lane's lock is taken once for 64 pairs, and nobody else wants it.
+        // A lane's lock is taken once for 64 pairs, and no other thread wants it.
         crew::unit_ns(threads, warm_pairs, time, |thread, units| {
             self.do_pairs(&mut self.lanes[thread].lock().expect("no worker panicked"), units);
         })

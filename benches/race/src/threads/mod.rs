@@ -1,22 +1,34 @@
 //! Figures about threads and small blocks: the median over many short rounds, every case in each, begun at another
 //! case every time, so that whatever else the machine does meets all of them.
 
-mod case;
-mod crew;
+pub mod case;
+pub mod crew;
+mod heaps;
 mod pipe;
-mod shared;
+pub mod shared;
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tensorpool::{Host, Pool, Virtual};
+use tensorpool::{Host, SlabPolicy, Virtual};
 
-use self::case::{Bytes, Case, CaseOf, Pattern, THREADS_MAX, Work, compute_ns};
-use self::shared::{Nothing, OffsetBare, OffsetGuarded, Shared};
-use crate::sample::median;
+use self::case::{Bytes, Case, CaseOf, MIXED, Pattern, THREADS_MAX, Work, compute_ns};
+use self::shared::{Nothing, OffsetBare, OffsetGuarded, open_pool};
+use crate::sample::{in_turn, median};
 
-const ALLOCATORS: [&str; 4] = ["pool-virtual", "pool-host", "offset-guard", "offset-bare"];
-const NOTHING: &str = "nothing";
+pub const ALLOCATORS: [&str; 5] = ["pool-virtual", "pool-host", "pool-expanding", OFFSET_GUARD, "offset-bare"];
+/// The allocator that the others are measured by.
+pub const OFFSET_GUARD: &str = "offset-guard";
+pub const NOTHING: &str = "nothing";
+/// The `malloc` of the system, glibc's on most.
+pub const SYSTEM: &str = "system malloc";
+/// Heaps of the program.
+#[cfg(feature = "mallocs")]
+pub const HEAPS: &[&str] = &[SYSTEM, "mimalloc", "snmalloc", "jemalloc"];
+#[cfg(not(feature = "mallocs"))]
+pub const HEAPS: &[&str] = &[SYSTEM];
+/// What all of them carve.
+pub const ARENA_BYTES: u64 = 2 << 30;
 /// Numbers of live blocks between which the cost should not change.
 const LIVE: [usize; 5] = [16, 100, 1_000, 10_000, 100_000];
 /// What `flat_works` are, in words.
@@ -45,7 +57,7 @@ impl Effort {
 
 /// Everything, as a table or as one line of JSON.
 pub fn run(effort: &Effort, as_json: bool) {
-    let (gains, flat, pipe) = (gains(effort), flat(effort), pipes(effort));
+    let (gains, flat, pipe) = (gains(gain_works(), effort), flat(effort), pipes(effort));
     if as_json {
         println!("{}", json!({ "rounds": effort.rounds, "gains": gains, "flat": flat, "pipe": pipe }));
         return;
@@ -83,10 +95,16 @@ fn print_flat(rows: &[Value]) {
     }
 }
 
-/// Exactly `count` pairs of the case of this name on this thread, for a tool that counts instructions.
-pub fn instructions(name: &str, count: u64) -> Result<(), String> {
+/// Does exactly `count` pairs of the case of this name on this thread, for a tool that counts instructions. The works of this module
+/// have a case, and those in `more`.
+pub fn instructions(name: &str, count: u64, more: Vec<Work>) -> Result<(), String> {
     let (allocator, work) = name.split_once('/').ok_or_else(|| format!("{name:?} is not ALLOCATOR/BYTES/PATTERN"))?;
-    let works: Vec<Work> = gain_works().into_iter().chain(LIVE.into_iter().flat_map(flat_works)).collect();
+    let mut works: Vec<Work> = gain_works().into_iter().chain(LIVE.into_iter().flat_map(flat_works)).collect();
+    for work in more {
+        if !works.contains(&work) {
+            works.push(work);
+        }
+    }
     let names: Vec<&str> = ALLOCATORS.into_iter().chain([NOTHING]).collect();
     let found = works.iter().find(|known| known.to_string() == work);
     let (Some(work), Some(allocator)) = (found, names.iter().find(|known| **known == allocator)) else {
@@ -104,26 +122,44 @@ fn gain_works() -> Vec<Work> {
         Work { bytes: Bytes::Fixed(64), pattern: alone },
         Work { bytes: Bytes::Fixed(1000), pattern: alone },
         Work { bytes: Bytes::Fixed(1 << 20), pattern: alone },
-        Work { bytes: Bytes::Mixed, pattern: Pattern::Replace { live: 1000 } },
+        Work { bytes: MIXED, pattern: Pattern::Replace { live: 1000 } },
     ]
 }
 
 /// The works of the table about numbers of live blocks.
 fn flat_works(live: usize) -> [Work; 3] {
     [
-        Work { bytes: Bytes::Mixed, pattern: Pattern::AtOnce { live } },
+        Work { bytes: MIXED, pattern: Pattern::AtOnce { live } },
         Work { bytes: Bytes::Fixed(64), pattern: Pattern::Replace { live } },
-        Work { bytes: Bytes::Mixed, pattern: Pattern::Replace { live } },
+        Work { bytes: MIXED, pattern: Pattern::Replace { live } },
     ]
 }
 
 fn open(allocator: &'static str, work: Work, threads: usize) -> Box<dyn Case> {
+    open_in(allocator, ARENA_BYTES, work, threads)
+}
+
+/// Opens an allocator of so many bytes for a work. A heap takes what it needs.
+pub fn open_in(allocator: &'static str, bytes: u64, work: Work, threads: usize) -> Box<dyn Case> {
+    /// Names the case's type once.
+    fn case<S: shared::Shared>(allocator: &'static str, work: Work, threads: usize, shared: S) -> Box<dyn Case> {
+        Box::new(CaseOf::new(allocator, work, threads, shared))
+    }
+    let single = SlabPolicy::Single;
     match allocator {
-        "pool-virtual" => Box::new(CaseOf::<Pool<Virtual>>::new(allocator, work, threads)),
-        "pool-host" => Box::new(CaseOf::<Pool<Host>>::new(allocator, work, threads)),
-        "offset-guard" => Box::new(CaseOf::<OffsetGuarded>::new(allocator, work, threads)),
-        "offset-bare" => Box::new(CaseOf::<OffsetBare>::new(allocator, work, threads)),
-        NOTHING => Box::new(CaseOf::<Nothing>::new(allocator, work, threads)),
+        "pool-virtual" => case(allocator, work, threads, open_pool(Virtual::default(), bytes, single)),
+        "pool-host" => case(allocator, work, threads, open_pool(Host, bytes, single)),
+        "pool-expanding" => case(allocator, work, threads, open_pool(Host, bytes, SlabPolicy::Expanding)),
+        OFFSET_GUARD => case(allocator, work, threads, OffsetGuarded::open(bytes)),
+        "offset-bare" => case(allocator, work, threads, OffsetBare::open(bytes)),
+        NOTHING => case(allocator, work, threads, Nothing),
+        SYSTEM => case(allocator, work, threads, heaps::Malloc(heaps::SystemHeap)),
+        #[cfg(feature = "mallocs")]
+        "mimalloc" => case(allocator, work, threads, heaps::Malloc(heaps::Mimalloc)),
+        #[cfg(feature = "mallocs")]
+        "snmalloc" => case(allocator, work, threads, heaps::Malloc(heaps::Snmalloc)),
+        #[cfg(feature = "mallocs")]
+        "jemalloc" => case(allocator, work, threads, heaps::Malloc(heaps::Jemalloc)),
         _ => unreachable!("{allocator} is in no list"),
     }
 }
@@ -145,9 +181,9 @@ impl Sample {
 
 /// One thread and two, beside the compute loop in the same moments. Rounds in which the second core was not there are
 /// left out of what two threads did, unless it never was.
-fn gains(effort: &Effort) -> Vec<Value> {
+pub fn gains(works: Vec<Work>, effort: &Effort) -> Vec<Value> {
     let mut rows = Vec::new();
-    for work in gain_works() {
+    for work in works {
         let cases: Vec<_> = ALLOCATORS.iter().map(|allocator| open(allocator, work, THREADS_MAX)).collect();
         let samples = gain_samples(&cases, effort);
         let compute = ("compute loop", "registers".to_owned());
@@ -170,23 +206,16 @@ fn gains(effort: &Effort) -> Vec<Value> {
 
 /// By case; the compute loop is the last.
 fn gain_samples(cases: &[Box<dyn Case>], effort: &Effort) -> Vec<Vec<Sample>> {
-    let mut samples = vec![Vec::new(); cases.len() + 1];
-    for round in 0..effort.rounds {
-        let mut times = vec![(0.0, 0.0); samples.len()];
-        for turn in 0..samples.len() {
-            let index = (turn + round) % samples.len();
-            let ns = |threads| match cases.get(index) {
-                Some(case) => case.pair_ns(threads, effort.time),
-                None => compute_ns(threads, effort.time),
-            };
-            times[index] = (ns(1), ns(2));
-        }
-        let compute_gain = times[cases.len()].0 / times[cases.len()].1;
-        for (samples, (one_ns, two_ns)) in samples.iter_mut().zip(times) {
-            samples.push(Sample { one_ns, two_ns, compute_gain });
-        }
-    }
-    samples
+    let times = in_turn(effort.rounds, cases.len() + 1, |index| {
+        let ns = |threads| match cases.get(index) {
+            Some(case) => case.pair_ns(threads, effort.time),
+            None => compute_ns(threads, effort.time),
+        };
+        (ns(1), ns(2))
+    });
+    let compute_gains: Vec<f64> = times[cases.len()].iter().map(|(one_ns, two_ns)| one_ns / two_ns).collect();
+    let sample = |(&(one_ns, two_ns), &compute_gain)| Sample { one_ns, two_ns, compute_gain };
+    times.iter().map(|times| times.iter().zip(&compute_gains).map(sample).collect()).collect()
 }
 
 /// The same pattern beside ever more live blocks, on one thread.
@@ -196,13 +225,8 @@ fn flat(effort: &Effort) -> Vec<Value> {
     for (which, pattern) in FLAT.into_iter().enumerate() {
         let works = LIVE.map(|live| flat_works(live)[which]);
         let cases: Vec<_> = names.iter().flat_map(|name| works.map(|work| open(name, work, 1))).collect();
-        let mut samples = vec![Vec::new(); cases.len()];
-        for round in 0..effort.rounds.div_ceil(FLAT_ROUNDS_BY).max(FLAT_ROUNDS_LEAST.min(effort.rounds)) {
-            for turn in 0..cases.len() {
-                let index = (turn + round) % cases.len();
-                samples[index].push(cases[index].pair_ns(1, effort.time));
-            }
-        }
+        let rounds = effort.rounds.div_ceil(FLAT_ROUNDS_BY).max(FLAT_ROUNDS_LEAST.min(effort.rounds));
+        let samples = in_turn(rounds, cases.len(), |index| cases[index].pair_ns(1, effort.time));
         for (name, samples) in names.iter().zip(samples.chunks(LIVE.len())) {
             let ns: Vec<f64> = samples.iter().map(|samples| median(samples)).collect();
             let most = ns.iter().copied().fold(0.0, f64::max);
@@ -213,18 +237,11 @@ fn flat(effort: &Effort) -> Vec<Value> {
 }
 
 fn pipes(effort: &Effort) -> Vec<Value> {
-    let (model, host) = (<Pool<Virtual>>::open(), <Pool<Host>>::open());
-    let (guarded, bare) = (OffsetGuarded::open(), OffsetBare::open());
-    let mut samples: [Vec<f64>; 5] = Default::default();
-    for _ in 0..effort.rounds {
-        samples[0].push(pipe::block_ns(&model, PIPE_BYTES, effort.time));
-        samples[1].push(pipe::block_ns(&host, PIPE_BYTES, effort.time));
-        samples[2].push(pipe::block_ns(&guarded, PIPE_BYTES, effort.time));
-        samples[3].push(pipe::block_ns(&bare, PIPE_BYTES, effort.time));
-        samples[4].push(pipe::block_ns(&Nothing, PIPE_BYTES, effort.time));
-    }
-    let names = ALLOCATORS.into_iter().chain([NOTHING]);
-    names.zip(&samples).map(|(name, samples)| json!({ "allocator": name, "ns": median(samples) })).collect()
+    let names: Vec<&str> = ALLOCATORS.into_iter().chain([NOTHING]).collect();
+    let work = Work { bytes: Bytes::Fixed(PIPE_BYTES), pattern: Pattern::HandOver };
+    let cases: Vec<_> = names.iter().map(|name| open(name, work, 1)).collect();
+    let samples = in_turn(effort.rounds, cases.len(), |index| cases[index].pair_ns(2, effort.time));
+    names.iter().zip(&samples).map(|(name, samples)| json!({ "allocator": name, "ns": median(samples) })).collect()
 }
 
 fn number(row: &Value, key: &str) -> f64 {

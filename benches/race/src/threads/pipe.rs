@@ -4,20 +4,19 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::case::BASKET_BLOCKS;
 use super::crew;
 use super::shared::Shared;
 
-/// Blocks that are handed over at once, so that the channel's own cost is spread thin.
-const BLOCKS_AT_ONCE: usize = 256;
 /// Full baskets that may wait for the thread that frees.
 const BASKETS: usize = 4;
 
 /// Nanoseconds a block, from its allocation on one thread to its free on another, as a rate.
-pub fn block_ns<S: Shared>(shared: &S, bytes: u64, time: Duration) -> f64 {
+pub fn block_ns<S: Shared>(shared: &S, mut bytes: impl FnMut() -> u64 + Send, time: Duration) -> f64 {
     let (full, to_free) = sync_channel::<Vec<S::Handle>>(BASKETS);
     let (empty, to_fill) = sync_channel::<Vec<S::Handle>>(BASKETS + 2);
     for _ in 0..BASKETS + 2 {
-        empty.send(Vec::with_capacity(BLOCKS_AT_ONCE)).expect("the receiver is here");
+        empty.send(Vec::with_capacity(BASKET_BLOCKS)).expect("the receiver is here");
     }
     thread::scope(|scope| {
         let freeing = scope.spawn(move || {
@@ -36,7 +35,7 @@ pub fn block_ns<S: Shared>(shared: &S, bytes: u64, time: Duration) -> f64 {
             let start = Instant::now();
             while start.elapsed() < time {
                 let mut basket = to_fill.recv().expect("every basket comes back");
-                basket.extend((0..BLOCKS_AT_ONCE).map(|_| shared.alloc(bytes)));
+                basket.extend((0..BASKET_BLOCKS).map(|_| shared.alloc(bytes())));
                 full.send(basket).expect("the other side takes all");
             }
             start

@@ -4,20 +4,16 @@
 use std::sync::{Arc, Mutex};
 
 use offset_allocator::{Allocation, Allocator};
-use tensorpool::{Backend, Block, Config, Host, Pool, Request, SlabPolicy, Virtual};
+use tensorpool::{Backend, Block, Config, Pool, Request, SlabPolicy};
 
-/// What all of them carve: no memory of it is ever touched.
-const ARENA_BYTES: u64 = 2 << 30;
 /// The smallest block and the alignment: the pool's on the host.
 const UNIT_BYTES: u64 = 64;
 /// More than any case holds at once, with the free ranges between them.
 const ALLOCATIONS_MAX: u32 = 1 << 18;
 
-/// An allocator for several threads.
+/// An allocator for several threads. No memory that it hands out is ever touched.
 pub trait Shared: Send + Sync + 'static {
     type Handle: Send;
-
-    fn open() -> Self;
 
     /// # Panics
     /// If there is no room: the cases are all smaller than the arena.
@@ -28,57 +24,47 @@ pub trait Shared: Send + Sync + 'static {
     }
 }
 
-impl Shared for Pool<Virtual> {
-    type Handle = Block<Virtual>;
+impl<B: Backend> Shared for Pool<B> {
+    type Handle = Block<B>;
 
-    fn open() -> Self {
-        open_pool(Virtual::default())
-    }
-
-    fn alloc(&self, bytes: u64) -> Block<Virtual> {
+    fn alloc(&self, bytes: u64) -> Block<B> {
         Pool::alloc(self, Request::bytes(bytes)).expect("room for all")
     }
 }
 
-impl Shared for Pool<Host> {
-    type Handle = Block<Host>;
-
-    fn open() -> Self {
-        open_pool(Host)
-    }
-
-    fn alloc(&self, bytes: u64) -> Block<Host> {
-        Pool::alloc(self, Request::bytes(bytes)).expect("room for all")
-    }
+/// Opens a pool of so many bytes.
+///
+/// # Panics
+/// If the pool has another policy: its figures would stand under a wrong name.
+pub fn open_pool<B: Backend>(backend: B, bytes: u64, slabs: SlabPolicy) -> Pool<B> {
+    let pool = Pool::with_backend(backend, &Config::new(bytes).slabs(slabs)).expect("there are so many addresses");
+    assert_eq!(pool.slab_policy(), slabs, "the system refused the addresses");
+    pool
 }
 
-fn open_pool<B: Backend>(backend: B) -> Pool<B> {
-    let config = Config::new(ARENA_BYTES).slabs(SlabPolicy::Single);
-    Pool::with_backend(backend, &config).expect("two GiB of address space")
+fn open_offset(bytes: u64) -> Mutex<Allocator<u32>> {
+    let units = u32::try_from(bytes / UNIT_BYTES).expect("units are counted in 32 bits");
+    Mutex::new(Allocator::with_max_allocs(units, ALLOCATIONS_MAX))
 }
 
-fn open_offset() -> Mutex<Allocator<u32>> {
-    Mutex::new(Allocator::with_max_allocs((ARENA_BYTES / UNIT_BYTES) as u32, ALLOCATIONS_MAX))
+fn units(bytes: u64) -> u32 {
+    bytes.div_ceil(UNIT_BYTES) as u32
 }
 
-fn alloc_offset(allocator: &Mutex<Allocator<u32>>, bytes: u64) -> Allocation<u32> {
-    let units = bytes.div_ceil(UNIT_BYTES) as u32;
-    allocator.lock().expect("no holder panics").allocate(units).expect("room for all")
-}
-
-/// `offset-allocator` in a mutex, and nothing else: whoever forgets to free has lost the range, and whoever frees twice
-/// gives it to two owners.
+/// `offset-allocator` in a mutex, and nothing else: what is not freed is lost, and what is freed twice has two owners.
 pub struct OffsetBare(Mutex<Allocator<u32>>);
+
+impl OffsetBare {
+    pub fn open(bytes: u64) -> Self {
+        Self(open_offset(bytes))
+    }
+}
 
 impl Shared for OffsetBare {
     type Handle = Allocation<u32>;
 
-    fn open() -> Self {
-        Self(open_offset())
-    }
-
     fn alloc(&self, bytes: u64) -> Allocation<u32> {
-        alloc_offset(&self.0, bytes)
+        self.0.lock().expect("no holder panics").allocate(units(bytes)).expect("room for all")
     }
 
     fn free(&self, handle: Allocation<u32>) {
@@ -86,8 +72,7 @@ impl Shared for OffsetBare {
     }
 }
 
-/// The same with a handle that frees when it is dropped, on whichever thread: what a program needs that wants what a
-/// block is.
+/// The same with a handle that frees when it is dropped, on any thread: what a program needs that wants what a block is.
 pub struct OffsetGuarded(Arc<Mutex<Allocator<u32>>>);
 
 pub struct Guard {
@@ -101,15 +86,27 @@ impl Drop for Guard {
     }
 }
 
+impl OffsetGuarded {
+    pub fn open(bytes: u64) -> Self {
+        Self(Arc::new(open_offset(bytes)))
+    }
+
+    pub fn new(allocator: Allocator<u32>) -> Self {
+        Self(Arc::new(Mutex::new(allocator)))
+    }
+
+    /// Returns `None` if there is no room.
+    pub fn try_alloc(&self, units: u32) -> Option<Guard> {
+        let allocation = self.0.lock().expect("no holder panics").allocate(units)?;
+        Some(Guard { allocation, home: Arc::clone(&self.0) })
+    }
+}
+
 impl Shared for OffsetGuarded {
     type Handle = Guard;
 
-    fn open() -> Self {
-        Self(Arc::new(open_offset()))
-    }
-
     fn alloc(&self, bytes: u64) -> Guard {
-        Guard { allocation: alloc_offset(&self.0, bytes), home: Arc::clone(&self.0) }
+        self.try_alloc(units(bytes)).expect("room for all")
     }
 }
 
@@ -118,10 +115,6 @@ pub struct Nothing;
 
 impl Shared for Nothing {
     type Handle = [u64; 8];
-
-    fn open() -> Self {
-        Self
-    }
 
     fn alloc(&self, bytes: u64) -> [u64; 8] {
         [bytes; 8]
