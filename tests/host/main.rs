@@ -30,6 +30,7 @@ mod recording_writers;
 mod reserve;
 #[cfg(target_os = "linux")]
 mod resident;
+mod run_lists;
 mod set_budget;
 mod set_budget_random;
 mod slabs;

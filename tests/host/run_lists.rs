@@ -1,0 +1,180 @@
+//! Free runs in the lists of the CPUs: there while memory is ample, and in the spaces before any request needs them.
+
+use std::thread;
+use std::time::Duration;
+
+use tensorpool::{Block, Config, Host, Pool, Request, SlabPolicy};
+
+use crate::support::watched::{Watched, open};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+/// More than a pool takes to be steady.
+const STEADY: usize = 600;
+
+const POLICIES: [SlabPolicy; 4] =
+    [SlabPolicy::Expanding, SlabPolicy::Single, SlabPolicy::Growing, SlabPolicy::Fixed(8 * MIB)];
+
+fn pool(policy: SlabPolicy) -> Pool<Host> {
+    Pool::host(Config::new(64 * MIB).slabs(policy)).unwrap()
+}
+
+/// Steps that ask for the same sizes again and again.
+fn steps(pool: &Pool<Host>, count: usize) {
+    for _ in 0..count {
+        let step: Vec<Block<Host>> =
+            [300 * KIB, MIB, 100 * KIB, 300 * KIB].map(|bytes| pool.alloc(Request::bytes(bytes)).unwrap()).into();
+        drop(step);
+    }
+}
+
+#[test]
+fn a_steady_pool_serves_runs_from_lists() {
+    for policy in POLICIES {
+        let pool = pool(policy);
+        steps(&pool, STEADY);
+        let before = pool.stats();
+        steps(&pool, 100);
+        let after = pool.stats();
+        assert_eq!(after.allocations_from_lists - before.allocations_from_lists, 400, "{policy}");
+        assert_eq!((after.used_bytes, after.used_peak_bytes), (0, before.used_peak_bytes), "{policy}");
+        assert!(after.cached_bytes >= 1700 * KIB, "{policy}: {after:?}");
+        assert_eq!(after.reserved_bytes, before.reserved_bytes, "{policy}");
+        pool.check();
+    }
+}
+
+#[test]
+fn runs_in_lists_go_home_for_a_request_of_another_size() {
+    for policy in POLICIES {
+        let pool = pool(policy);
+        steps(&pool, STEADY);
+        assert!(pool.stats().cached_bytes >= MIB, "{policy}");
+        let most = if let SlabPolicy::Fixed(bytes) = policy { bytes } else { 64 * MIB };
+        let all: Vec<_> = (0..64 * MIB / most).map(|_| pool.alloc(Request::bytes(most)).unwrap()).collect();
+        assert_eq!(pool.stats().used_bytes, 64 * MIB, "{policy}");
+        pool.check();
+        drop(all);
+        pool.check();
+    }
+}
+
+/// Nothing more is reserved for a request that memory in lists can serve.
+#[test]
+fn runs_in_lists_go_home_before_anything_is_reserved() {
+    for policy in [SlabPolicy::Expanding, SlabPolicy::Fixed(8 * MIB)] {
+        let pool = pool(policy);
+        // As much as the lists may keep, and a slab of 8 MiB has.
+        let fill = || (0..7).map(|_| pool.alloc(Request::bytes(MIB)).unwrap()).collect::<Vec<_>>();
+        (0..STEADY).for_each(|_| drop(fill()));
+        let before = pool.stats();
+        assert!(before.cached_bytes >= 4 * MIB, "{policy}: {before:?}");
+        let block = pool.alloc(Request::bytes(before.reserved_bytes)).unwrap();
+        assert_eq!(pool.stats().reserved_bytes, before.reserved_bytes, "{policy}");
+        drop(block);
+        pool.check();
+    }
+}
+
+#[test]
+fn runs_are_not_listed_where_memory_is_not_ample() {
+    // The peak is 1.7 MiB: more than 5/8 of the budget.
+    let tight = Pool::host(Config::new(2700 * KIB)).unwrap();
+    let without = Pool::host(Config::new(64 * MIB).free_lists(false)).unwrap();
+    let reserve = Pool::host(Config::new(64 * MIB).high_priority_reserve(MIB)).unwrap();
+    for (what, pool) in [("tight", tight), ("without", without), ("reserve", reserve)] {
+        steps(&pool, STEADY);
+        let stats = pool.stats();
+        assert_eq!((stats.allocations_from_lists, stats.cached_bytes), (0, 0), "{what}");
+    }
+}
+
+#[test]
+fn a_pool_that_grows_lists_no_runs() {
+    let pool = pool(SlabPolicy::Expanding);
+    let mut live = Vec::new();
+    for _ in 0..200 {
+        live.push(pool.alloc(Request::bytes(100 * KIB)).unwrap());
+        drop(pool.alloc(Request::bytes(MIB)).unwrap());
+    }
+    assert_eq!(pool.stats().allocations_from_lists, 0);
+}
+
+#[test]
+fn a_waiter_gets_what_lies_in_lists() {
+    let pool = pool(SlabPolicy::Expanding);
+    steps(&pool, STEADY);
+    let kept = pool.alloc(Request::bytes(60 * MIB)).unwrap();
+    let waiter = {
+        let pool = pool.clone();
+        thread::spawn(move || pool.alloc(Request::bytes(50 * MIB).wait(Duration::from_secs(60))).map(drop))
+    };
+    while pool.stats().waiting == 0 {
+        thread::yield_now();
+    }
+    drop(kept);
+    waiter.join().unwrap().unwrap();
+    pool.check();
+}
+
+#[test]
+fn a_block_grows_over_a_run_that_lies_in_a_list() {
+    let pool = Pool::host(Config::new(64 * MIB).slabs(SlabPolicy::Single)).unwrap();
+    let mut first = pool.alloc(Request::bytes(MIB)).unwrap();
+    for _ in 0..STEADY {
+        drop(pool.alloc(Request::bytes(2 * MIB)).unwrap());
+    }
+    assert_eq!(pool.stats().cached_bytes, 2 * MIB);
+    first.try_grow(60 * MIB).unwrap();
+    assert_eq!(pool.stats().used_bytes, 60 * MIB);
+    pool.check();
+}
+
+#[test]
+fn what_lies_in_lists_is_given_back_by_trim_and_with_the_pool() {
+    let backend = Watched::new().expanding(4 * KIB);
+    let pool = open(&backend, Config::new(64 * MIB));
+    for _ in 0..STEADY {
+        drop(pool.alloc(Request::bytes(MIB)).unwrap());
+    }
+    assert_eq!(pool.stats().cached_bytes, MIB);
+    pool.trim();
+    assert_eq!((pool.stats().reserved_bytes, backend.reserved()), (0, 0));
+    // A run in a list keeps its pool alive, until the last handle goes.
+    let single = open(&backend, Config::new(64 * MIB).slabs(SlabPolicy::Single));
+    for _ in 0..STEADY {
+        drop(single.alloc(Request::bytes(MIB)).unwrap());
+    }
+    assert_eq!(single.stats().cached_bytes, MIB);
+    drop(single);
+    assert_eq!(backend.reserved(), 0);
+}
+
+/// Each thread has its own lists; a request of any thread finds what lies in all.
+#[test]
+fn runs_in_the_lists_of_all_threads_go_home() {
+    for _ in 0..5 {
+        let pool = pool(SlabPolicy::Expanding);
+        thread::scope(|scope| {
+            (0..4).for_each(|_| drop(scope.spawn(|| steps(&pool, STEADY))));
+        });
+        let all = pool.alloc(Request::bytes(64 * MIB)).unwrap();
+        assert_eq!(pool.stats().used_bytes, 64 * MIB);
+        drop(all);
+        pool.check();
+    }
+}
+
+/// A run that was asked for with less holds up to a page more: a request for that is over the backend's limit all the same.
+#[test]
+fn a_limit_holds_for_requests_that_lists_could_serve() {
+    let limit = MIB + 100;
+    let pool = open(&Watched::new().slab_limit(limit), Config::new(8 * MIB).slabs(SlabPolicy::Growing));
+    for _ in 0..STEADY {
+        drop(pool.alloc(Request::bytes(limit)).unwrap());
+    }
+    let error = pool.alloc(Request::bytes(limit + 1)).unwrap_err();
+    assert!(error.is_too_large(), "{error}");
+    assert!(pool.alloc(Request::bytes(limit)).is_ok());
+    pool.check();
+}
