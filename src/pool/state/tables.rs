@@ -1,6 +1,8 @@
 //! What the tables of the pool's lock have in memory, and how they become small again.
 
-use super::{Entry, Slab, State};
+use std::collections::BinaryHeap;
+
+use super::{Entry, Slab, Slot, State};
 use crate::pool::tables::{ARC_BYTES, keep_small, vec_bytes};
 use crate::space::Space;
 
@@ -14,7 +16,9 @@ impl<S> State<S> {
         let leaving_slabs =
             self.leaving.iter().filter(|leaving| leaving.spare.is_none()).count() * (ARC_BYTES + size_of::<Slab<S>>());
         vec_bytes(&self.entries)
-            + vec_bytes(&self.order)
+            + (self.vacant.capacity() * size_of::<Slot>()) as u64
+            + self.order.metadata_bytes()
+            + vec_bytes(&self.unmerged)
             + vec_bytes(&self.leaving)
             + vec_bytes(&self.retired)
             + (of_slabs + leaving_slabs) as u64
@@ -28,6 +32,9 @@ impl<S> State<S> {
     pub(super) fn forget_slots(&mut self) {
         while self.entries.pop_if(|entry| entry.is_none()).is_some() {}
         keep_small(&mut self.entries);
-        keep_small(&mut self.order);
+        self.order.forget(self.entries.len());
+        if self.entries.is_empty() {
+            (self.vacant, self.unmerged) = (BinaryHeap::new(), Vec::new());
+        }
     }
 }
