@@ -100,6 +100,7 @@ impl<S> State<S> {
         let spaces = || self.entries.iter().flatten().map(|entry| &entry.space);
         let sums = (spaces().map(Space::committed_bytes).sum(), spaces().map(Space::used_bytes).sum());
         assert_eq!((self.slabs, self.slab_bytes()), (spaces().count(), sums));
+        assert_eq!(self.vacant.len(), self.entries.len() - self.slabs);
         if !self.is_single() {
             self.order.check(self.entries.iter().flatten().map(|entry| (entry.slab.slot, &entry.space)));
         }

@@ -23,8 +23,7 @@ mod serve_tests;
 mod slots;
 mod tables;
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 pub(super) use self::expand::Expansion;
@@ -94,12 +93,12 @@ pub(super) struct State<S> {
     /// How many of these are there, and their bytes.
     slabs: usize,
     slab_bytes: u64,
-    /// Slots to use again, lowest first. It may have some that are in use, or gone.
-    vacant: BinaryHeap<Reverse<Slot>>,
+    /// The other slots, which are used again.
+    vacant: BTreeSet<Slot>,
     /// The slabs that have room, fullest first. It is not told of a slab that has the table of slabs for itself.
     order: Order,
-    /// Slabs that may have idle buddies. It may have slots of others.
-    unmerged: Vec<Slot>,
+    /// Slabs that may have idle buddies, as far as the order is told of them.
+    unmerged: BTreeSet<Slot>,
     leaving: Vec<Leaving<S>>,
     retired: Vec<Retired<S>>,
     line: Waiters<S>,
@@ -163,9 +162,9 @@ impl<S> State<S> {
             entries: Vec::new(),
             slabs: 0,
             slab_bytes: 0,
-            vacant: BinaryHeap::new(),
+            vacant: BTreeSet::new(),
             order: Order::default(),
-            unmerged: Vec::new(),
+            unmerged: BTreeSet::new(),
             leaving: Vec::new(),
             retired: Vec::new(),
             line: Waiters::new(),

@@ -199,6 +199,8 @@ impl<S> State<S> {
     pub(in crate::pool) fn take_slabs(&mut self) -> Vec<Arc<Slab<S>>> {
         self.order = Order::default();
         (self.slabs, self.slab_bytes) = (0, 0);
+        self.vacant.clear();
+        self.unmerged.clear();
         self.retired.clear();
         let leaving = self.leaving.drain(..).map(|leaving| leaving.slab);
         self.entries.drain(..).flatten().map(|entry| entry.slab).chain(leaving).collect()

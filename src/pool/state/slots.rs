@@ -2,8 +2,6 @@
 //!
 //! One slab is the rule. It needs no order, so as long as it is alone nothing is kept of how full it is.
 
-use std::cmp::Reverse;
-
 use super::order::Key;
 use super::{Entry, Slab, Slot, State};
 use crate::pool::SlabPolicy;
@@ -34,13 +32,10 @@ impl<S> State<S> {
     }
 
     fn vacant_slot(&mut self) -> Slot {
-        while let Some(Reverse(slot)) = self.vacant.pop() {
-            if self.entries.get(slot as usize).is_some_and(Option::is_none) {
-                return slot;
-            }
-        }
-        self.entries.push(None);
-        self.entries.len() as Slot - 1
+        self.vacant.pop_first().unwrap_or_else(|| {
+            self.entries.push(None);
+            self.entries.len() as Slot - 1
+        })
     }
 
     /// Takes a slab out of the table.
@@ -48,7 +43,8 @@ impl<S> State<S> {
         let entry = self.entries.get_mut(slot as usize)?.take()?;
         (self.slabs, self.slab_bytes) = (self.slabs - 1, self.slab_bytes - entry.slab.bytes);
         self.order.remove(slot);
-        self.vacant.push(Reverse(slot));
+        self.vacant.insert(slot);
+        self.unmerged.remove(&slot);
         Some(entry)
     }
 
@@ -71,7 +67,7 @@ impl<S> State<S> {
         self.order.set(slot, &entry.space);
         if !entry.is_unmerged && entry.space.may_gather() {
             entry.is_unmerged = true;
-            self.unmerged.push(slot);
+            self.unmerged.insert(slot);
         }
     }
 
