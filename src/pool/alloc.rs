@@ -125,11 +125,15 @@ impl<B: Backend> Shared<B> {
                 drop(state);
                 return Ok(Block::empty(self, request));
             }
-            (state.take(request), state.look_at_room())
+            let is_scarce = state.look_at_room() || state.lists_keep_from(request.bytes);
+            (if is_scarce { None } else { state.take(request) }, is_scarce)
         };
-        if is_scarce {
+        let at_once = if is_scarce {
             self.empty_run_lists();
-        }
+            self.state().take(request)
+        } else {
+            at_once
+        };
         let home = match at_once {
             Some(home) => home,
             None => self.take_again(request).map_or_else(|| self.obtain(request), Ok)?,

@@ -127,6 +127,12 @@ impl Books {
         if is_ample { never_used_bytes / 8 } else { 0 }
     }
 
+    /// Returns whether with so many bytes more there would be more out of the spaces than was ever used, and lists have a part of it.
+    #[inline]
+    pub(super) fn would_pass_peak(&self, bytes: u64) -> bool {
+        self.listed_bytes > 0 && self.out.bytes().saturating_add(bytes) > self.totals.used_peak_bytes
+    }
+
     fn used_most(&mut self, used_bytes: u64) {
         if used_bytes > self.totals.used_peak_bytes {
             self.totals.used_peak_bytes = used_bytes;

@@ -235,6 +235,13 @@ impl<S> State<S> {
         bytes_most < before
     }
 
+    /// Returns whether the runs in lists are to go home before a request of so many bytes is placed: with them more would be out of the
+    /// slabs than ever was used.
+    #[inline]
+    pub(super) fn lists_keep_from(&self, bytes: u64) -> bool {
+        self.runs_bytes_most.load(Ordering::Relaxed) > 0 && self.books.would_pass_peak(bytes)
+    }
+
     /// A request finds no place, or a slab is to be created, or memory committed: no runs go into lists until the pool is steady again.
     pub(super) fn memory_is_scarce(&mut self) {
         self.books.disturb();

@@ -13,6 +13,7 @@ use crate::pool::{Placement, Priority};
 
 /// Shared by all states: only a planner changes what a state reads of them, and there is none.
 static DIRECT: LazyLock<AtomicBool> = LazyLock::new(|| AtomicBool::new(true));
+static RUNS_BYTES_MOST: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(0));
 static SIGNS: LazyLock<Signs> = LazyLock::new(Signs::new);
 
 /// Where a request is placed: slot, offset and bytes. `Err` as of [`State::place`].
@@ -32,6 +33,7 @@ fn open(rng: &mut ChaCha8Rng) -> (State<()>, u64) {
         reserve_bytes,
         sizes: SlabSizes::new(policy, placement, limits, None),
         direct: &DIRECT,
+        runs_bytes_most: &RUNS_BYTES_MOST,
         signs: &SIGNS,
         has_free_lists: false,
     });
