@@ -37,8 +37,8 @@
 //!
 //! Files, lowest layer first: `word` (one 64-bit word); `change`, `family`, `upper`, `tree` with `boughs`, `walk`, `search`,
 //! `search_high`, `update` and `runs` (pages), and `choose` (which hole); `slots`, `chunks`, `maps` and `pieces` (cut runs); `carving`
-//! (how large all of them are); `extent`; this one; `in_place` (runs that grow and shrink); `most` (what would be served); and
-//! `check`, which walks over everything for the tests.
+//! (how large all of them are); `extent`; this one; `in_place` (runs that grow and shrink); `most` (what would be served) and `offer` (at
+//! most); and `check`, which walks over everything for the tests.
 
 mod boughs;
 mod carving;
@@ -53,6 +53,7 @@ mod family;
 mod in_place;
 mod maps;
 mod most;
+mod offer;
 mod pieces;
 mod runs;
 mod search;
@@ -72,6 +73,7 @@ use std::ops::Range;
 pub(crate) use commitment::Cost;
 pub use extent::{Extent, Placement};
 pub(crate) use in_place::Obstacle;
+pub(crate) use offer::Offer;
 pub use tree::RunTree;
 
 pub(crate) use carving::SLAB_BYTES_MAX;

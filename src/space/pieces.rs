@@ -88,7 +88,7 @@ impl Pieces {
 
     /// Takes a piece of this class out of the smallest larger idle piece.
     pub(super) fn take_larger(&mut self, class: u32) -> Option<Piece> {
-        let larger = self.sets.inhabited() & ((1 << self.classes) - 1) & (u64::MAX << (class + 1));
+        let larger = self.idle_classes() & (u64::MAX << (class + 1));
         if larger == 0 {
             return None;
         }
@@ -154,7 +154,20 @@ impl Pieces {
 
     /// The class of the largest idle piece.
     pub(super) fn largest_idle(&self) -> Option<u32> {
-        (self.sets.inhabited() & ((1 << self.classes) - 1)).checked_ilog2()
+        self.idle_classes().checked_ilog2()
+    }
+
+    /// The classes of idle pieces, a bit each.
+    #[inline]
+    pub(super) fn idle_classes(&self) -> u64 {
+        self.sets.inhabited() & ((1 << self.classes) - 1)
+    }
+
+    /// Whether [`merge`](Self::merge) may find anything to do.
+    #[inline]
+    pub(super) fn may_merge(&self) -> bool {
+        let has_released = self.sets.inhabited() >> self.released() & 1 == 1;
+        has_released || self.slots.last().is_some_and(|slot| slot.used == 0)
     }
 
     pub(super) fn cut_runs(&self) -> u32 {

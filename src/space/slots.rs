@@ -45,6 +45,7 @@ impl SlotSets {
     }
 
     /// The sets that have a member, a bit each.
+    #[inline]
     pub(super) fn inhabited(&self) -> u64 {
         self.inhabited
     }

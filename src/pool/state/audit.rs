@@ -41,8 +41,7 @@ impl<S> State<S> {
 
     /// Returns whether every sum is that of its parts, as far as the parts are known, and none was ever found to be wrong.
     fn are_counters_right(&self) -> bool {
-        let spaces = || self.entries.iter().flatten().map(|entry| &entry.space);
-        let slab_bytes: u64 = spaces().map(Space::committed_bytes).sum();
+        let (slab_bytes, held_bytes) = self.slab_bytes();
         let leaving_bytes: u64 = self.leaving.iter().map(Leaving::bytes).sum();
         // Still out of its space, and of its slab's memory.
         let spare = self.leaving.iter().filter_map(|leaving| leaving.spare);
@@ -52,8 +51,7 @@ impl<S> State<S> {
             && self.is_within_limit()
             && self.leaving_sum.bytes() == leaving_bytes
             && self.reserved.bytes() == staging_bytes + slab_bytes + leaving_bytes - spare_bytes + self.burying.bytes()
-            && self.books.gone_bytes() + spare_bytes + self.decommitting.bytes()
-                == spaces().map(|space| space.used_bytes()).sum::<u64>()
+            && self.books.gone_bytes() + spare_bytes + self.decommitting.bytes() == held_bytes
     }
 
     /// Returns whether the budget holds: no more is reserved than it has, or than was reserved when it was lowered, less all that has
@@ -82,7 +80,7 @@ impl<S> State<S> {
              reserved in {} slabs, {} booked, {} leaving; {:?})",
             exact(self.books.budget_bytes()),
             exact(self.reserved.bytes()),
-            self.order.len(),
+            self.slabs,
             exact(self.booked.bytes()),
             exact(self.leaving_bytes()),
             self.books
@@ -99,8 +97,13 @@ impl<S> State<S> {
         assert!(self.is_within_limit(), "over the budget: {stats:?}");
         self.books.check();
         assert!(!self.is_wrong && self.are_counters_right(), "{}", self.defect());
-        assert!(self.order.is_sorted_by_key(|slot| self.fullness(*slot)), "slabs are out of order");
-        assert_eq!(self.order.len(), self.entries.iter().flatten().count());
+        let spaces = || self.entries.iter().flatten().map(|entry| &entry.space);
+        let sums = (spaces().map(Space::committed_bytes).sum(), spaces().map(Space::used_bytes).sum());
+        assert_eq!((self.slabs, self.slab_bytes()), (spaces().count(), sums));
+        assert_eq!(self.vacant.len(), self.entries.len() - self.slabs);
+        if !self.is_single() {
+            self.order.check(self.entries.iter().flatten().map(|entry| (entry.slab.slot, &entry.space)));
+        }
         for entry in self.entries.iter().flatten() {
             assert_eq!(entry.space.bytes(), entry.slab.bytes);
             entry.space.check();

@@ -28,8 +28,8 @@ impl<S> State<S> {
     }
 
     fn slots_by_use(&self, suits: impl Fn(Slot, &Space) -> bool) -> Vec<Slot> {
-        let mut slots: Vec<Slot> =
-            self.order.iter().copied().filter(|slot| suits(*slot, &self.entry(*slot).space)).collect();
+        let all = self.entries.iter().flatten().map(|entry| (entry.slab.slot, &entry.space));
+        let mut slots: Vec<Slot> = all.filter(|(slot, space)| suits(*slot, space)).map(|(slot, _)| slot).collect();
         slots.sort_unstable_by_key(|slot| (self.entry(*slot).space.used_bytes(), *slot));
         slots
     }
@@ -45,7 +45,7 @@ impl<S> State<S> {
     ) -> Option<Vec<Home<S>>> {
         let least_bytes = if is_to_fuller { self.entry(from).space.used_bytes() } else { 1 };
         let suits = |slot: &Slot| *slot != from && self.entry(*slot).space.used_bytes() >= least_bytes;
-        let others: Vec<Slot> = self.order.iter().copied().filter(suits).collect();
+        let others: Vec<Slot> = self.slots_with(1).filter(suits).collect();
         let asked_bytes: u64 = blocks.iter().map(|(bytes, _)| bytes).sum();
         let idle_bytes = |slot: &Slot| self.entry(*slot).space.bytes() - self.entry(*slot).space.used_bytes();
         if others.iter().map(idle_bytes).sum::<u64>() < asked_bytes {
@@ -60,7 +60,7 @@ impl<S> State<S> {
         let asked_bytes: u64 = blocks.iter().map(|(bytes, _)| bytes).sum();
         let space_of = |slot: &Slot| &self.entry(*slot).space;
         let suits = |space: &Space| space.is_empty() && (asked_bytes..=most_bytes).contains(&space.bytes());
-        let mut slots: Vec<Slot> = self.order.iter().copied().filter(|slot| suits(space_of(slot))).collect();
+        let mut slots: Vec<Slot> = self.empty_slots().into_iter().filter(|slot| suits(space_of(slot))).collect();
         slots.sort_unstable_by_key(|slot| (space_of(slot).bytes(), *slot));
         slots.into_iter().find_map(|slot| self.reserve_in(&[slot], blocks))
     }
@@ -95,11 +95,7 @@ impl<S> State<S> {
 
     /// Takes places for all blocks of a slab in the one that was added last, which is empty.
     pub(in crate::pool) fn reserve_in_empty(&mut self, bytes: u64, blocks: &[(u64, Extent)]) -> Option<Vec<Home<S>>> {
-        let is_it = |slot: &&Slot| {
-            let space = &self.entry(**slot).space;
-            space.is_empty() && space.bytes() == bytes
-        };
-        let slot = *self.order.iter().find(is_it)?;
+        let slot = self.empty_slots().into_iter().find(|slot| self.entry(*slot).space.bytes() == bytes)?;
         self.reserve_in(&[slot], blocks)
     }
 
@@ -115,7 +111,7 @@ impl<S> State<S> {
                 Some((*slot, extent))
             });
             let Some((slot, extent)) = found else { break };
-            self.settle_slot(slot);
+            self.settle(slot);
             self.books.take_listed(extent.bytes());
             taken_bytes += extent.bytes();
             places[index] = Some(Home { slab: Arc::clone(&self.entry(slot).slab), extent });

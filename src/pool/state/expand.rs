@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::place::Memory;
 use super::retire::Leaving;
-use super::{Entry, Home, Slab, Slot, State};
+use super::{Home, Slab, Slot, State};
 use crate::backend::Point;
 use crate::error::Result;
 use crate::pool::{Request, SlabPolicy};
@@ -59,11 +59,8 @@ impl Plan {
 
 impl<S> State<S> {
     /// Adds a slab that is a range of addresses, without memory.
-    pub(in crate::pool) fn add_range(&mut self, mut slab: Slab<S>) {
-        let space = self.sizes.space(slab.bytes);
-        slab.slot = self.entries.len() as Slot;
-        self.order.push(slab.slot);
-        self.entries.push(Some(Entry { slab: Arc::new(slab), space }));
+    pub(in crate::pool) fn add_range(&mut self, slab: Slab<S>) {
+        self.enter(slab);
     }
 
     pub(in crate::pool) fn is_expanding(&self) -> bool {
@@ -124,7 +121,7 @@ impl<S> State<S> {
                 self.books.take_listed(extent.bytes());
                 expansion.rest.push(Home { slab: Arc::clone(slab), extent });
             }
-            self.settle_slot(slab.slot);
+            self.settle(slab.slot);
         }
         Ok(expansion)
     }
@@ -164,7 +161,7 @@ impl<S> State<S> {
         self.plan(left_bytes, spare_bytes, |state, plan| {
             let slot = home.slab.slot;
             let extent = state.space_mut(slot).take_behind_anywhere(home.extent, bytes)?;
-            state.settle_slot(slot);
+            state.settle(slot);
             state.books.take(extent.bytes());
             let behind = Home { slab: Arc::clone(&home.slab), extent };
             state.pay(behind, plan).map(|behind| vec![behind])
@@ -255,7 +252,7 @@ impl<S> State<S> {
     /// Starts to give so much spare memory back, or all there is, once `point` has passed.
     pub(super) fn detach_spare(&mut self, bytes: u64, point: Point) {
         let mut left_bytes = bytes;
-        for slot in self.order.clone() {
+        for slot in 0..self.entries.len() as Slot {
             let extents = self.space_mut(slot).take_spare(left_bytes);
             let taken_bytes = extents.iter().map(|extent| extent.bytes()).sum();
             left_bytes = left_bytes.saturating_sub(taken_bytes);
@@ -325,7 +322,7 @@ impl<S> State<S> {
             self.leaving_sum.add(extent.bytes());
             self.leaving.push(Leaving { slab: Arc::clone(&slab), spare: Some(extent), point });
         }
-        self.settle_slot(slot);
+        self.settle(slot);
     }
 
     /// Spare memory from [`take_left`](Self::take_left) has gone, or is still there.

@@ -35,7 +35,7 @@ impl<S> State<S> {
         let more_bytes = self.bytes_behind(home, bytes)?;
         let slot = home.slab.slot;
         let Some(extent) = self.space_mut(slot).take_behind(home.extent, more_bytes) else { return Ok(None) };
-        self.settle_slot(slot);
+        self.settle(slot);
         self.books.take_listed(extent.bytes());
         Ok(Some(Home { slab: Arc::clone(&home.slab), extent }))
     }

@@ -10,6 +10,9 @@ mod expand;
 mod in_place;
 mod moves;
 mod next_slab;
+mod order;
+#[cfg(test)]
+mod order_tests;
 mod place;
 mod retire;
 mod room;
@@ -17,8 +20,10 @@ mod runs;
 mod serve;
 #[cfg(test)]
 mod serve_tests;
+mod slots;
 mod tables;
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 pub(super) use self::expand::Expansion;
@@ -26,6 +31,7 @@ pub(super) use self::in_place::{Denied, First};
 pub(super) use self::next_slab::NextSlab;
 pub(super) use self::place::{Memory, Short, by_size};
 
+use self::order::Order;
 pub(super) use self::retire::{Holds, Leaving, Retired};
 pub(super) use self::room::{Room, Terms};
 pub(super) use self::serve::{Candidate, Growth, Look, Served};
@@ -65,6 +71,8 @@ pub(super) type Slot = u32;
 struct Entry<S> {
     slab: Arc<Slab<S>>,
     space: Space,
+    /// The slot is in `State::unmerged`.
+    is_unmerged: bool,
 }
 
 /// A place in a slab that is out of its space: a block's, or one that waits in a free list.
@@ -82,8 +90,15 @@ impl<S> Home<S> {
 
 pub(super) struct State<S> {
     entries: Vec<Option<Entry<S>>>,
-    /// The occupied slots, fullest first: slabs in use by free bytes, then the empty ones.
-    order: Vec<Slot>,
+    /// How many of these are there, and their bytes.
+    slabs: usize,
+    slab_bytes: u64,
+    /// The other slots, which are used again.
+    vacant: BTreeSet<Slot>,
+    /// The slabs that have room, fullest first. It is not told of a slab that has the table of slabs for itself.
+    order: Order,
+    /// Slabs that may have idle buddies, as far as the order is told of them.
+    unmerged: BTreeSet<Slot>,
     leaving: Vec<Leaving<S>>,
     retired: Vec<Retired<S>>,
     line: Waiters<S>,
@@ -145,7 +160,11 @@ impl<S> State<S> {
     pub(super) fn new(opening: &Opening) -> Self {
         let state = Self {
             entries: Vec::new(),
-            order: Vec::new(),
+            slabs: 0,
+            slab_bytes: 0,
+            vacant: BTreeSet::new(),
+            order: Order::default(),
+            unmerged: BTreeSet::new(),
             leaving: Vec::new(),
             retired: Vec::new(),
             line: Waiters::new(),
@@ -251,7 +270,7 @@ impl<S> State<S> {
     }
 
     pub(super) fn slab_count(&self) -> usize {
-        self.order.len()
+        self.slabs
     }
 
     /// Enters what a shard has to tell.
@@ -277,33 +296,17 @@ impl<S> State<S> {
     }
 
     /// Adds a new slab, whose bytes were booked.
-    pub(super) fn add_slab(&mut self, mut slab: Slab<S>) {
+    pub(super) fn add_slab(&mut self, slab: Slab<S>) {
         self.booked.take(slab.bytes);
         self.reserved.add(slab.bytes);
         self.books.reserved(slab.bytes, self.reserved.bytes());
-        let space = self.sizes.space(slab.bytes);
-        let slot = match self.entries.iter().position(Option::is_none) {
-            Some(slot) => slot,
-            None => {
-                self.entries.push(None);
-                self.entries.len() - 1
-            }
-        };
-        slab.slot = slot as Slot;
-        self.entries[slot] = Some(Entry { slab: Arc::new(slab), space });
-        self.order.push(slot as Slot);
-        self.settle(self.order.len() - 1);
+        self.enter(slab);
     }
 
     #[inline]
     fn release(&mut self, slot: Slot, extent: Extent) {
         self.space_mut(slot).release(extent);
-        self.settle_slot(slot);
-    }
-
-    fn settle_slot(&mut self, slot: Slot) {
-        let index = self.order.iter().position(|other| *other == slot).expect("an occupied slot is in the order");
-        self.settle(index);
+        self.settle(slot);
     }
 
     /// The counters that nothing else depends on.
@@ -344,7 +347,7 @@ impl<S> State<S> {
             retired_bytes: books.retired_bytes + self.leaving_bytes(),
             free_bytes: spaces().map(Space::free_bytes).sum(),
             largest_free_run_bytes: self.largest_free_run_bytes(),
-            slabs: self.order.len() as u64,
+            slabs: self.slabs as u64,
             waiting: self.line.len() as u64,
             ..books
         }
@@ -357,27 +360,6 @@ impl<S> State<S> {
             space.largest_free_run_bytes().min(most_bytes)
         };
         self.entries.iter().flatten().map(|entry| of_space(&entry.space)).max().unwrap_or(0)
-    }
-
-    /// Moves the slab at this index of the order to where its fullness belongs; returns its new index.
-    fn settle(&mut self, mut index: usize) -> usize {
-        let key = self.fullness(self.order[index]);
-        while index > 0 && self.fullness(self.order[index - 1]) > key {
-            self.order.swap(index - 1, index);
-            index -= 1;
-        }
-        while index + 1 < self.order.len() && self.fullness(self.order[index + 1]) < key {
-            self.order.swap(index, index + 1);
-            index += 1;
-        }
-        index
-    }
-
-    /// Slabs in use first, those with fewest unassigned bytes before others; ties by slot, so that placement is
-    /// deterministic.
-    fn fullness(&self, slot: Slot) -> (bool, u64, Slot) {
-        let space = &self.entry(slot).space;
-        (space.is_empty(), space.bytes() - space.used_bytes(), slot)
     }
 
     fn entry(&self, slot: Slot) -> &Entry<S> {

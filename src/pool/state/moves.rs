@@ -27,7 +27,7 @@ impl<S> State<S> {
             let is_enough = free_bytes > 0 && free_bytes >= run.bytes().div_ceil(PIECES_MAX);
             if may_slide && is_enough { space.alloc_at(run.offset() - free_bytes, free_bytes) } else { None }
         })?;
-        self.settle_slot(slot);
+        self.settle(slot);
         self.books.take_listed(extent.bytes());
         Some(Home { slab: Arc::clone(&home.slab), extent })
     }
@@ -37,7 +37,7 @@ impl<S> State<S> {
     pub(in crate::pool) fn reserve_above(&mut self, home: &Home<S>) -> Option<Home<S>> {
         let slot = home.slab.slot;
         let extent = self.space_mut(slot).alloc_piece_above(home.extent)?;
-        self.settle_slot(slot);
+        self.settle(slot);
         self.books.take_listed(extent.bytes());
         Some(Home { slab: Arc::clone(&home.slab), extent })
     }

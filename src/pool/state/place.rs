@@ -1,6 +1,7 @@
 //! Places for requests: in which slab, in which order, and past which waiters.
 
-use super::{Entry, Home, State};
+use super::slots::Slabs;
+use super::{Home, State};
 use crate::error::RefusedBy;
 use crate::pool::line::{Need, Ticket};
 use crate::pool::shards::{LIST_BYTES, REFILL};
@@ -177,13 +178,15 @@ impl<S> State<S> {
     pub(in crate::pool) fn take_idle(&mut self, bytes: u64, placed: &Home<S>) -> Vec<Home<S>> {
         let (held_bytes, mut homes) = (placed.extent.bytes(), Vec::new());
         let most = if placed.extent.is_piece() { REFILL.min((LIST_BYTES / held_bytes) as usize) } else { 0 };
+        let class_bit = self.class_bit(bytes, 1);
         while homes.len() < most
-            && let Some((index, extent)) = self.find(|space| space.alloc_cached(bytes), |_| true)
+            && let Some((slot, extent)) =
+                self.find(Slabs::Any, |offer| offer.classes & class_bit != 0, |space| space.alloc_cached(bytes))
         {
             // The same size in every slab that has such a class.
             debug_assert_eq!(extent.bytes(), held_bytes);
-            let slab = Arc::clone(&self.entry(self.order[index]).slab);
-            self.settle(index);
+            let slab = Arc::clone(&self.entry(slot).slab);
+            self.settle(slot);
             self.books.take_listed(held_bytes);
             homes.push(Home { slab, extent });
         }
@@ -277,26 +280,32 @@ impl<S> State<S> {
         };
         let found = if self.sizes.policy == SlabPolicy::PerBlock {
             let slab_bytes = self.sizes.least_for(request).ok_or(None)?;
-            let suits = |entry: &Entry<S>| entry.slab.bytes == slab_bytes && entry.space.is_empty();
-            self.find(|space| memory.alloc(space, request, open_bytes).and_then(|extent| if_open(space, extent)), suits)
+            let alloc = |space: &mut Space| memory.alloc(space, request, open_bytes);
+            self.find(
+                Slabs::Empty(slab_bytes),
+                |_| true,
+                |space| alloc(space).and_then(|extent| if_open(space, extent)),
+            )
         } else {
+            let class_bit = self.class_bit(bytes, request.align_bytes);
             let cached = self.find(
+                Slabs::Any,
+                |offer| offer.classes & class_bit != 0,
                 |space| {
                     space.alloc_cached_aligned(bytes, request.align_bytes).and_then(|extent| if_open(space, extent))
                 },
-                |_| true,
             );
             cached.or_else(|| {
                 self.find(
+                    Slabs::Any,
+                    |offer| offer.most_bytes >= bytes,
                     |space| memory.alloc(space, request, open_bytes).and_then(|extent| if_open(space, extent)),
-                    |_| true,
                 )
             })
         };
-        let (index, extent) = found.ok_or(refused_bytes)?;
+        let (slot, extent) = found.ok_or(refused_bytes)?;
         let is_high = self.reserve_bytes > 0 && request.priority == Priority::High;
-        let slot = self.order[index];
-        self.settle(index);
+        self.settle(slot);
         self.books.take(extent.bytes());
         if is_high {
             self.books.take_high(extent.bytes());
@@ -308,9 +317,10 @@ impl<S> State<S> {
     #[cold]
     fn place_for_the_pool(&mut self, request: &Request, memory: Memory) -> Option<Home<S>> {
         let open_bytes = self.open_bytes(request.priority);
-        let is_per_block = self.sizes.policy == SlabPolicy::PerBlock;
-        let slab_bytes = self.sizes.least_for(request)?;
-        let suits = |entry: &Entry<S>| !is_per_block || (entry.slab.bytes == slab_bytes && entry.space.is_empty());
+        let slabs = match self.sizes.policy {
+            SlabPolicy::PerBlock => Slabs::Empty(self.sizes.least_for(request)?),
+            _ => Slabs::Any,
+        };
         let alloc = |space: &mut Space| {
             let extent = memory.alloc_pages(space, request.bytes, open_bytes)?;
             if extent.bytes() > open_bytes {
@@ -319,27 +329,16 @@ impl<S> State<S> {
             }
             Some(extent)
         };
-        let (index, extent) = self.find(alloc, suits)?;
-        let slot = self.order[index];
-        self.settle(index);
+        let (slot, extent) = self.find(slabs, |offer| offer.most_bytes >= request.bytes, alloc)?;
+        self.settle(slot);
         self.books.take(extent.bytes());
         Some(Home { slab: Arc::clone(&self.entry(slot).slab), extent })
     }
 
-    fn find(
-        &mut self,
-        mut alloc: impl FnMut(&mut Space) -> Option<Extent>,
-        suits: impl Fn(&Entry<S>) -> bool,
-    ) -> Option<(usize, Extent)> {
-        let entries = &mut self.entries;
-        let mut slots = self.order.iter().enumerate();
-        slots.find_map(|(index, slot)| {
-            let entry = entries[*slot as usize].as_mut().expect("a slot in the order is occupied");
-            if !suits(entry) {
-                return None;
-            }
-            alloc(&mut entry.space).map(|extent| (index, extent))
-        })
+    /// Returns the bit of the class that an idle piece for a request is of, whatever slab it is in.
+    #[inline]
+    fn class_bit(&self, bytes: u64, align_bytes: u64) -> u64 {
+        Space::class_bit(bytes, align_bytes, self.sizes.pages.alignment_bytes)
     }
 
     /// Returns what of the reserve is closed to this priority: the part that requests of high priority do not have already.

@@ -1,5 +1,6 @@
 //! What waits for the device, or to be zeroed: blocks without an owner, and slabs on their way back.
 
+use super::order::Order;
 use super::{Entry, Home, Slab, Slot, State};
 use crate::backend::Point;
 use crate::pool::tables::keep_small;
@@ -134,19 +135,7 @@ impl<S> State<S> {
     /// `Fallback::Reclaim`: retired blocks that are no longer in use, and idle pieces, go home.
     pub(in crate::pool) fn gather(&mut self) {
         self.release_retired();
-        for entry in self.entries.iter_mut().flatten() {
-            entry.space.gather();
-        }
-    }
-
-    /// Of empty slabs; in an expanding slab at most so much is spare.
-    pub(in crate::pool) fn empty_bytes(&self) -> u64 {
-        let of_entry = |entry: &Entry<S>| match entry.space.is_expanding() {
-            true => entry.space.free_bytes(),
-            false if entry.space.is_empty() => entry.slab.bytes,
-            false => 0,
-        };
-        self.entries.iter().flatten().map(of_entry).sum()
+        self.merge();
     }
 
     /// Of slabs and spare memory that are on their way back, or being given back.
@@ -167,21 +156,16 @@ impl<S> State<S> {
         if self.is_expanding() {
             return self.detach_spare(surplus_bytes, point);
         }
-        let entries = &mut self.entries;
-        let (leaving, leaving_sum) = (&mut self.leaving, &mut self.leaving_sum);
-        self.order.retain(|slot| {
-            let entry = &mut entries[*slot as usize];
+        for slot in self.empty_slots() {
             // Where nothing is to stay, all go: the counters may be wrong.
-            match entry.take_if(|entry| (bytes == 0 || surplus_bytes > 0) && entry.space.is_empty()) {
-                Some(Entry { slab, .. }) => {
-                    surplus_bytes = surplus_bytes.saturating_sub(slab.bytes);
-                    leaving_sum.add(slab.bytes);
-                    leaving.push(Leaving { slab, spare: None, point });
-                    false
-                }
-                None => true,
+            if bytes > 0 && surplus_bytes == 0 {
+                break;
             }
-        });
+            let Some(Entry { slab, .. }) = self.take_entry(slot) else { continue };
+            surplus_bytes = surplus_bytes.saturating_sub(slab.bytes);
+            self.leaving_sum.add(slab.bytes);
+            self.leaving.push(Leaving { slab, spare: None, point });
+        }
         self.forget_slots();
     }
 
@@ -213,7 +197,10 @@ impl<S> State<S> {
 
     /// Takes out all slabs, for a pool that ends.
     pub(in crate::pool) fn take_slabs(&mut self) -> Vec<Arc<Slab<S>>> {
-        self.order.clear();
+        self.order = Order::default();
+        (self.slabs, self.slab_bytes) = (0, 0);
+        self.vacant.clear();
+        self.unmerged.clear();
         self.retired.clear();
         let leaving = self.leaving.drain(..).map(|leaving| leaving.slab);
         self.entries.drain(..).flatten().map(|entry| entry.slab).chain(leaving).collect()

@@ -136,9 +136,9 @@ impl<S> State<S> {
             changed[index].1.release(*extent);
         }
         let all = || {
-            self.order.iter().map(|slot| {
-                let found = changed.iter().find(|(other, _)| other == slot);
-                found.map_or(&self.entry(*slot).space, |(_, space)| space)
+            self.entries.iter().flatten().map(|entry| {
+                let found = changed.iter().find(|(other, _)| *other == entry.slab.slot);
+                found.map_or(&entry.space, |(_, space)| space)
             })
         };
         let bytes_of_empty = all().filter(|space| space.is_empty()).map(Space::bytes).sum::<u64>();

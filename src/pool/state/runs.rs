@@ -19,8 +19,8 @@ impl<S> State<S> {
     /// all of them have less than these bytes.
     pub(in crate::pool) fn free_runs(&self, bytes: u64, alignment_bytes: u64) -> Option<Vec<u64>> {
         let mut longest: BinaryHeap<Reverse<u64>> = BinaryHeap::new();
-        for slot in &self.order {
-            let (space, mut from) = (&self.entry(*slot).space, 0);
+        for slot in self.slots_with(1) {
+            let (space, mut from) = (&self.entry(slot).space, 0);
             // Once there are enough, only a longer one counts: all others are skipped.
             let least = |longest: &BinaryHeap<Reverse<u64>>| match longest.peek() {
                 Some(Reverse(shortest)) if longest.len() >= RUNS_MAX => shortest + 1,
@@ -71,7 +71,7 @@ impl<S> State<S> {
         for index in order {
             let Some((slot, offset)) = self.shortest_run(runs[index].1) else { break };
             let extent = self.space_mut(slot).alloc_at(offset, runs[index].1).expect("the run is free");
-            self.settle_slot(slot);
+            self.settle(slot);
             self.books.take_listed(extent.bytes());
             homes[index] = Some(Home { slab: Arc::clone(&self.entry(slot).slab), extent });
         }
@@ -85,8 +85,8 @@ impl<S> State<S> {
     /// Returns the slab and the offset of the shortest free run of at least so many bytes, the last of those that are alike. Of more than
     /// [`RUNS_LOOKED_AT`] that are long enough, the others are not looked at.
     fn shortest_run(&self, bytes: u64) -> Option<(Slot, u64)> {
-        let of_slot = |slot: &Slot| {
-            let (slot, space, mut from) = (*slot, &self.entry(*slot).space, 0);
+        let of_slot = |slot: Slot| {
+            let (space, mut from) = (&self.entry(slot).space, 0);
             std::iter::from_fn(move || {
                 let run = space.free_run_from(from, bytes)?;
                 from = run.end;
@@ -94,7 +94,7 @@ impl<S> State<S> {
             })
         };
         let mut shortest: Option<(u64, Slot, u64)> = None;
-        for found in self.order.iter().flat_map(of_slot).take(RUNS_LOOKED_AT) {
+        for found in self.slots_with(bytes).flat_map(of_slot).take(RUNS_LOOKED_AT) {
             if shortest.is_none_or(|(run_bytes, ..)| found.0 <= run_bytes) {
                 shortest = Some(found);
             }

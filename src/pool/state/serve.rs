@@ -210,13 +210,9 @@ impl<S> State<S> {
 
     /// No request gets more than the largest that a slab has room for, nor more than is open to its priority.
     fn bound_by_room(&self, pass: &mut Pass) {
-        let spaces = self.entries.iter().flatten().map(|entry| &entry.space);
-        let room_bytes = match self.sizes.policy {
-            SlabPolicy::PerBlock => spaces.filter(|space| space.is_empty()).map(|space| space.bytes()).max(),
-            _ => spaces.map(|space| space.most_bytes_bound()).max(),
-        };
+        let room_bytes = self.room_bytes();
         for priority in PRIORITIES {
-            pass.bound(priority, self.open_bytes(priority).min(room_bytes.unwrap_or(0)));
+            pass.bound(priority, self.open_bytes(priority).min(room_bytes));
         }
     }
 

@@ -65,17 +65,21 @@ fn serve_plainly(state: &mut State<()>) -> Vec<Ticket> {
 /// Takes homes for a waiter, if there are. To try leaves no trace.
 fn fits(state: &mut State<()>, ticket: Ticket) -> bool {
     let before: Vec<_> = state.entries.iter().map(copy_of).collect();
-    let order = state.order.clone();
+    let order = (state.order.clone(), state.unmerged.clone());
     let seat = state.line.get(ticket).cloned().expect("it waits");
     let fits = state.take_batch(seat.requests(), Memory::Elsewhere).is_ok();
     if !fits {
-        (state.entries, state.order) = (before, order);
+        (state.entries, (state.order, state.unmerged)) = (before, order);
     }
     fits
 }
 
 fn copy_of(entry: &Option<Entry<()>>) -> Option<Entry<()>> {
-    entry.as_ref().map(|Entry { slab, space }| Entry { slab: Arc::clone(slab), space: space.clone() })
+    entry.as_ref().map(|Entry { slab, space, is_unmerged }| Entry {
+        slab: Arc::clone(slab),
+        space: space.clone(),
+        is_unmerged: *is_unmerged,
+    })
 }
 
 /// Those that may be served, in the order in which they are to be tried.
@@ -147,7 +151,9 @@ impl Case {
     fn copy_of(&self, state: &State<()>) -> State<()> {
         let mut copy = self.open();
         copy.entries = state.entries.iter().map(copy_of).collect();
-        (copy.order, copy.line, copy.books) = (state.order.clone(), state.line.clone(), state.books.clone());
+        (copy.order, copy.unmerged) = (state.order.clone(), state.unmerged.clone());
+        (copy.slabs, copy.slab_bytes, copy.vacant) = (state.slabs, state.slab_bytes, state.vacant.clone());
+        (copy.line, copy.books) = (state.line.clone(), state.books.clone());
         copy
     }
 

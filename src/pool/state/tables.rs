@@ -1,7 +1,7 @@
 //! What the tables of the pool's lock have in memory, and how they become small again.
 
-use super::{Entry, Slab, State};
-use crate::pool::tables::{ARC_BYTES, keep_small, vec_bytes};
+use super::{Entry, Slab, Slot, State};
+use crate::pool::tables::{ARC_BYTES, keep_small, tree_bytes, vec_bytes};
 use crate::space::Space;
 
 impl<S> State<S> {
@@ -14,7 +14,8 @@ impl<S> State<S> {
         let leaving_slabs =
             self.leaving.iter().filter(|leaving| leaving.spare.is_none()).count() * (ARC_BYTES + size_of::<Slab<S>>());
         vec_bytes(&self.entries)
-            + vec_bytes(&self.order)
+            + tree_bytes::<Slot>(self.vacant.len() + self.unmerged.len())
+            + self.order.metadata_bytes()
             + vec_bytes(&self.leaving)
             + vec_bytes(&self.retired)
             + (of_slabs + leaving_slabs) as u64
@@ -26,8 +27,10 @@ impl<S> State<S> {
 
     /// The table of slabs ends with the last one that is there.
     pub(super) fn forget_slots(&mut self) {
-        while self.entries.pop_if(|entry| entry.is_none()).is_some() {}
+        while self.entries.pop_if(|entry| entry.is_none()).is_some() {
+            self.vacant.remove(&(self.entries.len() as Slot));
+        }
         keep_small(&mut self.entries);
-        keep_small(&mut self.order);
+        self.order.forget(self.entries.len());
     }
 }
