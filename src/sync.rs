@@ -3,6 +3,8 @@
 //!
 //! Reference counts are std's either way: what is modelled is who holds which lock, and who is told of what.
 
+mod fair;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 pub(crate) use std::sync::atomic::Ordering;
 pub(crate) use std::sync::{Arc, OnceLock, PoisonError, TryLockError, Weak};
@@ -119,6 +121,7 @@ mod latch {
     }
 }
 
+pub(crate) use self::fair::FairMutex;
 pub(crate) use self::latch::LatchGuard;
 
 /// A lock that nobody waits for: it is had at once or not at all. It costs one atomic operation, and its release a store.

@@ -58,7 +58,7 @@ pub use self::wait::AllocFuture;
 use crate::backend::{Backend, Limit, Limits, PageOptions};
 use crate::error::{Error, ErrorKind, Holder, Result};
 use crate::space::{Placement, SLAB_BYTES_MAX};
-use crate::sync::{Arc, AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard, OwnedLock, Weak, caught, lock};
+use crate::sync::{Arc, AtomicBool, AtomicUsize, Condvar, FairMutex, Mutex, MutexGuard, OwnedLock, Weak, caught, lock};
 use crate::units::{exact, round_down};
 
 /// A memory pool on one backend, inside a hard budget.
@@ -81,7 +81,7 @@ struct Front<B: Backend> {
 /// What all handles and blocks of a pool share.
 pub(crate) struct Shared<B: Backend> {
     /// Before the backend that its slabs are of.
-    state: Mutex<StateOf<B>>,
+    state: FairMutex<StateOf<B>>,
     shards: &'static Shards<B>,
     classes: Classes,
     backend: B,
@@ -154,7 +154,10 @@ impl<B: Backend> Drop for Front<B> {
 
 impl<B: Backend> Shared<B> {
     fn state(&self) -> MutexGuard<'_, StateOf<B>> {
-        lock(&self.state)
+        #[cfg(loom)]
+        return self.state.lock_in_model();
+        #[cfg(not(loom))]
+        self.state.lock()
     }
 
     /// The request's label, with a block of so many bytes counted.
@@ -256,7 +259,7 @@ impl<B: Backend> Pool<B> {
             placement,
             zero_on_free: config.zeroes_on_free(),
             pages: config.pages(),
-            state: Mutex::new(state),
+            state: FairMutex::new(state),
             growth: OwnedLock::new(),
             serves_after_growth: AtomicBool::new(false),
             labels: Labels::new(),
