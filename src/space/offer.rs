@@ -34,8 +34,8 @@ impl Space {
         Offer { most_bytes: idle_bytes.max(self.carving.offset_of(self.tree.longest())), classes }
     }
 
-    /// Returns the class of the smallest piece that would serve a request, in a space of any size whose cut runs have such pieces: as
-    /// one bit of [`Offer::classes`], or 0.
+    /// Returns the class of the smallest piece that would serve a request, in any space whose cut runs have such pieces. It is one bit
+    /// of [`Offer::classes`], or 0.
     pub(crate) fn class_bit(bytes: u64, align_bytes: u64, alignment_bytes: u64) -> u64 {
         let class_bits = u64::BITS - (bytes.max(align_bytes) - 1).leading_zeros();
         1u64.checked_shl(class_bits.saturating_sub(alignment_bytes.trailing_zeros())).unwrap_or(0)

@@ -1,8 +1,8 @@
 //! A mutex that no thread is kept from for long by others that come later.
 //!
-//! A mutex of std goes to the thread that asks at the right moment. So a thread that was put to sleep may wake to find it taken, again
-//! and again, for seconds. Here threads that come later pass a sleeping one a few times, which costs nobody a switch; then they wait
-//! until it has had its turn.
+//! A mutex of std goes to the thread that asks at the right moment. So a thread that was put to sleep may wake to find it taken,
+//! again and again, for seconds. Here threads that come later pass a sleeping one a few times, which costs no switch. Then they
+//! wait until it has had its turn.
 
 use super::{AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, PoisonError, lock};
 
