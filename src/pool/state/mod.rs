@@ -369,7 +369,8 @@ impl<S> State<S> {
 
     /// Returns the [`stats`](Self::stats) without what the tables have in memory, which takes time to sum.
     pub(super) fn numbers(&self) -> Stats {
-        let spaces = || self.entries.iter().flatten().map(|entry| &entry.space);
+        let idle_bytes: u64 = self.entries.iter().flatten().map(|entry| entry.space.cached_bytes()).sum();
+        let (slab_bytes, held_bytes) = self.slab_bytes();
         let books = self.books.stats();
         let ranges = self.entries.iter().flatten().filter(|entry| entry.space.is_expanding());
         Stats {
@@ -378,9 +379,9 @@ impl<S> State<S> {
             reserved_bytes: self.reserved.bytes(),
             // What is on its way counts as reserved, and is in the peak once it has come.
             reserved_peak_bytes: books.reserved_peak_bytes.max(self.reserved.bytes()),
-            cached_bytes: books.cached_bytes + spaces().map(Space::cached_bytes).sum::<u64>(),
+            cached_bytes: books.cached_bytes + idle_bytes,
             retired_bytes: books.retired_bytes + self.leaving_bytes(),
-            free_bytes: spaces().map(Space::free_bytes).sum(),
+            free_bytes: slab_bytes - held_bytes - idle_bytes,
             largest_free_run_bytes: self.largest_free_run_bytes(),
             slabs: self.slabs as u64,
             waiting: self.line.len() as u64,
@@ -394,7 +395,7 @@ impl<S> State<S> {
             let most_bytes = if space.is_expanding() { space.free_bytes() + self.left_bytes() } else { u64::MAX };
             space.largest_free_run_bytes().min(most_bytes)
         };
-        self.entries.iter().flatten().map(|entry| of_space(&entry.space)).max().unwrap_or(0)
+        self.most_of_slabs(of_space)
     }
 
     fn entry(&self, slot: Slot) -> &Entry<S> {

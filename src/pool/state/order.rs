@@ -180,6 +180,15 @@ impl Order {
         self.chunks.last()?.last().map(|item| item.key)
     }
 
+    /// Returns the last key before this one.
+    pub(super) fn last_before(&self, key: Key) -> Option<Key> {
+        let chunk = self.chunk_of(key);
+        let items = self.chunks.get(chunk)?;
+        let index = items.partition_point(|item| item.key < key);
+        let before = || self.chunks[..chunk].last()?.last();
+        items[..index].last().or_else(before).map(|item| item.key)
+    }
+
     /// Returns what the best of all slabs offers.
     pub(super) fn best(&self) -> Offer {
         self.levels.last().map_or(Offer::default(), |offers| best_of(offers.iter().copied()))

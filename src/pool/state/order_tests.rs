@@ -146,6 +146,12 @@ fn every_request_is_placed_as_by_a_plain_search() {
         for event in 0..600 {
             refused += usize::from(!step(&mut rng, (&mut state, budget_bytes), &mut held));
             assert!(state.is_single() || state.slots_with(1).eq(in_order(&state)), "seed {seed}, event {event}");
+            let most = |of: &dyn Fn(&Space) -> u64| {
+                state.entries.iter().flatten().map(|entry| of(&entry.space)).max().unwrap_or(0)
+            };
+            assert_eq!(state.most_of_slabs(Space::most_bytes), most(&Space::most_bytes), "seed {seed}, event {event}");
+            let unassigned_bytes = most(&|space| space.bytes() - space.used_bytes());
+            assert_eq!(state.most_unassigned_bytes(), unassigned_bytes, "seed {seed}, event {event}");
             most_slabs = most_slabs.max(state.slab_count());
             if event % 50 == 0 {
                 state.check();

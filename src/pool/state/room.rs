@@ -2,7 +2,7 @@
 
 use super::moves::PIECES_MAX;
 use super::place::Memory;
-use super::{Entry, Slot, State};
+use super::{Slot, State};
 use crate::error::RefusedBy;
 use crate::pool::line::PRIORITIES;
 use crate::pool::sizes::{Least, SlabSizes};
@@ -171,6 +171,7 @@ impl<S> State<S> {
                 index > 0 && (open_bytes[index], turn_bytes[index]) == (open_bytes[index - 1], turn_bytes[index - 1]);
             let limit = self.sizes.most(turn_bytes[index]);
             in_range[index] = match is_as_before {
+                _ if !self.is_expanding() => [0; 2],
                 true => in_range[index - 1],
                 false => [false, true].map(|may_return| {
                     let leaving_bytes = if may_return { self.leaving_bytes() } else { 0 };
@@ -189,7 +190,7 @@ impl<S> State<S> {
             in_slabs[index] = if is_as_before {
                 in_slabs[index - 1]
             } else {
-                self.most_in_slabs(spaces(), left_bytes, open_bytes[index], limit)
+                self.most_in_slabs(spaces(), back.is_empty(), left_bytes, open_bytes[index], limit)
             };
         }
         let empty = spaces().filter(|space| space.is_empty()).map(Space::bytes);
@@ -207,10 +208,11 @@ impl<S> State<S> {
     }
 
     /// Returns the largest request of at most `limit` bytes that one of these spaces serves with an extent that is open, where so
-    /// much is left of the budget.
+    /// much is left of the budget. `are_all`: they are those of all slabs, as they are now.
     fn most_in_slabs<'a>(
         &self,
         spaces: impl Iterator<Item = &'a Space>,
+        are_all: bool,
         left_bytes: u64,
         open_bytes: u64,
         limit: u64,
@@ -221,7 +223,11 @@ impl<S> State<S> {
             let served = whole.filter(|space| self.sizes.least(space.bytes().min(limit), 1) == Some(space.bytes()));
             return served.map(|space| space.bytes().min(limit)).max().unwrap_or(0);
         }
-        if let Some(bytes) = spaces.map(|space| space.most_bytes_within(open_bytes, limit)).max() {
+        let of_space = |space: &Space| space.most_bytes_within(open_bytes, limit);
+        if are_all && self.slabs > 0 {
+            return self.most_of_slabs(of_space);
+        }
+        if let Some(bytes) = spaces.map(of_space).max() {
             return bytes;
         }
         // A pool of one slab that has given it back reserves it again, whatever the request may fall back on.
@@ -244,11 +250,7 @@ impl<S> State<S> {
 
     /// Returns what is idle.
     pub(in crate::pool) fn idle(&self) -> Idle {
-        let (mut slab_bytes, mut most_bytes) = (0, 0);
-        for Entry { space, .. } in self.entries.iter().flatten() {
-            slab_bytes += space.committed_bytes();
-            most_bytes = most_bytes.max(space.committed_bytes() - space.used_bytes());
-        }
+        let (slab_bytes, most_bytes) = (self.slab_bytes().0, self.most_unassigned_bytes());
         // Spare memory that leaves is committed still.
         let leaving_bytes = if self.is_expanding() { self.leaving_bytes() } else { 0 };
         let held_bytes = self.books.used_bytes() + self.books.retired_bytes() + leaving_bytes;

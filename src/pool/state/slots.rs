@@ -129,6 +129,32 @@ impl<S> State<S> {
         .unwrap_or((0, 0))
     }
 
+    /// Returns the most bytes that no caller has of one slab.
+    pub(super) fn most_unassigned_bytes(&self) -> u64 {
+        if let [entry] = &self.entries[..] {
+            return entry.iter().map(|entry| entry.space.committed_bytes() - entry.space.used_bytes()).sum();
+        }
+        let keys = [self.order.last(), self.order.last_before(Key::FIRST_EMPTY)];
+        keys.into_iter().flatten().map(Key::unassigned_bytes).max().unwrap_or(0)
+    }
+
+    /// Returns the most of what slabs have, each of which has at most as much as it offers. Of several slabs only those are asked that
+    /// may have more than those before.
+    pub(super) fn most_of_slabs(&self, of: impl Fn(&Space) -> u64) -> u64 {
+        if let [entry] = &self.entries[..] {
+            return entry.iter().map(|entry| of(&entry.space)).sum();
+        }
+        let offered_bytes = self.order.best().most_bytes;
+        // The best first: it is most likely to have the most.
+        let best = self.order.first(Key::FIRST, |offer| offer.most_bytes >= offered_bytes);
+        let (mut most_bytes, mut from) = (best.map_or(0, |key| of(&self.entry(key.slot()).space)), Key::FIRST);
+        while let Some(key) = self.order.first(from, |offer| offer.most_bytes > most_bytes) {
+            most_bytes = most_bytes.max(of(&self.entry(key.slot()).space));
+            from = key.next();
+        }
+        most_bytes
+    }
+
     /// Of empty slabs; in an expanding slab at most so much is spare.
     pub(in crate::pool) fn empty_bytes(&self) -> u64 {
         match &self.entries[..] {
