@@ -13,6 +13,7 @@ mod memory;
 mod ranges;
 mod scope;
 mod staging;
+mod stats;
 mod stream;
 
 use std::fmt;
@@ -21,6 +22,8 @@ use std::thread::ThreadId;
 
 pub use self::encoder::Encoder;
 pub(crate) use self::scope::scoped;
+use self::stats::Counters;
+pub use self::stats::GpuStats;
 use self::stream::Stream;
 use super::{ALIGNMENT_BYTES_MAX, Backend, CopyDst, CopySrc, Limit, Limits, Point, Span, check_slab_bytes, machine};
 use crate::error::{Error, ErrorKind, Result};
@@ -48,6 +51,7 @@ pub struct Gpu {
     recorded: AtomicU64,
     /// The point up to which the queue is done.
     completed: Arc<AtomicU64>,
+    counters: Counters,
 }
 
 /// Told when a device is lost. A pool that opened the device tells itself; the owner of any other device calls
@@ -97,6 +101,7 @@ impl Gpu {
             owner: Mutex::new(None),
             recorded: AtomicU64::new(0),
             completed: Arc::new(AtomicU64::new(0)),
+            counters: Counters::default(),
         }
     }
 
@@ -109,6 +114,11 @@ impl Gpu {
     /// The queue.
     pub fn queue(&self) -> &wgpu::Queue {
         &self.queue
+    }
+
+    /// Counts what this backend has asked of wgpu so far. Waits for nothing.
+    pub fn stats(&self) -> GpuStats {
+        self.counters.stats()
     }
 
     /// Tells this backend that the device is lost; for the callback of the device's owner.
@@ -168,11 +178,14 @@ impl Gpu {
     pub(crate) fn record(&self, record: impl FnOnce(&wgpu::Device, &mut wgpu::CommandEncoder)) -> Result<()> {
         let mut stream = self.stream()?;
         stream.begin_operation(self)?;
+        self.counters.bind_groups.add(1);
+        self.counters.dispatches.add(1);
         self.scoped("recording a kernel", || record(&self.device, stream.encoder(self)))
     }
 
     /// Runs `call` in error scopes. A device that is lost breaks many rules: then that is the error.
     pub(crate) fn scoped<R>(&self, doing: &str, call: impl FnOnce() -> R) -> Result<R> {
+        self.counters.error_scopes.add(3);
         scoped(&self.device, doing, call).map_err(|error| {
             // Runs the lost callback, if it waits to be run.
             let _ = self.device.poll(wgpu::PollType::Poll);
@@ -329,6 +342,7 @@ impl Backend for Gpu {
         }
         stream.begin_operation(self)?;
         self.scoped("recording a copy", || {
+            self.counters.copies.add(1);
             stream.encoder(self).copy_buffer_to_buffer(from.slab, source, to.slab, target.start, bytes);
         })
     }

@@ -99,6 +99,8 @@ impl Stream {
         [columns, rows]: [u64; 2],
     ) -> Result<()> {
         self.begin_operation(gpu)?;
+        gpu.counters.bind_groups.add(1);
+        gpu.counters.dispatches.add(1);
         gpu.scoped("recording a copy or a fill", || {
             let entries = [0, 1].map(|binding| {
                 let Range { start: offset, end } = ranges[binding];

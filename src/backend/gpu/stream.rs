@@ -147,6 +147,7 @@ impl Stream {
         // Without commands too: an empty submission has an index that can be waited for.
         let nothing = commands.is_empty().then_some(None);
         for commands in commands.into_iter().map(Some).chain(nothing) {
+            gpu.counters.submissions.add(1);
             match gpu.scoped("submitting", || gpu.queue.submit(commands)) {
                 Ok(index) => self.submission = Some(index),
                 Err(error) => result = result.and(Err(error)),
@@ -251,6 +252,7 @@ impl Stream {
             let mut at = offset;
             for (buffer, piece) in buffers.iter().zip(bytes.chunks(chunk_bytes)) {
                 let copy_bytes = round_up(piece.len() as u64, WORD_BYTES).unwrap_or(0);
+                gpu.counters.copies.add(1);
                 self.encoder(gpu).copy_buffer_to_buffer(slab, at, buffer, 0, copy_bytes);
                 at += piece.len() as u64;
             }
@@ -318,6 +320,7 @@ impl Stream {
     ) -> Result<()> {
         let buffer = self.upload[index].buffer.clone();
         gpu.scoped("recording an upload", || {
+            gpu.counters.copies.add(1);
             self.encoder(gpu).copy_buffer_to_buffer(&buffer, at, slab, offset, bytes);
         })
     }
