@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::pool::Pool;
 use crate::tensor::Tensor;
 
-/// Sets of parameters that stay on the device. A step needs fewer, and repeats them; when all places are taken they are
+/// Sets of parameters that stay on the device. Most steps need fewer, and repeat them; when all places are taken they are
 /// used anew, which the stream's order makes safe.
 const PARAMS_PLACES: usize = 64;
 
@@ -98,7 +98,12 @@ pub(super) struct Ops<B: Kernels> {
 struct Params<B: Kernels> {
     tensor: Tensor<u8, B>,
     place_bytes: u64,
-    places: HashMap<Vec<u8>, u64>,
+    /// Which place a set has, by what is the same in each step.
+    places: HashMap<Vec<u8>, usize>,
+    /// The key in `places` and the whole set, for each place.
+    sets: Vec<[Vec<u8>; 2]>,
+    /// Operations of this step so far.
+    asked: usize,
 }
 
 impl<B: Kernels> Ops<B> {
@@ -107,7 +112,7 @@ impl<B: Kernels> Ops<B> {
         let place_bytes = pool.limits().alignment_bytes.max(PARAMS_BYTES);
         let params = if params_in_memory {
             let tensor = pool.labelled("kernel parameters").uninit([PARAMS_PLACES * place_bytes as usize])?;
-            Some(Params { tensor, place_bytes, places: HashMap::new() })
+            Some(Params { tensor, place_bytes, places: HashMap::new(), sets: Vec::new(), asked: 0 })
         } else {
             None
         };
@@ -118,12 +123,20 @@ impl<B: Kernels> Ops<B> {
     pub(super) fn forget_params(&mut self) {
         if let Some(params) = &mut self.params {
             params.places.clear();
+            params.sets.clear();
+        }
+    }
+
+    /// Begins a step, whose operations get the places that they had in the last one.
+    pub(super) fn begin_step(&mut self) {
+        if let Some(params) = &mut self.params {
+            params.asked = 0;
         }
     }
 
     fn run(&mut self, op: &Op, operands: &mut [Operand<'_, B>]) -> Result<()> {
         let params = match &mut self.params {
-            Some(params) => Some(ParamsAt { at: params.place(op.params())?, block: params.tensor.block() }),
+            Some(params) => Some(ParamsAt { at: params.place(op)?, block: params.tensor.block() }),
             None => None,
         };
         self.pool.backend().run(&mut self.engine, op, params, operands)
@@ -293,17 +306,32 @@ impl<B: Kernels> Ops<B> {
 }
 
 impl<B: Kernels> Params<B> {
-    /// Where these parameters are on the device, after putting them there if they are not.
-    fn place(&mut self, params: &[u8]) -> Result<u64> {
-        if let Some(at) = self.places.get(params) {
-            return Ok(*at);
+    /// Returns where an operation's parameters are on the device, after putting them there if they are not.
+    ///
+    /// The place depends only on the operations of this step and the last: then a step that repeats binds what it bound before.
+    fn place(&mut self, op: &Op) -> Result<u64> {
+        let (lasting, set) = (op.lasting(), op.params());
+        let key = lasting.params();
+        let asked = self.asked;
+        self.asked = asked.wrapping_add(1);
+        let index = match self.places.get(key) {
+            Some(index) => *index,
+            None if self.sets.len() < PARAMS_PLACES => {
+                self.sets.push(Default::default());
+                self.sets.len() - 1
+            }
+            None => {
+                let index = asked % PARAMS_PLACES;
+                self.places.remove(&self.sets[index][0]);
+                index
+            }
+        };
+        let at = index as u64 * self.place_bytes;
+        if self.sets[index][1] != set {
+            self.tensor.block_mut().upload(at, set)?;
+            self.places.insert(key.to_vec(), index);
+            self.sets[index] = [key, set].map(<[u8]>::to_vec);
         }
-        if self.places.len() == PARAMS_PLACES {
-            self.places.clear();
-        }
-        let at = self.places.len() as u64 * self.place_bytes;
-        self.tensor.block_mut().upload(at, params)?;
-        self.places.insert(params.to_vec(), at);
         Ok(at)
     }
 }

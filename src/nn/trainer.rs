@@ -165,6 +165,7 @@ impl<B: Kernels> Trainer<B> {
 
     fn run_step(&mut self, images: &[f32], labels: &[u32]) -> Result<()> {
         self.check_batch(images)?;
+        self.ops.begin_step();
         let pool = self.ops.pool.clone();
         let result = pool.backend().session(|| {
             self.labels.upload(labels)?;
@@ -196,6 +197,7 @@ impl<B: Kernels> Trainer<B> {
     /// As [`step`](Trainer::step); nothing is changed then.
     pub fn gradients(&mut self, images: &[f32], labels: &[u32]) -> Result<Vec<[Tensor<f32, B>; 2]>> {
         self.check_batch(images)?;
+        self.ops.begin_step();
         self.labels.upload(labels)?;
         let gradients = super::ordinary::backward(self, images).map(|backward| backward.gradients);
         self.settled(gradients)
@@ -223,6 +225,7 @@ impl<B: Kernels> Trainer<B> {
     }
 
     fn hits(&mut self, images: &[f32], labels: &[u32]) -> Result<Vec<f32>> {
+        self.ops.begin_step();
         let rows = labels.len();
         let mut x = self.take(&"input", [rows, self.settings.widths[0]])?;
         x.upload(images)?;

@@ -8,6 +8,7 @@
 //! was called, and would overwrite what recorded work has yet to read.
 
 mod encoder;
+mod groups;
 #[allow(unsafe_code, reason = "calls of the driver; see there")]
 mod memory;
 mod ranges;
@@ -15,13 +16,17 @@ mod scope;
 mod staging;
 mod stats;
 mod stream;
+mod work;
 
 use std::fmt;
 use std::sync::TryLockError;
 use std::thread::ThreadId;
 
 pub use self::encoder::Encoder;
-pub(crate) use self::scope::scoped;
+pub use self::groups::GpuSlab;
+use self::groups::Groups;
+pub(crate) use self::groups::{Bound, Kernel};
+use self::scope::scoped;
 use self::stats::Counters;
 pub use self::stats::GpuStats;
 use self::stream::Stream;
@@ -51,6 +56,7 @@ pub struct Gpu {
     recorded: AtomicU64,
     /// The point up to which the queue is done.
     completed: Arc<AtomicU64>,
+    groups: Arc<Groups>,
     counters: Counters,
 }
 
@@ -101,6 +107,7 @@ impl Gpu {
             owner: Mutex::new(None),
             recorded: AtomicU64::new(0),
             completed: Arc::new(AtomicU64::new(0)),
+            groups: Arc::new(Groups::new()),
             counters: Counters::default(),
         }
     }
@@ -173,14 +180,16 @@ impl Gpu {
         stream.submit(self)
     }
 
-    /// Records into the stream's open encoder; for this crate's own kernels, which break no rules.
+    /// Records a dispatch of one of this crate's own kernels, which break no rules.
     #[cfg_attr(not(feature = "nn"), allow(dead_code, reason = "only the kernels record this way"))]
-    pub(crate) fn record(&self, record: impl FnOnce(&wgpu::Device, &mut wgpu::CommandEncoder)) -> Result<()> {
-        let mut stream = self.stream()?;
-        stream.begin_operation(self)?;
-        self.counters.bind_groups.add(1);
-        self.counters.dispatches.add(1);
-        self.scoped("recording a kernel", || record(&self.device, stream.encoder(self)))
+    pub(crate) fn dispatch(&self, kernel: &Kernel, bound: &[Bound<'_>], workgroups: [u32; 3]) -> Result<()> {
+        self.stream()?.dispatch(self, kernel, bound, workgroups)
+    }
+
+    /// Submits one command buffer, or nothing. Called inside error scopes.
+    fn submit_commands(&self, commands: Option<wgpu::CommandBuffer>) -> wgpu::SubmissionIndex {
+        self.counters.submissions.add(1);
+        self.queue.submit(commands)
     }
 
     /// Runs `call` in error scopes. A device that is lost breaks many rules: then that is the error.
@@ -264,7 +273,7 @@ impl std::ops::DerefMut for StreamGuard<'_> {
 }
 
 impl Backend for Gpu {
-    type Slab = wgpu::Buffer;
+    type Slab = GpuSlab;
 
     fn name(&self) -> &str {
         &self.name
@@ -274,17 +283,18 @@ impl Backend for Gpu {
         self.limits
     }
 
-    fn create_slab(&self, bytes: u64) -> Result<wgpu::Buffer> {
+    fn create_slab(&self, bytes: u64) -> Result<GpuSlab> {
         self.lost.check()?;
         check_slab_bytes(bytes, &self.limits)?;
-        self.scoped(&format!("creating a slab of {}", exact(bytes)), || {
+        let buffer = self.scoped(&format!("creating a slab of {}", exact(bytes)), || {
             self.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("tensorpool slab"),
                 size: bytes,
                 usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             })
-        })
+        })?;
+        Ok(GpuSlab::new(self, buffer))
     }
 
     fn memory_bytes(&self) -> Result<u64> {
@@ -302,22 +312,22 @@ impl Backend for Gpu {
         })
     }
 
-    fn upload(&self, slab: &wgpu::Buffer, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
+    fn upload(&self, slab: &GpuSlab, span: &mut Span, at: u64, bytes: &[u8]) -> Result<()> {
         let range = self.words(span, at, bytes.len() as u64)?;
-        self.stream()?.upload(self, slab, range.start, bytes)
+        self.stream()?.upload(self, slab.buffer(), range.start, bytes)
     }
 
-    fn download(&self, slab: &wgpu::Buffer, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
+    fn download(&self, slab: &GpuSlab, span: &Span, at: u64, bytes: &mut [u8]) -> Result<()> {
         let range = self.words(span, at, bytes.len() as u64)?;
-        self.stream()?.download(self, slab, range.start, bytes)
+        self.stream()?.download(self, slab.buffer(), range.start, bytes)
     }
 
-    fn fill(&self, slab: &wgpu::Buffer, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()> {
+    fn fill(&self, slab: &GpuSlab, span: &mut Span, len: u64, pattern: &[u8]) -> Result<()> {
         let range = self.words(span, 0, len)?;
         self.stream()?.fill(self, slab, (range.start, len), pattern)
     }
 
-    fn zero_if_free(&self, slab: &wgpu::Buffer, span: &mut Span, len: u64) -> Result<bool> {
+    fn zero_if_free(&self, slab: &GpuSlab, span: &mut Span, len: u64) -> Result<bool> {
         let range = self.words(span, 0, len)?;
         match self.stream_if_free()? {
             Some(mut stream) => stream.fill(self, slab, (range.start, len), &[0]).map(|()| true),
@@ -329,7 +339,7 @@ impl Backend for Gpu {
         *lock(&self.owner) == Some(std::thread::current().id())
     }
 
-    fn copy(&self, from: CopySrc<'_, wgpu::Buffer>, to: CopyDst<'_, wgpu::Buffer>, len: u64) -> Result<()> {
+    fn copy(&self, from: CopySrc<'_, GpuSlab>, to: CopyDst<'_, GpuSlab>, len: u64) -> Result<()> {
         let target = self.words(to.span, to.at, len)?;
         if len == 0 || !from.at.is_multiple_of(WORD_BYTES) {
             return self.words(from.span, from.at, len).map(drop);
@@ -337,14 +347,11 @@ impl Backend for Gpu {
         let source = from.span.range(from.at, len)?.start;
         let bytes = target.end - target.start;
         let mut stream = self.stream()?;
-        if from.slab == to.slab {
-            return stream.copy_within(self, from.slab, [source, target.start], bytes);
+        let (from, to) = (from.slab, to.slab);
+        if from.buffer() == to.buffer() {
+            return stream.copy_within(self, from, [source, target.start], bytes);
         }
-        stream.begin_operation(self)?;
-        self.scoped("recording a copy", || {
-            self.counters.copies.add(1);
-            stream.encoder(self).copy_buffer_to_buffer(from.slab, source, to.slab, target.start, bytes);
-        })
+        stream.copy(self, (from.buffer(), source), (to.buffer(), target.start), bytes)
     }
 
     fn check(&self) -> Result<()> {
