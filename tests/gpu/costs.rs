@@ -2,7 +2,7 @@
 
 use crate::support::gpu::{self, allocated_bytes};
 use tensorpool::nn::{Optimizer, Settings, StepKind, Trainer};
-use tensorpool::{Backend, Config, ErrorKind, Gpu, GpuStats, Pool, SlabPolicy};
+use tensorpool::{Backend, Config, ErrorKind, Gpu, GpuStats, Pool, Request, SlabPolicy};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -48,6 +48,22 @@ fn a_step_that_repeats_makes_no_bind_group_and_one_submission() {
             let sent: u64 = counts.iter().map(|counts| counts.submissions).sum();
             assert!(sent > 0, "what is recorded is sent without being asked: {counts:?}");
         }
+    }
+}
+
+/// 64 MiB have a ring that a batch of 401,408 bytes fits in; a ring that it goes round three times takes a submission each time.
+#[test]
+fn a_ring_as_large_as_a_batch_takes_one_submission_a_step() {
+    let widths = vec![784, 512, 256, 10];
+    let settings = Settings { widths, batch: 128, optimizer: Optimizer::MOMENTUM, learning_rate: 0.01, seed: 7 };
+    let config = || Config::new("64 MiB").slabs(SlabPolicy::Single);
+    let test = "a_ring_as_large_as_a_batch_takes_one_submission_a_step";
+    let Some(roomy) = gpu::pool(test, config()) else { return };
+    let small = gpu::pool(test, config().staging(256 * KIB)).unwrap();
+    check(&counts(&roomy, &settings, StepKind::Frugal, 8, 4), "a ring of 1 MiB");
+    for counts in counts(&small, &settings, StepKind::Frugal, 8, 4) {
+        assert!((3..=4).contains(&counts.submissions) && counts.bind_groups == 0, "{counts:?}");
+        assert_eq!(counts.error_scopes, 3 * counts.submissions, "{counts:?}");
     }
 }
 
@@ -142,5 +158,39 @@ fn a_download_is_one_submission_in_three_scopes() {
         assert_eq!(seen, [round; 4]);
         let GpuStats { error_scopes, submissions, copies, .. } = pool.backend().stats().since(&before);
         assert_eq!((error_scopes, submissions, copies), (3, 1, 2), "round {round}");
+    }
+}
+
+/// The staging of a pool grows with its budget, and is inside it.
+#[test]
+fn large_budgets_move_bytes_in_large_pieces() {
+    let test = "large_budgets_move_bytes_in_large_pieces";
+    for (budget, staging, pieces) in [
+        (MIB, 64 * KIB, 32 * 32),
+        (4 * MIB, 256 * KIB, 8 * 32),
+        (16 * MIB, 256 * KIB, 8 * 32),
+        (64 * MIB, MIB, 2 * 32),
+        (512 * MIB, 8 * MIB, 8),
+        (4 << 30, 16 * MIB, 4),
+        (1 << 40, 16 * MIB, 4),
+    ] {
+        let Some(pool) = gpu::pool(test, Config::new(budget).slabs(SlabPolicy::PerBlock)) else { return };
+        assert_eq!(pool.stats().staging_bytes, staging, "{budget}");
+        assert_eq!(pool.stats().reserved_bytes, staging, "{budget}");
+        if budget < 16 * MIB {
+            continue;
+        }
+        let bytes: Vec<u8> = (0..8 * MIB).map(|at| (at % 251) as u8).collect();
+        let mut block = pool.alloc(Request::bytes(8 * MIB)).unwrap();
+        let before = pool.backend().stats();
+        block.upload(0, &bytes).unwrap();
+        let between = pool.backend().stats();
+        let mut seen = vec![0; bytes.len()];
+        block.download(0, &mut seen).unwrap();
+        assert!(seen == bytes);
+        let counts = [between.since(&before).copies, pool.backend().stats().since(&between).copies];
+        assert_eq!(counts, [pieces; 2], "{budget}");
+        assert!(pool.stats().reserved_bytes <= budget);
+        pool.check();
     }
 }

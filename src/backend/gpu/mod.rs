@@ -38,9 +38,11 @@ use crate::units::{exact, round_up};
 /// Copies and bindings are in words of 4 bytes (`wgpu::COPY_BUFFER_ALIGNMENT`).
 pub(crate) const WORD_BYTES: u64 = wgpu::COPY_BUFFER_ALIGNMENT;
 
-/// The default staging: 256 KiB, or 1/16 of a small budget.
-const STAGING_BYTES: u64 = 256 << 10;
-const STAGING_SHARE: u64 = 16;
+/// The default staging: 1/64 of the budget, from 256 KiB to 16 MiB, but at most 1/16 of a small budget. More moves bytes no faster:
+/// see `benches/README.md`.
+const STAGING_SHARE: u64 = 64;
+const STAGING_BYTES: std::ops::RangeInclusive<u64> = 256 << 10..=16 << 20;
+const STAGING_SHARE_MOST: u64 = 16;
 
 /// Memory of a wgpu device.
 pub struct Gpu {
@@ -359,7 +361,8 @@ impl Backend for Gpu {
     }
 
     fn staging_bytes_default(&self, budget_bytes: u64) -> u64 {
-        Stream::staging_bytes(STAGING_BYTES.min(budget_bytes / STAGING_SHARE))
+        let bytes = (budget_bytes / STAGING_SHARE).clamp(*STAGING_BYTES.start(), *STAGING_BYTES.end());
+        Stream::staging_bytes(bytes.min(budget_bytes / STAGING_SHARE_MOST))
     }
 
     fn open_staging(&self, bytes: u64) -> Result<u64> {
