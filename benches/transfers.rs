@@ -2,6 +2,8 @@
 //!
 //!     cargo bench --bench transfers
 //!
+//! `cargo bench --bench transfers -- --steps COUNT` does nothing but so many steps of a small network, for a count of instructions.
+//!
 //! All transfers take turns in one process, and the medians are compared. On a processor's Vulkan driver both sides are copies in
 //! memory: the ratios say what the pool costs, and nothing about a GPU's bus.
 
@@ -16,6 +18,9 @@ const STEPS_BEFORE: usize = 80;
 
 fn main() {
     let tests_only = std::env::args().any(|argument| argument == "--test");
+    if let Some(steps) = std::env::args().skip_while(|argument| argument != "--steps").nth(1) {
+        return train(steps.parse().expect("a number of steps"));
+    }
     let gpu = match Gpu::open(&GpuChoice::Any) {
         Ok(gpu) => gpu,
         Err(error) => return println!("LEFT OUT: {error}"),
@@ -51,6 +56,15 @@ fn count_steps(steps_before: usize) {
             }
         }
     }
+}
+
+/// Trains a network so small that what is asked of wgpu is most of the work.
+fn train(steps: usize) {
+    let widths = vec![16, 32, 16, 4];
+    let settings = Settings { widths, batch: 8, optimizer: Optimizer::MOMENTUM, learning_rate: 0.01, seed: 1 };
+    let config = Config::new("1 MiB").free_lists(false).slabs(SlabPolicy::Single);
+    let pool = Pool::with_backend(Gpu::open(&GpuChoice::Any).expect("a device"), &config).expect("the device has it");
+    step_counts(&pool, &settings, StepKind::Frugal, steps);
 }
 
 /// Returns the counts of a planned step whose loss is left on the device, and of one whose loss is read.

@@ -145,7 +145,7 @@ fn more_ranges_than_are_kept_are_bound_rightly() {
     }
 }
 
-/// A download leaves its chunks mapped; the submission that follows unmaps them.
+/// A download leaves its chunk mapped; the submission that follows unmaps it.
 #[test]
 fn a_download_is_one_submission_in_three_scopes() {
     let Some(pool) = gpu::pool("a_download_is_one_submission_in_three_scopes", Config::new("1 MiB")) else { return };
@@ -189,7 +189,8 @@ fn large_budgets_move_bytes_in_large_pieces() {
         block.download(0, &mut seen).unwrap();
         assert!(seen == bytes);
         let counts = [between.since(&before).copies, pool.backend().stats().since(&between).copies];
-        assert_eq!(counts, [pieces; 2], "{budget}");
+        // As many bytes each way, for uploads in four chunks.
+        assert_eq!(counts, [pieces, pieces / 4], "{budget}");
         assert!(pool.stats().reserved_bytes <= budget);
         pool.check();
     }

@@ -31,7 +31,7 @@ pub(super) struct Stream {
     upload: Vec<Chunk>,
     /// The chunk being filled.
     upload_at: usize,
-    download: Vec<Chunk>,
+    download: Option<Chunk>,
     submission: Option<wgpu::SubmissionIndex>,
     submitted: Point,
     pub(super) copy: Shader,
@@ -46,7 +46,7 @@ impl Stream {
             has_staging: false,
             upload: Vec::new(),
             upload_at: 0,
-            download: Vec::new(),
+            download: None,
             submission: None,
             submitted: 0,
             copy: Shader::copy(),
@@ -54,7 +54,7 @@ impl Stream {
         }
     }
 
-    /// What a ring of at most `bytes` takes: chunks of one size, both ways.
+    /// Returns what a ring of at most `bytes` takes: as much each way, for uploads in several chunks.
     pub(super) fn staging_bytes(bytes: u64) -> u64 {
         round_down(bytes, 2 * CHUNKS * MAP_ALIGNMENT_BYTES)
     }
@@ -72,17 +72,16 @@ impl Stream {
             self.has_staging = true;
             return Ok(0);
         }
-        if chunk_bytes > gpu.limits.slab.bytes {
-            let message =
-                format!("{CHUNKS} staging buffers each way of {} are over {}", exact(chunk_bytes), gpu.limits.slab);
+        let download_bytes = chunk_bytes * CHUNKS;
+        if download_bytes > gpu.limits.slab.bytes {
+            let message = format!("a staging buffer of {} is over {}", exact(download_bytes), gpu.limits.slab);
             return Err(Error::new(ErrorKind::TooLarge, message));
         }
         let (upload, download) = gpu.scoped("creating the staging ring", || {
             let upload: Vec<_> = (0..CHUNKS).map(|_| Chunk::upload(&gpu.device, chunk_bytes)).collect();
-            let download: Vec<_> = (0..CHUNKS).map(|_| Chunk::download(&gpu.device, chunk_bytes)).collect();
-            (upload, download)
+            (upload, Chunk::download(&gpu.device, download_bytes))
         })?;
-        (self.upload, self.download, self.has_staging) = (upload, download, true);
+        (self.upload, self.download, self.has_staging) = (upload, Some(download), true);
         Ok(chunk_bytes * 2 * CHUNKS)
     }
 
@@ -240,54 +239,30 @@ impl Stream {
         if bytes.is_empty() {
             return Ok(());
         }
-        let Some(chunk_bytes) = self.download.first().map(|chunk| chunk.buffer.size() as usize) else {
+        let Some(chunk_bytes) = self.download.as_ref().map(|chunk| chunk.buffer.size() as usize) else {
             return Err(no_staging());
         };
-        let mut offset = offset;
-        for round in bytes.chunks_mut(chunk_bytes * self.download.len()) {
-            self.download_round(gpu, slab, offset, round, chunk_bytes)?;
-            offset += round.len() as u64;
+        let mut at = offset;
+        for piece in bytes.chunks_mut(chunk_bytes) {
+            self.download_piece(gpu, slab, at, piece)?;
+            at += piece.len() as u64;
         }
         Ok(())
     }
 
-    /// One lap of the ring: a copy into each chunk, one submission, and the mappings read in order.
-    fn download_round(
-        &mut self,
-        gpu: &Gpu,
-        slab: &wgpu::Buffer,
-        offset: u64,
-        bytes: &mut [u8],
-        chunk_bytes: usize,
-    ) -> Result<()> {
-        let pieces = bytes.len().div_ceil(chunk_bytes);
-        let mut at = offset;
-        for (index, piece) in bytes.chunks(chunk_bytes).enumerate() {
-            let chunk = self.download[index].buffer.clone();
-            self.record_copy(
-                gpu,
-                (slab.clone(), at),
-                (chunk, 0),
-                round_up(piece.len() as u64, WORD_BYTES).unwrap_or(0),
-            );
-            at += piece.len() as u64;
-        }
+    /// Downloads what fits in the chunk: a copy, a submission, and a mapping, which the next submission ends in its error scopes.
+    fn download_piece(&mut self, gpu: &Gpu, slab: &wgpu::Buffer, at: u64, piece: &mut [u8]) -> Result<()> {
+        let Some(buffer) = self.download.as_ref().map(|chunk| chunk.buffer.clone()) else { return Err(no_staging()) };
+        let copy_bytes = round_up(piece.len() as u64, WORD_BYTES).unwrap_or(0);
+        self.record_copy(gpu, (slab.clone(), at), (buffer, 0), copy_bytes);
         let submission = self.submit(gpu)?;
-        for chunk in &mut self.download[..pieces] {
-            chunk.submission = Some(submission.clone());
-            chunk.map(wgpu::MapMode::Read);
-        }
-        let mut result = Ok(());
-        for (chunk, piece) in self.download[..pieces].iter().zip(bytes.chunks_mut(chunk_bytes)) {
-            let read = chunk.wait(&gpu.device, &gpu.lost).and_then(|()| {
-                let view = chunk.buffer.get_mapped_range(..).map_err(|error| mapping_failed(gpu, error))?;
-                piece.copy_from_slice(&view[..piece.len()]);
-                Ok(())
-            });
-            result = result.and(read);
-        }
-        // The next submission unmaps them, in its error scopes.
-        result
+        let Some(chunk) = &mut self.download else { return Err(no_staging()) };
+        chunk.submission = Some(submission);
+        chunk.map(wgpu::MapMode::Read);
+        chunk.wait(&gpu.device, &gpu.lost)?;
+        let view = chunk.buffer.get_mapped_range(..).map_err(|error| mapping_failed(gpu, error))?;
+        piece.copy_from_slice(&view[..piece.len()]);
+        Ok(())
     }
 
     /// A mapped chunk with room for at least `bytes`: its index, where its room starts and how long that is. Sends the
