@@ -71,14 +71,6 @@ impl Op {
         each!(self, params => bytemuck::bytes_of(params))
     }
 
-    /// Returns it without the parameters that differ from step to step.
-    pub(super) fn lasting(&self) -> Self {
-        match self {
-            Self::Adam(params) => Self::Adam(adam::Params { step_size: 0.0, correction2_sqrt: 0.0, ..*params }),
-            _ => *self,
-        }
-    }
-
     /// Workgroups to dispatch.
     pub fn workgroups(&self) -> [u32; 3] {
         each!(self, params => params.workgroups())

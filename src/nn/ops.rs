@@ -98,10 +98,10 @@ pub(super) struct Ops<B: Kernels> {
 struct Params<B: Kernels> {
     tensor: Tensor<u8, B>,
     place_bytes: u64,
-    /// Which place a set has, by what is the same in each step.
+    /// Which place has a set.
     places: HashMap<Vec<u8>, usize>,
-    /// The key in `places` and the whole set, for each place.
-    sets: Vec<[Vec<u8>; 2]>,
+    /// What was put last at each place.
+    sets: Vec<Vec<u8>>,
     /// Operations of this step so far.
     asked: usize,
 }
@@ -136,7 +136,7 @@ impl<B: Kernels> Ops<B> {
 
     fn run(&mut self, op: &Op, operands: &mut [Operand<'_, B>]) -> Result<()> {
         let params = match &mut self.params {
-            Some(params) => Some(ParamsAt { at: params.place(op)?, block: params.tensor.block() }),
+            Some(params) => Some(ParamsAt { at: params.place(op.params())?, block: params.tensor.block() }),
             None => None,
         };
         self.pool.backend().run(&mut self.engine, op, params, operands)
@@ -306,33 +306,31 @@ impl<B: Kernels> Ops<B> {
 }
 
 impl<B: Kernels> Params<B> {
-    /// Returns where an operation's parameters are on the device, after putting them there if they are not.
+    /// Returns where a set of parameters is on the device, after putting it there if it is not.
     ///
-    /// The place depends only on the operations of this step and the last: then a step that repeats binds what it bound before.
-    fn place(&mut self, op: &Op) -> Result<u64> {
-        let (lasting, set) = (op.lasting(), op.params());
-        let key = lasting.params();
+    /// When all places are taken, an operation takes the place of its number in the step. So a step that repeats soon finds and
+    /// puts each set where it did before, and binds what it bound before.
+    fn place(&mut self, set: &[u8]) -> Result<u64> {
         let asked = self.asked;
         self.asked = asked.wrapping_add(1);
-        let index = match self.places.get(key) {
+        let index = match self.places.get(set) {
             Some(index) => *index,
-            None if self.sets.len() < PARAMS_PLACES => {
-                self.sets.push(Default::default());
-                self.sets.len() - 1
-            }
-            None => {
-                let index = asked % PARAMS_PLACES;
-                self.places.remove(&self.sets[index][0]);
-                index
-            }
+            None => self.put(set, asked % PARAMS_PLACES)?,
         };
-        let at = index as u64 * self.place_bytes;
-        if self.sets[index][1] != set {
-            self.tensor.block_mut().upload(at, set)?;
-            self.places.insert(key.to_vec(), index);
-            self.sets[index] = [key, set].map(<[u8]>::to_vec);
+        Ok(index as u64 * self.place_bytes)
+    }
+
+    fn put(&mut self, set: &[u8], index: usize) -> Result<usize> {
+        let index = if self.sets.len() < PARAMS_PLACES { self.sets.len() } else { index };
+        if index == self.sets.len() {
+            self.sets.push(Vec::new());
         }
-        Ok(at)
+        // Before the upload: what is there if that fails is not known.
+        self.places.remove(&self.sets[index]);
+        self.tensor.block_mut().upload(index as u64 * self.place_bytes, set)?;
+        self.places.insert(set.to_vec(), index);
+        self.sets[index] = set.to_vec();
+        Ok(index)
     }
 }
 

@@ -41,10 +41,13 @@ fn a_step_that_repeats_makes_no_bind_group_and_one_submission() {
             let Some(pool) = gpu::pool("a_step_that_repeats_makes_no_bind_group_and_one_submission", config) else {
                 return;
             };
-            let widths = vec![64, 300, 200, 10];
+            let widths = vec![64, 600, 500, 10];
             let settings = Settings { widths, batch: 32, optimizer, learning_rate: 0.01, seed: 7 };
             let counts = counts(&pool, &settings, kind, 48, 40);
             check(&counts, &format!("{optimizer:?}, {kind}"));
+            if matches!((optimizer, kind), (Optimizer::Adam { .. }, StepKind::Frugal)) {
+                assert!(counts[0].dispatches > 64, "more than there are places for parameters: {counts:?}");
+            }
             let sent: u64 = counts.iter().map(|counts| counts.submissions).sum();
             assert!(sent > 0, "what is recorded is sent without being asked: {counts:?}");
         }

@@ -265,8 +265,8 @@ impl Stream {
         Ok(())
     }
 
-    /// A mapped chunk with room for at least `bytes`: its index, where its room starts and how long that is. Sends the
-    /// stream on its way and waits, if the device still reads them all.
+    /// Returns a mapped chunk with room for at least `bytes`: its index, where its room starts and how long that is. Waits for the
+    /// device if that still reads the next chunk, and sends what is recorded first if that is to be read from there.
     fn chunk_with_room(&mut self, gpu: &Gpu, bytes: u64) -> Result<(usize, u64, u64)> {
         match self.upload.first() {
             None => return Err(no_staging()),
@@ -278,10 +278,10 @@ impl Stream {
         }
         if self.upload[self.upload_at].room_bytes() < bytes {
             self.upload_at = (self.upload_at + 1) % self.upload.len();
-            if self.upload[self.upload_at].room_bytes() < self.upload[self.upload_at].buffer.size() {
-                self.submitted(gpu)?;
-                self.upload[self.upload_at].wait(&gpu.device, &gpu.lost)?;
+            if self.upload[self.upload_at].filled_bytes > 0 {
+                self.submit(gpu)?;
             }
+            self.upload[self.upload_at].wait(&gpu.device, &gpu.lost)?;
         }
         let chunk = &self.upload[self.upload_at];
         Ok((self.upload_at, chunk.filled_bytes, chunk.room_bytes()))
