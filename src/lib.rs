@@ -40,7 +40,7 @@ pub mod trace;
 
 pub use backend::{Backend, Host, HostMemory, Limit, Limits, Virtual};
 #[cfg(feature = "gpu")]
-pub use backend::{Encoder, Gpu};
+pub use backend::{Encoder, Gpu, GpuStats};
 pub use error::{Error, ErrorKind, Holder, RefusedBy, Remedy, Result, Returned, Shortage};
 #[cfg(feature = "half")]
 pub use half;

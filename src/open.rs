@@ -24,7 +24,6 @@ pub use self::gpu::GpuChoice;
 #[cfg(feature = "gpu")]
 mod gpu {
     use super::{Config, Gpu, Pool, Result};
-    use crate::backend::gpu::scoped;
     use crate::error::{Error, ErrorKind};
     use crate::sync::{Mutex, lock};
 
@@ -123,7 +122,7 @@ mod gpu {
             })?;
             let gpu = Self::new(&device, &queue);
             let lost = gpu.device_lost();
-            scoped(&device, "watching the device", || {
+            gpu.scoped("watching the device", || {
                 device.set_device_lost_callback(move |reason, message| lost.tell(&format!("{reason:?} {message}")));
             })?;
             Ok(gpu)

@@ -78,6 +78,7 @@ fn run(args: Args, given: &[Id], output: Output) -> Result<ExitCode, Failure> {
     }
     // The smallest budgets are those of a pool without free lists.
     let config = Config::new(plan.budget_bytes).free_lists(false).slabs(plan.allocator.slabs());
+    let config = config.staging(plan.staging_bytes(&backend));
     let config = config.touch(args.touch).lock(args.lock).huge_pages(args.huge_pages);
     let pool = Pool::with_backend(backend, &config)?;
     let recording = args.trace.as_ref().map(|path| pool.record_to_file(path)).transpose()?;

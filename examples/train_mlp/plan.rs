@@ -3,7 +3,7 @@
 use std::fmt;
 
 use tensorpool::nn::{Allocator, Needs, Settings, StepKind, needs};
-use tensorpool::{AnyBackend, ByteSize};
+use tensorpool::{AnyBackend, Backend, ByteSize};
 
 use crate::args::{Args, Optimizer, Source, Step};
 use crate::data::CLASSES;
@@ -35,6 +35,18 @@ impl Plan {
 
     pub fn fits(&self) -> bool {
         self.needs.budget_bytes <= self.budget_bytes
+    }
+
+    /// Returns the staging for the pool. A ring that a batch fits in takes one submission a step, so it gets what the budget has to spare.
+    pub fn staging_bytes(&self, backend: &AnyBackend) -> u64 {
+        let default_bytes = backend.staging_bytes_default(self.budget_bytes);
+        if default_bytes == 0 {
+            return 0;
+        }
+        // As much each way; a label for each image.
+        let batch_bytes = 4 * (self.settings.batch * (self.settings.widths[0] + 1)) as u64;
+        let spare_bytes = self.budget_bytes.saturating_sub(self.needs.budget_bytes);
+        default_bytes.max(self.needs.staging_bytes + spare_bytes.min(2 * batch_bytes))
     }
 
     /// Returns the failure of a budget that is too small: what would do, and which single changes would.

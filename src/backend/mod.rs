@@ -25,7 +25,7 @@ mod machine;
 mod virtual_memory;
 
 #[cfg(feature = "gpu")]
-pub use gpu::{Encoder, Gpu};
+pub use gpu::{Encoder, Gpu, GpuSlab, GpuStats};
 pub use host::{Host, HostSlab};
 pub use virtual_memory::{Virtual, VirtualSlab};
 

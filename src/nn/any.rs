@@ -35,14 +35,11 @@ impl Kernels for AnyBackend {
                 AnySlab::Gpu(_) => Err(foreign()),
             }),
             #[cfg(feature = "gpu")]
-            Self::Gpu(gpu) => {
-                let buffer = |backend: &Self, slab: &AnySlab| match (backend, slab) {
-                    (Self::Gpu(other), AnySlab::Gpu(buffer)) if std::ptr::eq(gpu, other) => Ok(buffer.clone()),
-                    (Self::Gpu(_), _) => Err(super::gpu::foreign()),
-                    (Self::Host(_), _) => Err(foreign()),
-                };
-                engine.gpu.run_on(gpu, op, params, operands, buffer)
-            }
+            Self::Gpu(gpu) => engine.gpu.run_on(gpu, op, params, operands, |backend, slab| match (backend, slab) {
+                (Self::Gpu(other), AnySlab::Gpu(slab)) if std::ptr::eq(gpu, other) => Ok(slab),
+                (Self::Gpu(_), _) => Err(super::gpu::foreign()),
+                (Self::Host(_), _) => Err(foreign()),
+            }),
         }
     }
 

@@ -3,13 +3,14 @@
 //! Shaders are compiled when they are first used. All bindings are `read_write`, because they are ranges of one buffer.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use super::kernels::{Kernels, Op, Operand, ParamsAt};
 use super::{
     accuracy, adam, adam_moments, bias, matmul, momentum, relu, relu_backward, sgd, softmax_cross_entropy, sum_rows,
 };
 use crate::backend::Gpu;
-use crate::backend::gpu::WORD_BYTES;
+use crate::backend::gpu::{Bound, GpuSlab, Kernel, WORD_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::Block;
 use crate::units::round_up;
@@ -17,7 +18,7 @@ use crate::units::round_up;
 /// Compiled shaders, by operation.
 #[derive(Debug, Default)]
 pub struct GpuEngine {
-    pipelines: HashMap<&'static str, wgpu::ComputePipeline>,
+    kernels: HashMap<&'static str, Kernel>,
 }
 
 /// An operation's WGSL. Products are tiled through workgroup memory where there is any that is faster than memory.
@@ -39,38 +40,24 @@ fn source(op: &Op, device_type: wgpu::DeviceType) -> &'static str {
 }
 
 impl GpuEngine {
-    fn pipeline(&mut self, gpu: &Gpu, op: &Op) -> Result<wgpu::ComputePipeline> {
-        if let Some(pipeline) = self.pipelines.get(op.name()) {
-            return Ok(pipeline.clone());
-        }
-        let device = gpu.device();
-        let pipeline = gpu.scoped("compiling a shader", || {
-            let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                label: Some(op.name()),
-                source: wgpu::ShaderSource::Wgsl(source(op, device.adapter_info().device_type).into()),
-            });
-            device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some(op.name()),
-                layout: None,
-                module: &module,
-                entry_point: Some("main"),
-                compilation_options: wgpu::PipelineCompilationOptions::default(),
-                cache: None,
-            })
-        })?;
-        self.pipelines.insert(op.name(), pipeline.clone());
-        Ok(pipeline)
+    fn kernel(&mut self, gpu: &Gpu, op: &Op) -> Result<&Kernel> {
+        Ok(match self.kernels.entry(op.name()) {
+            Entry::Occupied(kernel) => kernel.into_mut(),
+            Entry::Vacant(place) => {
+                let device_type = gpu.device().adapter_info().device_type;
+                place.insert(gpu.compile(op.name(), source(op, device_type))?)
+            }
+        })
     }
 
-    /// Records `op` for blocks whose slabs have the buffers that `buffer` finds, or refuses because another stream owns the
-    /// order of the work on them.
-    pub(super) fn run_on<B: Kernels>(
+    /// Records `op` for blocks whose slabs `slab` finds, or refuses because another stream owns the order of the work on them.
+    pub(super) fn run_on<'a, B: Kernels>(
         &mut self,
         gpu: &Gpu,
         op: &Op,
-        params: Option<ParamsAt<'_, B>>,
-        operands: &[Operand<'_, B>],
-        buffer: impl Fn(&B, &B::Slab) -> Result<wgpu::Buffer>,
+        params: Option<ParamsAt<'a, B>>,
+        operands: &'a [Operand<'a, B>],
+        slab: impl Fn(&'a B, &'a B::Slab) -> Result<&'a GpuSlab>,
     ) -> Result<()> {
         let Some(params) = params else {
             return Err(Error::new(ErrorKind::Invalid, format!("{} has no parameters in memory", op.name())));
@@ -78,62 +65,30 @@ impl GpuEngine {
         if op.workgroups().contains(&0) {
             return Ok(());
         }
-        let pipeline = self.pipeline(gpu, op)?;
-        let mut ranges = vec![Range::of(params.block, params.at, op.params().len() as u64, &buffer)?];
+        let mut ranges = vec![bound(params.block, params.at, op.params().len() as u64, &slab)?];
         for operand in operands {
-            ranges.push(Range::of(operand.block(), 0, operand.block().bytes(), &buffer)?);
+            ranges.push(bound(operand.block(), 0, operand.block().bytes(), &slab)?);
         }
-        gpu.record(|device, encoder| {
-            let entries: Vec<_> = ranges.iter().enumerate().map(|(binding, range)| range.entry(binding)).collect();
-            let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some(op.name()),
-                layout: &pipeline.get_bind_group_layout(0),
-                entries: &entries,
-            });
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            pass.set_pipeline(&pipeline);
-            pass.set_bind_group(0, &group, &[]);
-            let [x, y, z] = op.workgroups();
-            pass.dispatch_workgroups(x, y, z);
-        })
+        gpu.dispatch(self.kernel(gpu, op)?, &ranges, op.workgroups())
     }
 }
 
-/// A binding-to-be.
-struct Range {
-    buffer: wgpu::Buffer,
-    offset: u64,
+/// Returns a range of a block as a binding.
+fn bound<'a, B: Kernels>(
+    block: &'a Block<B>,
+    at: u64,
     bytes: u64,
-}
-
-impl Range {
-    fn of<B: Kernels>(
-        block: &Block<B>,
-        at: u64,
-        bytes: u64,
-        buffer: impl Fn(&B, &B::Slab) -> Result<wgpu::Buffer>,
-    ) -> Result<Self> {
-        let Some((backend, slab, span)) = block.place() else {
-            return Err(Error::new(ErrorKind::Shape, "an operand without elements has no binding"));
-        };
-        if at.checked_add(bytes).is_none_or(|end| end > block.bytes()) {
-            let message = format!("{bytes} bytes of parameters at {at} of a block of {}", block.bytes());
-            return Err(Error::new(ErrorKind::Shape, message));
-        }
-        let bytes = round_up(bytes, WORD_BYTES).unwrap_or(bytes);
-        Ok(Self { buffer: buffer(backend, slab)?, offset: span.offset() + at, bytes })
+    slab: impl Fn(&'a B, &'a B::Slab) -> Result<&'a GpuSlab>,
+) -> Result<Bound<'a>> {
+    let Some((backend, memory, span)) = block.place() else {
+        return Err(Error::new(ErrorKind::Shape, "an operand without elements has no binding"));
+    };
+    if at.checked_add(bytes).is_none_or(|end| end > block.bytes()) {
+        let message = format!("{bytes} bytes of parameters at {at} of a block of {}", block.bytes());
+        return Err(Error::new(ErrorKind::Shape, message));
     }
-
-    fn entry(&self, binding: usize) -> wgpu::BindGroupEntry<'_> {
-        wgpu::BindGroupEntry {
-            binding: binding as u32,
-            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                buffer: &self.buffer,
-                offset: self.offset,
-                size: wgpu::BufferSize::new(self.bytes),
-            }),
-        }
-    }
+    let bytes = round_up(bytes, WORD_BYTES).unwrap_or(bytes);
+    Ok(Bound { slab: slab(backend, memory)?, offset: span.offset() + at, bytes })
 }
 
 /// For an operand whose memory is another pool's.
@@ -155,8 +110,14 @@ impl Kernels for Gpu {
         params: Option<ParamsAt<'_, Self>>,
         operands: &mut [Operand<'_, Self>],
     ) -> Result<()> {
-        engine.run_on(self, op, params, operands, |backend, buffer| {
-            if std::ptr::eq(self, backend) { Ok(buffer.clone()) } else { Err(foreign()) }
-        })
+        engine.run_on(
+            self,
+            op,
+            params,
+            operands,
+            |backend, slab| {
+                if std::ptr::eq(self, backend) { Ok(slab) } else { Err(foreign()) }
+            },
+        )
     }
 }

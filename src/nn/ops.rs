@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::pool::Pool;
 use crate::tensor::Tensor;
 
-/// Sets of parameters that stay on the device. A step needs fewer, and repeats them; when all places are taken they are
+/// Sets of parameters that stay on the device. Most steps need fewer, and repeat them; when all places are taken they are
 /// used anew, which the stream's order makes safe.
 const PARAMS_PLACES: usize = 64;
 
@@ -98,7 +98,12 @@ pub(super) struct Ops<B: Kernels> {
 struct Params<B: Kernels> {
     tensor: Tensor<u8, B>,
     place_bytes: u64,
-    places: HashMap<Vec<u8>, u64>,
+    /// Which place has a set.
+    places: HashMap<Vec<u8>, usize>,
+    /// What was put last at each place.
+    sets: Vec<Vec<u8>>,
+    /// Operations of this step so far.
+    asked: usize,
 }
 
 impl<B: Kernels> Ops<B> {
@@ -107,7 +112,7 @@ impl<B: Kernels> Ops<B> {
         let place_bytes = pool.limits().alignment_bytes.max(PARAMS_BYTES);
         let params = if params_in_memory {
             let tensor = pool.labelled("kernel parameters").uninit([PARAMS_PLACES * place_bytes as usize])?;
-            Some(Params { tensor, place_bytes, places: HashMap::new() })
+            Some(Params { tensor, place_bytes, places: HashMap::new(), sets: Vec::new(), asked: 0 })
         } else {
             None
         };
@@ -118,6 +123,14 @@ impl<B: Kernels> Ops<B> {
     pub(super) fn forget_params(&mut self) {
         if let Some(params) = &mut self.params {
             params.places.clear();
+            params.sets.clear();
+        }
+    }
+
+    /// Begins a step, whose operations get the places that they had in the last one.
+    pub(super) fn begin_step(&mut self) {
+        if let Some(params) = &mut self.params {
+            params.asked = 0;
         }
     }
 
@@ -293,18 +306,31 @@ impl<B: Kernels> Ops<B> {
 }
 
 impl<B: Kernels> Params<B> {
-    /// Where these parameters are on the device, after putting them there if they are not.
-    fn place(&mut self, params: &[u8]) -> Result<u64> {
-        if let Some(at) = self.places.get(params) {
-            return Ok(*at);
+    /// Returns where a set of parameters is on the device, after putting it there if it is not.
+    ///
+    /// When all places are taken, an operation takes the place of its number in the step. So a step that repeats soon finds and
+    /// puts each set where it did before, and binds what it bound before.
+    fn place(&mut self, set: &[u8]) -> Result<u64> {
+        let asked = self.asked;
+        self.asked = asked.wrapping_add(1);
+        let index = match self.places.get(set) {
+            Some(index) => *index,
+            None => self.put(set, asked % PARAMS_PLACES)?,
+        };
+        Ok(index as u64 * self.place_bytes)
+    }
+
+    fn put(&mut self, set: &[u8], index: usize) -> Result<usize> {
+        let index = if self.sets.len() < PARAMS_PLACES { self.sets.len() } else { index };
+        if index == self.sets.len() {
+            self.sets.push(Vec::new());
         }
-        if self.places.len() == PARAMS_PLACES {
-            self.places.clear();
-        }
-        let at = self.places.len() as u64 * self.place_bytes;
-        self.tensor.block_mut().upload(at, params)?;
-        self.places.insert(params.to_vec(), at);
-        Ok(at)
+        // Before the upload: what is there if that fails is not known.
+        self.places.remove(&self.sets[index]);
+        self.tensor.block_mut().upload(index as u64 * self.place_bytes, set)?;
+        self.places.insert(set.to_vec(), index);
+        self.sets[index] = set.to_vec();
+        Ok(index)
     }
 }
 

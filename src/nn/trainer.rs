@@ -138,10 +138,21 @@ impl<B: Kernels> Trainer<B> {
     /// [`ErrorKind::Shape`] with both sizes, and nothing is changed; the pool's and the backend's. After an error in the
     /// middle of a step, some parameters may have been updated and others not.
     pub fn step(&mut self, images: &[f32], labels: &[u32]) -> Result<f32> {
+        self.record_step(images, labels)?;
         let mut loss = [0.0];
-        let done = self.record_step(images, labels).and_then(|()| self.loss.download(&mut loss));
-        self.settled(done)?;
+        let read = self.loss.download(&mut loss);
+        self.settled(read)?;
         Ok(loss[0])
+    }
+
+    /// Does what [`step`](Trainer::step) does, and reads no loss. On a GPU the step is recorded, and the device is waited for only where
+    /// the batch does not fit in what the staging ring has free.
+    ///
+    /// # Errors
+    /// As [`step`](Trainer::step). What the device reports later is the error of a later call.
+    pub fn record_step(&mut self, images: &[f32], labels: &[u32]) -> Result<()> {
+        let done = self.run_step(images, labels);
+        self.settled(done)
     }
 
     /// Every result that may be an error of the device passes here.
@@ -152,8 +163,9 @@ impl<B: Kernels> Trainer<B> {
         result
     }
 
-    fn record_step(&mut self, images: &[f32], labels: &[u32]) -> Result<()> {
+    fn run_step(&mut self, images: &[f32], labels: &[u32]) -> Result<()> {
         self.check_batch(images)?;
+        self.ops.begin_step();
         let pool = self.ops.pool.clone();
         let result = pool.backend().session(|| {
             self.labels.upload(labels)?;
@@ -185,6 +197,7 @@ impl<B: Kernels> Trainer<B> {
     /// As [`step`](Trainer::step); nothing is changed then.
     pub fn gradients(&mut self, images: &[f32], labels: &[u32]) -> Result<Vec<[Tensor<f32, B>; 2]>> {
         self.check_batch(images)?;
+        self.ops.begin_step();
         self.labels.upload(labels)?;
         let gradients = super::ordinary::backward(self, images).map(|backward| backward.gradients);
         self.settled(gradients)
@@ -212,6 +225,7 @@ impl<B: Kernels> Trainer<B> {
     }
 
     fn hits(&mut self, images: &[f32], labels: &[u32]) -> Result<Vec<f32>> {
+        self.ops.begin_step();
         let rows = labels.len();
         let mut x = self.take(&"input", [rows, self.settings.widths[0]])?;
         x.upload(images)?;

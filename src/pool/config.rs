@@ -173,7 +173,8 @@ impl Config {
     }
 
     /// Bytes of the budget for moving data to and from the device, both ways together. By default what the backend
-    /// finds right: nothing on the host, min(256 KiB, budget/16) on a GPU.
+    /// finds right: nothing on the host. On a GPU 1/64 of the budget, at least 256 KiB and at most 16 MiB, but no more than 1/16 of the
+    /// budget.
     #[must_use]
     pub fn staging(mut self, bytes: u64) -> Self {
         self.staging_bytes = Some(bytes);

@@ -103,11 +103,11 @@ impl<T: Pod> Tensor<T, Gpu> {
     }
 
     fn range(&self) -> Result<wgpu::BufferBinding<'_>> {
-        let (Some((_, buffer, span)), Some(bytes)) = (self.block().place(), round_up(self.bytes(), WORD_BYTES)) else {
+        let (Some((_, slab, span)), Some(bytes)) = (self.block().place(), round_up(self.bytes(), WORD_BYTES)) else {
             let message = format!("a tensor of shape {:?} has no binding: wgpu has no empty ones", self.shape());
             return Err(Error::new(ErrorKind::Shape, message));
         };
-        Ok(wgpu::BufferBinding { buffer, offset: span.offset(), size: wgpu::BufferSize::new(bytes) })
+        Ok(wgpu::BufferBinding { buffer: slab.buffer(), offset: span.offset(), size: wgpu::BufferSize::new(bytes) })
     }
 
     /// Lends the tensor to work outside the stream: another encoder than [`Pool::encode`]'s, or another pool's. The stream

@@ -7,6 +7,7 @@ mod raw_gpu;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod costs;
 mod edges;
 mod isolation;
 mod kernels_raw;

@@ -8,19 +8,27 @@
 //! was called, and would overwrite what recorded work has yet to read.
 
 mod encoder;
+mod groups;
 #[allow(unsafe_code, reason = "calls of the driver; see there")]
 mod memory;
 mod ranges;
 mod scope;
 mod staging;
+mod stats;
 mod stream;
+mod work;
 
 use std::fmt;
 use std::sync::TryLockError;
 use std::thread::ThreadId;
 
 pub use self::encoder::Encoder;
-pub(crate) use self::scope::scoped;
+pub use self::groups::GpuSlab;
+use self::groups::Groups;
+pub(crate) use self::groups::{Bound, Kernel};
+use self::scope::scoped;
+use self::stats::Counters;
+pub use self::stats::GpuStats;
 use self::stream::Stream;
 use super::{
     ALIGNMENT_BYTES_MAX, Backend, CopyDst, CopySrc, Limit, Limits, Point, Span, SpanMut, check_slab_bytes, machine,
@@ -32,9 +40,11 @@ use crate::units::{exact, round_up};
 /// Copies and bindings are in words of 4 bytes (`wgpu::COPY_BUFFER_ALIGNMENT`).
 pub(crate) const WORD_BYTES: u64 = wgpu::COPY_BUFFER_ALIGNMENT;
 
-/// The default staging: 256 KiB, or 1/16 of a small budget.
-const STAGING_BYTES: u64 = 256 << 10;
-const STAGING_SHARE: u64 = 16;
+/// The default staging: 1/64 of the budget, from 256 KiB to 16 MiB, but at most 1/16 of a small budget. More moves bytes no faster:
+/// see `benches/README.md`.
+const STAGING_SHARE: u64 = 64;
+const STAGING_BYTES: std::ops::RangeInclusive<u64> = 256 << 10..=16 << 20;
+const STAGING_SHARE_MOST: u64 = 16;
 
 /// Memory of a wgpu device.
 pub struct Gpu {
@@ -50,6 +60,8 @@ pub struct Gpu {
     recorded: AtomicU64,
     /// The point up to which the queue is done.
     completed: Arc<AtomicU64>,
+    groups: Arc<Groups>,
+    counters: Counters,
 }
 
 /// Told when a device is lost. A pool that opened the device tells itself; the owner of any other device calls
@@ -99,6 +111,8 @@ impl Gpu {
             owner: Mutex::new(None),
             recorded: AtomicU64::new(0),
             completed: Arc::new(AtomicU64::new(0)),
+            groups: Arc::new(Groups::new()),
+            counters: Counters::default(),
         }
     }
 
@@ -111,6 +125,11 @@ impl Gpu {
     /// The queue.
     pub fn queue(&self) -> &wgpu::Queue {
         &self.queue
+    }
+
+    /// Counts what this backend has asked of wgpu so far. Waits for nothing.
+    pub fn stats(&self) -> GpuStats {
+        self.counters.stats()
     }
 
     /// Tells this backend that the device is lost; for the callback of the device's owner.
@@ -165,16 +184,21 @@ impl Gpu {
         stream.submit(self)
     }
 
-    /// Records into the stream's open encoder; for this crate's own kernels, which break no rules.
+    /// Records a dispatch of one of this crate's own kernels, which break no rules.
     #[cfg_attr(not(feature = "nn"), allow(dead_code, reason = "only the kernels record this way"))]
-    pub(crate) fn record(&self, record: impl FnOnce(&wgpu::Device, &mut wgpu::CommandEncoder)) -> Result<()> {
-        let mut stream = self.stream()?;
-        stream.begin_operation(self)?;
-        self.scoped("recording a kernel", || record(&self.device, stream.encoder(self)))
+    pub(crate) fn dispatch(&self, kernel: &Kernel, bound: &[Bound<'_>], workgroups: [u32; 3]) -> Result<()> {
+        self.stream()?.dispatch(self, kernel, bound, workgroups)
+    }
+
+    /// Submits one command buffer, or nothing. Called inside error scopes.
+    fn submit_commands(&self, commands: Option<wgpu::CommandBuffer>) -> wgpu::SubmissionIndex {
+        self.counters.submissions.add(1);
+        self.queue.submit(commands)
     }
 
     /// Runs `call` in error scopes. A device that is lost breaks many rules: then that is the error.
     pub(crate) fn scoped<R>(&self, doing: &str, call: impl FnOnce() -> R) -> Result<R> {
+        self.counters.error_scopes.add(3);
         scoped(&self.device, doing, call).map_err(|error| {
             // Runs the lost callback, if it waits to be run.
             let _ = self.device.poll(wgpu::PollType::Poll);
@@ -253,7 +277,7 @@ impl std::ops::DerefMut for StreamGuard<'_> {
 }
 
 impl Backend for Gpu {
-    type Slab = wgpu::Buffer;
+    type Slab = GpuSlab;
 
     fn name(&self) -> &str {
         &self.name
@@ -263,17 +287,18 @@ impl Backend for Gpu {
         self.limits
     }
 
-    fn create_slab(&self, bytes: u64) -> Result<wgpu::Buffer> {
+    fn create_slab(&self, bytes: u64) -> Result<GpuSlab> {
         self.lost.check()?;
         check_slab_bytes(bytes, &self.limits)?;
-        self.scoped(&format!("creating a slab of {}", exact(bytes)), || {
+        let buffer = self.scoped(&format!("creating a slab of {}", exact(bytes)), || {
             self.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("tensorpool slab"),
                 size: bytes,
                 usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             })
-        })
+        })?;
+        Ok(GpuSlab::new(self, buffer))
     }
 
     fn memory_bytes(&self) -> Result<u64> {
@@ -291,22 +316,22 @@ impl Backend for Gpu {
         })
     }
 
-    fn upload(&self, slab: &wgpu::Buffer, span: SpanMut<'_>, at: u64, bytes: &[u8]) -> Result<()> {
+    fn upload(&self, slab: &GpuSlab, span: SpanMut<'_>, at: u64, bytes: &[u8]) -> Result<()> {
         let range = self.words(span.as_span(), at, bytes.len() as u64)?;
-        self.stream()?.upload(self, slab, range.start, bytes)
+        self.stream()?.upload(self, slab.buffer(), range.start, bytes)
     }
 
-    fn download(&self, slab: &wgpu::Buffer, span: Span<'_>, at: u64, bytes: &mut [u8]) -> Result<()> {
+    fn download(&self, slab: &GpuSlab, span: Span<'_>, at: u64, bytes: &mut [u8]) -> Result<()> {
         let range = self.words(span, at, bytes.len() as u64)?;
-        self.stream()?.download(self, slab, range.start, bytes)
+        self.stream()?.download(self, slab.buffer(), range.start, bytes)
     }
 
-    fn fill(&self, slab: &wgpu::Buffer, span: SpanMut<'_>, len: u64, pattern: &[u8]) -> Result<()> {
+    fn fill(&self, slab: &GpuSlab, span: SpanMut<'_>, len: u64, pattern: &[u8]) -> Result<()> {
         let range = self.words(span.as_span(), 0, len)?;
         self.stream()?.fill(self, slab, (range.start, len), pattern)
     }
 
-    fn zero_if_free(&self, slab: &wgpu::Buffer, span: SpanMut<'_>, len: u64) -> Result<bool> {
+    fn zero_if_free(&self, slab: &GpuSlab, span: SpanMut<'_>, len: u64) -> Result<bool> {
         let range = self.words(span.as_span(), 0, len)?;
         match self.stream_if_free()? {
             Some(mut stream) => stream.fill(self, slab, (range.start, len), &[0]).map(|()| true),
@@ -318,7 +343,7 @@ impl Backend for Gpu {
         *lock(&self.owner) == Some(std::thread::current().id())
     }
 
-    fn copy(&self, from: CopySrc<'_, wgpu::Buffer>, to: CopyDst<'_, wgpu::Buffer>, len: u64) -> Result<()> {
+    fn copy(&self, from: CopySrc<'_, GpuSlab>, to: CopyDst<'_, GpuSlab>, len: u64) -> Result<()> {
         let target = self.words(to.span.as_span(), to.at, len)?;
         if len == 0 || !from.at.is_multiple_of(WORD_BYTES) {
             return self.words(from.span, from.at, len).map(drop);
@@ -326,13 +351,11 @@ impl Backend for Gpu {
         let source = from.span.range(from.at, len)?.start;
         let bytes = target.end - target.start;
         let mut stream = self.stream()?;
-        if from.slab == to.slab {
-            return stream.copy_within(self, from.slab, [source, target.start], bytes);
+        let (from, to) = (from.slab, to.slab);
+        if from.buffer() == to.buffer() {
+            return stream.copy_within(self, from, [source, target.start], bytes);
         }
-        stream.begin_operation(self)?;
-        self.scoped("recording a copy", || {
-            stream.encoder(self).copy_buffer_to_buffer(from.slab, source, to.slab, target.start, bytes);
-        })
+        stream.copy(self, (from.buffer(), source), (to.buffer(), target.start), bytes)
     }
 
     fn check(&self) -> Result<()> {
@@ -340,7 +363,8 @@ impl Backend for Gpu {
     }
 
     fn staging_bytes_default(&self, budget_bytes: u64) -> u64 {
-        Stream::staging_bytes(STAGING_BYTES.min(budget_bytes / STAGING_SHARE))
+        let bytes = (budget_bytes / STAGING_SHARE).clamp(*STAGING_BYTES.start(), *STAGING_BYTES.end());
+        Stream::staging_bytes(bytes.min(budget_bytes / STAGING_SHARE_MOST))
     }
 
     fn open_staging(&self, bytes: u64) -> Result<u64> {

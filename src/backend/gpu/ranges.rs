@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use super::groups::{Bound, GpuSlab, Kernel};
 use super::stream::Stream;
 use super::{Gpu, WORD_BYTES};
 use crate::error::Result;
@@ -18,50 +19,39 @@ const WORKGROUPS_MAX: u64 = 4096;
 /// The longest pattern that the shader repeats: each of its words has an invocation.
 pub(super) const PATTERN_BYTES_MAX: u64 = WORKGROUPS_MAX * WORKGROUP_WORDS * WORD_BYTES;
 
-/// A shader of two bindings, and its pipeline once it was used.
+/// A shader of two bindings, compiled once it was used.
 #[derive(Debug)]
-pub(super) struct Kernel {
+pub(super) struct Shader {
     name: &'static str,
     source: &'static str,
-    pipeline: Option<wgpu::ComputePipeline>,
+    kernel: Option<Kernel>,
 }
 
-impl Kernel {
+impl Shader {
     pub(super) fn copy() -> Self {
-        Self { name: "tensorpool copy", source: include_str!("../../../shaders/copy.wgsl"), pipeline: None }
+        Self { name: "tensorpool copy", source: include_str!("../../../shaders/copy.wgsl"), kernel: None }
     }
 
     pub(super) fn fill() -> Self {
-        Self { name: "tensorpool fill", source: include_str!("../../../shaders/fill.wgsl"), pipeline: None }
+        Self { name: "tensorpool fill", source: include_str!("../../../shaders/fill.wgsl"), kernel: None }
     }
 
-    fn pipeline(&mut self, gpu: &Gpu) -> Result<wgpu::ComputePipeline> {
-        if let Some(pipeline) = &self.pipeline {
-            return Ok(pipeline.clone());
+    fn kernel(&mut self, gpu: &Gpu) -> Result<Kernel> {
+        if let Some(kernel) = &self.kernel {
+            return Ok(kernel.clone());
         }
-        let (label, source) = (Some(self.name), wgpu::ShaderSource::Wgsl(self.source.into()));
-        let pipeline = gpu.scoped("compiling a shader", || {
-            let module = gpu.device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source });
-            gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label,
-                layout: None,
-                module: &module,
-                entry_point: Some("main"),
-                compilation_options: wgpu::PipelineCompilationOptions::default(),
-                cache: None,
-            })
-        })?;
-        Ok(self.pipeline.insert(pipeline).clone())
+        let kernel = gpu.compile(self.name, self.source)?;
+        Ok(self.kernel.insert(kernel).clone())
     }
 }
 
 impl Stream {
-    /// Records a copy of `bytes` bytes, a multiple of a word, between two ranges of `buffer` that do not overlap and
+    /// Records a copy of `bytes` bytes, a multiple of a word, between two ranges of `slab` that do not overlap and
     /// start at words.
     pub(super) fn copy_within(
         &mut self,
         gpu: &Gpu,
-        buffer: &wgpu::Buffer,
+        slab: &GpuSlab,
         [source, target]: [u64; 2],
         bytes: u64,
     ) -> Result<()> {
@@ -70,53 +60,23 @@ impl Stream {
         let binding = |offset: u64| offset - skipped_bytes(offset)..offset + bytes;
         // The number of rows is data: one for each word that the source skips, and one more.
         let rows = skipped_bytes(source) / WORD_BYTES + 1;
-        let workgroups = [workgroups(bytes, rows), rows];
-        let pipeline = self.copy.pipeline(gpu)?;
-        self.dispatch(gpu, &pipeline, buffer, [binding(source), binding(target)], workgroups)
+        let workgroups = [workgroups(bytes, rows) as u32, rows as u32, 1];
+        let kernel = self.copy.kernel(gpu)?;
+        self.dispatch(gpu, &kernel, &[source, target].map(|offset| bound(slab, binding(offset))), workgroups)
     }
 
     /// Records that the bytes of `pattern`, at most [`PATTERN_BYTES_MAX`], are repeated over `target`. Both ranges are whole
     /// words and start at multiples of the device's alignment.
-    pub(super) fn repeat(
-        &mut self,
-        gpu: &Gpu,
-        buffer: &wgpu::Buffer,
-        pattern: Range<u64>,
-        target: Range<u64>,
-    ) -> Result<()> {
+    pub(super) fn repeat(&mut self, gpu: &Gpu, slab: &GpuSlab, pattern: Range<u64>, target: Range<u64>) -> Result<()> {
         let bytes = (target.end - target.start).max(pattern.end - pattern.start);
-        let workgroups = [workgroups(bytes, 1), 1];
-        let pipeline = self.fill.pipeline(gpu)?;
-        self.dispatch(gpu, &pipeline, buffer, [pattern, target], workgroups)
+        let workgroups = [workgroups(bytes, 1) as u32, 1, 1];
+        let kernel = self.fill.kernel(gpu)?;
+        self.dispatch(gpu, &kernel, &[pattern, target].map(|range| bound(slab, range)), workgroups)
     }
+}
 
-    fn dispatch(
-        &mut self,
-        gpu: &Gpu,
-        pipeline: &wgpu::ComputePipeline,
-        buffer: &wgpu::Buffer,
-        ranges: [Range<u64>; 2],
-        [columns, rows]: [u64; 2],
-    ) -> Result<()> {
-        self.begin_operation(gpu)?;
-        gpu.scoped("recording a copy or a fill", || {
-            let entries = [0, 1].map(|binding| {
-                let Range { start: offset, end } = ranges[binding];
-                let size = wgpu::BufferSize::new(end - offset);
-                let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size });
-                wgpu::BindGroupEntry { binding: binding as u32, resource }
-            });
-            let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some("tensorpool ranges"),
-                layout: &pipeline.get_bind_group_layout(0),
-                entries: &entries,
-            });
-            let mut pass = self.encoder(gpu).begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            pass.set_pipeline(pipeline);
-            pass.set_bind_group(0, &group, &[]);
-            pass.dispatch_workgroups(columns as u32, rows as u32, 1);
-        })
-    }
+fn bound(slab: &GpuSlab, range: Range<u64>) -> Bound<'_> {
+    Bound { slab, offset: range.start, bytes: range.end - range.start }
 }
 
 /// Returns how many workgroups in each of `rows` rows give each word an invocation, or the most there may be.

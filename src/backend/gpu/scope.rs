@@ -5,7 +5,7 @@
 use crate::error::{Error, ErrorKind, Result};
 
 /// Runs `call` and returns the first error it raised. `doing` begins the message.
-pub(crate) fn scoped<R>(device: &wgpu::Device, doing: &str, call: impl FnOnce() -> R) -> Result<R> {
+pub(super) fn scoped<R>(device: &wgpu::Device, doing: &str, call: impl FnOnce() -> R) -> Result<R> {
     // Dropped in reverse if `call` panics, which pops them in order.
     let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
     let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);

@@ -1,7 +1,7 @@
-//! The staging ring: a few mapped chunks each way, reserved once inside the pool's budget.
+//! The staging ring, reserved once inside the pool's budget: a few chunks for uploads, and as many bytes in one for downloads.
 //!
 //! A chunk for uploads is mapped while the program fills it, unmapped while the device reads it, and mapped again when
-//! the device is done. A chunk for downloads is mapped only while it is read.
+//! the device is done. The chunk for downloads is mapped when the device has written it, until the next submission.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +10,8 @@ use super::{DeviceLost, scoped};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicBool, AtomicUsize, Ordering};
 
-/// Chunks each way: enough that filling one, copying another and waiting for a third overlap.
+/// Chunks for uploads: enough that filling one, copying another and waiting for a third overlap. A download waits for what it
+/// has asked for, so it has one chunk.
 pub(super) const CHUNKS: u64 = 4;
 
 /// Mapped ranges start at multiples of this (`wgpu::MAP_ALIGNMENT`).

@@ -1,7 +1,9 @@
-//! The stream: the one encoder that all work is recorded into, in order, and the staging ring beside it.
+//! The stream: all work in the order in which it is recorded, and the staging ring beside it.
 
-use super::ranges::{Kernel, PATTERN_BYTES_MAX};
+use super::groups::{Bound, GpuSlab, Kernel};
+use super::ranges::{PATTERN_BYTES_MAX, Shader};
 use super::staging::{CHUNKS, Chunk, MAP_ALIGNMENT_BYTES};
+use super::work::{self, Work};
 use super::{Gpu, WORD_BYTES};
 use crate::backend::Point;
 use crate::error::{Error, ErrorKind, Result};
@@ -12,7 +14,7 @@ use crate::units::{exact, round_down, round_up};
 /// hold ever more of them.
 const COMMANDS_WAITING_MAX: usize = 64;
 
-/// Operations that may be recorded into one encoder, for the same reason: each is about 1.3 KiB of wgpu's memory (2026-11).
+/// Operations that may be recorded before they are sent, for the same reason: each is about 1.3 KiB of wgpu's memory (2026-11).
 const OPERATIONS_MAX: usize = 1024;
 
 /// Fills of at most so many bytes are uploaded: that takes less than a dispatch.
@@ -20,41 +22,39 @@ const FILL_UPLOADED_BYTES: u64 = 4096;
 
 #[derive(Debug)]
 pub(super) struct Stream {
-    /// The open encoder, after all of `commands`.
-    encoder: Option<wgpu::CommandEncoder>,
-    /// What was asked for since the last submission.
-    operations: usize,
-    commands: Vec<wgpu::CommandBuffer>,
+    /// What was recorded since the last submission.
+    work: Vec<Work>,
+    /// How much of it is command buffers of others.
+    commands: usize,
     /// Whether the staging ring was opened, if only with 0 bytes.
     has_staging: bool,
     upload: Vec<Chunk>,
     /// The chunk being filled.
     upload_at: usize,
-    download: Vec<Chunk>,
+    download: Option<Chunk>,
     submission: Option<wgpu::SubmissionIndex>,
     submitted: Point,
-    pub(super) copy: Kernel,
-    pub(super) fill: Kernel,
+    pub(super) copy: Shader,
+    pub(super) fill: Shader,
 }
 
 impl Stream {
     pub(super) fn new() -> Self {
         Self {
-            encoder: None,
-            operations: 0,
-            commands: Vec::new(),
+            work: Vec::new(),
+            commands: 0,
             has_staging: false,
             upload: Vec::new(),
             upload_at: 0,
-            download: Vec::new(),
+            download: None,
             submission: None,
             submitted: 0,
-            copy: Kernel::copy(),
-            fill: Kernel::fill(),
+            copy: Shader::copy(),
+            fill: Shader::fill(),
         }
     }
 
-    /// What a ring of at most `bytes` takes: chunks of one size, both ways.
+    /// Returns what a ring of at most `bytes` takes: as much each way, for uploads in several chunks.
     pub(super) fn staging_bytes(bytes: u64) -> u64 {
         round_down(bytes, 2 * CHUNKS * MAP_ALIGNMENT_BYTES)
     }
@@ -72,59 +72,80 @@ impl Stream {
             self.has_staging = true;
             return Ok(0);
         }
-        if chunk_bytes > gpu.limits.slab.bytes {
-            let message =
-                format!("{CHUNKS} staging buffers each way of {} are over {}", exact(chunk_bytes), gpu.limits.slab);
+        let download_bytes = chunk_bytes * CHUNKS;
+        if download_bytes > gpu.limits.slab.bytes {
+            let message = format!("a staging buffer of {} is over {}", exact(download_bytes), gpu.limits.slab);
             return Err(Error::new(ErrorKind::TooLarge, message));
         }
         let (upload, download) = gpu.scoped("creating the staging ring", || {
             let upload: Vec<_> = (0..CHUNKS).map(|_| Chunk::upload(&gpu.device, chunk_bytes)).collect();
-            let download: Vec<_> = (0..CHUNKS).map(|_| Chunk::download(&gpu.device, chunk_bytes)).collect();
-            (upload, download)
+            (upload, Chunk::download(&gpu.device, download_bytes))
         })?;
-        (self.upload, self.download, self.has_staging) = (upload, download, true);
+        (self.upload, self.download, self.has_staging) = (upload, Some(download), true);
         Ok(chunk_bytes * 2 * CHUNKS)
     }
 
-    /// Makes room for one more operation.
-    pub(super) fn begin_operation(&mut self, gpu: &Gpu) -> Result<()> {
-        if self.operations >= OPERATIONS_MAX {
+    /// Makes room for one more operation: what is recorded is sent once it is much.
+    fn begin_operation(&mut self, gpu: &Gpu) -> Result<()> {
+        if self.work.len() >= OPERATIONS_MAX {
             self.submit(gpu)?;
         }
-        self.operations += 1;
         Ok(())
     }
 
-    /// The open encoder. Whoever asks is about to record.
-    pub(super) fn encoder(&mut self, gpu: &Gpu) -> &mut wgpu::CommandEncoder {
+    fn record(&mut self, gpu: &Gpu, work: Work) {
         self.mark_recorded(gpu);
-        self.encoder.get_or_insert_with(|| {
-            let descriptor = wgpu::CommandEncoderDescriptor { label: Some("tensorpool stream") };
-            gpu.device.create_command_encoder(&descriptor)
-        })
+        self.work.push(work);
     }
 
     /// Puts finished commands after everything recorded so far.
     pub(super) fn append(&mut self, gpu: &Gpu, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) -> Result<()> {
-        self.close_encoder(gpu)?;
-        self.mark_recorded(gpu);
-        self.commands.extend(commands);
-        if self.commands.len() >= COMMANDS_WAITING_MAX {
+        for commands in commands {
+            self.record(gpu, Work::Commands(commands));
+            self.commands += 1;
+        }
+        if self.commands >= COMMANDS_WAITING_MAX {
             self.submit(gpu)?;
         }
+        Ok(())
+    }
+
+    /// Records a copy between two buffers.
+    pub(super) fn copy(
+        &mut self,
+        gpu: &Gpu,
+        (from, from_at): (&wgpu::Buffer, u64),
+        (to, to_at): (&wgpu::Buffer, u64),
+        bytes: u64,
+    ) -> Result<()> {
+        self.begin_operation(gpu)?;
+        self.record_copy(gpu, (from.clone(), from_at), (to.clone(), to_at), bytes);
+        Ok(())
+    }
+
+    fn record_copy(&mut self, gpu: &Gpu, from: (wgpu::Buffer, u64), to: (wgpu::Buffer, u64), bytes: u64) {
+        gpu.counters.copies.add(1);
+        self.record(gpu, Work::Copy { from: from.0, from_at: from.1, to: to.0, to_at: to.1, bytes });
+    }
+
+    /// Records a dispatch.
+    pub(super) fn dispatch(
+        &mut self,
+        gpu: &Gpu,
+        kernel: &Kernel,
+        bound: &[Bound<'_>],
+        workgroups: [u32; 3],
+    ) -> Result<()> {
+        self.begin_operation(gpu)?;
+        let (group, pipeline) = (gpu.group(kernel, bound)?, kernel.pipeline.clone());
+        gpu.counters.dispatches.add(1);
+        self.record(gpu, Work::Dispatch { pipeline, group, workgroups });
         Ok(())
     }
 
     /// What is recorded from now on counts as recorded: memory that it uses does not leave before it is done.
     pub(super) fn mark_recorded(&mut self, gpu: &Gpu) {
         gpu.recorded.store(self.submitted + 1, Ordering::Release);
-    }
-
-    fn close_encoder(&mut self, gpu: &Gpu) -> Result<()> {
-        if let Some(encoder) = self.encoder.take() {
-            self.commands.push(gpu.scoped("ending the stream's encoder", || encoder.finish())?);
-        }
-        Ok(())
     }
 
     /// Submits what is recorded, if anything is; returns the last submission, if there was one, and the point after it.
@@ -135,24 +156,24 @@ impl Stream {
         Ok((self.submission.clone(), self.submitted))
     }
 
-    /// Sends everything to the queue. Each command buffer goes by itself, so that one that breaks a rule of wgpu (a buffer
-    /// that its recorder has destroyed, say) fails alone; the first failure is returned, after all have had their turn.
+    /// Sends everything to the queue. What fails there fails alone; the first failure is returned, after all have had their turn.
     pub(super) fn submit(&mut self, gpu: &Gpu) -> Result<wgpu::SubmissionIndex> {
-        let mut result = self.close_encoder(gpu);
-        self.operations = 0;
-        let used = |chunk: &&mut Chunk| chunk.filled_bytes > 0;
-        let unmapped = gpu.scoped("unmapping", || self.upload.iter_mut().filter(used).for_each(|chunk| chunk.unmap()));
-        result = result.and(unmapped);
-        let commands = std::mem::take(&mut self.commands);
-        // Without commands too: an empty submission has an index that can be waited for.
-        let nothing = commands.is_empty().then_some(None);
-        for commands in commands.into_iter().map(Some).chain(nothing) {
-            match gpu.scoped("submitting", || gpu.queue.submit(commands)) {
-                Ok(index) => self.submission = Some(index),
-                Err(error) => result = result.and(Err(error)),
-            }
+        self.commands = 0;
+        let work = std::mem::take(&mut self.work);
+        let sent = gpu.scoped("submitting", || {
+            self.upload.iter().filter(|chunk| chunk.filled_bytes > 0).for_each(Chunk::unmap);
+            self.download.iter().for_each(Chunk::unmap);
+            work::send(gpu, work)
+        });
+        let (index, result) = match sent {
+            Ok(index) => (Ok(index), Ok(())),
+            // An index of what failed never passes: so there is another, of nothing.
+            Err(error) => (gpu.scoped("submitting nothing", || gpu.submit_commands(None)), Err(error)),
+        };
+        if let Ok(index) = &index {
+            self.submission = Some(index.clone());
         }
-        for chunk in self.upload.iter_mut().filter(used) {
+        for chunk in self.upload.iter_mut().filter(|chunk| chunk.filled_bytes > 0) {
             chunk.filled_bytes = 0;
             chunk.submission = self.submission.clone();
             chunk.map(wgpu::MapMode::Write);
@@ -166,8 +187,7 @@ impl Stream {
         });
         // A device that was lost unnoticed shows here first; what else went wrong follows from that.
         self.upload.iter().try_for_each(|chunk| chunk.check(&gpu.lost))?;
-        result?;
-        self.submission.clone().ok_or_else(|| Error::new(ErrorKind::Device, "nothing could be submitted"))
+        result.and(index)
     }
 
     pub(super) fn upload(&mut self, gpu: &Gpu, slab: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
@@ -179,7 +199,8 @@ impl Stream {
             let len = rest.len().min(round_down(room_bytes, WORD_BYTES) as usize);
             self.write(gpu, index, at, &rest[..len])?;
             let copy_bytes = round_up(len as u64, WORD_BYTES).unwrap_or(0);
-            self.copy_from_chunk(gpu, (index, at), slab, offset + done as u64, copy_bytes)?;
+            let chunk = self.upload[index].buffer.clone();
+            self.record_copy(gpu, (chunk, at), (slab.clone(), offset + done as u64), copy_bytes);
             done += len;
         }
         Ok(())
@@ -187,13 +208,7 @@ impl Stream {
 
     /// Repeats `pattern` over `len` bytes from `offset` on, a multiple of the device's alignment, and up to a whole word.
     /// Zeros are cleared; of any other pattern the beginning is uploaded, and a shader repeats that over the rest.
-    pub(super) fn fill(
-        &mut self,
-        gpu: &Gpu,
-        slab: &wgpu::Buffer,
-        (offset, len): (u64, u64),
-        pattern: &[u8],
-    ) -> Result<()> {
+    pub(super) fn fill(&mut self, gpu: &Gpu, slab: &GpuSlab, (offset, len): (u64, u64), pattern: &[u8]) -> Result<()> {
         let (pattern_bytes, filled_bytes) = (pattern.len() as u64, round_up(len, WORD_BYTES).unwrap_or(len));
         if pattern.is_empty() {
             return Err(Error::new(ErrorKind::Invalid, "an empty pattern cannot be repeated"));
@@ -203,17 +218,16 @@ impl Stream {
         }
         if pattern.iter().all(|byte| *byte == 0) {
             self.begin_operation(gpu)?;
-            return gpu.scoped("recording a fill", || {
-                self.encoder(gpu).clear_buffer(slab, offset, Some(filled_bytes));
-            });
+            self.record(gpu, Work::Clear { buffer: slab.buffer().clone(), offset, bytes: filled_bytes });
+            return Ok(());
         }
         if pattern_bytes >= len {
-            return self.upload(gpu, slab, offset, &pattern[..len as usize]);
+            return self.upload(gpu, slab.buffer(), offset, &pattern[..len as usize]);
         }
         let head_bytes = head_bytes(gpu.limits.alignment_bytes, pattern_bytes, filled_bytes)?;
         let mut head = pattern.repeat(head_bytes.div_ceil(pattern_bytes) as usize);
         head.truncate(head_bytes as usize);
-        self.upload(gpu, slab, offset, &head)?;
+        self.upload(gpu, slab.buffer(), offset, &head)?;
         if head_bytes == filled_bytes {
             return Ok(());
         }
@@ -225,56 +239,34 @@ impl Stream {
         if bytes.is_empty() {
             return Ok(());
         }
-        let Some(chunk_bytes) = self.download.first().map(|chunk| chunk.buffer.size() as usize) else {
+        let Some(chunk_bytes) = self.download.as_ref().map(|chunk| chunk.buffer.size() as usize) else {
             return Err(no_staging());
         };
-        let mut offset = offset;
-        for round in bytes.chunks_mut(chunk_bytes * self.download.len()) {
-            self.download_round(gpu, slab, offset, round, chunk_bytes)?;
-            offset += round.len() as u64;
+        let mut at = offset;
+        for piece in bytes.chunks_mut(chunk_bytes) {
+            self.download_piece(gpu, slab, at, piece)?;
+            at += piece.len() as u64;
         }
         Ok(())
     }
 
-    /// One lap of the ring: a copy into each chunk, one submission, and the mappings read in order.
-    fn download_round(
-        &mut self,
-        gpu: &Gpu,
-        slab: &wgpu::Buffer,
-        offset: u64,
-        bytes: &mut [u8],
-        chunk_bytes: usize,
-    ) -> Result<()> {
-        let pieces = bytes.len().div_ceil(chunk_bytes);
-        let buffers: Vec<_> = self.download[..pieces].iter().map(|chunk| chunk.buffer.clone()).collect();
-        gpu.scoped("recording a download", || {
-            let mut at = offset;
-            for (buffer, piece) in buffers.iter().zip(bytes.chunks(chunk_bytes)) {
-                let copy_bytes = round_up(piece.len() as u64, WORD_BYTES).unwrap_or(0);
-                self.encoder(gpu).copy_buffer_to_buffer(slab, at, buffer, 0, copy_bytes);
-                at += piece.len() as u64;
-            }
-        })?;
+    /// Downloads what fits in the chunk: a copy, a submission, and a mapping, which the next submission ends in its error scopes.
+    fn download_piece(&mut self, gpu: &Gpu, slab: &wgpu::Buffer, at: u64, piece: &mut [u8]) -> Result<()> {
+        let Some(buffer) = self.download.as_ref().map(|chunk| chunk.buffer.clone()) else { return Err(no_staging()) };
+        let copy_bytes = round_up(piece.len() as u64, WORD_BYTES).unwrap_or(0);
+        self.record_copy(gpu, (slab.clone(), at), (buffer, 0), copy_bytes);
         let submission = self.submit(gpu)?;
-        for chunk in &mut self.download[..pieces] {
-            chunk.submission = Some(submission.clone());
-            chunk.map(wgpu::MapMode::Read);
-        }
-        let mut result = Ok(());
-        for (chunk, piece) in self.download[..pieces].iter().zip(bytes.chunks_mut(chunk_bytes)) {
-            let read = chunk.wait(&gpu.device, &gpu.lost).and_then(|()| {
-                let view = chunk.buffer.get_mapped_range(..).map_err(|error| mapping_failed(gpu, error))?;
-                piece.copy_from_slice(&view[..piece.len()]);
-                Ok(())
-            });
-            result = result.and(read);
-        }
-        let unmapped = gpu.scoped("unmapping", || self.download[..pieces].iter().for_each(Chunk::unmap));
-        result.and(unmapped)
+        let Some(chunk) = &mut self.download else { return Err(no_staging()) };
+        chunk.submission = Some(submission);
+        chunk.map(wgpu::MapMode::Read);
+        chunk.wait(&gpu.device, &gpu.lost)?;
+        let view = chunk.buffer.get_mapped_range(..).map_err(|error| mapping_failed(gpu, error))?;
+        piece.copy_from_slice(&view[..piece.len()]);
+        Ok(())
     }
 
-    /// A mapped chunk with room for at least `bytes`: its index, where its room starts and how long that is. Sends the
-    /// stream on its way and waits, if the device still reads them all.
+    /// Returns a mapped chunk with room for at least `bytes`: its index, where its room starts and how long that is. Waits for the
+    /// device if that still reads the next chunk, and sends what is recorded first if that is to be read from there.
     fn chunk_with_room(&mut self, gpu: &Gpu, bytes: u64) -> Result<(usize, u64, u64)> {
         match self.upload.first() {
             None => return Err(no_staging()),
@@ -286,10 +278,10 @@ impl Stream {
         }
         if self.upload[self.upload_at].room_bytes() < bytes {
             self.upload_at = (self.upload_at + 1) % self.upload.len();
-            if self.upload[self.upload_at].room_bytes() < self.upload[self.upload_at].buffer.size() {
-                self.submitted(gpu)?;
-                self.upload[self.upload_at].wait(&gpu.device, &gpu.lost)?;
+            if self.upload[self.upload_at].filled_bytes > 0 {
+                self.submit(gpu)?;
             }
+            self.upload[self.upload_at].wait(&gpu.device, &gpu.lost)?;
         }
         let chunk = &self.upload[self.upload_at];
         Ok((self.upload_at, chunk.filled_bytes, chunk.room_bytes()))
@@ -306,20 +298,6 @@ impl Stream {
         view.slice(bytes.len()..).copy_from_slice(&padding[..padded_bytes as usize - bytes.len()]);
         chunk.filled_bytes = round_up(at + padded_bytes, MAP_ALIGNMENT_BYTES).unwrap_or(0);
         Ok(())
-    }
-
-    fn copy_from_chunk(
-        &mut self,
-        gpu: &Gpu,
-        (index, at): (usize, u64),
-        slab: &wgpu::Buffer,
-        offset: u64,
-        bytes: u64,
-    ) -> Result<()> {
-        let buffer = self.upload[index].buffer.clone();
-        gpu.scoped("recording an upload", || {
-            self.encoder(gpu).copy_buffer_to_buffer(&buffer, at, slab, offset, bytes);
-        })
     }
 }
 
