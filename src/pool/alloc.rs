@@ -125,15 +125,11 @@ impl<B: Backend> Shared<B> {
                 drop(state);
                 return Ok(Block::empty(self, request));
             }
-            let is_scarce = state.look_at_room() || state.lists_keep_from(request.bytes);
-            (if is_scarce { None } else { state.take(request) }, is_scarce)
+            (state.take(request), state.look_at_room())
         };
-        let at_once = if is_scarce {
-            self.empty_run_lists();
-            self.state().take(request)
-        } else {
-            at_once
-        };
+        if is_scarce {
+            self.give_back_runs();
+        }
         let home = match at_once {
             Some(home) => home,
             None => self.take_again(request).map_or_else(|| self.obtain(request), Ok)?,
@@ -456,23 +452,18 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Takes all free runs home that lie in lists, and keeps runs out of these until memory is ample again. Returns whether there
-    /// may have been any.
+    /// may have been any. A thread that comes meanwhile takes part, so that it too finds the rest in the slabs.
     #[cold]
-    fn give_back_runs(&self) -> bool {
-        let lists_runs = self.shards.lists_runs();
-        if lists_runs {
-            self.state().memory_is_scarce();
-            self.empty_run_lists();
+    pub(super) fn give_back_runs(&self) -> bool {
+        let has_runs = self.shards.has_runs();
+        if has_runs {
+            let turn = self.state().list_no_runs();
+            for shard in 0..self.shards.count() {
+                self.shards.drain_runs(shard, |places, tally| self.take_home(places, tally));
+            }
+            self.state().runs_are_home(turn);
         }
-        lists_runs
-    }
-
-    /// Takes all free runs home that lie in lists.
-    #[cold]
-    pub(super) fn empty_run_lists(&self) {
-        for shard in 0..self.shards.count() {
-            self.shards.drain_runs(shard, |places, tally| self.take_home(places, tally));
-        }
+        has_runs
     }
 
     /// What was in a list goes back to its space. The line is not served: while somebody is in it there are no lists, and

@@ -216,6 +216,10 @@ impl<B: Backend> Drop for Block<B> {
     #[inline]
     fn drop(&mut self) {
         if let Some(home) = &self.home {
+            // Before any waiter is told: its waker may ask who holds what.
+            if let Some(label) = self.label.take() {
+                label.remove(home.extent.bytes());
+            }
             if home.extent.is_marked(Mark::Planned) { self.give_planned() } else { self.give_home() }
         } else if let Some(label) = &self.label {
             label.uncount_other();
@@ -278,11 +282,7 @@ impl<B: Backend> Block<B> {
     /// The owner has gone. Whether the place is still to be zeroed.
     #[inline(always)]
     fn leave(&self, shared: &Shared<B>, home: &Home<B::Slab>) -> bool {
-        let is_dirty = shared.zero_on_free && (self.asked.has_holds() || Self::zero(shared, home));
-        if let Some(label) = &self.label {
-            label.remove(home.extent.bytes());
-        }
-        is_dirty
+        shared.zero_on_free && (self.asked.has_holds() || Self::zero(shared, home))
     }
 
     /// Zeroes the place, or returns that it is dirty. A drop never waits for the backend's stream: the thread that has it may be

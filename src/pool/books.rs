@@ -117,20 +117,14 @@ impl Books {
         self.grown_at = self.totals.allocations;
     }
 
-    /// Returns what the free runs of a shard may come to: an eighth of what was never used. 0 where that is less than 3/8 of the budget,
-    /// or less than a quarter is left now, or 3/8 if there are `none` yet.
+    /// Returns what the free runs of a shard may come to: as much as was ever used. 0 where that is more than a quarter of the budget, or
+    /// less than half is left now; while there are none yet, 3/4.
     #[inline]
     pub(super) fn spare_for_lists(&self, are_some: bool) -> u64 {
-        let left_least = if are_some { self.open_bytes / 4 } else { self.open_bytes / 8 * 3 };
-        let never_used_bytes = self.open_bytes.saturating_sub(self.totals.used_peak_bytes);
-        let is_ample = never_used_bytes >= self.open_bytes / 8 * 3 && self.left_bytes() >= left_least;
-        if is_ample { never_used_bytes / 8 } else { 0 }
-    }
-
-    /// Returns whether with so many bytes more there would be more out of the spaces than was ever used, and lists have a part of it.
-    #[inline]
-    pub(super) fn would_pass_peak(&self, bytes: u64) -> bool {
-        self.listed_bytes > 0 && self.out.bytes().saturating_add(bytes) > self.totals.used_peak_bytes
+        let used_most_bytes = self.open_bytes / 4;
+        let left_least = if are_some { self.open_bytes / 2 } else { self.open_bytes - used_most_bytes };
+        let is_ample = self.totals.used_peak_bytes <= used_most_bytes && self.left_bytes() >= left_least;
+        if is_ample { self.totals.used_peak_bytes } else { 0 }
     }
 
     fn used_most(&mut self, used_bytes: u64) {

@@ -97,7 +97,7 @@ pub(crate) struct Shared<B: Backend> {
     zero_on_free: bool,
     pages: PageOptions,
     labels: Labels,
-    /// Blocks that [`Pool::compact`] cannot move, whatever it is lent: held ones, and those whose span is another's.
+    /// Blocks that [`Pool::compact`] cannot move, whatever it is lent: held ones.
     kept_blocks: Arc<AtomicUsize>,
     holds: HoldTable,
     front: Mutex<Weak<Front<B>>>,
@@ -249,14 +249,15 @@ impl<B: Backend> Pool<B> {
             sizes,
             direct: &shards.direct,
             runs_bytes_most: &shards.runs_bytes_most,
+            has_runs: &shards.has_runs,
             signs: &shards.signs,
             has_free_lists: config.has_free_lists(),
         });
-        let most_bytes = limits.block.bytes.min(limits.slab.bytes);
+        let (most_bytes, open_bytes) = (limits.block.bytes.min(limits.slab.bytes), budget_bytes - staging_bytes);
         let shared = Arc::new(Shared {
             shards,
             classes: Classes::new(limits.alignment_bytes, most_bytes),
-            run_sizes: RunSizes::new(sizes.pages_around(budget_bytes - staging_bytes), most_bytes),
+            run_sizes: RunSizes::new(sizes.pages_around(open_bytes), sizes.piece_bytes_most(open_bytes), most_bytes),
             backend,
             limits,
             staging_bytes,

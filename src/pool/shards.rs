@@ -102,6 +102,8 @@ pub(super) struct Shards<B: Backend> {
     pub(super) direct: AtomicBool,
     /// Free runs have at most so many bytes in each shard; 0 while memory is not ample. Changed with the pool's lock held.
     pub(super) runs_bytes_most: AtomicU64,
+    /// Free runs may lie in lists. Changed with the pool's lock held: set before the first comes, cleared once all are home.
+    pub(super) has_runs: AtomicBool,
     pub(super) signs: Signs,
     planner: Latch<Planner<B>>,
 }
@@ -109,22 +111,24 @@ pub(super) struct Shards<B: Backend> {
 /// What runs hold that serve a request.
 #[derive(Clone, Copy)]
 pub(super) struct RunSizes {
+    /// A request for no more is a piece.
+    piece_bytes_most: u64,
     /// Bytes of a page in the largest slabs, and in the smallest.
     page_bytes: [u64; 2],
     most_bytes: u64,
 }
 
 impl RunSizes {
-    /// No request for more than `most_bytes` is served.
-    pub(super) fn new(page_bytes: [u64; 2], most_bytes: u64) -> Self {
-        Self { page_bytes, most_bytes }
+    /// No request for more than `most_bytes` is served, and none that is a piece.
+    pub(super) fn new(page_bytes: [u64; 2], piece_bytes_most: u64, most_bytes: u64) -> Self {
+        Self { page_bytes, piece_bytes_most, most_bytes }
     }
 
     /// Returns the bytes of exact runs for so many bytes, in the largest slabs and in the smallest. 0 is no size of a run.
     #[inline(always)]
     fn of(self, bytes: u64) -> [u64; 2] {
         // A request within the limit is far from where rounding up would overflow.
-        let bytes = if bytes <= self.most_bytes { bytes } else { 0 };
+        let bytes = if (self.piece_bytes_most + 1..=self.most_bytes).contains(&bytes) { bytes } else { 0 };
         self.page_bytes.map(|page_bytes| (bytes + (page_bytes - 1)) & !(page_bytes - 1))
     }
 }
@@ -173,8 +177,9 @@ impl<B: Backend> Shards<B> {
                 || Lists { of_class: std::array::from_fn(|_| Vec::new()), runs: Runs::new(), tally: Tally::default() };
             let shards = (0..shard_count()).map(|_| Shard(Latch::new(lists()))).collect();
             let planner = Latch::new(Planner::new());
-            let (direct, runs_bytes_most) = (AtomicBool::new(true), AtomicU64::new(0));
-            Box::leak(Box::new(Self { shards, direct, runs_bytes_most, signs: Signs::new(), planner }))
+            let (direct, has_runs, runs_bytes_most) =
+                (AtomicBool::new(true), AtomicBool::new(false), AtomicU64::new(0));
+            Box::leak(Box::new(Self { shards, direct, runs_bytes_most, has_runs, signs: Signs::new(), planner }))
         })
     }
 
@@ -256,8 +261,14 @@ impl<B: Backend> Shards<B> {
             lists.tally.alloc(bytes, place.home.extent.bytes());
             return Some(place);
         }
+        // A run that is left there is on its way home.
         let run = if self.lists_runs() { lists.take_run(bytes, sizes) } else { None };
         run.or_else(|| lists.fill(class, fill))
+    }
+
+    /// Returns whether runs may lie in lists.
+    pub(super) fn has_runs(&self) -> bool {
+        self.has_runs.load(Ordering::Relaxed)
     }
 
     /// Returns whether runs go into lists.

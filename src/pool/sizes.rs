@@ -155,6 +155,15 @@ impl SlabSizes {
         [in_large, if self.policy == SlabPolicy::Single { in_large } else { in_small }]
     }
 
+    /// Returns the most bytes of a piece in the largest slabs of a pool that has so many bytes for slabs.
+    pub(super) fn piece_bytes_most(&self, bytes: u64) -> u64 {
+        let cut_bytes = match &self.range {
+            Some(range) => range.cut_bytes,
+            None => self.pages.of_cut(bytes.min(self.limits.slab.bytes).max(1)),
+        };
+        cut_bytes / 2
+    }
+
     /// The sizes of a pool whose one slab is this range of addresses.
     pub(super) fn of_range(self, range: AddressRange) -> Self {
         let (page_bytes, cut_bytes) = (self.pages.of(range.bytes), self.pages.of_cut(range.bytes));

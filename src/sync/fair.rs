@@ -6,8 +6,8 @@
 
 use super::{AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, PoisonError, lock};
 
-/// So often is a sleeping thread passed.
-const PASSES_MAX: usize = if cfg!(loom) { 1 } else { 64 };
+/// So often is a sleeping thread passed: for less than a millisecond. A turn costs a switch of threads.
+const PASSES_MAX: usize = if cfg!(loom) { 1 } else { 1024 };
 
 pub(crate) struct FairMutex<T> {
     mutex: Mutex<T>,

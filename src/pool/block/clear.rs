@@ -82,7 +82,7 @@ impl<B: Backend> Shared<B> {
             _ if is_in_arena() => Some(Idle::Arena),
             // Not known: too many runs are cut.
             None => Some(Idle::Listed),
-            Some(false) if self.shards.lists_runs() => Some(Idle::Listed),
+            Some(false) if self.shards.has_runs() => Some(Idle::Listed),
             Some(false) => None,
         };
         [idle, None]

@@ -90,9 +90,7 @@ impl<B: Backend> Shared<B> {
     /// Takes an arena for one of these layouts, and makes another layout of the step if none has room. The planner has it when this
     /// returns, unless the step of this number is over.
     fn ask_for_arena(&self, layouts: &mut Vec<Layout>, wish: Wish, number: u64) -> LatchGuard<'_, Planner<B>> {
-        if self.shards.lists_runs() {
-            self.empty_run_lists();
-        }
+        self.give_back_runs();
         let planner = match wish {
             Wish::Given => layouts.first().and_then(|layout| self.install_given(layout, number)),
             Wish::Learned { step, beside } => {

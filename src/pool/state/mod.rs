@@ -136,6 +136,9 @@ pub(super) struct State<S> {
     direct: &'static AtomicBool,
     /// For the shards: what their free runs may come to.
     runs_bytes_most: &'static AtomicU64,
+    has_runs: &'static AtomicBool,
+    /// How often runs have begun to go into lists.
+    run_turns: u64,
     signs: &'static Signs,
     /// As the pool was opened.
     has_free_lists: bool,
@@ -156,6 +159,7 @@ pub(super) struct Opening {
     pub(super) sizes: SlabSizes,
     pub(super) direct: &'static AtomicBool,
     pub(super) runs_bytes_most: &'static AtomicU64,
+    pub(super) has_runs: &'static AtomicBool,
     pub(super) signs: &'static Signs,
     pub(super) has_free_lists: bool,
 }
@@ -190,6 +194,8 @@ impl<S> State<S> {
             closed: false,
             direct: opening.direct,
             runs_bytes_most: opening.runs_bytes_most,
+            has_runs: opening.has_runs,
+            run_turns: 0,
             signs: opening.signs,
             has_free_lists: opening.has_free_lists,
             record: None,
@@ -197,6 +203,9 @@ impl<S> State<S> {
             reserve_bytes: opening.reserve_bytes,
             sizes: opening.sizes,
         };
+        // The shards may have been another pool's.
+        state.runs_bytes_most.store(0, Ordering::Relaxed);
+        state.has_runs.store(false, Ordering::Relaxed);
         state.direct_if_need_be();
         state
     }
@@ -221,31 +230,39 @@ impl<S> State<S> {
         self.signs.set_wanted(!self.line.is_empty() || self.over_bytes > 0);
     }
 
-    /// Decides whether free runs go into the lists of the shards, which keep memory from other requests: only while memory is ample.
-    /// What was used at most is no more than 5/8 of the budget, what is out no more than 3/4; and neither what was used at most nor
-    /// what is reserved has grown for as long as that took. Returns whether the lists are to be emptied.
+    /// Decides whether free runs go into the lists of the shards, which keep memory from other requests, and blocks from the places
+    /// that they would have: only while the pool is steady, and memory ample. Returns whether the lists are to be emptied.
     #[inline]
-    pub(super) fn look_at_room(&self) -> bool {
+    pub(super) fn look_at_room(&mut self) -> bool {
         let before = self.runs_bytes_most.load(Ordering::Relaxed);
-        let is_ample = self.books.is_steady() && !self.direct.load(Ordering::Relaxed) && !self.gives_back_at_once();
+        let is_ample = self.books.is_steady()
+            && self.slab_count() == 1
+            && !self.direct.load(Ordering::Relaxed)
+            && !self.gives_back_at_once();
         let bytes_most = if is_ample { self.books.spare_for_lists(before > 0) } else { 0 };
         if bytes_most != before {
+            if before == 0 {
+                self.run_turns += 1;
+                self.has_runs.store(true, Ordering::Relaxed);
+            }
             self.runs_bytes_most.store(bytes_most, Ordering::Relaxed);
         }
-        bytes_most < before
-    }
-
-    /// Returns whether the runs in lists are to go home before a request of so many bytes is placed: with them more would be out of the
-    /// slabs than ever was used.
-    #[inline]
-    pub(super) fn lists_keep_from(&self, bytes: u64) -> bool {
-        self.runs_bytes_most.load(Ordering::Relaxed) > 0 && self.books.would_pass_peak(bytes)
+        bytes_most == 0 && self.has_runs.load(Ordering::Relaxed)
     }
 
     /// A request finds no place, or a slab is to be created, or memory committed: no runs go into lists until the pool is steady again.
-    pub(super) fn memory_is_scarce(&mut self) {
+    /// Returns in which turn that is, for [`runs_are_home`](Self::runs_are_home).
+    pub(super) fn list_no_runs(&mut self) -> u64 {
         self.books.disturb();
         self.runs_bytes_most.store(0, Ordering::Relaxed);
+        self.run_turns
+    }
+
+    /// Every list was emptied since [`list_no_runs`](Self::list_no_runs). In a later turn others may have come.
+    pub(super) fn runs_are_home(&mut self, turn: u64) {
+        if self.run_turns == turn {
+            self.has_runs.store(false, Ordering::Relaxed);
+        }
     }
 
     /// Refuses requests to a pool that is closed.

@@ -13,6 +13,7 @@ use crate::pool::{Placement, Priority};
 
 /// Shared by all states: only a planner changes what a state reads of them, and there is none.
 static DIRECT: LazyLock<AtomicBool> = LazyLock::new(|| AtomicBool::new(true));
+static HAS_RUNS: LazyLock<AtomicBool> = LazyLock::new(|| AtomicBool::new(false));
 static RUNS_BYTES_MOST: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(0));
 static SIGNS: LazyLock<Signs> = LazyLock::new(Signs::new);
 
@@ -34,6 +35,7 @@ fn open(rng: &mut ChaCha8Rng) -> (State<()>, u64) {
         sizes: SlabSizes::new(policy, placement, limits, None),
         direct: &DIRECT,
         runs_bytes_most: &RUNS_BYTES_MOST,
+        has_runs: &HAS_RUNS,
         signs: &SIGNS,
         has_free_lists: false,
     });

@@ -16,6 +16,7 @@ use crate::pool::{Placement, Priority};
 
 /// Shared by all states: only a planner changes what a state reads of them, and there is none.
 static DIRECT: LazyLock<AtomicBool> = LazyLock::new(|| AtomicBool::new(true));
+static HAS_RUNS: LazyLock<AtomicBool> = LazyLock::new(|| AtomicBool::new(false));
 static RUNS_BYTES_MOST: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(0));
 static SIGNS: LazyLock<Signs> = LazyLock::new(Signs::new);
 
@@ -145,6 +146,7 @@ impl Case {
             sizes,
             direct: &DIRECT,
             runs_bytes_most: &RUNS_BYTES_MOST,
+            has_runs: &HAS_RUNS,
             signs: &SIGNS,
             has_free_lists: false,
         })

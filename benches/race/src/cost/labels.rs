@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use tensorpool::{Block, Pool, Request, SlabPolicy, Virtual};
+use tensorpool::{Block, Label, Pool, Request, SlabPolicy, Virtual};
 
 use super::Effort;
 use super::table::{Axis, Table, ns, ratio};
@@ -19,6 +19,7 @@ const WARM_PAIRS: u64 = 1_000;
 /// A pool in which each label has one live block, as the tensors of a program have.
 struct Labelled {
     texts: Vec<&'static str>,
+    labels: Vec<Label>,
     /// Dropped before the pool.
     _live: Vec<Block<Virtual>>,
     pool: Pool<Virtual>,
@@ -33,32 +34,34 @@ impl Labelled {
             (0..distinct).map(|number| &*Box::leak(format!("layer {number} weights").into_boxed_str())).collect();
         let block = |text: &&'static str| pool.alloc(Request::bytes(BYTES).label(*text)).expect("room for all");
         let live = texts.iter().map(block).collect();
-        Self { texts, _live: live, pool, random: Mutex::new(Random::new(0x9e37_79b9_7f4a_7c15)) }
+        let labels = texts.iter().map(|text| pool.label(text)).collect();
+        Self { texts, labels, _live: live, pool, random: Mutex::new(Random::new(0x9e37_79b9_7f4a_7c15)) }
     }
 
-    /// Returns nanoseconds for `each` of a random text.
-    fn text_ns(&self, time: Duration, each: impl Fn(&'static str) + Sync) -> f64 {
+    /// Returns nanoseconds for `each` of a random label, by its number.
+    fn each_ns(&self, time: Duration, each: impl Fn(usize) + Sync) -> f64 {
         crew::unit_ns(1, WARM_PAIRS, time, |_, units| {
             let mut random = self.random.lock().expect("no worker panicked");
             for _ in 0..units {
-                each(self.texts[random.below(self.texts.len())]);
+                each(random.below(self.texts.len()));
             }
         })
     }
 
     /// Returns nanoseconds a pair with these requests.
-    fn pair_ns(&self, time: Duration, request: impl Fn(&'static str) -> Request + Sync) -> f64 {
-        self.text_ns(time, |text| drop(self.pool.alloc(request(text)).expect("room for all")))
+    fn pair_ns(&self, time: Duration, request: impl Fn(usize) -> Request + Sync) -> f64 {
+        self.each_ns(time, |number| drop(self.pool.alloc(request(number)).expect("room for all")))
     }
 }
 
-/// How the request of a block gets its label. A label that is made ahead, once for each text, belongs here as another line.
+/// How the request of a block gets its label.
 type Kind = (&'static str, fn(&Labelled, Duration) -> f64);
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 5] = [
     ("no label", |labelled, time| labelled.pair_ns(time, |_| Request::bytes(BYTES))),
-    ("&'static str", |labelled, time| labelled.pair_ns(time, |text| Request::bytes(BYTES).label(text))),
-    (MADE, |labelled, time| labelled.pair_ns(time, |text| Request::bytes(BYTES).label(text.to_owned()))),
-    (MAKING, |labelled, time| labelled.text_ns(time, |text| drop(std::hint::black_box(text.to_owned())))),
+    ("interned", |labelled, time| labelled.pair_ns(time, |of| Request::bytes(BYTES).label(&labelled.labels[of]))),
+    ("&'static str", |labelled, time| labelled.pair_ns(time, |of| Request::bytes(BYTES).label(labelled.texts[of]))),
+    (MADE, |labelled, time| labelled.pair_ns(time, |of| Request::bytes(BYTES).label(labelled.texts[of].to_owned()))),
+    (MAKING, |labelled, time| labelled.each_ns(time, |of| drop(std::hint::black_box(labelled.texts[of].to_owned())))),
 ];
 const MADE: &str = "String, less its making";
 const MAKING: &str = "(making a String)";
