@@ -39,7 +39,7 @@ impl LabelCount {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// As [`add`](Self::add), undone.
+    /// Takes back what [`add`](Self::add) has counted.
     #[inline]
     pub(super) fn remove(&self, bytes: u64) {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -221,7 +221,7 @@ impl Table {
     #[cold]
     #[inline(never)]
     fn sweep(&mut self) {
-        // No thread can take a new copy while the table is locked.
+        // Where the table has the only reference, no block and no Label can give a thread another while the table is locked.
         let text_bytes = &mut self.text_bytes;
         self.labels.retain(|text, label| {
             let is_held = Arc::strong_count(label) > 1;

@@ -10,7 +10,7 @@
 //! ties the two: a block is freed into the shard of the thread that frees it.
 //!
 //! What lies in a list is *out* of its space and counts as cached. While the pool is *direct* nothing is put into a list:
-//! so whoever makes it direct and then empties every list knows that all idle memory is in the spaces. That holds because
+//! so a thread that makes it direct and then empties every list knows that all idle memory is in the spaces. That holds because
 //! both look at the flag with the shard locked: who came before is emptied, who comes after sees it.
 //!
 //! A block keeps its pool alive, and so does one in a list, which therefore goes out again without touching a reference
@@ -234,7 +234,7 @@ impl<B: Backend> Shards<B> {
     #[inline(always)]
     pub(super) fn take(&self, class: usize, held_bytes: u64, bytes: u64) -> Option<PoolHome<B>> {
         let mut lists = self.own();
-        // What is in a list of a direct pool is on its way home, to whoever is in line.
+        // What is in a list of a direct pool is on its way home, to the waiters.
         if self.direct.load(Ordering::Relaxed) {
             return None;
         }
@@ -243,7 +243,7 @@ impl<B: Backend> Shards<B> {
         Some(place)
     }
 
-    /// As [`take`](Self::take), or an exact run from the shard's runs. Where there is neither, `fill` is called with the shard locked, as
+    /// Takes a piece as [`take`](Self::take) does, or an exact run from the shard's runs. Where there is neither, `fill` is called with the shard locked, as
     /// `spill` is in [`give`](Self::give): it finds the block elsewhere, and up to [`REFILL`] others that the list is to have.
     #[cold]
     pub(super) fn take_or_fill(
@@ -381,7 +381,7 @@ impl<B: Backend> Shards<B> {
         home(leaving, tally);
     }
 
-    /// As [`drain`](Self::drain), of a shard's runs alone.
+    /// Takes all runs of a shard home as [`drain`](Self::drain) does, and leaves its pieces.
     pub(super) fn drain_runs(&self, index: usize, home: impl FnOnce(Vec<PoolHome<B>>, Tally)) {
         let mut lists = self.any(index, index + 1).1;
         let leaving = lists.runs.take_all();

@@ -15,7 +15,7 @@ pub(crate) struct FairMutex<T> {
     sleepers: AtomicUsize,
     /// How often one of them was passed since one had its turn.
     passes: AtomicUsize,
-    /// Those that come later wait here.
+    /// Where later threads wait. Locked with the mutex held, for a moment.
     later: Mutex<()>,
     had_turn: Condvar,
 }

@@ -125,7 +125,7 @@ fn a_bind_group_that_was_refused_is_not_kept() {
     assert!(other.to_array().unwrap().iter().all(|element| *element == 8));
 }
 
-/// More bind groups than are kept: each is right, and the oldest are made anew.
+/// More bind groups than are kept: each is right, and the table is emptied and filled anew.
 #[test]
 fn more_ranges_than_are_kept_are_bound_rightly() {
     let config = Config::new("8 MiB").slabs(SlabPolicy::Single);

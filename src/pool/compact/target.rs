@@ -55,7 +55,7 @@ impl<'a, B: Backend> Target<'a, B> {
         Ok(())
     }
 
-    /// Copies so many bytes from one offset in the block's slab to another in the hole's. Block and hole are nobody else's, and the
+    /// Copies so many bytes from one offset in the block's slab to another in the hole's. No other block has a part of block or hole, and the
     /// ranges do not meet.
     fn copy(&self, (from, to): (u64, u64), len: u64) -> Result<()> {
         let to_slab = self.place.as_ref().map_or(self.from, |place| &*place.slab);

@@ -155,7 +155,7 @@ impl<S> State<S> {
         most_bytes
     }
 
-    /// Of empty slabs; in an expanding slab at most so much is spare.
+    /// Returns the bytes of empty slabs; in an expanding slab at most so much is spare.
     pub(in crate::pool) fn empty_bytes(&self) -> u64 {
         match &self.entries[..] {
             [Some(entry)] if entry.space.is_expanding() => entry.space.free_bytes(),
