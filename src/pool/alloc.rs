@@ -1,7 +1,8 @@
 //! What happens on `pool.alloc(...)`, in order:
 //!
 //! 0. while steps are planned: the place that the plan has for it ([`super::planned`]);
-//! 1. this CPU's free list: of the class for a small one, else of runs of exactly the size, while memory is ample ([`super::shards`]);
+//! 1. this CPU's free list: of the class for a small one, else of runs of exactly the size, while memory is ample
+//!    ([`super::shards`]);
 //! 2. an idle piece of the class, else a place in a slab, fullest slab first, lowest address first;
 //! 3. in an expanding slab: its own place, with memory that is committed for it, as long as the budget has some left
 //!    ([`super::expand`]);
@@ -40,8 +41,8 @@ impl<B: Backend> Shared<B> {
         if self.shards.signs.looks() { self.alloc_in_step(request) } else { self.alloc_in_pool(request) }
     }
 
-    /// Allocates while nothing is planned. A block that is neither labelled nor zeroed is built where the caller wants it: moves would be half of
-    /// what it costs.
+    /// Allocates while nothing is planned. A block that is neither labelled nor zeroed is built where the caller wants it: moves
+    /// would be half of what it costs.
     #[inline(always)]
     pub(super) fn alloc_in_pool(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
         if request.zeroed || !request.label.is_none() {

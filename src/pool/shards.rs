@@ -243,8 +243,9 @@ impl<B: Backend> Shards<B> {
         Some(place)
     }
 
-    /// Takes a piece as [`take`](Self::take) does, or an exact run from the shard's runs. Where there is neither, `fill` is called with the shard locked, as
-    /// `spill` is in [`give`](Self::give): it finds the block elsewhere, and up to [`REFILL`] others that the list is to have.
+    /// Takes a piece as [`take`](Self::take) does, or an exact run from the shard's runs. Where there is neither, `fill` is called with
+    /// the shard locked, as `spill` is in [`give`](Self::give): it finds the block elsewhere, and up to [`REFILL`] others that the list
+    /// is to have.
     #[cold]
     pub(super) fn take_or_fill(
         &self,
