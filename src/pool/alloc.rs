@@ -20,8 +20,9 @@
 
 use std::time::Duration;
 
+use super::block::Descriptor;
 use super::grow::Grown;
-use super::shards::{PoolHome, Tally};
+use super::shards::Tally;
 use super::state::{Home, Short};
 use super::{Block, Fallback, Request, Shared};
 use crate::backend::Backend;
@@ -49,18 +50,10 @@ impl<B: Backend> Shared<B> {
             return self.alloc_with_care(request);
         }
         // What a list has is within every limit: such a request needs no more checks than these.
-        if self.is_plain(request) {
-            if let Some(class) = self.classes.of(request.bytes) {
-                self.backend.check()?;
-                if let Some(place) = self.shards.take(class, self.classes.bytes(class), request.bytes) {
-                    return Ok(Block::bare(place, request.bytes));
-                }
-            } else if self.shards.lists_runs() {
-                self.backend.check()?;
-                if let Some(place) = self.shards.take_run(request.bytes, self.run_sizes) {
-                    return Ok(Block::bare(place, request.bytes));
-                }
-            }
+        if self.is_plain(request)
+            && let Some(descriptor) = self.take_listed(request.bytes)?
+        {
+            return Ok(Block::bare(descriptor, request.bytes));
         }
         self.alloc_unlisted(request)
     }
@@ -70,14 +63,28 @@ impl<B: Backend> Shared<B> {
         request.align_bytes.is_power_of_two() && request.align_bytes <= self.limits.alignment_bytes
     }
 
+    /// Takes a piece or a run from this thread's lists.
+    #[inline(always)]
+    fn take_listed(&self, bytes: u64) -> Result<Option<Box<Descriptor<B>>>> {
+        if self.run_sizes.are_for(bytes) {
+            if !self.shards.lists_runs() {
+                return Ok(None);
+            }
+            self.backend.check()?;
+            return Ok(self.shards.take_run(bytes, self.run_sizes));
+        }
+        let Some(class) = self.classes.of(bytes) else { return Ok(None) };
+        self.backend.check()?;
+        Ok(self.shards.take(class, self.classes.bytes(class), bytes))
+    }
+
     /// A block with a label, or zeroed.
     #[inline(never)]
     fn alloc_with_care(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
-        if self.is_plain(request) && self.classes.of(request.bytes).is_none() && self.shards.lists_runs() {
-            self.backend.check()?;
-            if let Some(place) = self.shards.take_run(request.bytes, self.run_sizes) {
-                return Block::new(place, request);
-            }
+        if self.is_plain(request)
+            && let Some(descriptor) = self.take_listed(request.bytes)?
+        {
+            return Block::new(descriptor, request);
         }
         self.alloc_unlisted(request)
     }
@@ -99,13 +106,17 @@ impl<B: Backend> Shared<B> {
 
     /// A place for the request and idle pieces of the same class, for a list that is empty. Only what is idle in this class
     /// already: whatever is larger may be wanted whole.
-    fn fill(self: &Arc<Self>, request: &Request, tally: Tally) -> Option<(PoolHome<B>, Vec<PoolHome<B>>)> {
+    fn fill(
+        self: &Arc<Self>,
+        request: &Request,
+        tally: Tally,
+    ) -> Option<(Box<Descriptor<B>>, Vec<Box<Descriptor<B>>>)> {
         let mut state = self.state();
         state.fold(tally);
         let home = state.take(request)?;
         let others = state.take_idle(request.bytes, &home);
         drop(state);
-        let place = |home| PoolHome { shared: Arc::clone(self), home };
+        let place = |home| Descriptor::new(Arc::clone(self), home);
         Some((place(home), others.into_iter().map(place).collect()))
     }
 
@@ -135,7 +146,7 @@ impl<B: Backend> Shared<B> {
             Some(home) => home,
             None => self.take_again(request).map_or_else(|| self.obtain(request), Ok)?,
         };
-        Block::new(PoolHome { shared: Arc::clone(self), home }, request)
+        Block::new(Descriptor::new(Arc::clone(self), home), request)
     }
 
     /// A place in the slabs that a pool which had given back everything has just reserved; from a list where the request
@@ -148,7 +159,7 @@ impl<B: Backend> Shared<B> {
         let class = self.classes.of(request.bytes).filter(|_| !request.is_aligned(self.limits.alignment_bytes));
         let fill = |tally| self.fill(request, tally);
         let listed = class.and_then(|class| self.shards.take_or_fill(class, request.bytes, self.run_sizes, fill));
-        listed.map(|place| place.home).or_else(|| self.state().take(request))
+        listed.and_then(|descriptor| descriptor.into_parts().0).or_else(|| self.state().take(request))
     }
 
     #[cold]
@@ -175,7 +186,7 @@ impl<B: Backend> Shared<B> {
                 0 => Block::empty(self, request),
                 _ => {
                     let home = homes.next().expect("a home for each request");
-                    Block::unfilled(PoolHome { shared: Arc::clone(self), home }, request)
+                    Block::unfilled(Descriptor::new(Arc::clone(self), home), request)
                 }
             })
             .collect();
@@ -428,7 +439,7 @@ impl<B: Backend> Shared<B> {
         let most_bytes = request.bytes.saturating_add(request.waste_bytes());
         let place = self.shards.take_larger(class, request.bytes, most_bytes)?;
         self.state().totals().allocations_oversized += 1;
-        Some(place.home)
+        place.into_parts().0
     }
 
     /// `Fallback::Reclaim`, and what else is idle: all goes home, and who is in line is served.
@@ -470,10 +481,10 @@ impl<B: Backend> Shared<B> {
     /// What was in a list goes back to its space. The line is not served: while somebody is in it there are no lists, and
     /// who joins it serves it once all of them are empty.
     #[cold]
-    pub(super) fn take_home(&self, places: Vec<PoolHome<B>>, tally: Tally) {
+    pub(super) fn take_home(&self, places: Vec<Box<Descriptor<B>>>, tally: Tally) {
         let mut state = self.state();
         state.fold(tally);
-        state.put_back(places.into_iter().map(|place| place.home));
+        state.put_back(places.into_iter().filter_map(|place| place.into_parts().0));
     }
 
     /// Enters what the shards have not told yet.

@@ -1,18 +1,19 @@
 //! A block: what a caller holds.
 
 mod clear;
+mod descriptor;
 mod hold;
 mod lent;
 mod resize;
 
 use std::fmt;
 
+pub(super) use self::descriptor::Descriptor;
 use self::hold::Asked;
 pub use self::hold::Hold;
 pub(super) use self::hold::HoldTable;
 pub(super) use self::lent::Lent;
-use super::labels::LabelCount;
-use super::shards::{PoolHome, Tally};
+use super::shards::Tally;
 use super::state::{Holds, Home};
 use super::zero::Zeroed;
 use super::{Front, Pool, Request, Shared, planned};
@@ -24,26 +25,22 @@ use crate::sync::{Arc, caught};
 /// A range of one slab that nobody else has. Its bytes go home when it is dropped.
 ///
 /// Its contents are whatever the last owner left, unless the request said `zeroed`.
-#[repr(C)]
 pub struct Block<B: Backend> {
-    /// Zero bytes take nothing.
-    home: Option<Home<B::Slab>>,
-    /// Its pool, until the block is dropped.
-    shared: Option<Arc<Shared<B>>>,
-    asked: Asked,
-    label: Option<Arc<LabelCount>>,
+    /// `None` while the block is dropped.
+    descriptor: Option<Box<Descriptor<B>>>,
 }
 
 impl<B: Backend> Block<B> {
     /// A block whose place is the request's.
-    pub(super) fn new(place: PoolHome<B>, request: &Request) -> Result<Self> {
-        Self::unfilled(place, request).filled(request)
+    pub(super) fn new(descriptor: Box<Descriptor<B>>, request: &Request) -> Result<Self> {
+        Self::unfilled(descriptor, request).filled(request)
     }
 
     /// A block without a label, whatever its bytes are.
     #[inline(always)]
-    pub(super) fn bare(PoolHome { shared, home }: PoolHome<B>, bytes: u64) -> Self {
-        Self { shared: Some(shared), home: Some(home), asked: Asked::new(bytes), label: None }
+    pub(super) fn bare(mut descriptor: Box<Descriptor<B>>, bytes: u64) -> Self {
+        descriptor.asked = Asked::new(bytes);
+        Self { descriptor: Some(descriptor) }
     }
 
     /// The block, with its bytes as the request wants them.
@@ -53,11 +50,9 @@ impl<B: Backend> Block<B> {
     }
 
     /// A block whose bytes are not yet as the request wants them: [`prepare`](Self::prepare) is to follow.
-    pub(super) fn unfilled(place: PoolHome<B>, request: &Request) -> Self {
-        let label = place.shared.label(request, place.home.extent.bytes());
-        let mut block = Self::bare(place, request.bytes);
-        block.label = label;
-        block
+    pub(super) fn unfilled(mut descriptor: Box<Descriptor<B>>, request: &Request) -> Self {
+        descriptor.label = descriptor.shared.label(request, descriptor.bytes_held());
+        Self::bare(descriptor, request.bytes)
     }
 
     #[cold]
@@ -66,31 +61,41 @@ impl<B: Backend> Block<B> {
     }
 
     pub(super) fn empty(shared: &Arc<Shared<B>>, request: &Request) -> Self {
-        let label = shared.labels.of(&request.label).inspect(|label| label.count_other());
-        Self { shared: Some(Arc::clone(shared)), home: None, asked: Asked::new(0), label }
+        Self { descriptor: Some(Descriptor::empty(shared, request)) }
+    }
+
+    #[inline]
+    fn descriptor(&self) -> &Descriptor<B> {
+        self.descriptor.as_deref().expect("a block has a descriptor until it is dropped")
+    }
+
+    #[inline]
+    fn descriptor_mut(&mut self) -> &mut Descriptor<B> {
+        self.descriptor.as_deref_mut().expect("a block has a descriptor until it is dropped")
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared<B>> {
-        self.shared.as_ref().expect("a block has its pool until it is dropped")
+        &self.descriptor().shared
     }
 
+    #[inline]
     fn home(&self) -> Option<&Home<B::Slab>> {
-        self.home.as_ref()
+        self.descriptor().home()
     }
 
     /// Its place, if that is the block's own: no part of an arena.
     fn own_home(&self) -> Option<&Home<B::Slab>> {
-        self.home.as_ref().filter(|home| !home.extent.is_marked(Mark::Planned))
+        self.home().filter(|home| !home.extent.is_marked(Mark::Planned))
     }
 
     /// Bytes asked for.
     pub fn bytes(&self) -> u64 {
-        self.asked.bytes()
+        self.descriptor().asked.bytes()
     }
 
     /// Bytes held: what the pool counts as used.
     pub fn bytes_held(&self) -> u64 {
-        self.home().map_or(0, |home| home.extent.bytes())
+        self.descriptor().bytes_held()
     }
 
     /// Where the block starts in its slab, in bytes.
@@ -105,7 +110,7 @@ impl<B: Backend> Block<B> {
 
     /// The request's label, or an empty text.
     pub fn label(&self) -> &str {
-        self.label.as_ref().map_or("", |label| label.text())
+        self.descriptor().label.as_ref().map_or("", |label| label.text())
     }
 
     /// A handle of the pool that the block is from.
@@ -121,16 +126,8 @@ impl<B: Backend> Block<B> {
             Some(at) => shared.holds.of(at),
             None => Holds::default(),
         };
-        self.asked.hold();
+        self.descriptor().asked.hold();
         Hold::new(&holds, &shared.kept_blocks)
-    }
-
-    /// Takes the holds on the block, which loses its owner.
-    fn take_holds(&self) -> Option<Holds> {
-        match (self.asked.has_holds(), &self.shared, &self.home) {
-            (true, Some(shared), Some(home)) => shared.holds.take(planned::at(home)),
-            _ => None,
-        }
     }
 
     /// Writes `bytes` at `at` bytes into the block.
@@ -215,88 +212,86 @@ impl<B: Backend> Block<B> {
 impl<B: Backend> Drop for Block<B> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(home) = &self.home {
-            // Before any waiter is told: its waker may ask who holds what.
-            if let Some(label) = self.label.take() {
-                label.remove(home.extent.bytes());
-            }
-            if home.extent.is_marked(Mark::Planned) { self.give_planned() } else { self.give_home() }
-        } else if let Some(label) = &self.label {
-            label.uncount_other();
+        if let Some(descriptor) = self.descriptor.take() {
+            descriptor.lose_owner();
         }
     }
 }
 
 /// Takes home what had to leave a list.
-fn spill<B: Backend>(places: Vec<PoolHome<B>>, tally: Tally) {
-    if let Some(shared) = places.first().map(|place| Arc::clone(&place.shared)) {
-        shared.take_home(places, tally);
+fn spill<B: Backend>(leaving: Vec<Box<Descriptor<B>>>, tally: Tally) {
+    if let Some(shared) = leaving.first().map(|descriptor| Arc::clone(&descriptor.shared)) {
+        shared.take_home(leaving, tally);
     }
 }
 
-impl<B: Backend> Block<B> {
-    /// Into a list, if it may. The place is not moved before it is known where it goes.
+/// How a block that was dropped goes home.
+impl<B: Backend> Descriptor<B> {
     #[inline(always)]
-    fn give_home(&mut self) {
-        let (Some(shared), Some(home)) = (&self.shared, &self.home) else { return };
-        let is_dirty = self.leave(shared, home);
-        let (bytes, held_bytes, shards) = (self.bytes(), home.extent.bytes(), shared.shards);
-        let (is_piece, is_plain) = (home.extent.is_piece(), home.extent.align_bytes() == 1);
-        if shards.signs.is_learning() {
-            shared.write_down_free(planned::at(home), bytes);
+    fn lose_owner(mut self: Box<Self>) {
+        let Some(home) = &self.home else {
+            self.label.iter().for_each(|label| label.uncount_other());
+            return;
+        };
+        // Before any waiter is told: its waker may ask who holds what.
+        if let Some(label) = self.label.take() {
+            label.remove(home.extent.bytes());
         }
-        if !is_dirty && !self.asked.has_holds() {
-            if is_piece {
-                if let Some(class) = shared.classes.of(held_bytes)
-                    && shards.give(class, (bytes, held_bytes), || self.take_place(), spill)
-                {
-                    return;
-                }
-            } else if shards.lists_runs()
-                && is_plain
-                && shards.give_run((bytes, held_bytes), || self.take_place(), spill)
-            {
-                return;
-            }
-        }
-        self.give_to_space(is_dirty);
+        if home.extent.is_marked(Mark::Planned) { self.give_planned() } else { self.give_home() }
     }
 
-    /// Takes the place out of a block that is being dropped.
+    /// Into a list, if it may.
     #[inline(always)]
-    fn take_place(&mut self) -> Option<PoolHome<B>> {
-        let shared = self.shared.take()?;
-        self.home.take().map(|home| PoolHome { home, shared })
+    fn give_home(self: Box<Self>) {
+        let Some(home) = &self.home else { return };
+        let is_dirty = self.is_left_dirty(home);
+        let (sizes, extent, shards) = ((self.asked.bytes(), home.extent.bytes()), home.extent, self.shared.shards);
+        if shards.signs.is_learning() {
+            self.shared.write_down_free(planned::at(home), sizes.0);
+        }
+        let given = if is_dirty || self.asked.has_holds() {
+            Err(self)
+        } else if extent.is_piece() {
+            match self.shared.classes.of(sizes.1) {
+                Some(class) => shards.give(class, sizes, self, spill),
+                None => Err(self),
+            }
+        } else if shards.lists_runs() && extent.align_bytes() == 1 {
+            shards.give_run(sizes, self, spill)
+        } else {
+            Err(self)
+        };
+        if let Err(descriptor) = given {
+            descriptor.give_to_space(is_dirty);
+        }
     }
 
     #[inline]
-    fn give_planned(&mut self) {
-        let (Some(shared), Some(home)) = (&self.shared, &self.home) else { return };
-        let is_dirty = self.leave(shared, home);
-        let (bytes, holds) = (self.bytes(), self.take_holds());
-        if let Some(place) = self.take_place() {
-            planned::give(place, bytes, holds, is_dirty);
-        }
+    fn give_planned(self: Box<Self>) {
+        let Some(home) = &self.home else { return };
+        let is_dirty = self.is_left_dirty(home);
+        let (bytes, holds) = (self.asked.bytes(), self.take_holds());
+        planned::give(self, bytes, holds, is_dirty);
     }
 
-    /// The owner has gone. Whether the place is still to be zeroed.
+    /// The owner has gone. Returns whether the place is still to be zeroed.
     #[inline(always)]
-    fn leave(&self, shared: &Shared<B>, home: &Home<B::Slab>) -> bool {
-        shared.zero_on_free && (self.asked.has_holds() || Self::zero(shared, home))
+    fn is_left_dirty(&self, home: &Home<B::Slab>) -> bool {
+        self.shared.zero_on_free && (self.asked.has_holds() || self.zero(home))
     }
 
     /// Zeroes the place, or returns that it is dirty. A drop never waits for the backend's stream: the thread that has it may be
     /// waiting for this block.
     #[cold]
-    fn zero(shared: &Shared<B>, home: &Home<B::Slab>) -> bool {
-        matches!(shared.zero(home, false), Zeroed::Later)
+    fn zero(&self, home: &Home<B::Slab>) -> bool {
+        matches!(self.shared.zero(home, false), Zeroed::Later)
     }
 
     /// Straight home, past the free lists.
     #[cold]
-    fn give_to_space(&mut self, is_dirty: bool) {
-        let (bytes, holds) = (self.bytes(), self.take_holds());
-        let Some(PoolHome { shared, home }) = self.take_place() else { return };
+    fn give_to_space(self: Box<Self>, is_dirty: bool) {
+        let (bytes, holds) = (self.asked.bytes(), self.take_holds());
+        let (Some(home), shared) = self.into_parts() else { return };
         let tally = shared.shards.tally();
         if shared.shards.signs.has_arena() {
             shared.fold_planned();

@@ -40,8 +40,8 @@ mod zero;
 
 use std::fmt;
 
-use self::block::HoldTable;
 pub use self::block::{Block, Hold};
+use self::block::{Descriptor, HoldTable};
 pub use self::budget::Budget;
 pub(crate) use self::compact::Lend;
 pub use self::compact::{Compaction, Movable};
@@ -175,7 +175,8 @@ impl<B: Backend> Shared<B> {
     /// All memory of the bookkeeping that the pool's lock does not protect.
     fn metadata_bytes(&self) -> u64 {
         let tables = self.labels.metadata_bytes() + self.holds.metadata_bytes();
-        size_of::<Self>() as u64 + tables + self.shards.metadata_bytes()
+        let descriptors = self.state().held().1 * size_of::<Descriptor<B>>() as u64;
+        size_of::<Self>() as u64 + tables + self.shards.metadata_bytes() + descriptors
     }
 
     /// Gives back what tables have in reserve that shrink only now and then.

@@ -25,11 +25,11 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use self::runs::Runs;
-use super::Shared;
+use super::block::Descriptor;
 use super::planned::{Planner, Signs};
-use super::state::Home;
+use super::tables::boxes_bytes;
 use crate::backend::Backend;
-use crate::sync::{Arc, AtomicBool, AtomicU64, Latch, LatchGuard, Ordering, home, set_home, yield_now};
+use crate::sync::{AtomicBool, AtomicU64, Latch, LatchGuard, Ordering, home, set_home, yield_now};
 
 /// As many shards as CPUs, but no more than this.
 const SHARDS_MAX: usize = if cfg!(loom) { 2 } else { 64 };
@@ -78,16 +78,8 @@ impl Tally {
     }
 }
 
-/// A home, and what keeps its pool alive. In the order in which [`Block`](super::Block) has them: a copy that takes words by two meets
-/// the same pairs in both, and does not wait for two stores.
-#[repr(C)]
-pub(super) struct PoolHome<B: Backend> {
-    pub(super) home: Home<B::Slab>,
-    pub(super) shared: Arc<Shared<B>>,
-}
-
 struct Lists<B: Backend> {
-    of_class: [Vec<PoolHome<B>>; CLASSES],
+    of_class: [Vec<Box<Descriptor<B>>>; CLASSES],
     runs: Runs<B>,
     tally: Tally,
 }
@@ -122,6 +114,12 @@ impl RunSizes {
     /// No request for more than `most_bytes` is served, and none that is a piece.
     pub(super) fn new(page_bytes: [u64; 2], piece_bytes_most: u64, most_bytes: u64) -> Self {
         Self { page_bytes, piece_bytes_most, most_bytes }
+    }
+
+    /// Returns whether a block of so many bytes is a run in every slab.
+    #[inline(always)]
+    pub(super) fn are_for(self, bytes: u64) -> bool {
+        bytes > self.piece_bytes_most
     }
 
     /// Returns the bytes of exact runs for so many bytes, in the largest slabs and in the smallest. 0 is no size of a run.
@@ -207,8 +205,8 @@ impl<B: Backend> Shards<B> {
     pub(super) fn metadata_bytes(&self) -> u64 {
         let of_shard = |index| {
             let lists = self.any(index, index + 1).1;
-            let places: usize = lists.of_class.iter().map(Vec::capacity).sum();
-            (size_of::<Shard<B>>() + places * size_of::<PoolHome<B>>()) as u64 + lists.runs.metadata_bytes()
+            let pieces: u64 = lists.of_class.iter().map(boxes_bytes).sum();
+            size_of::<Shard<B>>() as u64 + pieces + lists.runs.metadata_bytes()
         };
         (0..self.count()).map(of_shard).sum::<u64>() + self.planner().metadata_bytes()
     }
@@ -232,7 +230,7 @@ impl<B: Backend> Shards<B> {
 
     /// Takes a piece of a class from this thread's list.
     #[inline(always)]
-    pub(super) fn take(&self, class: usize, held_bytes: u64, bytes: u64) -> Option<PoolHome<B>> {
+    pub(super) fn take(&self, class: usize, held_bytes: u64, bytes: u64) -> Option<Box<Descriptor<B>>> {
         let mut lists = self.own();
         // What is in a list of a direct pool is on its way home, to the waiters.
         if self.direct.load(Ordering::Relaxed) {
@@ -252,14 +250,14 @@ impl<B: Backend> Shards<B> {
         class: usize,
         bytes: u64,
         sizes: RunSizes,
-        fill: impl FnOnce(Tally) -> Option<(PoolHome<B>, Vec<PoolHome<B>>)>,
-    ) -> Option<PoolHome<B>> {
+        fill: impl FnOnce(Tally) -> Option<(Box<Descriptor<B>>, Vec<Box<Descriptor<B>>>)>,
+    ) -> Option<Box<Descriptor<B>>> {
         let mut lists = self.own();
         if self.direct.load(Ordering::Relaxed) {
             return None;
         }
         if let Some(place) = lists.of_class[class].pop() {
-            lists.tally.alloc(bytes, place.home.extent.bytes());
+            lists.tally.alloc(bytes, place.bytes_held());
             return Some(place);
         }
         // A run that is left there is on its way home.
@@ -280,7 +278,7 @@ impl<B: Backend> Shards<B> {
 
     /// Takes an exact run from this thread's shard.
     #[inline(always)]
-    pub(super) fn take_run(&self, bytes: u64, sizes: RunSizes) -> Option<PoolHome<B>> {
+    pub(super) fn take_run(&self, bytes: u64, sizes: RunSizes) -> Option<Box<Descriptor<B>>> {
         let mut lists = self.own();
         // What is there otherwise is on its way home.
         if self.lists_runs() { lists.take_run(bytes, sizes) } else { None }
@@ -292,31 +290,30 @@ impl<B: Backend> Shards<B> {
     pub(super) fn give_run(
         &self,
         (bytes, held_bytes): (u64, u64),
-        place: impl FnOnce() -> Option<PoolHome<B>>,
-        spill: impl FnOnce(Vec<PoolHome<B>>, Tally),
-    ) -> bool {
+        descriptor: Box<Descriptor<B>>,
+        spill: impl FnOnce(Vec<Box<Descriptor<B>>>, Tally),
+    ) -> Result<(), Box<Descriptor<B>>> {
         let mut lists = self.own();
         let bytes_most = self.runs_bytes_most.load(Ordering::Relaxed);
         if held_bytes > bytes_most {
-            return false;
+            return Err(descriptor);
         }
         lists.tally.free(bytes, held_bytes);
         if !lists.runs.has_room(held_bytes, bytes_most) {
             lists.make_room(held_bytes, bytes_most, spill);
         }
-        lists.runs.give(held_bytes, place);
-        true
+        lists.runs.give(held_bytes, descriptor)
     }
 
     /// As [`take`](Self::take), from the next class above that has an idle block of at most so many bytes.
-    pub(super) fn take_larger(&self, class: usize, bytes: u64, most_bytes: u64) -> Option<PoolHome<B>> {
+    pub(super) fn take_larger(&self, class: usize, bytes: u64, most_bytes: u64) -> Option<Box<Descriptor<B>>> {
         let mut lists = self.own();
         if self.direct.load(Ordering::Relaxed) {
             return None;
         }
         let larger = lists.of_class[class + 1..].iter_mut().find(|list| !list.is_empty())?;
-        let place = larger.pop_if(|place| place.home.extent.bytes() <= most_bytes)?;
-        lists.tally.alloc(bytes, place.home.extent.bytes());
+        let place = larger.pop_if(|place| place.bytes_held() <= most_bytes)?;
+        lists.tally.alloc(bytes, place.bytes_held());
         Some(place)
     }
 
@@ -328,7 +325,7 @@ impl<B: Backend> Shards<B> {
             return 0;
         }
         let largest = lists.of_class.iter().rev().find_map(|list| list.last());
-        largest.map_or(0, |place| place.home.extent.bytes())
+        largest.map_or(0, |place| place.bytes_held())
     }
 
     /// Takes the `place` of a piece, of so many bytes asked and held, into this thread's list. Returns `false` if the pool is direct.
@@ -338,12 +335,12 @@ impl<B: Backend> Shards<B> {
         &self,
         class: usize,
         (bytes, held_bytes): (u64, u64),
-        place: impl FnOnce() -> Option<PoolHome<B>>,
-        spill: impl FnOnce(Vec<PoolHome<B>>, Tally),
-    ) -> bool {
+        descriptor: Box<Descriptor<B>>,
+        spill: impl FnOnce(Vec<Box<Descriptor<B>>>, Tally),
+    ) -> Result<(), Box<Descriptor<B>>> {
         let mut lists = self.own();
         if self.direct.load(Ordering::Relaxed) {
-            return false;
+            return Err(descriptor);
         }
         lists.tally.free(bytes, held_bytes);
         let list = &mut lists.of_class[class];
@@ -354,10 +351,8 @@ impl<B: Backend> Shards<B> {
         if list.len() == list.capacity() {
             list.reserve(LIST_HOMES);
         }
-        if let Some(place) = place() {
-            list.push(place);
-        }
-        true
+        list.push(descriptor);
+        Ok(())
     }
 
     /// What this thread's shard has not told yet. For peaks that are exact while one thread is at work.
@@ -373,7 +368,7 @@ impl<B: Backend> Shards<B> {
     }
 
     /// Takes all that lies in a shard's lists home, with the shard locked as in [`give`](Self::give).
-    pub(super) fn drain(&self, index: usize, home: impl FnOnce(Vec<PoolHome<B>>, Tally)) {
+    pub(super) fn drain(&self, index: usize, home: impl FnOnce(Vec<Box<Descriptor<B>>>, Tally)) {
         let mut lists = self.any(index, index + 1).1;
         let mut leaving = Vec::new();
         lists.of_class.iter_mut().for_each(|list| leaving.append(list));
@@ -383,7 +378,7 @@ impl<B: Backend> Shards<B> {
     }
 
     /// Takes all runs of a shard home as [`drain`](Self::drain) does, and leaves its pieces.
-    pub(super) fn drain_runs(&self, index: usize, home: impl FnOnce(Vec<PoolHome<B>>, Tally)) {
+    pub(super) fn drain_runs(&self, index: usize, home: impl FnOnce(Vec<Box<Descriptor<B>>>, Tally)) {
         let mut lists = self.any(index, index + 1).1;
         let leaving = lists.runs.take_all();
         let tally = lists.tell_without(&leaving);
@@ -448,7 +443,7 @@ fn pause(round: &mut u32) {
 impl<B: Backend> Lists<B> {
     /// The older half of a list leaves: what was freed last is likely to be in the processor's cache.
     #[cold]
-    fn spill(&mut self, class: usize, spill: impl FnOnce(Vec<PoolHome<B>>, Tally)) {
+    fn spill(&mut self, class: usize, spill: impl FnOnce(Vec<Box<Descriptor<B>>>, Tally)) {
         let list = &mut self.of_class[class];
         let half = list.len().div_ceil(2);
         let leaving: Vec<_> = list.drain(..half).collect();
@@ -460,27 +455,27 @@ impl<B: Backend> Lists<B> {
     fn fill(
         &mut self,
         class: usize,
-        fill: impl FnOnce(Tally) -> Option<(PoolHome<B>, Vec<PoolHome<B>>)>,
-    ) -> Option<PoolHome<B>> {
+        fill: impl FnOnce(Tally) -> Option<(Box<Descriptor<B>>, Vec<Box<Descriptor<B>>>)>,
+    ) -> Option<Box<Descriptor<B>>> {
         let (place, others) = fill(std::mem::take(&mut self.tally))?;
         self.of_class[class].extend(others);
         Some(place)
     }
 
     #[inline(always)]
-    fn take_run(&mut self, bytes: u64, sizes: RunSizes) -> Option<PoolHome<B>> {
+    fn take_run(&mut self, bytes: u64, sizes: RunSizes) -> Option<Box<Descriptor<B>>> {
         let [in_large, in_small] = sizes.of(bytes);
         let mut run = self.runs.take(in_large);
         if run.is_none() && in_small != in_large {
             run = self.runs.take(in_small);
         }
         let run = run?;
-        self.tally.alloc(bytes, run.home.extent.bytes());
+        self.tally.alloc(bytes, run.bytes_held());
         Some(run)
     }
 
     #[cold]
-    fn make_room(&mut self, held_bytes: u64, bytes_most: u64, spill: impl FnOnce(Vec<PoolHome<B>>, Tally)) {
+    fn make_room(&mut self, held_bytes: u64, bytes_most: u64, spill: impl FnOnce(Vec<Box<Descriptor<B>>>, Tally)) {
         let leaving = self.runs.make_room(held_bytes, bytes_most);
         if !leaving.is_empty() {
             let tally = self.tell_without(&leaving);
@@ -489,7 +484,7 @@ impl<B: Backend> Lists<B> {
     }
 
     /// What is to be told, once these are out of the lists too.
-    fn tell_without(&mut self, leaving: &[PoolHome<B>]) -> Tally {
+    fn tell_without(&mut self, leaving: &[Box<Descriptor<B>>]) -> Tally {
         // They were not allocated: the least that was ever cached has nothing to do with it.
         self.tally.cached_bytes -= runs::bytes_of(leaving) as i64;
         std::mem::take(&mut self.tally)

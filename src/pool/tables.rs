@@ -14,6 +14,11 @@ pub(super) fn vec_bytes<T>(vec: &Vec<T>) -> u64 {
     (vec.capacity() * size_of::<T>()) as u64
 }
 
+/// What a list of boxes has, with what is in them.
+pub(super) fn boxes_bytes<T>(list: &Vec<Box<T>>) -> u64 {
+    vec_bytes(list) + (list.len() * size_of::<T>()) as u64
+}
+
 /// The memory of a hash map in bytes, without what its items point to. A map has a power of two of places, of which it fills
 /// seven eighths, and a byte for each beside the item.
 pub(super) fn map_bytes<K, V, H>(map: &HashMap<K, V, H>) -> u64 {

@@ -1,8 +1,9 @@
 //! What a compaction may change of a block.
 
-use super::Block;
+use super::{Block, Descriptor};
 use crate::backend::Backend;
 use crate::pool::labels::LabelCount;
+use crate::pool::planned;
 use crate::pool::state::Home;
 use crate::sync::Ordering;
 
@@ -16,17 +17,17 @@ pub(in crate::pool) struct Lent<'a, B: Backend> {
 impl<B: Backend> Block<B> {
     /// What a move changes, if the block can move: it is no part of an arena, and all holds on it are over.
     pub(in crate::pool) fn movable(&mut self) -> Option<Lent<'_, B>> {
-        self.own_home()?;
-        if self.asked.has_holds() {
-            let (holds, at) = (&self.shared.as_ref()?.holds, self.at()?);
-            if holds.of(at).load(Ordering::Acquire) > 0 {
+        let at = self.own_home().map(planned::at)?;
+        let bytes = self.bytes();
+        let Descriptor { home, shared, asked, label } = self.descriptor_mut();
+        if asked.has_holds() {
+            if shared.holds.of(at).load(Ordering::Acquire) > 0 {
                 return None;
             }
             // The table knows it by its place.
-            holds.take(at);
-            self.asked.forget_holds();
+            shared.holds.take(at);
+            asked.forget_holds();
         }
-        let bytes = self.bytes();
-        Some(Lent { home: self.home.as_mut()?, bytes, label: self.label.as_deref() })
+        Some(Lent { home: home.as_mut()?, bytes, label: label.as_deref() })
     }
 }

@@ -5,7 +5,7 @@
 //!   shrink ────► the span ends earlier ──► pages behind it zeroed, in some pools ──► free, or retired (lock)
 //! ```
 
-use super::Block;
+use super::{Block, Descriptor};
 use crate::backend::{Backend, SpanMut};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::labels::LabelCount;
@@ -99,7 +99,7 @@ impl<B: Backend> Block<B> {
         let shared = Arc::clone(self.shared());
         shared.make_room_in_record();
         self.write_down(&shared, bytes);
-        self.asked.resize(bytes);
+        self.descriptor_mut().asked.resize(bytes);
         let behind = self.part_with(&shared, bytes);
         let tally = shared.shards.tally();
         if shared.shards.signs.has_arena() {
@@ -156,7 +156,7 @@ impl<B: Backend> Block<B> {
 
     #[cold]
     fn refused(&self, kind: ErrorKind, verb: &str, bytes: u64, reason: &str) -> Error {
-        let label = if self.label.is_some() { format!(" for {:?}", self.label()) } else { String::new() };
+        let label = if !self.label().is_empty() { format!(" for {:?}", self.label()) } else { String::new() };
         let (from, to) = (exact(self.bytes()), exact(bytes));
         Error::new(kind, format!("a block of {from}{label} cannot {verb} in place to {to}: {reason}"))
     }
@@ -238,10 +238,11 @@ impl<B: Backend> Block<B> {
     /// Takes what was reserved. The block has so many bytes from now on.
     fn take_over(&mut self, mut behind: Behind<B>, bytes: u64) {
         let (from, home_behind) = (self.bytes(), behind.home.take());
-        if let (Some(label), Some(home)) = (&self.label, &home_behind) {
+        let Descriptor { home, asked, label, .. } = self.descriptor_mut();
+        if let (Some(label), Some(home)) = (&label, &home_behind) {
             label.add(home.extent.bytes());
         }
-        self.asked.resize(bytes);
+        asked.resize(bytes);
         let shared = &behind.shared;
         let tally = shared.shards.tally();
         if shared.shards.signs.has_arena() {
@@ -249,8 +250,8 @@ impl<B: Backend> Block<B> {
         }
         let mut state = shared.state();
         state.fold(tally);
-        let label = self.label.as_deref().map_or("", LabelCount::text);
-        if let Some(home) = &mut self.home {
+        let label = label.as_deref().map_or("", LabelCount::text);
+        if let Some(home) = home {
             state.grew(home, home_behind, from, (bytes, label));
         }
     }
@@ -258,13 +259,14 @@ impl<B: Backend> Block<B> {
     /// Leaves the block with what it needs for so many bytes. The rest comes back, with the holds on it, and whether it is dirty.
     fn part_with(&mut self, shared: &Shared<B>, bytes: u64) -> Option<Parted<B>> {
         self.own_home()?;
-        let home = self.home.as_mut()?;
+        let Descriptor { home, asked, label, .. } = self.descriptor_mut();
+        let home = home.as_mut()?;
         let (kept, behind) = shared.state().shortened(home, bytes)?;
         home.extent = kept;
-        if let Some(label) = &self.label {
+        if let Some(label) = label {
             label.remove(behind.extent.bytes());
         }
-        let holds = self.asked.has_holds().then(|| shared.holds.of(planned::at(home)));
+        let holds = asked.has_holds().then(|| shared.holds.of(planned::at(home)));
         let is_dirty = shared.zero_on_free
             && match holds {
                 Some(_) => true,

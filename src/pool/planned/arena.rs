@@ -4,8 +4,9 @@ use super::late::{Late, free_runs};
 use crate::backend::Backend;
 use crate::plan::{Cursor, Schedule};
 use crate::pool::Shared;
-use crate::pool::shards::PoolHome;
-use crate::pool::state::{Home, Slab, Slot};
+use crate::pool::block::Descriptor;
+use crate::pool::state::{Home, Slot};
+use crate::pool::tables::boxes_bytes;
 use crate::space::Extent;
 use crate::sync::Arc;
 
@@ -40,19 +41,6 @@ impl Layout {
 
     pub(super) fn metadata_bytes(&self) -> u64 {
         self.schedule.metadata_bytes() + size_of_val(&*self.runs) as u64
-    }
-}
-
-/// What a block keeps alive: its pool, and its slab. They go from block to block without touching a reference count.
-pub(super) struct Ties<B: Backend> {
-    shared: Arc<Shared<B>>,
-    slab: Arc<Slab<B::Slab>>,
-}
-
-impl<B: Backend> Ties<B> {
-    #[inline(always)]
-    pub(super) fn with(self, extent: Extent) -> PoolHome<B> {
-        PoolHome { shared: self.shared, home: Home { slab: self.slab, extent } }
     }
 }
 
@@ -92,8 +80,8 @@ pub(super) struct Part<B: Backend> {
     /// pages.
     end: u64,
     home: Home<B::Slab>,
-    /// What blocks kept alive that came back.
-    ties: Vec<Ties<B>>,
+    /// Of blocks that came back. They go out again as they are, with another place.
+    idle: Vec<Box<Descriptor<B>>>,
 }
 
 impl<B: Backend> Part<B> {
@@ -104,10 +92,10 @@ impl<B: Backend> Part<B> {
         (Arc::ptr_eq(&self.home.slab, &home.slab) && offset < self.end).then_some(offset)
     }
 
-    /// Keeps what a block that came back kept alive, for the next block.
+    /// Keeps the descriptor of a block that came back, for the next block.
     #[inline]
-    pub(super) fn keep(&mut self, shared: Arc<Shared<B>>, slab: Arc<Slab<B::Slab>>) {
-        self.ties.push(Ties { shared, slab });
+    pub(super) fn keep(&mut self, descriptor: Box<Descriptor<B>>) {
+        self.idle.push(descriptor);
     }
 }
 
@@ -121,7 +109,7 @@ pub(super) struct Arena<B: Backend> {
 impl<B: Backend> Arena<B> {
     /// Makes an arena of the homes that were taken for the runs of a layout.
     pub(super) fn new(layout: &Layout, homes: Vec<Home<B::Slab>>) -> Self {
-        let part = |((at, bytes), home): (&(u64, u64), _)| Part { at: *at, end: at + bytes, home, ties: Vec::new() };
+        let part = |((at, bytes), home): (&(u64, u64), _)| Part { at: *at, end: at + bytes, home, idle: Vec::new() };
         Self { parts: layout.runs.iter().zip(homes).map(part).collect(), schedule: Arc::clone(&layout.schedule) }
     }
 
@@ -134,14 +122,14 @@ impl<B: Backend> Arena<B> {
         self.parts.iter().map(|part| part.home.extent.bytes()).sum()
     }
 
-    /// Where a place of the schedule is, and what a block there keeps alive.
+    /// The descriptor of a block at a place of the schedule.
     #[inline(always)]
     pub(super) fn place(
         &mut self,
         (offset, bytes): (u64, u64),
         index: u32,
         shared: &Arc<Shared<B>>,
-    ) -> (Ties<B>, Extent) {
+    ) -> Box<Descriptor<B>> {
         let part = match &mut self.parts[..] {
             [only] => only,
             parts => {
@@ -150,9 +138,15 @@ impl<B: Backend> Arena<B> {
             }
         };
         let extent = part.home.extent.part(offset - part.at, bytes, index);
-        let ties =
-            part.ties.pop().unwrap_or_else(|| Ties { shared: Arc::clone(shared), slab: Arc::clone(&part.home.slab) });
-        (ties, extent)
+        match part.idle.pop() {
+            Some(mut descriptor) => {
+                if let Some(home) = descriptor.home_mut() {
+                    home.extent = extent;
+                }
+                descriptor
+            }
+            None => Descriptor::new(Arc::clone(shared), Home { slab: Arc::clone(&part.home.slab), extent }),
+        }
     }
 
     /// The part that a place which comes back is in, and the schedule's offset of the place. `None` if it is of another arena.
@@ -186,8 +180,8 @@ impl<B: Backend> Arena<B> {
         left.is_due = true;
         let mut rest = Rest::new();
         let ranges = ranges(cursor);
-        for Part { at, end, home, ties } in self.parts {
-            rest.pools.extend(ties.into_iter().map(|ties| ties.shared));
+        for Part { at, end, home, idle } in self.parts {
+            rest.pools.extend(idle.into_iter().map(|descriptor| descriptor.into_parts().1));
             let inside = inside((at, end), &ranges);
             if inside.is_empty() {
                 left.homes.push(home);
@@ -211,8 +205,8 @@ impl<B: Backend> Arena<B> {
     }
 
     pub(super) fn metadata_bytes(&self) -> u64 {
-        let of_part = |part: &Part<B>| size_of::<Part<B>>() + part.ties.capacity() * size_of::<Ties<B>>();
-        self.parts.iter().map(of_part).sum::<usize>() as u64
+        let of_part = |part: &Part<B>| size_of::<Part<B>>() as u64 + boxes_bytes(&part.idle);
+        self.parts.iter().map(of_part).sum()
     }
 }
 

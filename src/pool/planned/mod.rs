@@ -39,7 +39,8 @@ pub use self::report::{Deviation, PlanReport};
 use self::signs::Sign;
 pub(super) use self::signs::Signs;
 pub use self::steps::PlannedSteps;
-use super::shards::{PoolHome, Shards};
+use super::block::Descriptor;
+use super::shards::Shards;
 use super::state::{Holds, Home, StateOf};
 use super::zero::Zeroed;
 use super::{Block, Priority, Request, Shared};
@@ -72,14 +73,14 @@ impl<B: Backend> Shared<B> {
             if planner.is_due() {
                 planner = self.next_step(planner);
             }
-            if let Some((ties, extent)) = planner.take(request.bytes, self) {
+            if let Some(descriptor) = planner.take(request.bytes, self) {
                 drop(planner);
                 self.pass();
                 if request.zeroed || !request.label.is_none() || self.shards.signs.is_recording() {
-                    return self.planned_with_care(ties.with(extent), request);
+                    return self.planned_with_care(descriptor, request);
                 }
                 // Built where the caller wants it, and not moved: half of what an allocation costs here would be moves.
-                return Ok(Block::bare(ties.with(extent), request.bytes));
+                return Ok(Block::bare(descriptor, request.bytes));
             }
             began = Some(planner.began());
             self.do_without(planner);
@@ -97,11 +98,13 @@ impl<B: Backend> Shared<B> {
 
     /// A planned block that has a label, is recorded, or zeroed.
     #[inline(never)]
-    fn planned_with_care(&self, place: PoolHome<B>, request: &Request) -> Result<Block<B>> {
-        if self.shards.signs.is_recording() {
-            self.state().record_alloc(&place.home, request);
+    fn planned_with_care(&self, descriptor: Box<Descriptor<B>>, request: &Request) -> Result<Block<B>> {
+        if self.shards.signs.is_recording()
+            && let Some(home) = descriptor.home()
+        {
+            self.state().record_alloc(home, request);
         }
-        let block = Block::unfilled(place, request);
+        let block = Block::unfilled(descriptor, request);
         // The block owns its place before this runs the caller's writer.
         self.make_room_in_record();
         block.filled(request)
@@ -216,13 +219,13 @@ impl<B: Backend> Shared<B> {
         if planner.is_due() {
             planner = self.next_step(planner);
         }
-        let Some((ties, extent)) = planner.take(request.bytes, self) else {
+        let Some(descriptor) = planner.take(request.bytes, self) else {
             self.do_without(planner);
             return Ok(None);
         };
         drop(planner);
         self.pass();
-        self.planned_with_care(ties.with(extent), request).map(Some)
+        self.planned_with_care(descriptor, request).map(Some)
     }
 
     /// Writes a block of the pool down. It is part of a step if it was looked for in the planned steps that `began` then, and
@@ -331,17 +334,19 @@ impl<B: Backend> Shared<B> {
 }
 
 /// A block of the arena comes back.
-pub(super) fn give<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Holds>, is_dirty: bool) {
-    let shards = place.shared.shards;
-    if shards.signs.is_recording() {
-        place.shared.state().record_free(&place.home);
+pub(super) fn give<B: Backend>(descriptor: Box<Descriptor<B>>, bytes: u64, holds: Option<Holds>, is_dirty: bool) {
+    let shards = descriptor.shared().shards;
+    if shards.signs.is_recording()
+        && let Some(home) = descriptor.home()
+    {
+        descriptor.shared().state().record_free(home);
     }
     if holds.is_none() && !is_dirty {
         let rest = {
             let mut planner = shards.planner();
             // A waiter that joined the line before has looked at the arena, or looks at it after this.
             let is_wanted = shards.signs.is_wanted();
-            let rest = planner.give(place, bytes, is_wanted);
+            let rest = planner.give(descriptor, bytes, is_wanted);
             if rest.is_some() {
                 shards.show(&mut planner);
             }
@@ -352,13 +357,13 @@ pub(super) fn give<B: Backend>(place: PoolHome<B>, bytes: u64, holds: Option<Hol
         }
         return;
     }
-    let shared = Arc::clone(&place.shared);
-    let held_bytes = place.home.extent.bytes();
+    let (Some(home), shared) = descriptor.into_parts() else { return };
+    let held_bytes = home.extent.bytes();
     // Before anybody sees that the hold is over, and says so.
     let mut state = shared.state();
     let tally = {
         let mut planner = shared.shards.planner();
-        planner.hold(Held { home: place.home, holds, is_dirty });
+        planner.hold(Held { home, holds, is_dirty });
         planner.tally()
     };
     state.fold(tally);

@@ -7,9 +7,9 @@
 //! A list keeps memory from requests of other sizes. So runs come here only while memory is ample (`State::look_at_room`), and
 //! all leave before a request finds no room, before a slab is created, and before memory is committed.
 
-use super::PoolHome;
 use crate::backend::Backend;
-use crate::pool::tables::vec_bytes;
+use crate::pool::block::Descriptor;
+use crate::pool::tables::{boxes_bytes, vec_bytes};
 
 /// Sets in a shard, a power of two. Recorded training steps use 30 to 120 sizes.
 const SETS: usize = if cfg!(loom) { 2 } else { 128 };
@@ -20,7 +20,7 @@ const SET_RUNS: usize = if cfg!(loom) { 2 } else { 16 };
 /// Runs of one size.
 struct Set<B: Backend> {
     held_bytes: u64,
-    runs: Vec<PoolHome<B>>,
+    runs: Vec<Box<Descriptor<B>>>,
 }
 
 /// The free runs of a shard. Takes no memory before the first run comes.
@@ -43,7 +43,7 @@ impl<B: Backend> Runs<B> {
 
     /// Takes the run of exactly so many bytes that came last.
     #[inline(always)]
-    pub(super) fn take(&mut self, held_bytes: u64) -> Option<PoolHome<B>> {
+    pub(super) fn take(&mut self, held_bytes: u64) -> Option<Box<Descriptor<B>>> {
         let set = self.sets.get_mut(set_of(held_bytes))?;
         if set.held_bytes != held_bytes {
             return None;
@@ -61,21 +61,19 @@ impl<B: Backend> Runs<B> {
             && set.is_some_and(|set| set.held_bytes == held_bytes && set.runs.len() < SET_RUNS)
     }
 
-    /// Puts a run of so many bytes in.
+    /// Puts a run of so many bytes in. Returns it if its set has no room.
     #[inline(always)]
-    pub(super) fn give(&mut self, held_bytes: u64, run: impl FnOnce() -> Option<PoolHome<B>>) {
-        if let Some(set) = self.sets.get_mut(set_of(held_bytes)) {
-            self.bytes += held_bytes;
-            if let Some(run) = run() {
-                set.runs.push(run);
-            }
-        }
+    pub(super) fn give(&mut self, held_bytes: u64, run: Box<Descriptor<B>>) -> Result<(), Box<Descriptor<B>>> {
+        let Some(set) = self.sets.get_mut(set_of(held_bytes)) else { return Err(run) };
+        self.bytes += held_bytes;
+        set.runs.push(run);
+        Ok(())
     }
 
     /// Makes [room](Self::has_room). Returns what had to leave: another size in the set, the older half of a full one, or all runs
     /// if they came to more than `bytes_most`. Sizes that no request asks for any more go that way.
     #[cold]
-    pub(super) fn make_room(&mut self, held_bytes: u64, bytes_most: u64) -> Vec<PoolHome<B>> {
+    pub(super) fn make_room(&mut self, held_bytes: u64, bytes_most: u64) -> Vec<Box<Descriptor<B>>> {
         if self.sets.is_empty() {
             self.sets.resize_with(SETS, || Set { held_bytes: 0, runs: Vec::new() });
         }
@@ -95,7 +93,7 @@ impl<B: Backend> Runs<B> {
     }
 
     /// Takes all runs out.
-    pub(super) fn take_all(&mut self) -> Vec<PoolHome<B>> {
+    pub(super) fn take_all(&mut self) -> Vec<Box<Descriptor<B>>> {
         self.bytes = 0;
         let mut leaving = Vec::new();
         self.sets.iter_mut().for_each(|set| leaving.append(&mut set.runs));
@@ -104,11 +102,11 @@ impl<B: Backend> Runs<B> {
 
     /// Returns the memory of the sets.
     pub(super) fn metadata_bytes(&self) -> u64 {
-        vec_bytes(&self.sets) + self.sets.iter().map(|set| vec_bytes(&set.runs)).sum::<u64>()
+        vec_bytes(&self.sets) + self.sets.iter().map(|set| boxes_bytes(&set.runs)).sum::<u64>()
     }
 }
 
 /// Returns what the places hold.
-pub(super) fn bytes_of<B: Backend>(places: &[PoolHome<B>]) -> u64 {
-    places.iter().map(|place| place.home.extent.bytes()).sum()
+pub(super) fn bytes_of<B: Backend>(places: &[Box<Descriptor<B>>]) -> u64 {
+    places.iter().map(|place| place.bytes_held()).sum()
 }

@@ -1,15 +1,14 @@
 //! What an allocation and a free do to the step that is under way.
 
-use super::super::arena::{Rest, Ties};
+use super::super::arena::Rest;
 use super::super::report::Deviation;
 use super::{Mode, Planner};
 use crate::backend::Backend;
 use crate::plan::Found;
 use crate::pool::Shared;
-use crate::pool::shards::PoolHome;
+use crate::pool::block::Descriptor;
 use crate::pool::state::{Holds, Home};
 use crate::pool::tables::keep_small;
-use crate::space::Extent;
 use crate::sync::{Arc, Ordering};
 
 /// So many allocations of a step that plans itself may be served beside its arena. With one more it is another step.
@@ -29,9 +28,9 @@ impl<B: Backend> Held<B> {
 }
 
 impl<B: Backend> Planner<B> {
-    /// A place for so many bytes, if the schedule has one: what it keeps alive, and where it is.
+    /// The descriptor of a place for so many bytes, if the schedule has one.
     #[inline(always)]
-    pub(in crate::pool::planned) fn take(&mut self, bytes: u64, shared: &Arc<Shared<B>>) -> Option<(Ties<B>, Extent)> {
+    pub(in crate::pool::planned) fn take(&mut self, bytes: u64, shared: &Arc<Shared<B>>) -> Option<Box<Descriptor<B>>> {
         if let Mode::Auto(auto) = &mut self.mode {
             auto.count();
         }
@@ -46,9 +45,9 @@ impl<B: Backend> Planner<B> {
             }
         };
         let (Some(arena), Some(cursor)) = (&mut self.arena, &self.cursor) else { return None };
-        let (ties, extent) = arena.place(cursor.place(index), index, shared);
-        self.tally.alloc(bytes, extent.bytes());
-        Some((ties, extent))
+        let place = cursor.place(index);
+        self.tally.alloc(bytes, place.1);
+        Some(arena.place(place, index, shared))
     }
 
     /// Serves nothing: no schedule is followed.
@@ -126,24 +125,26 @@ impl<B: Backend> Planner<B> {
     #[inline]
     pub(in crate::pool::planned) fn give(
         &mut self,
-        place: PoolHome<B>,
+        descriptor: Box<Descriptor<B>>,
         bytes: u64,
         is_wanted: bool,
     ) -> Option<Rest<B>> {
-        self.tally.free(bytes, place.home.extent.bytes());
-        self.put_back(place.home, Some(place.shared), is_wanted)
+        self.tally.free(bytes, descriptor.bytes_held());
+        let home = descriptor.home()?;
+        let Some((part, offset)) = self.arena.as_mut().and_then(|arena| arena.find(home)) else {
+            let (home, shared) = descriptor.into_parts();
+            return Some(self.put_back_late(home?, Some(shared)));
+        };
+        let index = home.extent.index();
+        part.keep(descriptor);
+        self.put_back(index, offset, is_wanted)
     }
 
+    /// Takes a place of the arena back. The arena goes home with the last of them if it `is_wanted`.
     #[inline]
-    fn put_back(&mut self, home: Home<B::Slab>, shared: Option<Arc<Shared<B>>>, is_wanted: bool) -> Option<Rest<B>> {
-        let Some((part, offset)) = self.arena.as_mut().and_then(|arena| arena.find(&home)) else {
-            return Some(self.put_back_late(home, shared));
-        };
+    fn put_back(&mut self, index: u32, offset: u64, is_wanted: bool) -> Option<Rest<B>> {
         let cursor = self.cursor.as_mut().expect("an arena is there for a schedule");
-        cursor.put_back(home.extent.index(), offset);
-        if let Some(shared) = shared {
-            part.keep(shared, home.slab);
-        }
+        cursor.put_back(index, offset);
         if is_wanted && cursor.out() == 0 { Some(self.leave_idle_arena()) } else { None }
     }
 
@@ -177,7 +178,11 @@ impl<B: Backend> Planner<B> {
 
     /// Takes a held place back that is in no use any more and zeroed if it must be. It kept no pool alive.
     pub(in crate::pool::planned) fn end_hold(&mut self, home: Home<B::Slab>) {
-        let rest = self.put_back(home, None, false);
+        let found = self.arena.as_mut().and_then(|arena| arena.find(&home)).map(|(_, offset)| offset);
+        let rest = match found {
+            Some(offset) => self.put_back(home.extent.index(), offset, false),
+            None => Some(self.put_back_late(home, None)),
+        };
         debug_assert!(rest.is_none_or(|rest| rest.pools.is_empty()));
     }
 }

@@ -1,0 +1,63 @@
+//! What a pool has of one block. It lies on the heap: from an owner to a list and to the next owner only a pointer is moved.
+
+use super::hold::Asked;
+use crate::backend::Backend;
+use crate::pool::Shared;
+use crate::pool::labels::LabelCount;
+use crate::pool::state::{Holds, Home};
+use crate::pool::{Request, planned};
+use crate::sync::Arc;
+
+/// A block's place, what keeps its pool and its slab alive, and what its owner asked for. Without an owner it has no label.
+pub(in crate::pool) struct Descriptor<B: Backend> {
+    /// Zero bytes take nothing.
+    pub(super) home: Option<Home<B::Slab>>,
+    pub(super) shared: Arc<Shared<B>>,
+    pub(super) asked: Asked,
+    pub(super) label: Option<Arc<LabelCount>>,
+}
+
+impl<B: Backend> Descriptor<B> {
+    /// A descriptor without an owner.
+    pub(in crate::pool) fn new(shared: Arc<Shared<B>>, home: Home<B::Slab>) -> Box<Self> {
+        Box::new(Self { home: Some(home), shared, asked: Asked::new(0), label: None })
+    }
+
+    /// A descriptor of zero bytes, with the request's label.
+    pub(super) fn empty(shared: &Arc<Shared<B>>, request: &Request) -> Box<Self> {
+        let label = shared.labels.of(&request.label).inspect(|label| label.count_other());
+        Box::new(Self { home: None, shared: Arc::clone(shared), asked: Asked::new(0), label })
+    }
+
+    pub(in crate::pool) fn shared(&self) -> &Arc<Shared<B>> {
+        &self.shared
+    }
+
+    pub(in crate::pool) fn home(&self) -> Option<&Home<B::Slab>> {
+        self.home.as_ref()
+    }
+
+    pub(in crate::pool) fn home_mut(&mut self) -> Option<&mut Home<B::Slab>> {
+        self.home.as_mut()
+    }
+
+    /// Returns the bytes held.
+    #[inline(always)]
+    pub(in crate::pool) fn bytes_held(&self) -> u64 {
+        self.home.as_ref().map_or(0, |home| home.extent.bytes())
+    }
+
+    /// Takes it apart: the place, and what keeps the pool alive.
+    pub(in crate::pool) fn into_parts(self: Box<Self>) -> (Option<Home<B::Slab>>, Arc<Shared<B>>) {
+        let Self { home, shared, .. } = *self;
+        (home, shared)
+    }
+
+    /// Takes the holds on the block, which loses its owner.
+    pub(super) fn take_holds(&self) -> Option<Holds> {
+        if !self.asked.has_holds() {
+            return None;
+        }
+        self.home.as_ref().and_then(|home| self.shared.holds.take(planned::at(home)))
+    }
+}
