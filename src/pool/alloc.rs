@@ -20,8 +20,9 @@
 
 use std::time::Duration;
 
-use super::block::Descriptor;
+use super::block::{Descriptor, IdleBlock};
 use super::grow::Grown;
+use super::labels::{LabelId, LabelKey};
 use super::shards::Tally;
 use super::state::{Home, Short};
 use super::{Block, Fallback, Request, Shared};
@@ -42,20 +43,20 @@ impl<B: Backend> Shared<B> {
         if self.shards.signs.looks() { self.alloc_in_step(request) } else { self.alloc_in_pool(request) }
     }
 
-    /// Allocates while nothing is planned. A block that is neither labelled nor zeroed is built where the caller wants it: moves
-    /// would be half of what it costs.
+    /// Allocates while nothing is planned. What a list has for a request without a text goes out at once.
     #[inline(always)]
     pub(super) fn alloc_in_pool(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
-        if request.zeroed || !request.label.is_none() {
-            return self.alloc_with_care(request);
-        }
         // What a list has is within every limit: such a request needs no more checks than these.
-        if self.is_plain(request)
-            && let Some(descriptor) = self.take_listed(request.bytes)?
+        if !request.zeroed
+            && let Some(label) = self.labels.number(&request.label)
+            && self.is_plain(request)
         {
-            return Ok(Block::bare(descriptor, request.bytes));
+            if let Some(descriptor) = self.take_listed(request.bytes, label)? {
+                return Ok(Block::of(descriptor, request.bytes, label));
+            }
+            return self.alloc_unlisted(request);
         }
-        self.alloc_unlisted(request)
+        self.alloc_with_care(request)
     }
 
     #[inline(always)]
@@ -63,28 +64,40 @@ impl<B: Backend> Shared<B> {
         request.align_bytes.is_power_of_two() && request.align_bytes <= self.limits.alignment_bytes
     }
 
-    /// Takes a piece or a run from this thread's lists.
+    /// Takes a piece or a run from this thread's lists, for a block with this label.
     #[inline(always)]
-    fn take_listed(&self, bytes: u64) -> Result<Option<Box<Descriptor<B>>>> {
+    fn take_listed(&self, bytes: u64, label: LabelId) -> Result<Option<IdleBlock<B>>> {
         if self.run_sizes.are_for(bytes) {
             if !self.shards.lists_runs() {
                 return Ok(None);
             }
             self.backend.check()?;
-            return Ok(self.shards.take_run(bytes, self.run_sizes));
+            return Ok(self.shards.take_run(bytes, self.run_sizes, label));
         }
         let Some(class) = self.classes.of(bytes) else { return Ok(None) };
         self.backend.check()?;
-        Ok(self.shards.take(class, self.classes.bytes(class), bytes))
+        Ok(self.shards.take(class, self.classes.bytes(class), bytes, label))
     }
 
-    /// A block with a label, or zeroed.
+    /// Takes a piece or a run from this thread's lists, for a block with a label that the shard knows.
+    fn take_labelled(&self, bytes: u64, key: &LabelKey<'_>) -> Result<Option<(IdleBlock<B>, LabelId)>> {
+        let class = self.classes.of(bytes).filter(|_| !self.run_sizes.are_for(bytes));
+        self.backend.check()?;
+        let class = class.map(|class| (class, self.classes.bytes(class)));
+        Ok(self.shards.take_labelled(class, bytes, self.run_sizes, key))
+    }
+
+    /// A block whose label is a text, or that is zeroed.
     #[inline(never)]
     fn alloc_with_care(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
-        if self.is_plain(request)
-            && let Some(descriptor) = self.take_listed(request.bytes)?
-        {
-            return Block::new(descriptor, request);
+        if self.is_plain(request) {
+            let listed = match self.labels.key(&request.label) {
+                None => self.take_listed(request.bytes, LabelId::NONE)?.map(|descriptor| (descriptor, LabelId::NONE)),
+                Some(key) => self.take_labelled(request.bytes, &key)?,
+            };
+            if let Some((descriptor, label)) = listed {
+                return Block::of(descriptor, request.bytes, label).filled(request);
+            }
         }
         self.alloc_unlisted(request)
     }
@@ -106,11 +119,7 @@ impl<B: Backend> Shared<B> {
 
     /// A place for the request and idle pieces of the same class, for a list that is empty. Only what is idle in this class
     /// already: whatever is larger may be wanted whole.
-    fn fill(
-        self: &Arc<Self>,
-        request: &Request,
-        tally: Tally,
-    ) -> Option<(Box<Descriptor<B>>, Vec<Box<Descriptor<B>>>)> {
+    fn fill(self: &Arc<Self>, request: &Request, tally: Tally) -> Option<(IdleBlock<B>, Vec<IdleBlock<B>>)> {
         let mut state = self.state();
         state.fold(tally);
         let home = state.take(request)?;
@@ -481,7 +490,7 @@ impl<B: Backend> Shared<B> {
     /// What was in a list goes back to its space. The line is not served: while somebody is in it there are no lists, and
     /// who joins it serves it once all of them are empty.
     #[cold]
-    pub(super) fn take_home(&self, places: Vec<Box<Descriptor<B>>>, tally: Tally) {
+    pub(super) fn take_home(&self, places: Vec<IdleBlock<B>>, tally: Tally) {
         let mut state = self.state();
         state.fold(tally);
         state.put_back(places.into_iter().filter_map(|place| place.into_parts().0));

@@ -8,11 +8,12 @@ mod resize;
 
 use std::fmt;
 
-pub(super) use self::descriptor::Descriptor;
+pub(super) use self::descriptor::{Descriptor, IdleBlock};
 use self::hold::Asked;
 pub use self::hold::Hold;
 pub(super) use self::hold::HoldTable;
 pub(super) use self::lent::Lent;
+use super::labels::{Label, LabelCount, LabelId};
 use super::shards::Tally;
 use super::state::{Holds, Home};
 use super::zero::Zeroed;
@@ -32,14 +33,15 @@ pub struct Block<B: Backend> {
 
 impl<B: Backend> Block<B> {
     /// A block whose place is the request's.
-    pub(super) fn new(descriptor: Box<Descriptor<B>>, request: &Request) -> Result<Self> {
+    pub(super) fn new(descriptor: IdleBlock<B>, request: &Request) -> Result<Self> {
         Self::unfilled(descriptor, request).filled(request)
     }
 
-    /// A block without a label, whatever its bytes are.
+    /// A block with a label that is counted, whatever its bytes are.
     #[inline(always)]
-    pub(super) fn bare(mut descriptor: Box<Descriptor<B>>, bytes: u64) -> Self {
+    pub(super) fn of(mut descriptor: IdleBlock<B>, bytes: u64, label: LabelId) -> Self {
         descriptor.asked = Asked::new(bytes);
+        descriptor.label = label;
         Self { descriptor: Some(descriptor) }
     }
 
@@ -50,9 +52,10 @@ impl<B: Backend> Block<B> {
     }
 
     /// A block whose bytes are not yet as the request wants them: [`prepare`](Self::prepare) is to follow.
-    pub(super) fn unfilled(mut descriptor: Box<Descriptor<B>>, request: &Request) -> Self {
-        descriptor.label = descriptor.shared.label(request, descriptor.bytes_held());
-        Self::bare(descriptor, request.bytes)
+    pub(super) fn unfilled(descriptor: IdleBlock<B>, request: &Request) -> Self {
+        let count = LabelCount::block(descriptor.bytes_held());
+        let label = descriptor.shared.count_label(&request.label, count);
+        Self::of(descriptor, request.bytes, label)
     }
 
     #[cold]
@@ -108,9 +111,9 @@ impl<B: Backend> Block<B> {
         self.home().map(|home| home.slab.serial)
     }
 
-    /// The request's label, or an empty text.
-    pub fn label(&self) -> &str {
-        self.descriptor().label.as_ref().map_or("", |label| label.text())
+    /// The request's label, or an empty one. Takes a lock: for messages and tests.
+    pub fn label(&self) -> Label {
+        self.shared().labels.of(self.descriptor().label)
     }
 
     /// A handle of the pool that the block is from.
@@ -219,7 +222,7 @@ impl<B: Backend> Drop for Block<B> {
 }
 
 /// Takes home what had to leave a list.
-fn spill<B: Backend>(leaving: Vec<Box<Descriptor<B>>>, tally: Tally) {
+fn spill<B: Backend>(leaving: Vec<IdleBlock<B>>, tally: Tally) {
     if let Some(shared) = leaving.first().map(|descriptor| Arc::clone(&descriptor.shared)) {
         shared.take_home(leaving, tally);
     }
@@ -228,15 +231,10 @@ fn spill<B: Backend>(leaving: Vec<Box<Descriptor<B>>>, tally: Tally) {
 /// How a block that was dropped goes home.
 impl<B: Backend> Descriptor<B> {
     #[inline(always)]
-    fn lose_owner(mut self: Box<Self>) {
+    fn lose_owner(self: Box<Self>) {
         let Some(home) = &self.home else {
-            self.label.iter().for_each(|label| label.uncount_other());
-            return;
+            return self.uncount();
         };
-        // Before any waiter is told: its waker may ask who holds what.
-        if let Some(label) = self.label.take() {
-            label.remove(home.extent.bytes());
-        }
         if home.extent.is_marked(Mark::Planned) { self.give_planned() } else { self.give_home() }
     }
 
@@ -270,6 +268,7 @@ impl<B: Backend> Descriptor<B> {
     fn give_planned(self: Box<Self>) {
         let Some(home) = &self.home else { return };
         let is_dirty = self.is_left_dirty(home);
+        self.uncount();
         let (bytes, holds) = (self.asked.bytes(), self.take_holds());
         planned::give(self, bytes, holds, is_dirty);
     }
@@ -289,7 +288,9 @@ impl<B: Backend> Descriptor<B> {
 
     /// Straight home, past the free lists.
     #[cold]
-    fn give_to_space(self: Box<Self>, is_dirty: bool) {
+    fn give_to_space(self, is_dirty: bool) {
+        // Before any waiter is told: its waker may ask who holds what.
+        self.uncount();
         let (bytes, holds) = (self.asked.bytes(), self.take_holds());
         let (Some(home), shared) = self.into_parts() else { return };
         let tally = shared.shards.tally();

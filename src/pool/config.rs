@@ -346,10 +346,10 @@ pub enum Fallback {
 /// # Ok::<(), tensorpool::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct Request<'l> {
     pub(super) bytes: u64,
     pub(super) align_bytes: u64,
-    pub(super) label: RequestLabel,
+    pub(super) label: RequestLabel<'l>,
     pub(super) zeroed: bool,
     pub(super) priority: Priority,
     pub(super) wait: Option<Duration>,
@@ -359,7 +359,7 @@ pub struct Request {
     pub(super) for_the_pool: bool,
 }
 
-impl Request {
+impl<'l> Request<'l> {
     /// A block of at least this many bytes. Zero bytes takes nothing and always succeeds.
     pub fn bytes(bytes: u64) -> Self {
         Self {
@@ -373,6 +373,11 @@ impl Request {
             without: [false; 4],
             for_the_pool: false,
         }
+    }
+
+    /// The same request, which borrows no label.
+    pub(super) fn into_static(self) -> Request<'static> {
+        Request { label: self.label.into_static(), ..self }
     }
 
     #[must_use]
@@ -410,7 +415,7 @@ impl Request {
     /// A name for statistics, errors and leaks: a text, or a [`Label`](crate::Label) from [`Pool::label`](crate::Pool::label), which
     /// costs least where many requests have it. Blocks of one label are counted together. Empty is no label.
     #[must_use]
-    pub fn label(mut self, label: impl Into<RequestLabel>) -> Self {
+    pub fn label(mut self, label: impl Into<RequestLabel<'l>>) -> Self {
         self.label = label.into();
         self
     }
@@ -485,7 +490,7 @@ impl Request {
     }
 }
 
-impl Default for Request {
+impl Default for Request<'_> {
     /// A block of zero bytes.
     fn default() -> Self {
         Self::bytes(0)

@@ -1,64 +1,94 @@
-//! Who holds what: bytes and blocks per label, kept up to date at every allocation and free.
+//! Labels: a table of texts, each with a small number. Blocks and requests carry the number.
 //!
-//! Blocks without a label are not counted here: they hold what is left of the pool's total.
+//! ```text
+//!   text ──► table (a lock) ──► number ──► counts in the shards (super::shards): bytes and blocks of each label
+//! ```
+//!
+//! A label leaves the table once no block and no [`Label`] has it, and its number is used again. Blocks without a label are not
+//! counted: they hold what is left of the pool's total.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, fence};
 
-use super::tables::{ARC_BYTES, keep_small_map, map_bytes};
+use foldhash::fast::RandomState;
+
+use super::tables::{ARC_BYTES, keep_small, keep_small_map, map_bytes, tree_bytes, vec_bytes};
 use crate::error::Holder;
-use crate::sync::{Arc, Mutex, Ordering, lock};
+use crate::sync::{Arc, Mutex, MutexGuard, Ordering, lock};
 
-/// A label's text and what its blocks hold. Shared by the table and the blocks, each of which has one reference: so the blocks need no
-/// count of their own.
-#[derive(Debug)]
+/// A label's number in the table of its pool. Used again once the label has gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct LabelId(u32);
+
+impl LabelId {
+    /// No label.
+    pub(super) const NONE: Self = Self(0);
+
+    #[inline(always)]
+    pub(super) fn is_none(self) -> bool {
+        self == Self::NONE
+    }
+
+    #[inline(always)]
+    pub(super) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What the blocks of a label hold, or what a part of the pool saw of them. Two whole words, so that a sum is read as it was written:
+/// a load that spans two stores waits for both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct LabelCount {
-    text: Arc<str>,
-    /// Which pool's table it is in.
-    table: u64,
-    bytes: AtomicU64,
-    /// References that are not of blocks that hold something.
-    others: AtomicUsize,
+    bytes: i64,
+    /// Blocks that hold something in the lower half, blocks of zero bytes in the upper.
+    blocks: i64,
 }
 
 impl LabelCount {
-    /// With one reference that is of no block: the table's.
-    fn new(text: Arc<str>, table: u64) -> Self {
-        Self { text, table, bytes: AtomicU64::new(0), others: AtomicUsize::new(1) }
+    /// A block of zero bytes.
+    pub(super) const EMPTY: Self = Self { bytes: 0, blocks: 1 << 32 };
+
+    /// A block that holds so many bytes.
+    #[inline(always)]
+    pub(super) fn block(bytes: u64) -> Self {
+        Self { bytes: bytes as i64, blocks: 1 }
     }
 
-    pub(super) fn text(&self) -> &str {
-        &self.text
+    /// A block that holds so many bytes more, or fewer.
+    pub(super) fn bytes(bytes: i64) -> Self {
+        Self { bytes, blocks: 0 }
     }
 
-    /// A block of so many bytes has a reference from now on, or one that is counted holds so many more.
-    #[inline]
-    pub(super) fn add(&self, bytes: u64) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    /// What takes this back.
+    #[inline(always)]
+    pub(super) fn negated(self) -> Self {
+        Self { bytes: -self.bytes, blocks: -self.blocks }
     }
 
-    /// Takes back what [`add`](Self::add) has counted.
-    #[inline]
-    pub(super) fn remove(&self, bytes: u64) {
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    #[inline(always)]
+    pub(super) fn add(&mut self, other: Self) {
+        // Parts of a sum may pass the range of a number on the way; the sum does not.
+        self.bytes = self.bytes.wrapping_add(other.bytes);
+        self.blocks = self.blocks.wrapping_add(other.blocks);
     }
 
-    /// A reference is of no block that holds something.
-    pub(super) fn count_other(&self) {
-        self.others.fetch_add(1, Ordering::Relaxed);
+    fn is_of_no_block(self) -> bool {
+        self.blocks == 0
     }
 
-    /// Such a reference goes.
-    pub(super) fn uncount_other(&self) {
-        self.others.fetch_sub(1, Ordering::Relaxed);
+    /// Returns the bytes held, and the blocks that hold them. Shards that are read one after another may sum to less than nothing.
+    fn held(self) -> (u64, u64) {
+        (self.bytes.max(0) as u64, (self.blocks as i32).max(0) as u64)
     }
 }
 
-/// A label that a pool knows: a request that carries it needs no look-up of its text. From [`Pool::label`](crate::Pool::label).
+/// A label that a pool knows: a request that carries it needs no look-up of its text. From [`Pool::label`](crate::Pool::label) and
+/// [`Block::label`](crate::Block::label).
 ///
-/// Requests to another pool may carry it too: that pool looks its text up.
+/// It reads as its text. Requests to another pool may carry it too: that pool looks its text up.
 ///
 /// ```
 /// use tensorpool::{Config, Pool, Request};
@@ -66,65 +96,86 @@ impl LabelCount {
 /// let pool = Pool::host(Config::new("1 MiB"))?;
 /// let label = pool.label("activations");
 /// let step: Vec<_> = (0..10).map(|_| pool.alloc(Request::bytes(64).label(&label))).collect::<Result<_, _>>()?;
-/// assert_eq!((step[0].label(), pool.holders()[0].blocks), ("activations", 10));
+/// assert_eq!(step[0].label(), "activations");
+/// assert_eq!(pool.holders()[0].blocks, 10);
 /// # Ok::<(), tensorpool::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct Label(Arc<Known>);
-
-/// The reference of a label and of all its clones.
-struct Known(Arc<LabelCount>);
+pub struct Label {
+    text: Arc<str>,
+    id: LabelId,
+    /// Which pool's table it is in.
+    table: u64,
+}
 
 impl Label {
-    fn new(count: Arc<LabelCount>) -> Self {
-        count.count_other();
-        Self(Arc::new(Known(count)))
+    /// The label's text, empty for no label.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
-    /// The label's text.
-    pub fn text(&self) -> &str {
-        self.0.0.text()
+    pub(super) fn id(&self) -> LabelId {
+        self.id
+    }
+
+    pub(super) fn shared_text(&self) -> &Arc<str> {
+        &self.text
     }
 }
 
-impl Drop for Known {
-    fn drop(&mut self) {
-        self.0.uncount_other();
+impl Deref for Label {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
     }
 }
 
 /// Labels of the same text are equal, whichever pools they are of.
 impl PartialEq for Label {
     fn eq(&self, other: &Self) -> bool {
-        self.text() == other.text()
+        self.text == other.text
     }
 }
 
 impl Eq for Label {}
 
+impl PartialEq<str> for Label {
+    fn eq(&self, other: &str) -> bool {
+        *self.text == *other
+    }
+}
+
+impl PartialEq<&str> for Label {
+    fn eq(&self, other: &&str) -> bool {
+        *self.text == **other
+    }
+}
+
 impl fmt::Debug for Label {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Label").field(&self.text()).finish()
+        fmt::Debug::fmt(&*self.text, f)
     }
 }
 
 impl fmt::Display for Label {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.text())
+        f.pad(&self.text)
     }
 }
 
 /// What a request may have for a label: a text, or a [`Label`] that a pool knows.
 #[derive(Clone, Debug)]
-pub struct RequestLabel(Kind);
+pub struct RequestLabel<'l>(Kind<'l>);
 
 #[derive(Clone, Debug)]
-enum Kind {
-    Text(Cow<'static, str>),
-    Known(Label),
+enum Kind<'l> {
+    Text(Cow<'l, str>),
+    Known(&'l Label),
+    Own(Label),
 }
 
-impl RequestLabel {
+impl<'l> RequestLabel<'l> {
     pub(super) const NONE: Self = Self(Kind::Text(Cow::Borrowed("")));
 
     /// The text, empty for none.
@@ -132,6 +183,7 @@ impl RequestLabel {
         match &self.0 {
             Kind::Text(text) => text,
             Kind::Known(label) => label.text(),
+            Kind::Own(label) => label.text(),
         }
     }
 
@@ -140,12 +192,13 @@ impl RequestLabel {
         matches!(&self.0, Kind::Text(text) if text.is_empty())
     }
 
-    /// The text for a record.
-    pub(super) fn to_text(&self) -> Cow<'static, str> {
-        match &self.0 {
-            Kind::Text(text) => text.clone(),
-            Kind::Known(label) => Cow::Owned(label.text().to_owned()),
-        }
+    /// The same label, which borrows nothing.
+    pub(super) fn into_static(self) -> RequestLabel<'static> {
+        RequestLabel(match self.0 {
+            Kind::Text(text) => Kind::Text(Cow::Owned(text.into_owned())),
+            Kind::Known(label) => Kind::Own(label.clone()),
+            Kind::Own(label) => Kind::Own(label),
+        })
     }
 
     /// What the text has in memory.
@@ -158,46 +211,71 @@ impl RequestLabel {
 }
 
 /// Labels of the same text are equal.
-impl PartialEq for RequestLabel {
+impl PartialEq for RequestLabel<'_> {
     fn eq(&self, other: &Self) -> bool {
         self.text() == other.text()
     }
 }
 
-impl Eq for RequestLabel {}
+impl Eq for RequestLabel<'_> {}
 
-impl From<&'static str> for RequestLabel {
-    fn from(text: &'static str) -> Self {
+impl<'l> From<&'l str> for RequestLabel<'l> {
+    fn from(text: &'l str) -> Self {
         Self(Kind::Text(Cow::Borrowed(text)))
     }
 }
 
-impl From<String> for RequestLabel {
+impl<'l> From<&'l String> for RequestLabel<'l> {
+    fn from(text: &'l String) -> Self {
+        Self(Kind::Text(Cow::Borrowed(text)))
+    }
+}
+
+impl From<String> for RequestLabel<'_> {
     fn from(text: String) -> Self {
         Self(Kind::Text(Cow::Owned(text)))
     }
 }
 
-impl From<Cow<'static, str>> for RequestLabel {
-    fn from(text: Cow<'static, str>) -> Self {
+impl<'l> From<Cow<'l, str>> for RequestLabel<'l> {
+    fn from(text: Cow<'l, str>) -> Self {
         Self(Kind::Text(text))
     }
 }
 
-impl From<Label> for RequestLabel {
+impl From<Label> for RequestLabel<'_> {
     fn from(label: Label) -> Self {
+        Self(Kind::Own(label))
+    }
+}
+
+impl<'l> From<&'l Label> for RequestLabel<'l> {
+    fn from(label: &'l Label) -> Self {
         Self(Kind::Known(label))
     }
 }
 
-impl From<&Label> for RequestLabel {
-    fn from(label: &Label) -> Self {
-        Self(Kind::Known(label.clone()))
-    }
+/// How a shard finds the label of a request.
+pub(super) enum LabelKey<'a> {
+    Id(LabelId),
+    Text(&'a str),
 }
 
-/// One entry for each label that a block has, and for some that blocks had. Those go once the table has been asked as often as
-/// it was long. So it is at most twice as long as it was needed, and short again after as many allocations with a label.
+/// Where the labels of all shards are counted.
+pub(super) trait LabelCounts {
+    /// Forgets which texts the shards know.
+    fn forget_texts(&self);
+
+    /// Returns the sums of the labels below `count`.
+    fn sums(&self, count: usize) -> Vec<LabelCount>;
+
+    /// Drops the counts of the labels from `count` on, which have gone.
+    fn truncate(&self, count: usize);
+}
+
+/// One entry for each label that a block has, and for some that blocks had. Those go once as many texts are new as it was long: so it is
+/// at most twice as long as it was needed. They also go once it was asked 16 times as often: so it is short again after as many
+/// allocations with a text.
 #[derive(Debug)]
 pub(super) struct Labels {
     table: Mutex<Table>,
@@ -207,193 +285,188 @@ pub(super) struct Labels {
 
 #[derive(Debug)]
 struct Table {
-    labels: HashMap<Arc<str>, Arc<LabelCount>>,
+    ids: HashMap<Arc<str>, LabelId, RandomState>,
+    /// By number. The first is of no label.
+    texts: Vec<Option<Arc<str>>>,
+    vacant: BTreeSet<u32>,
     /// Bytes of all texts.
     text_bytes: usize,
-    /// After so many more look-ups the labels that no block has go.
+    /// After so many more look-ups, of which a new text counts as [`LOOKUPS_NEW`], the labels that no block has go.
     until_sweep: usize,
 }
 
-const LOOKUPS_LEAST: usize = 256;
+const LABELS_LEAST: usize = 256;
+const LOOKUPS_NEW: usize = 16;
+
+/// References of the table to a text: a label that a program or a thread has is one more.
+const TABLE_REFERENCES: usize = 2;
 
 impl Table {
-    /// Labels that no block has go.
+    fn insert(&mut self, text: &str) -> (Arc<str>, LabelId) {
+        let text: Arc<str> = text.into();
+        let id = self.vacant.pop_first().unwrap_or_else(|| {
+            self.texts.push(None);
+            // A label has more bytes than memory has for so many of them.
+            (self.texts.len() - 1) as u32
+        });
+        let id = LabelId(id);
+        self.texts[id.index()] = Some(Arc::clone(&text));
+        self.text_bytes += text.len();
+        self.ids.insert(Arc::clone(&text), id);
+        (text, id)
+    }
+
+    /// Labels that nothing has go.
     #[cold]
     #[inline(never)]
-    fn sweep(&mut self) {
-        // Where the table has the only reference, no block and no Label can give a thread another while the table is locked.
-        let text_bytes = &mut self.text_bytes;
-        self.labels.retain(|text, label| {
-            let is_held = Arc::strong_count(label) > 1;
-            *text_bytes -= if is_held { 0 } else { text.len() };
-            is_held
-        });
-        keep_small_map(&mut self.labels);
-        self.until_sweep = LOOKUPS_LEAST.max(self.labels.len());
+    fn sweep(&mut self, counts: &dyn LabelCounts) {
+        // A shard that knows a text may count it without a reference. Once the shards know none, a thread needs the table for one, or has
+        // a label; so what no thread has now, and no block then, nothing has.
+        counts.forget_texts();
+        let is_free = |text: &Arc<str>| Arc::strong_count(text) <= TABLE_REFERENCES;
+        let free: Vec<bool> = self.texts.iter().map(|text| text.as_ref().is_some_and(is_free)).collect();
+        // A thread counts a block before it drops its reference.
+        fence(Ordering::Acquire);
+        let sums = counts.sums(self.texts.len());
+        for (index, sum) in sums.into_iter().enumerate() {
+            if free[index]
+                && sum.is_of_no_block()
+                && let Some(text) = self.texts[index].take()
+            {
+                self.text_bytes -= text.len();
+                self.ids.remove(&text);
+                self.vacant.insert(index as u32);
+            }
+        }
+        while self.texts.len() > 1 && self.texts.last().is_some_and(Option::is_none) {
+            self.texts.pop();
+            self.vacant.pop_last();
+        }
+        counts.truncate(self.texts.len());
+        keep_small(&mut self.texts);
+        keep_small_map(&mut self.ids);
+        self.until_sweep = LABELS_LEAST.max(self.ids.len()) * LOOKUPS_NEW;
     }
 }
 
+/// What the blocks of each label hold: text, bytes, blocks.
+pub(super) struct Held(Vec<(Arc<str>, u64, u64)>);
+
 impl Labels {
     pub(super) fn new() -> Self {
-        static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
-        let table = Table { labels: HashMap::new(), text_bytes: 0, until_sweep: LOOKUPS_LEAST };
+        static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
+        let table = Table {
+            ids: HashMap::default(),
+            texts: vec![None],
+            vacant: BTreeSet::new(),
+            text_bytes: 0,
+            until_sweep: LABELS_LEAST * LOOKUPS_NEW,
+        };
         Self { table: Mutex::new(table), number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed) }
     }
 
-    /// The label of a request. `None` for none.
-    #[inline]
-    pub(super) fn of(&self, label: &RequestLabel) -> Option<Arc<LabelCount>> {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        lock(&self.table)
+    }
+
+    /// Returns how a shard finds the label of a request. `None` for no label.
+    #[inline(always)]
+    pub(super) fn key<'a>(&self, label: &'a RequestLabel<'_>) -> Option<LabelKey<'a>> {
+        let known = match &label.0 {
+            Kind::Text(text) => return (!text.is_empty()).then_some(LabelKey::Text(text)),
+            Kind::Known(label) => *label,
+            Kind::Own(label) => label,
+        };
+        if known.table == self.number {
+            return (!known.id.is_none()).then_some(LabelKey::Id(known.id));
+        }
+        (!known.text.is_empty()).then_some(LabelKey::Text(&known.text))
+    }
+
+    /// Returns the number of a request's label, or of none, if it needs no look-up.
+    #[inline(always)]
+    pub(super) fn number(&self, label: &RequestLabel<'_>) -> Option<LabelId> {
         match &label.0 {
-            Kind::Known(label) if label.0.0.table == self.number => Some(Arc::clone(&label.0.0)),
-            _ => self.get(label.text()),
+            Kind::Text(text) if text.is_empty() => Some(LabelId::NONE),
+            Kind::Known(label) if label.table == self.number => Some(label.id),
+            _ => None,
         }
     }
 
-    /// The label with this text, for requests to carry. An empty one is in no table.
-    pub(super) fn label(&self, text: &str) -> Label {
-        let no_label = || Arc::new(LabelCount::new("".into(), u64::MAX));
-        Label::new(self.get(text).unwrap_or_else(no_label))
-    }
-
-    /// The label with this text. `None` for none.
-    fn get(&self, text: &str) -> Option<Arc<LabelCount>> {
+    /// The label with this text. It stays in the table for as long as the caller has it. An empty one is in no table.
+    pub(super) fn label(&self, text: &str, counts: &dyn LabelCounts) -> Label {
         if text.is_empty() {
-            return None;
+            return self.none();
         }
-        let mut table = lock(&self.table);
+        let mut table = self.table();
         if table.until_sweep == 0 {
-            table.sweep();
+            table.sweep(counts);
         }
-        table.until_sweep -= 1;
-        if let Some(label) = table.labels.get(text) {
-            return Some(Arc::clone(label));
-        }
-        let text: Arc<str> = text.into();
-        let count = Arc::new(LabelCount::new(Arc::clone(&text), self.number));
-        table.text_bytes += text.len();
-        table.labels.insert(text, Arc::clone(&count));
-        Some(count)
+        let known = table.ids.get_key_value(text).map(|(text, id)| (Arc::clone(text), *id));
+        let cost = if known.is_some() { 1 } else { LOOKUPS_NEW };
+        table.until_sweep = table.until_sweep.saturating_sub(cost);
+        let (text, id) = known.unwrap_or_else(|| table.insert(text));
+        Label { text, id, table: self.number }
+    }
+
+    fn none(&self) -> Label {
+        Label { text: "".into(), id: LabelId::NONE, table: self.number }
+    }
+
+    /// The label with this number, which a block has.
+    pub(super) fn of(&self, id: LabelId) -> Label {
+        let text = self.table().texts.get(id.index()).cloned().flatten();
+        text.map_or_else(|| self.none(), |text| Label { text, id, table: self.number })
     }
 
     /// Gives back what labels have that no block has.
-    pub(super) fn sweep(&self) {
-        lock(&self.table).sweep();
+    pub(super) fn sweep(&self, counts: &dyn LabelCounts) {
+        self.table().sweep(counts);
     }
 
     /// The memory of the table and its labels.
     pub(super) fn metadata_bytes(&self) -> u64 {
-        let table = lock(&self.table);
-        let of_labels = table.labels.len() * (size_of::<LabelCount>() + 2 * ARC_BYTES) + table.text_bytes;
-        map_bytes(&table.labels) + of_labels as u64
+        let table = self.table();
+        let of_labels = table.ids.len() * ARC_BYTES + table.text_bytes;
+        map_bytes(&table.ids) + vec_bytes(&table.texts) + tree_bytes::<u32>(table.vacant.len()) + of_labels as u64
     }
 
-    /// The labels that hold most, at most so many of those that hold something, largest first, then by name; what is left of the
-    /// totals has none.
-    pub(super) fn holders(&self, used_bytes: u64, blocks: u64, most: usize) -> Vec<Holder> {
-        let table = lock(&self.table);
-        let mut holders: Vec<(u64, &str, u64)> = Vec::with_capacity(table.labels.len() + 1);
+    /// Returns what the blocks of all labels hold. No caller has the pool's lock: a thread may wait for that with a shard locked.
+    pub(super) fn held(&self, counts: &dyn LabelCounts) -> Held {
+        let table = self.table();
+        let sums = counts.sums(table.texts.len());
+        let held = table.texts.iter().zip(sums).filter_map(|(text, sum)| {
+            let (bytes, blocks) = sum.held();
+            (blocks > 0).then(|| text.clone().map(|text| (text, bytes, blocks))).flatten()
+        });
+        Held(held.collect())
+    }
+}
+
+impl Held {
+    /// Returns the labels that hold most, at most so many, largest first, then by name; what is left of the totals has none.
+    pub(super) fn holders(self, used_bytes: u64, blocks: u64, most: usize) -> Vec<Holder> {
+        let mut holders = self.0;
         let (mut bytes_left, mut blocks_left) = (used_bytes, blocks);
-        for label in table.labels.values() {
-            let bytes = label.bytes.load(Ordering::Relaxed);
-            let blocks = Arc::strong_count(label).saturating_sub(label.others.load(Ordering::Relaxed)) as u64;
-            bytes_left = bytes_left.saturating_sub(bytes);
-            blocks_left = blocks_left.saturating_sub(blocks);
-            if blocks > 0 {
-                holders.push((bytes, &label.text, blocks));
-            }
+        for (_, bytes, blocks) in &holders {
+            bytes_left = bytes_left.saturating_sub(*bytes);
+            blocks_left = blocks_left.saturating_sub(*blocks);
         }
         if blocks_left > 0 {
-            holders.push((bytes_left, "", blocks_left));
+            holders.push(("".into(), bytes_left, blocks_left));
         }
-        let order = |a: &(u64, &str, u64), b: &(u64, &str, u64)| b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1));
+        let order = |a: &(Arc<str>, u64, u64), b: &(Arc<str>, u64, u64)| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0));
         // An error names few of many: the others are not sorted.
         if holders.len() > most {
             holders.select_nth_unstable_by(most, order);
             holders.truncate(most);
         }
         holders.sort_unstable_by(order);
-        let holder = |(bytes, label, blocks): (u64, &str, u64)| Holder { label: label.to_owned(), bytes, blocks };
+        let holder =
+            |(label, bytes, blocks): (Arc<str>, u64, u64)| Holder { label: (*label).to_owned(), bytes, blocks };
         holders.into_iter().map(holder).collect()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// As a block does.
-    fn hold(labels: &Labels, text: &'static str, bytes: u64) -> Arc<LabelCount> {
-        let label = labels.of(&text.into()).unwrap();
-        label.add(bytes);
-        label
-    }
-
-    #[test]
-    fn labels_are_counted_and_sorted() {
-        let labels = Labels::new();
-        let known = labels.label("a");
-        let (a, b, again) =
-            (hold(&labels, "a", 10), hold(&labels, "b", 20), labels.of(&RequestLabel::from(&known)).unwrap());
-        assert!(Arc::ptr_eq(&a, &again));
-        again.add(15);
-        let seen = |used, blocks| -> Vec<_> {
-            labels.holders(used, blocks, usize::MAX).into_iter().map(|h| (h.label, h.bytes, h.blocks)).collect()
-        };
-        assert_eq!(seen(46, 4), [("a".into(), 25, 2), ("b".into(), 20, 1), (String::new(), 1, 1)]);
-        b.remove(20);
-        drop(b);
-        assert_eq!(seen(25, 2), [("a".into(), 25, 2)]);
-        assert!(labels.of(&RequestLabel::NONE).is_none() && labels.of(&labels.label("").into()).is_none());
-        // Totals that lag behind are no reason to panic.
-        assert_eq!(seen(0, 0), [("a".into(), 25, 2)]);
-        drop((a, again));
-        assert_eq!((known.clone(), seen(0, 0)), (known, vec![]));
-    }
-
-    #[test]
-    fn a_label_of_another_pool_is_looked_up() {
-        let (one, other) = (Labels::new(), Labels::new());
-        let known = RequestLabel::from(one.label("a"));
-        let count = other.of(&known).unwrap();
-        assert_eq!((count.text(), count.table), ("a", other.number));
-        assert_eq!((known.text(), &*known.to_text(), known == "a".into()), ("a", "a", true));
-    }
-
-    fn count(labels: &Labels) -> usize {
-        lock(&labels.table).labels.len()
-    }
-
-    #[test]
-    fn labels_that_hold_nothing_go() {
-        let labels = Labels::new();
-        let held = hold(&labels, "held", 1);
-        for number in 0..10_000 {
-            let label = labels.get(&format!("step {number}")).unwrap();
-            label.add(1);
-            label.remove(1);
-            assert!(count(&labels) <= 2 * 2 + LOOKUPS_LEAST, "{}", count(&labels));
-        }
-        assert!(Arc::ptr_eq(&held, &labels.get("held").unwrap()));
-        labels.sweep();
-        assert_eq!((count(&labels), lock(&labels.table).text_bytes), (1, 4));
-    }
-
-    /// Also where the program asks for the same few labels from then on, and where it asks for none.
-    #[test]
-    fn a_table_that_was_long_is_short_again() {
-        let labels = Labels::new();
-        for is_asked in [true, false] {
-            let many: Vec<_> = (0..10_000).map(|number| labels.get(&format!("weights {number}")).unwrap()).collect();
-            let most_bytes = labels.metadata_bytes();
-            assert!(most_bytes > 10_000 * (100 + 13), "{most_bytes}");
-            drop(many);
-            if is_asked {
-                (0..20_001).for_each(|_| drop(labels.get("activation")));
-            } else {
-                labels.sweep();
-            }
-            assert!(count(&labels) <= 1);
-            assert!(labels.metadata_bytes() < 10_000, "{}", labels.metadata_bytes());
-        }
-    }
-}
+mod tests;

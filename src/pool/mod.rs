@@ -48,7 +48,7 @@ pub use self::compact::{Compaction, Movable};
 pub use self::config::{Config, Fallback, Priority, Request, SlabPolicy};
 use self::expand::reserve_range;
 pub use self::labels::{Label, RequestLabel};
-use self::labels::{LabelCount, Labels};
+use self::labels::{LabelCount, LabelId, LabelKey, Labels};
 pub use self::planned::{Deviation, PlanReport, PlannedSteps};
 #[cfg_attr(not(feature = "trace"), allow(unused_imports, reason = "only traces are made of records"))]
 pub(crate) use self::record::{PoolEvent, Room, Sink};
@@ -164,12 +164,27 @@ impl<B: Backend> Shared<B> {
         self.state.lock()
     }
 
-    /// The request's label, with a block of so many bytes counted.
-    #[cold]
-    fn label(&self, request: &Request, held_bytes: u64) -> Option<Arc<LabelCount>> {
-        let label = self.labels.of(&request.label)?;
-        label.add(held_bytes);
-        Some(label)
+    /// Returns the label of a request, with its block counted.
+    fn count_label(&self, label: &RequestLabel<'_>, count: LabelCount) -> LabelId {
+        match self.labels.key(label) {
+            None => LabelId::NONE,
+            Some(LabelKey::Id(id)) => {
+                self.shards.count_label(id, count);
+                id
+            }
+            Some(LabelKey::Text(text)) => {
+                let label = self.labels.label(text, self.shards);
+                self.shards.learn_label(label.shared_text(), label.id(), count);
+                label.id()
+            }
+        }
+    }
+
+    /// A block with such a label holds so many bytes more, or fewer.
+    fn count_more(&self, label: LabelId, bytes: i64) {
+        if !label.is_none() {
+            self.shards.count_label(label, LabelCount::bytes(bytes));
+        }
     }
 
     /// All memory of the bookkeeping that the pool's lock does not protect.
@@ -181,7 +196,7 @@ impl<B: Backend> Shared<B> {
 
     /// Gives back what tables have in reserve that shrink only now and then.
     fn keep_small(&self) {
-        self.labels.sweep();
+        self.labels.sweep(self.shards);
         if let Some(record) = &mut self.state().record {
             record.keep_small();
         }
@@ -189,8 +204,9 @@ impl<B: Backend> Shared<B> {
 
     fn holders(&self) -> Vec<Holder> {
         self.fold_shards();
+        let held = self.labels.held(self.shards);
         let (used_bytes, blocks) = self.state().held();
-        self.labels.holders(used_bytes, blocks, usize::MAX)
+        held.holders(used_bytes, blocks, usize::MAX)
     }
 }
 
@@ -303,7 +319,7 @@ impl<B: Backend> Pool<B> {
     ///
     /// After a failed call every held block, `live`, `used` and the budget are what they were; idle memory may have
     /// gone from `cached` to `free`, or back to the device.
-    pub fn alloc(&self, request: Request) -> Result<Block<B>> {
+    pub fn alloc(&self, request: Request<'_>) -> Result<Block<B>> {
         self.shared().alloc(&request)
     }
 
@@ -349,7 +365,7 @@ impl<B: Backend> Pool<B> {
 
     /// A label for many requests: none of them looks its text up, as requests do that carry a text. An empty text is no label.
     pub fn label(&self, text: &str) -> Label {
-        self.shared().labels.label(text)
+        self.shared().labels.label(text, self.shared().shards)
     }
 
     /// Who holds what: one entry for each label, largest first.

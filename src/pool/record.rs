@@ -129,7 +129,7 @@ impl Record {
             let id = self.next_id;
             self.next_id += 1;
             self.ids.insert(home.place(), id);
-            self.push(PoolEvent::Alloc { id, bytes: request.bytes, label: request.label.to_text() });
+            self.push(PoolEvent::Alloc { id, bytes: request.bytes, label: request.label.text().to_owned().into() });
         }
     }
 
@@ -165,7 +165,7 @@ impl Record {
 
     fn failure(&mut self, request: &Request) {
         if self.admits() {
-            self.push(PoolEvent::Failure { bytes: request.bytes, label: request.label.to_text() });
+            self.push(PoolEvent::Failure { bytes: request.bytes, label: request.label.text().to_owned().into() });
         }
     }
 

@@ -45,13 +45,14 @@ impl<B: Backend> Shared<B> {
     /// Waiters that the budget can never serve leave the line with an error.
     fn refuse_over_budget(&self) {
         self.fold_shards();
+        let held = self.labels.held(self.shards);
         let (seats, situation) = {
             let mut state = self.state();
             let seats = state.leave_over_budget();
             if seats.is_empty() {
                 return;
             }
-            (seats, self.situation(&state, false))
+            (seats, self.situation(&state, held, false))
         };
         for seat in &seats {
             let error = self.over_budget_in(&situation, seat.requests(), seat.waited());

@@ -18,18 +18,21 @@
 //! end (`Front` sees to it); and the shards are never freed, but used again by a later pool, so that a block
 //! can give itself to a list that it reaches by a plain reference.
 
+mod labels;
 mod runs;
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use self::labels::ShardLabels;
 use self::runs::Runs;
-use super::block::Descriptor;
+use super::block::IdleBlock;
+use super::labels::{LabelCount, LabelCounts, LabelId, LabelKey};
 use super::planned::{Planner, Signs};
 use super::tables::boxes_bytes;
 use crate::backend::Backend;
-use crate::sync::{AtomicBool, AtomicU64, Latch, LatchGuard, Ordering, home, set_home, yield_now};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Latch, LatchGuard, Ordering, home, set_home, yield_now};
 
 /// As many shards as CPUs, but no more than this.
 const SHARDS_MAX: usize = if cfg!(loom) { 2 } else { 64 };
@@ -79,8 +82,9 @@ impl Tally {
 }
 
 struct Lists<B: Backend> {
-    of_class: [Vec<Box<Descriptor<B>>>; CLASSES],
+    of_class: [Vec<IdleBlock<B>>; CLASSES],
     runs: Runs<B>,
+    labels: ShardLabels,
     tally: Tally,
 }
 
@@ -171,8 +175,12 @@ impl<B: Backend> Shards<B> {
         let mut unused = UNUSED.lock().unwrap_or_else(PoisonError::into_inner);
         let used_before = unused.get_or_insert_default().get_mut(&TypeId::of::<B>()).and_then(Vec::pop);
         used_before.and_then(|shards| shards.downcast_ref()).unwrap_or_else(|| {
-            let lists =
-                || Lists { of_class: std::array::from_fn(|_| Vec::new()), runs: Runs::new(), tally: Tally::default() };
+            let lists = || Lists {
+                of_class: std::array::from_fn(|_| Vec::new()),
+                runs: Runs::new(),
+                labels: ShardLabels::new(),
+                tally: Tally::default(),
+            };
             let shards = (0..shard_count()).map(|_| Shard(Latch::new(lists()))).collect();
             let planner = Latch::new(Planner::new());
             let (direct, has_runs, runs_bytes_most) =
@@ -186,6 +194,7 @@ impl<B: Backend> Shards<B> {
         for index in 0..self.count() {
             // Nobody is left to be told.
             self.tally_of(index);
+            self.any(index, index + 1).1.labels = ShardLabels::new();
         }
         // An arena may still be there, and what others have holds on.
         let planner = std::mem::replace(&mut *self.planner(), Planner::new());
@@ -206,7 +215,7 @@ impl<B: Backend> Shards<B> {
         let of_shard = |index| {
             let lists = self.any(index, index + 1).1;
             let pieces: u64 = lists.of_class.iter().map(boxes_bytes).sum();
-            size_of::<Shard<B>>() as u64 + pieces + lists.runs.metadata_bytes()
+            size_of::<Shard<B>>() as u64 + pieces + lists.runs.metadata_bytes() + lists.labels.metadata_bytes()
         };
         (0..self.count()).map(of_shard).sum::<u64>() + self.planner().metadata_bytes()
     }
@@ -228,17 +237,55 @@ impl<B: Backend> Shards<B> {
         }
     }
 
-    /// Takes a piece of a class from this thread's list.
+    /// Takes a piece of a class from this thread's list, for a block with this label.
     #[inline(always)]
-    pub(super) fn take(&self, class: usize, held_bytes: u64, bytes: u64) -> Option<Box<Descriptor<B>>> {
+    pub(super) fn take(&self, class: usize, held_bytes: u64, bytes: u64, label: LabelId) -> Option<IdleBlock<B>> {
         let mut lists = self.own();
+        let descriptor = self.take_piece(&mut lists, class, held_bytes, bytes)?;
+        lists.count(label, held_bytes);
+        Some(descriptor)
+    }
+
+    #[inline(always)]
+    fn take_piece(&self, lists: &mut Lists<B>, class: usize, held_bytes: u64, bytes: u64) -> Option<IdleBlock<B>> {
         // What is in a list of a direct pool is on its way home, to the waiters.
         if self.direct.load(Ordering::Relaxed) {
             return None;
         }
-        let place = lists.of_class[class].pop()?;
+        let descriptor = lists.of_class[class].pop()?;
         lists.tally.alloc(bytes, held_bytes);
-        Some(place)
+        Some(descriptor)
+    }
+
+    /// Takes a piece of a class and its bytes, or without one an exact run, for a block with a label that the shard knows.
+    pub(super) fn take_labelled(
+        &self,
+        class: Option<(usize, u64)>,
+        bytes: u64,
+        sizes: RunSizes,
+        key: &LabelKey<'_>,
+    ) -> Option<(IdleBlock<B>, LabelId)> {
+        let mut lists = self.own();
+        let label = lists.labels.find(key)?;
+        let descriptor = match class {
+            Some((class, held_bytes)) => self.take_piece(&mut lists, class, held_bytes, bytes),
+            None if self.lists_runs() => lists.take_run(bytes, sizes),
+            None => None,
+        }?;
+        lists.count(label, descriptor.bytes_held());
+        Some((descriptor, label))
+    }
+
+    /// Counts what a label's block holds from now on, or no more.
+    pub(super) fn count_label(&self, id: LabelId, change: LabelCount) {
+        self.own().labels.count(id, change);
+    }
+
+    /// Counts it as [`count_label`](Self::count_label) does. The shard knows the label's text from now on.
+    pub(super) fn learn_label(&self, text: &Arc<str>, id: LabelId, change: LabelCount) {
+        let mut lists = self.own();
+        lists.labels.count(id, change);
+        lists.labels.learn(text, id);
     }
 
     /// Takes a piece as [`take`](Self::take) does, or an exact run from the shard's runs. Where there is neither, `fill` is called with
@@ -250,8 +297,8 @@ impl<B: Backend> Shards<B> {
         class: usize,
         bytes: u64,
         sizes: RunSizes,
-        fill: impl FnOnce(Tally) -> Option<(Box<Descriptor<B>>, Vec<Box<Descriptor<B>>>)>,
-    ) -> Option<Box<Descriptor<B>>> {
+        fill: impl FnOnce(Tally) -> Option<(IdleBlock<B>, Vec<IdleBlock<B>>)>,
+    ) -> Option<IdleBlock<B>> {
         let mut lists = self.own();
         if self.direct.load(Ordering::Relaxed) {
             return None;
@@ -276,12 +323,14 @@ impl<B: Backend> Shards<B> {
         self.runs_bytes_most.load(Ordering::Relaxed) > 0
     }
 
-    /// Takes an exact run from this thread's shard.
+    /// Takes an exact run from this thread's shard, for a block with this label.
     #[inline(always)]
-    pub(super) fn take_run(&self, bytes: u64, sizes: RunSizes) -> Option<Box<Descriptor<B>>> {
+    pub(super) fn take_run(&self, bytes: u64, sizes: RunSizes, label: LabelId) -> Option<IdleBlock<B>> {
         let mut lists = self.own();
         // What is there otherwise is on its way home.
-        if self.lists_runs() { lists.take_run(bytes, sizes) } else { None }
+        let descriptor = if self.lists_runs() { lists.take_run(bytes, sizes) } else { None }?;
+        lists.count(label, descriptor.bytes_held());
+        Some(descriptor)
     }
 
     /// Takes the `place` of a run, of so many bytes asked and held, into this thread's shard. Returns `false` if memory is not ample for
@@ -290,15 +339,16 @@ impl<B: Backend> Shards<B> {
     pub(super) fn give_run(
         &self,
         (bytes, held_bytes): (u64, u64),
-        descriptor: Box<Descriptor<B>>,
-        spill: impl FnOnce(Vec<Box<Descriptor<B>>>, Tally),
-    ) -> Result<(), Box<Descriptor<B>>> {
+        descriptor: IdleBlock<B>,
+        spill: impl FnOnce(Vec<IdleBlock<B>>, Tally),
+    ) -> Result<(), IdleBlock<B>> {
         let mut lists = self.own();
         let bytes_most = self.runs_bytes_most.load(Ordering::Relaxed);
         if held_bytes > bytes_most {
             return Err(descriptor);
         }
         lists.tally.free(bytes, held_bytes);
+        lists.uncount(descriptor.label(), held_bytes);
         if !lists.runs.has_room(held_bytes, bytes_most) {
             lists.make_room(held_bytes, bytes_most, spill);
         }
@@ -306,7 +356,7 @@ impl<B: Backend> Shards<B> {
     }
 
     /// As [`take`](Self::take), from the next class above that has an idle block of at most so many bytes.
-    pub(super) fn take_larger(&self, class: usize, bytes: u64, most_bytes: u64) -> Option<Box<Descriptor<B>>> {
+    pub(super) fn take_larger(&self, class: usize, bytes: u64, most_bytes: u64) -> Option<IdleBlock<B>> {
         let mut lists = self.own();
         if self.direct.load(Ordering::Relaxed) {
             return None;
@@ -335,14 +385,15 @@ impl<B: Backend> Shards<B> {
         &self,
         class: usize,
         (bytes, held_bytes): (u64, u64),
-        descriptor: Box<Descriptor<B>>,
-        spill: impl FnOnce(Vec<Box<Descriptor<B>>>, Tally),
-    ) -> Result<(), Box<Descriptor<B>>> {
+        descriptor: IdleBlock<B>,
+        spill: impl FnOnce(Vec<IdleBlock<B>>, Tally),
+    ) -> Result<(), IdleBlock<B>> {
         let mut lists = self.own();
         if self.direct.load(Ordering::Relaxed) {
             return Err(descriptor);
         }
         lists.tally.free(bytes, held_bytes);
+        lists.uncount(descriptor.label(), held_bytes);
         let list = &mut lists.of_class[class];
         if list.len() >= LIST_HOMES || (list.len() as u64 + 1) * held_bytes > LIST_BYTES {
             lists.spill(class, spill);
@@ -368,7 +419,7 @@ impl<B: Backend> Shards<B> {
     }
 
     /// Takes all that lies in a shard's lists home, with the shard locked as in [`give`](Self::give).
-    pub(super) fn drain(&self, index: usize, home: impl FnOnce(Vec<Box<Descriptor<B>>>, Tally)) {
+    pub(super) fn drain(&self, index: usize, home: impl FnOnce(Vec<IdleBlock<B>>, Tally)) {
         let mut lists = self.any(index, index + 1).1;
         let mut leaving = Vec::new();
         lists.of_class.iter_mut().for_each(|list| leaving.append(list));
@@ -378,7 +429,7 @@ impl<B: Backend> Shards<B> {
     }
 
     /// Takes all runs of a shard home as [`drain`](Self::drain) does, and leaves its pieces.
-    pub(super) fn drain_runs(&self, index: usize, home: impl FnOnce(Vec<Box<Descriptor<B>>>, Tally)) {
+    pub(super) fn drain_runs(&self, index: usize, home: impl FnOnce(Vec<IdleBlock<B>>, Tally)) {
         let mut lists = self.any(index, index + 1).1;
         let leaving = lists.runs.take_all();
         let tally = lists.tell_without(&leaving);
@@ -440,10 +491,42 @@ fn pause(round: &mut u32) {
     }
 }
 
+impl<B: Backend> LabelCounts for Shards<B> {
+    fn forget_texts(&self) {
+        (0..self.count()).for_each(|index| self.any(index, index + 1).1.labels.forget_texts());
+    }
+
+    fn sums(&self, count: usize) -> Vec<LabelCount> {
+        let mut sums = vec![LabelCount::default(); count];
+        (0..self.count()).for_each(|index| self.any(index, index + 1).1.labels.add_to(&mut sums));
+        sums
+    }
+
+    fn truncate(&self, count: usize) {
+        (0..self.count()).for_each(|index| self.any(index, index + 1).1.labels.truncate(count));
+    }
+}
+
 impl<B: Backend> Lists<B> {
+    /// A block with this label goes out.
+    #[inline(always)]
+    fn count(&mut self, label: LabelId, held_bytes: u64) {
+        if !label.is_none() {
+            self.labels.count(label, LabelCount::block(held_bytes));
+        }
+    }
+
+    /// A block comes, which has this label no more.
+    #[inline(always)]
+    fn uncount(&mut self, label: LabelId, held_bytes: u64) {
+        if !label.is_none() {
+            self.labels.count(label, LabelCount::block(held_bytes).negated());
+        }
+    }
+
     /// The older half of a list leaves: what was freed last is likely to be in the processor's cache.
     #[cold]
-    fn spill(&mut self, class: usize, spill: impl FnOnce(Vec<Box<Descriptor<B>>>, Tally)) {
+    fn spill(&mut self, class: usize, spill: impl FnOnce(Vec<IdleBlock<B>>, Tally)) {
         let list = &mut self.of_class[class];
         let half = list.len().div_ceil(2);
         let leaving: Vec<_> = list.drain(..half).collect();
@@ -455,15 +538,15 @@ impl<B: Backend> Lists<B> {
     fn fill(
         &mut self,
         class: usize,
-        fill: impl FnOnce(Tally) -> Option<(Box<Descriptor<B>>, Vec<Box<Descriptor<B>>>)>,
-    ) -> Option<Box<Descriptor<B>>> {
+        fill: impl FnOnce(Tally) -> Option<(IdleBlock<B>, Vec<IdleBlock<B>>)>,
+    ) -> Option<IdleBlock<B>> {
         let (place, others) = fill(std::mem::take(&mut self.tally))?;
         self.of_class[class].extend(others);
         Some(place)
     }
 
     #[inline(always)]
-    fn take_run(&mut self, bytes: u64, sizes: RunSizes) -> Option<Box<Descriptor<B>>> {
+    fn take_run(&mut self, bytes: u64, sizes: RunSizes) -> Option<IdleBlock<B>> {
         let [in_large, in_small] = sizes.of(bytes);
         let mut run = self.runs.take(in_large);
         if run.is_none() && in_small != in_large {
@@ -475,7 +558,7 @@ impl<B: Backend> Lists<B> {
     }
 
     #[cold]
-    fn make_room(&mut self, held_bytes: u64, bytes_most: u64, spill: impl FnOnce(Vec<Box<Descriptor<B>>>, Tally)) {
+    fn make_room(&mut self, held_bytes: u64, bytes_most: u64, spill: impl FnOnce(Vec<IdleBlock<B>>, Tally)) {
         let leaving = self.runs.make_room(held_bytes, bytes_most);
         if !leaving.is_empty() {
             let tally = self.tell_without(&leaving);
@@ -484,7 +567,7 @@ impl<B: Backend> Lists<B> {
     }
 
     /// What is to be told, once these are out of the lists too.
-    fn tell_without(&mut self, leaving: &[Box<Descriptor<B>>]) -> Tally {
+    fn tell_without(&mut self, leaving: &[IdleBlock<B>]) -> Tally {
         // They were not allocated: the least that was ever cached has nothing to do with it.
         self.tally.cached_bytes -= runs::bytes_of(leaving) as i64;
         std::mem::take(&mut self.tally)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::emptied::Open;
+use super::labels::Held;
 use super::line::PRIORITIES;
 use super::sizes::Least;
 use super::state::{Room, Short, StateOf, Terms};
@@ -94,7 +95,8 @@ impl<B: Backend> Shared<B> {
     /// The budget had room, and the backend had none.
     pub(super) fn refused(&self, requests: &[Request], error: Error) -> Error {
         self.fold_unless_gathered(requests);
-        let situation = self.situation(&self.state(), false);
+        let held = self.labels.held(self.shards);
+        let situation = self.situation(&self.state(), held, false);
         let refusal = Refusal { kind: ErrorKind::OutOfMemory, by: RefusedBy::Backend, waited: Duration::ZERO };
         self.shortage_in(&situation, requests, refusal, self.least_bytes(requests)).with_source(error)
     }
@@ -108,14 +110,16 @@ impl<B: Backend> Shared<B> {
             Short::Of(lack) if lack.is_left => (ErrorKind::Fragmented, lack.refused_by, lack.needed_bytes),
             Short::Of(lack) => (ErrorKind::Full, lack.refused_by, lack.needed_bytes),
         };
-        let situation = self.situation(&self.state(), by == RefusedBy::Fragmentation);
+        let held = self.labels.held(self.shards);
+        let situation = self.situation(&self.state(), held, by == RefusedBy::Fragmentation);
         self.shortage_in(&situation, requests, Refusal { kind, by, waited: Duration::ZERO }, needed_bytes)
     }
 
     /// The error of requests that can never be served. Nothing is reclaimed for them.
     pub(super) fn over_budget(&self, requests: &[Request]) -> Error {
         self.fold_shards();
-        let situation = self.situation(&self.state(), false);
+        let held = self.labels.held(self.shards);
+        let situation = self.situation(&self.state(), held, false);
         self.over_budget_in(&situation, requests, Duration::ZERO)
     }
 
@@ -164,9 +168,9 @@ impl<B: Backend> Shared<B> {
     }
 
     /// The numbers of the pool, whatever was asked for.
-    pub(super) fn situation(&self, state: &StateOf<B>, wants_compaction: bool) -> Situation {
+    pub(super) fn situation(&self, state: &StateOf<B>, held: Held, wants_compaction: bool) -> Situation {
         let numbers = state.numbers();
-        let holders = self.labels.holders(numbers.used_bytes, numbers.blocks, HOLDERS_NAMED);
+        let holders = held.holders(numbers.used_bytes, numbers.blocks, HOLDERS_NAMED);
         let reserve_bytes = PRIORITIES.map(|priority| state.closed_bytes(priority));
         let planner = self.shards.planner();
         let (arena_bytes, arena_idle_bytes) = (planner.arena_bytes(), planner.arena_idle_bytes());

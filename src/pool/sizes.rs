@@ -352,7 +352,7 @@ pub(super) struct Least {
 }
 
 impl Least {
-    pub(super) fn new<'a>(sizes: &SlabSizes, requests: impl IntoIterator<Item = &'a Request>) -> Self {
+    pub(super) fn new<'a, 'l: 'a>(sizes: &SlabSizes, requests: impl IntoIterator<Item = &'a Request<'l>>) -> Self {
         let mut least = Self::default();
         // One of them is saved the rest of a partial page.
         let (mut saved_bytes, mut saved_outside_bytes) = (0, 0);

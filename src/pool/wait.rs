@@ -23,7 +23,7 @@ const TRUST_PERIOD: Duration = Duration::from_secs(1);
 
 /// What a waiter sits on: what is asked for, and then what came of it.
 pub(super) struct Seat<S> {
-    requests: Vec<Request>,
+    requests: Vec<Request<'static>>,
     /// What a slab has to have to serve each of them.
     slab_bytes: Vec<u64>,
     since: Instant,
@@ -50,7 +50,7 @@ pub(super) type Part = (u64, u64, Priority, bool, bool);
 impl<S> Seat<S> {
     pub(super) fn new(requests: &[Request], slab_bytes: Vec<u64>, patience: Duration, waker: Option<Waker>) -> Self {
         Self {
-            requests: requests.to_vec(),
+            requests: requests.iter().cloned().map(Request::into_static).collect(),
             slab_bytes,
             since: Instant::now(),
             patience,
@@ -59,7 +59,7 @@ impl<S> Seat<S> {
         }
     }
 
-    pub(super) fn requests(&self) -> &[Request] {
+    pub(super) fn requests(&self) -> &[Request<'static>] {
         &self.requests
     }
 
@@ -298,13 +298,17 @@ impl<B: Backend> Shared<B> {
 #[must_use = "futures do nothing unless polled"]
 pub struct AllocFuture<B: Backend> {
     shared: Arc<Shared<B>>,
-    requests: Vec<Request>,
+    requests: Vec<Request<'static>>,
     place: Option<Place<B>>,
 }
 
 impl<B: Backend> AllocFuture<B> {
     fn new(shared: &Arc<Shared<B>>, requests: &[Request]) -> Self {
-        Self { shared: Arc::clone(shared), requests: requests.to_vec(), place: None }
+        Self {
+            shared: Arc::clone(shared),
+            requests: requests.iter().cloned().map(Request::into_static).collect(),
+            place: None,
+        }
     }
 }
 
@@ -378,7 +382,7 @@ impl<B: Backend> Pool<B> {
     /// # Errors
     /// As [`alloc`](Pool::alloc), when the future is polled; [`ErrorKind::Device`](crate::ErrorKind::Device) if the backend
     /// panics in that thread, for all in line.
-    pub fn alloc_async(&self, request: Request) -> impl Future<Output = Result<Block<B>>> + Send + use<B> {
+    pub fn alloc_async(&self, request: Request<'_>) -> impl Future<Output = Result<Block<B>>> + Send + use<B> {
         Single(AllocFuture::new(self.shared(), &[request]))
     }
 
@@ -387,7 +391,7 @@ impl<B: Backend> Pool<B> {
     ///
     /// # Errors
     /// As [`alloc`](Pool::alloc), for the first request that there is no room for; then nothing is held of the batch.
-    pub fn alloc_all(&self, requests: &[Request]) -> Result<Vec<Block<B>>> {
+    pub fn alloc_all(&self, requests: &[Request<'_>]) -> Result<Vec<Block<B>>> {
         let shared = self.shared();
         shared.make_room_in_record();
         let alloc_all = |requests: &[Request]| {
@@ -402,7 +406,7 @@ impl<B: Backend> Pool<B> {
     }
 
     /// As [`alloc_all`](Pool::alloc_all), without blocking the thread; see [`alloc_async`](Pool::alloc_async).
-    pub fn alloc_all_async(&self, requests: &[Request]) -> AllocFuture<B> {
+    pub fn alloc_all_async(&self, requests: &[Request<'_>]) -> AllocFuture<B> {
         AllocFuture::new(self.shared(), requests)
     }
 }

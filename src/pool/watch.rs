@@ -301,6 +301,7 @@ impl<B: Backend> Shared<B> {
             return;
         }
         self.fold_shards();
+        let held = self.labels.held(self.shards);
         let (in_time, late, served, situation, refusals) = {
             let mut state = self.state();
             // There may be room that no thread has told the line of.
@@ -319,7 +320,7 @@ impl<B: Backend> Shared<B> {
             };
             let refusals: Vec<_> = late.iter().map(&mut refusal).collect();
             let wants_compaction = refusals.iter().any(|(by, _)| *by == RefusedBy::Fragmentation);
-            (in_time, late, served, self.situation(&state, wants_compaction), refusals)
+            (in_time, late, served, self.situation(&state, held, wants_compaction), refusals)
         };
         for (seat, (by, needed_bytes)) in late.iter().zip(refusals) {
             let refusal = Refusal { kind: ErrorKind::Timeout, by, waited: seat.waited() };

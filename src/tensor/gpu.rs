@@ -8,7 +8,7 @@ use super::Tensor;
 use crate::backend::Gpu;
 use crate::backend::gpu::{DeviceLost, Encoder, WORD_BYTES};
 use crate::error::{Error, ErrorKind, Result};
-use crate::pool::{Hold, Pool};
+use crate::pool::{Hold, Label, Pool};
 use crate::sync::caught;
 use crate::units::round_up;
 
@@ -123,7 +123,7 @@ impl<T: Pod> Tensor<T, Gpu> {
         let wgpu::BufferBinding { buffer, offset, size } = self.range()?;
         let Some((gpu, ..)) = self.block().place() else { unreachable!("a tensor with a binding has a place") };
         gpu.submit()?;
-        let (buffer, queue, label) = (buffer.clone(), gpu.queue().clone(), self.block().label().to_owned());
+        let (buffer, queue, label) = (buffer.clone(), gpu.queue().clone(), self.block().label());
         Ok(Loan { hold: Some(self.block().hold()), buffer, offset, size, queue, label })
     }
 }
@@ -140,7 +140,7 @@ pub struct Loan {
     offset: u64,
     size: Option<wgpu::BufferSize>,
     queue: wgpu::Queue,
-    label: String,
+    label: Label,
 }
 
 impl Loan {

@@ -121,7 +121,7 @@ impl<B: Backend> Labelled<'_, B> {
 
     fn alloc<T: Pod>(&self, shape: Shape, zeroed: bool) -> Result<Tensor<T, B>> {
         check_has_bytes::<T>()?;
-        let request = Request::bytes(Tensor::<T, B>::bytes_of(&shape)?).label(self.label.to_owned());
+        let request = Request::bytes(Tensor::<T, B>::bytes_of(&shape)?).label(self.label);
         let block = self.pool.alloc(if zeroed { request.zeroed() } else { request })?;
         Ok(Tensor { block, shape, elements: PhantomData })
     }

@@ -13,7 +13,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
 /// Everything that a pool of one slab can hand out.
-fn whole(pool: &Pool<Gpu>) -> Request {
+fn whole(pool: &Pool<Gpu>) -> Request<'static> {
     Request::bytes(pool.stats().budget_bytes - pool.stats().staging_bytes)
 }
 

@@ -201,7 +201,7 @@ impl Setup {
     }
 }
 
-fn requests(batch: &[(u64, Priority)], wait: Option<Duration>) -> Vec<Request> {
+fn requests(batch: &[(u64, Priority)], wait: Option<Duration>) -> Vec<Request<'static>> {
     let request = |(bytes, priority): &(u64, Priority)| {
         let request = Request::bytes(*bytes).priority(*priority);
         wait.map_or(request.clone(), |wait| request.wait(wait))

@@ -22,7 +22,7 @@ fn address_of(block: &Block<Host>) -> u64 {
     block.as_bytes().unwrap().as_ptr().addr() as u64
 }
 
-fn aligned(bytes: u64, align_bytes: u64) -> Request {
+fn aligned(bytes: u64, align_bytes: u64) -> Request<'static> {
     Request::bytes(bytes).align(align_bytes)
 }
 

@@ -178,7 +178,7 @@ fn tensors_of_several_types_and_blocks_move_together() {
     offsets.sort_unstable();
     assert!(offsets[0] == 0 && offsets[2] <= 40 * KIB, "{offsets:?}");
     assert_eq!((a.as_slice().unwrap(), b.as_slice().unwrap()), (&floats[..], &words[..]));
-    assert_eq!((a.shape(), b.block().label()), (&[50, 100][..], "words"));
+    assert_eq!((a.shape(), b.block().label().text()), (&[50, 100][..], "words"));
     c.check();
     let mut weights = vec![a];
     assert_eq!(pool.compact(&mut weights).unwrap().blocks_moved, 0);

@@ -13,7 +13,7 @@ fn pool() -> Pool<Host> {
     Pool::host(Config::new("64 KiB")).unwrap()
 }
 
-fn nothing() -> Request {
+fn nothing() -> Request<'static> {
     Request::bytes(0)
 }
 
@@ -22,7 +22,7 @@ fn blocks_of_zero_bytes_work() {
     let pool = pool();
     let other = pool.alloc(Request::bytes(64)).unwrap();
     let mut empty = pool.alloc(nothing().label("empty").zeroed()).unwrap();
-    assert_eq!((empty.bytes(), empty.bytes_held(), empty.slab(), empty.label()), (0, 0, None, "empty"));
+    assert_eq!((empty.bytes(), empty.bytes_held(), empty.slab(), empty.label().text()), (0, 0, None, "empty"));
     empty.upload(0, &[]).unwrap();
     empty.download(0, &mut []).unwrap();
     empty.fill(0, &[7]).unwrap();

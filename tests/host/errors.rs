@@ -194,7 +194,7 @@ fn check_refusal(setup: &Setup, world: &World, asks: &[Ask], error: &Error) {
 }
 
 /// A request on the same terms: the least priority, and what all of a batch allow.
-fn on_same_terms(asks: &[Ask], bytes: u64) -> Request {
+fn on_same_terms(asks: &[Ask], bytes: u64) -> Request<'static> {
     let priority = asks.iter().map(|ask| ask.priority).min().unwrap();
     let without = asks.iter().flat_map(|ask| ask.without.iter().copied()).collect();
     Ask { bytes, align_bytes: 1, priority, label: None, without, waits: false }.request()

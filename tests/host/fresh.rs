@@ -15,7 +15,7 @@ const FALLBACKS: [Fallback; 4] = [Fallback::Oversized, Fallback::Reclaim, Fallba
 /// What a program does next.
 #[derive(Clone, Debug)]
 enum Operation {
-    Alloc(Vec<Request>),
+    Alloc(Vec<Request<'static>>),
     Free(usize),
     Compact,
     Trim,
@@ -37,7 +37,7 @@ impl Sizes {
         }
     }
 
-    fn request(&self, random: &mut ChaCha8Rng) -> Request {
+    fn request(&self, random: &mut ChaCha8Rng) -> Request<'static> {
         let is_small = random.random_range(0..4) < self.share_small;
         let mut request = Request::bytes(random.random_range(1..=if is_small { self.small } else { self.large }));
         if random.random_range(0..8) == 0 {

@@ -267,13 +267,13 @@ fn errors_tell_the_three_cases_apart_and_say_the_numbers() {
 fn blocks_know_what_they_are() {
     let pool = Pool::host(Config::new("1 MiB")).unwrap();
     let block = pool.alloc(Request::bytes(1500).label("a \"label\"\n")).unwrap();
-    assert_eq!((block.bytes(), block.label()), (1500, "a \"label\"\n"));
+    assert_eq!((block.bytes(), block.label().text()), (1500, "a \"label\"\n"));
     assert!(block.bytes_held() >= 1500 && block.slab().is_some());
     assert!(block.pool().is_same(&pool));
     assert!(format!("{block:?}").contains("bytes: 1500"), "{block:?}");
     assert!(!pool.holders()[0].to_string().contains('\n'), "labels are printed escaped");
     let empty = pool.alloc(Request::bytes(0).label("nothing")).unwrap();
-    assert_eq!((empty.bytes(), empty.bytes_held(), empty.slab(), empty.label()), (0, 0, None, "nothing"));
+    assert_eq!((empty.bytes(), empty.bytes_held(), empty.slab(), empty.label().text()), (0, 0, None, "nothing"));
     assert_eq!(pool.stats().blocks, 1);
 }
 

@@ -16,7 +16,7 @@ use tensorpool::{Block, Config, ErrorKind, Fallback, Hold, Host, Pool, Priority,
 const KIB: u64 = 1 << 10;
 const LONG: Duration = Duration::from_secs(60);
 
-fn high(bytes: u64) -> Request {
+fn high(bytes: u64) -> Request<'static> {
     Request::bytes(bytes).priority(Priority::High)
 }
 
@@ -194,7 +194,7 @@ fn a_batch_does_not_depend_on_its_order() {
         let fits = [normal(20), high((16 - held_kib) * KIB), normal(28)];
         let too_much = [normal(20), high(KIB), normal(29)];
         for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
-            let batch = |of: &[Request; 3]| order.map(|index| of[index].clone());
+            let batch = |of: &[Request<'static>; 3]| order.map(|index| of[index].clone());
             let blocks = pool.alloc_all(&batch(&fits)).unwrap();
             for (block, index) in blocks.iter().zip(order) {
                 assert_eq!(block.bytes(), [20, 16 - held_kib, 28][index] * KIB);

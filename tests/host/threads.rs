@@ -25,7 +25,7 @@ fn a_small_block_comes_again_from_the_list() {
     let stats = pool.stats();
     assert_eq!((stats.used_bytes, stats.cached_bytes, stats.allocations_from_lists), (0, KIB, 0));
     let again = pool.alloc(Request::bytes(120).label("again")).unwrap();
-    assert_eq!((again.offset(), again.bytes(), again.bytes_held(), again.label()), (place, 120, 128, "again"));
+    assert_eq!((again.offset(), again.bytes(), again.bytes_held(), again.label().text()), (place, 120, 128, "again"));
     let stats = pool.stats();
     assert_eq!((stats.allocations, stats.allocations_from_lists, stats.live_bytes, stats.blocks), (2, 1, 120, 1));
     pool.check();

@@ -95,7 +95,7 @@ impl<B: Ground> Program<B> {
     }
 
     fn receive(&mut self, block: Block<B>, ask: &Ask, record: Option<u64>) {
-        assert_eq!((block.bytes(), block.label()), (ask.bytes, self.setup.labels[ask.label].as_str()));
+        assert_eq!((block.bytes(), block.label().text()), (ask.bytes, self.setup.labels[ask.label].as_str()));
         assert!(ask.align_bytes.is_power_of_two() && ask.align_bytes <= self.limits.alignment_bytes_max, "{ask:?}");
         let is_high = ask.priority == Priority::High;
         let facts = Facts::of(&block, ask.label, is_high, ask.align_bytes);

@@ -149,7 +149,7 @@ impl Ask {
         }
     }
 
-    pub fn request(&self, setup: &Setup) -> Request {
+    pub fn request(&self, setup: &Setup) -> Request<'static> {
         let mut request = Request::bytes(self.bytes).align(self.align_bytes).priority(self.priority);
         if self.label > 0 {
             request = request.label(setup.labels[self.label].clone());

@@ -3,29 +3,33 @@
 use super::hold::Asked;
 use crate::backend::Backend;
 use crate::pool::Shared;
-use crate::pool::labels::LabelCount;
+use crate::pool::labels::{LabelCount, LabelId};
 use crate::pool::state::{Holds, Home};
 use crate::pool::{Request, planned};
 use crate::sync::Arc;
 
-/// A block's place, what keeps its pool and its slab alive, and what its owner asked for. Without an owner it has no label.
+/// A block's place, what keeps its pool and its slab alive, and what its owner asked for, or its last owner.
 pub(in crate::pool) struct Descriptor<B: Backend> {
     /// Zero bytes take nothing.
     pub(super) home: Option<Home<B::Slab>>,
     pub(super) shared: Arc<Shared<B>>,
     pub(super) asked: Asked,
-    pub(super) label: Option<Arc<LabelCount>>,
+    /// Counted in the shards while the block has an owner.
+    pub(super) label: LabelId,
 }
+
+/// A block without an owner.
+pub(in crate::pool) type IdleBlock<B> = Box<Descriptor<B>>;
 
 impl<B: Backend> Descriptor<B> {
     /// A descriptor without an owner.
     pub(in crate::pool) fn new(shared: Arc<Shared<B>>, home: Home<B::Slab>) -> Box<Self> {
-        Box::new(Self { home: Some(home), shared, asked: Asked::new(0), label: None })
+        Box::new(Self { home: Some(home), shared, asked: Asked::new(0), label: LabelId::NONE })
     }
 
     /// A descriptor of zero bytes, with the request's label.
     pub(super) fn empty(shared: &Arc<Shared<B>>, request: &Request) -> Box<Self> {
-        let label = shared.labels.of(&request.label).inspect(|label| label.count_other());
+        let label = shared.count_label(&request.label, LabelCount::EMPTY);
         Box::new(Self { home: None, shared: Arc::clone(shared), asked: Asked::new(0), label })
     }
 
@@ -47,10 +51,23 @@ impl<B: Backend> Descriptor<B> {
         self.home.as_ref().map_or(0, |home| home.extent.bytes())
     }
 
+    /// Returns the label of the owner, or of the last.
+    #[inline(always)]
+    pub(in crate::pool) fn label(&self) -> LabelId {
+        self.label
+    }
+
+    /// The owner has gone: the label is counted no more.
+    pub(super) fn uncount(&self) {
+        if !self.label.is_none() {
+            let count = self.home.as_ref().map_or(LabelCount::EMPTY, |home| LabelCount::block(home.extent.bytes()));
+            self.shared.shards.count_label(self.label, count.negated());
+        }
+    }
+
     /// Takes it apart: the place, and what keeps the pool alive.
-    pub(in crate::pool) fn into_parts(self: Box<Self>) -> (Option<Home<B::Slab>>, Arc<Shared<B>>) {
-        let Self { home, shared, .. } = *self;
-        (home, shared)
+    pub(in crate::pool) fn into_parts(self) -> (Option<Home<B::Slab>>, Arc<Shared<B>>) {
+        (self.home, self.shared)
     }
 
     /// Takes the holds on the block, which loses its owner.

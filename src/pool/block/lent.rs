@@ -2,7 +2,7 @@
 
 use super::{Block, Descriptor};
 use crate::backend::Backend;
-use crate::pool::labels::LabelCount;
+use crate::pool::labels::LabelId;
 use crate::pool::planned;
 use crate::pool::state::Home;
 use crate::sync::Ordering;
@@ -11,7 +11,7 @@ use crate::sync::Ordering;
 pub(in crate::pool) struct Lent<'a, B: Backend> {
     pub(in crate::pool) home: &'a mut Home<B::Slab>,
     pub(in crate::pool) bytes: u64,
-    pub(in crate::pool) label: Option<&'a LabelCount>,
+    pub(in crate::pool) label: LabelId,
 }
 
 impl<B: Backend> Block<B> {
@@ -28,6 +28,6 @@ impl<B: Backend> Block<B> {
             shared.holds.take(at);
             asked.forget_holds();
         }
-        Some(Lent { home: home.as_mut()?, bytes, label: label.as_deref() })
+        Some(Lent { home: home.as_mut()?, bytes, label: *label })
     }
 }

@@ -8,7 +8,6 @@
 use super::{Block, Descriptor};
 use crate::backend::{Backend, SpanMut};
 use crate::error::{Error, ErrorKind, Result};
-use crate::pool::labels::LabelCount;
 use crate::pool::state::{Denied, Holds, Home};
 use crate::pool::zero::Zeroed;
 use crate::pool::{Request, Shared, planned};
@@ -109,7 +108,7 @@ impl<B: Backend> Block<B> {
             let mut state = shared.state();
             state.fold(tally);
             if let Some(home) = self.home() {
-                state.shrank(home, behind, from, (bytes, self.label()));
+                state.shrank(home, behind, from, (bytes, self.label().text()));
             }
             let gives_back = state.gives_back_at_once();
             if gives_back {
@@ -183,7 +182,7 @@ impl<B: Backend> Block<B> {
         let (obstacle, retired_bytes) = match denied {
             Denied::Short { more_bytes, short, .. } => {
                 // Marked as the pool's: what would serve a request elsewhere does not serve this one.
-                let request = Request::bytes(more_bytes).label(self.label().to_owned()).for_the_pool();
+                let request = Request::bytes(more_bytes).label(self.label()).for_the_pool();
                 return shared.no_room(std::slice::from_ref(&request), &short);
             }
             Denied::Memory { more_bytes, left_bytes } => {
@@ -239,20 +238,20 @@ impl<B: Backend> Block<B> {
     fn take_over(&mut self, mut behind: Behind<B>, bytes: u64) {
         let (from, home_behind) = (self.bytes(), behind.home.take());
         let Descriptor { home, asked, label, .. } = self.descriptor_mut();
-        if let (Some(label), Some(home)) = (&label, &home_behind) {
-            label.add(home.extent.bytes());
+        let shared = &behind.shared;
+        if let Some(home) = &home_behind {
+            shared.count_more(*label, home.extent.bytes() as i64);
         }
         asked.resize(bytes);
-        let shared = &behind.shared;
+        let label = shared.labels.of(*label);
         let tally = shared.shards.tally();
         if shared.shards.signs.has_arena() {
             shared.fold_planned();
         }
         let mut state = shared.state();
         state.fold(tally);
-        let label = label.as_deref().map_or("", LabelCount::text);
         if let Some(home) = home {
-            state.grew(home, home_behind, from, (bytes, label));
+            state.grew(home, home_behind, from, (bytes, label.text()));
         }
     }
 
@@ -263,9 +262,7 @@ impl<B: Backend> Block<B> {
         let home = home.as_mut()?;
         let (kept, behind) = shared.state().shortened(home, bytes)?;
         home.extent = kept;
-        if let Some(label) = label {
-            label.remove(behind.extent.bytes());
-        }
+        shared.count_more(*label, -(behind.extent.bytes() as i64));
         let holds = asked.has_holds().then(|| shared.holds.of(planned::at(home)));
         let is_dirty = shared.zero_on_free
             && match holds {

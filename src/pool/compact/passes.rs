@@ -18,7 +18,7 @@ pub(super) struct Passes<'a, 's, B: Backend> {
     shared: &'s Shared<B>,
     lent: Vec<Lent<'a, B>>,
     /// It is over once this can be served.
-    request: Option<&'s Request>,
+    request: Option<&'s Request<'s>>,
     done: Compaction,
 }
 
@@ -224,12 +224,7 @@ impl<'a, 's, B: Backend> Passes<'a, 's, B> {
         let held_bytes = home.extent.bytes();
         self.shared.write_down_move(planned::at(home), (place.slab.serial, to.offset()));
         self.shared.state().moved(home, place, to, left, self.shared.zero_on_free);
-        if let Some(label) = label
-            && held_bytes != to.bytes()
-        {
-            label.add(to.bytes());
-            label.remove(held_bytes);
-        }
+        self.shared.count_more(*label, to.bytes() as i64 - held_bytes as i64);
         self.done.blocks_moved += 1;
         self.done.bytes_moved += *bytes;
         if self.shared.zero_on_free {

@@ -4,7 +4,7 @@ use super::late::{Late, free_runs};
 use crate::backend::Backend;
 use crate::plan::{Cursor, Schedule};
 use crate::pool::Shared;
-use crate::pool::block::Descriptor;
+use crate::pool::block::{Descriptor, IdleBlock};
 use crate::pool::state::{Home, Slot};
 use crate::pool::tables::boxes_bytes;
 use crate::space::Extent;
@@ -81,7 +81,7 @@ pub(super) struct Part<B: Backend> {
     end: u64,
     home: Home<B::Slab>,
     /// Of blocks that came back. They go out again as they are, with another place.
-    idle: Vec<Box<Descriptor<B>>>,
+    idle: Vec<IdleBlock<B>>,
 }
 
 impl<B: Backend> Part<B> {
@@ -94,7 +94,7 @@ impl<B: Backend> Part<B> {
 
     /// Keeps the descriptor of a block that came back, for the next block.
     #[inline]
-    pub(super) fn keep(&mut self, descriptor: Box<Descriptor<B>>) {
+    pub(super) fn keep(&mut self, descriptor: IdleBlock<B>) {
         self.idle.push(descriptor);
     }
 }
@@ -124,12 +124,7 @@ impl<B: Backend> Arena<B> {
 
     /// The descriptor of a block at a place of the schedule.
     #[inline(always)]
-    pub(super) fn place(
-        &mut self,
-        (offset, bytes): (u64, u64),
-        index: u32,
-        shared: &Arc<Shared<B>>,
-    ) -> Box<Descriptor<B>> {
+    pub(super) fn place(&mut self, (offset, bytes): (u64, u64), index: u32, shared: &Arc<Shared<B>>) -> IdleBlock<B> {
         let part = match &mut self.parts[..] {
             [only] => only,
             parts => {

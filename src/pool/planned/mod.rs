@@ -39,7 +39,8 @@ pub use self::report::{Deviation, PlanReport};
 use self::signs::Sign;
 pub(super) use self::signs::Signs;
 pub use self::steps::PlannedSteps;
-use super::block::Descriptor;
+use super::block::IdleBlock;
+use super::labels::LabelId;
 use super::shards::Shards;
 use super::state::{Holds, Home, StateOf};
 use super::zero::Zeroed;
@@ -80,7 +81,7 @@ impl<B: Backend> Shared<B> {
                     return self.planned_with_care(descriptor, request);
                 }
                 // Built where the caller wants it, and not moved: half of what an allocation costs here would be moves.
-                return Ok(Block::bare(descriptor, request.bytes));
+                return Ok(Block::of(descriptor, request.bytes, LabelId::NONE));
             }
             began = Some(planner.began());
             self.do_without(planner);
@@ -98,7 +99,7 @@ impl<B: Backend> Shared<B> {
 
     /// A planned block that has a label, is recorded, or zeroed.
     #[inline(never)]
-    fn planned_with_care(&self, descriptor: Box<Descriptor<B>>, request: &Request) -> Result<Block<B>> {
+    fn planned_with_care(&self, descriptor: IdleBlock<B>, request: &Request) -> Result<Block<B>> {
         if self.shards.signs.is_recording()
             && let Some(home) = descriptor.home()
         {
@@ -334,7 +335,7 @@ impl<B: Backend> Shared<B> {
 }
 
 /// A block of the arena comes back.
-pub(super) fn give<B: Backend>(descriptor: Box<Descriptor<B>>, bytes: u64, holds: Option<Holds>, is_dirty: bool) {
+pub(super) fn give<B: Backend>(descriptor: IdleBlock<B>, bytes: u64, holds: Option<Holds>, is_dirty: bool) {
     let shards = descriptor.shared().shards;
     if shards.signs.is_recording()
         && let Some(home) = descriptor.home()

@@ -8,7 +8,7 @@
 //! all leave before a request finds no room, before a slab is created, and before memory is committed.
 
 use crate::backend::Backend;
-use crate::pool::block::Descriptor;
+use crate::pool::block::IdleBlock;
 use crate::pool::tables::{boxes_bytes, vec_bytes};
 
 /// Sets in a shard, a power of two. Recorded training steps use 30 to 120 sizes.
@@ -20,7 +20,7 @@ const SET_RUNS: usize = if cfg!(loom) { 2 } else { 16 };
 /// Runs of one size.
 struct Set<B: Backend> {
     held_bytes: u64,
-    runs: Vec<Box<Descriptor<B>>>,
+    runs: Vec<IdleBlock<B>>,
 }
 
 /// The free runs of a shard. Takes no memory before the first run comes.
@@ -43,7 +43,7 @@ impl<B: Backend> Runs<B> {
 
     /// Takes the run of exactly so many bytes that came last.
     #[inline(always)]
-    pub(super) fn take(&mut self, held_bytes: u64) -> Option<Box<Descriptor<B>>> {
+    pub(super) fn take(&mut self, held_bytes: u64) -> Option<IdleBlock<B>> {
         let set = self.sets.get_mut(set_of(held_bytes))?;
         if set.held_bytes != held_bytes {
             return None;
@@ -63,7 +63,7 @@ impl<B: Backend> Runs<B> {
 
     /// Puts a run of so many bytes in. Returns it if its set has no room.
     #[inline(always)]
-    pub(super) fn give(&mut self, held_bytes: u64, run: Box<Descriptor<B>>) -> Result<(), Box<Descriptor<B>>> {
+    pub(super) fn give(&mut self, held_bytes: u64, run: IdleBlock<B>) -> Result<(), IdleBlock<B>> {
         let Some(set) = self.sets.get_mut(set_of(held_bytes)) else { return Err(run) };
         self.bytes += held_bytes;
         set.runs.push(run);
@@ -73,7 +73,7 @@ impl<B: Backend> Runs<B> {
     /// Makes [room](Self::has_room). Returns what had to leave: another size in the set, the older half of a full one, or all runs
     /// if they came to more than `bytes_most`. Sizes that no request asks for any more go that way.
     #[cold]
-    pub(super) fn make_room(&mut self, held_bytes: u64, bytes_most: u64) -> Vec<Box<Descriptor<B>>> {
+    pub(super) fn make_room(&mut self, held_bytes: u64, bytes_most: u64) -> Vec<IdleBlock<B>> {
         if self.sets.is_empty() {
             self.sets.resize_with(SETS, || Set { held_bytes: 0, runs: Vec::new() });
         }
@@ -93,7 +93,7 @@ impl<B: Backend> Runs<B> {
     }
 
     /// Takes all runs out.
-    pub(super) fn take_all(&mut self) -> Vec<Box<Descriptor<B>>> {
+    pub(super) fn take_all(&mut self) -> Vec<IdleBlock<B>> {
         self.bytes = 0;
         let mut leaving = Vec::new();
         self.sets.iter_mut().for_each(|set| leaving.append(&mut set.runs));
@@ -107,6 +107,6 @@ impl<B: Backend> Runs<B> {
 }
 
 /// Returns what the places hold.
-pub(super) fn bytes_of<B: Backend>(places: &[Box<Descriptor<B>>]) -> u64 {
+pub(super) fn bytes_of<B: Backend>(places: &[IdleBlock<B>]) -> u64 {
     places.iter().map(|place| place.bytes_held()).sum()
 }

@@ -42,7 +42,7 @@ fn open(rng: &mut ChaCha8Rng) -> (State<()>, u64) {
     (state, budget_bytes)
 }
 
-fn request(rng: &mut ChaCha8Rng) -> Request {
+fn request(rng: &mut ChaCha8Rng) -> Request<'static> {
     let bits = rng.random_range(0..13);
     let bytes = (1 << bits) + rng.random_range(0..1 << bits);
     let align_bytes = if rng.random_range(0..6) == 0 { 1 << rng.random_range(0..12) } else { 1 };

@@ -94,7 +94,7 @@ pub(in crate::pool) struct Candidate<S> {
 }
 
 impl<S> Candidate<S> {
-    pub(in crate::pool) fn request(&self) -> &Request {
+    pub(in crate::pool) fn request(&self) -> &Request<'static> {
         &self.seat.requests()[self.index]
     }
 }

@@ -133,7 +133,7 @@ impl Case {
         ((1 << bits) + rng.random_range(0..1 << bits)).min(self.budget_bytes / 2)
     }
 
-    fn request(&self, rng: &mut ChaCha8Rng) -> Request {
+    fn request(&self, rng: &mut ChaCha8Rng) -> Request<'static> {
         Request::bytes(self.bytes(rng)).priority(PRIORITIES[rng.random_range(0..3)])
     }
 

@@ -115,7 +115,7 @@ impl Ask {
         !self.without.contains(&fallback)
     }
 
-    pub fn request(&self) -> Request {
+    pub fn request(&self) -> Request<'static> {
         let request = Request::bytes(self.bytes).align(self.align_bytes).priority(self.priority).label(self.label());
         let request = self.without.iter().fold(request, |request, fallback| request.without(*fallback));
         if self.waits { request.wait(std::time::Duration::ZERO) } else { request }

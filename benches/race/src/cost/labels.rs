@@ -49,7 +49,7 @@ impl Labelled {
     }
 
     /// Returns nanoseconds a pair with these requests.
-    fn pair_ns(&self, time: Duration, request: impl Fn(usize) -> Request + Sync) -> f64 {
+    fn pair_ns<'l>(&'l self, time: Duration, request: impl Fn(usize) -> Request<'l> + Sync) -> f64 {
         self.each_ns(time, |number| drop(self.pool.alloc(request(number)).expect("room for all")))
     }
 }

@@ -6,7 +6,7 @@ use super::{Mode, Planner};
 use crate::backend::Backend;
 use crate::plan::Found;
 use crate::pool::Shared;
-use crate::pool::block::Descriptor;
+use crate::pool::block::IdleBlock;
 use crate::pool::state::{Holds, Home};
 use crate::pool::tables::keep_small;
 use crate::sync::{Arc, Ordering};
@@ -30,7 +30,7 @@ impl<B: Backend> Held<B> {
 impl<B: Backend> Planner<B> {
     /// The descriptor of a place for so many bytes, if the schedule has one.
     #[inline(always)]
-    pub(in crate::pool::planned) fn take(&mut self, bytes: u64, shared: &Arc<Shared<B>>) -> Option<Box<Descriptor<B>>> {
+    pub(in crate::pool::planned) fn take(&mut self, bytes: u64, shared: &Arc<Shared<B>>) -> Option<IdleBlock<B>> {
         if let Mode::Auto(auto) = &mut self.mode {
             auto.count();
         }
@@ -125,7 +125,7 @@ impl<B: Backend> Planner<B> {
     #[inline]
     pub(in crate::pool::planned) fn give(
         &mut self,
-        descriptor: Box<Descriptor<B>>,
+        descriptor: IdleBlock<B>,
         bytes: u64,
         is_wanted: bool,
     ) -> Option<Rest<B>> {
