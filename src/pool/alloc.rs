@@ -79,7 +79,7 @@ impl<B: Backend> Shared<B> {
         Ok(self.shards.take(class, self.classes.bytes(class), bytes, label))
     }
 
-    /// Takes a piece or a run from this thread's lists, for a block with a label that the shard knows.
+    /// Takes a piece or a run from this thread's lists, if the shard knows the label.
     fn take_labelled(&self, bytes: u64, key: &LabelKey<'_>) -> Result<Option<(IdleBlock<B>, LabelId)>> {
         let class = self.classes.of(bytes).filter(|_| !self.run_sizes.are_for(bytes));
         self.backend.check()?;
@@ -87,7 +87,7 @@ impl<B: Backend> Shared<B> {
         Ok(self.shards.take_labelled(class, bytes, self.run_sizes, key))
     }
 
-    /// A block whose label is a text, or that is zeroed.
+    /// Allocates a block whose label is a text, or that is zeroed.
     #[inline(never)]
     fn alloc_with_care(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
         if self.is_plain(request) {
@@ -98,11 +98,17 @@ impl<B: Backend> Shared<B> {
             if let Some((descriptor, label)) = listed {
                 return Block::of(descriptor, request.bytes, label).filled(request);
             }
+            // The shard may not know the text. A piece is looked for again anyway.
+            if self.run_sizes.are_for(request.bytes)
+                && let Some(descriptor) = self.take_listed(request.bytes, LabelId::NONE)?
+            {
+                return Block::new(descriptor, request);
+            }
         }
         self.alloc_unlisted(request)
     }
 
-    /// A block for which this thread's lists are empty.
+    /// Allocates a block for which this thread's lists are empty.
     #[inline(never)]
     fn alloc_unlisted(self: &Arc<Self>, request: &Request) -> Result<Block<B>> {
         if self.is_plain(request)

@@ -21,7 +21,7 @@ use super::{Front, Pool, Request, Shared, planned};
 use crate::backend::{self, Backend, CopyDst, Span, SpanMut};
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::Mark;
-use crate::sync::{Arc, caught};
+use crate::sync::{Arc, Ordering, caught};
 
 /// A range of one slab that nobody else has. Its bytes go home when it is dropped.
 ///
@@ -32,12 +32,12 @@ pub struct Block<B: Backend> {
 }
 
 impl<B: Backend> Block<B> {
-    /// A block whose place is the request's.
+    /// Makes a block of the request.
     pub(super) fn new(descriptor: IdleBlock<B>, request: &Request) -> Result<Self> {
         Self::unfilled(descriptor, request).filled(request)
     }
 
-    /// A block with a label that is counted, whatever its bytes are.
+    /// Makes a block with a label that is counted, whatever its bytes are.
     #[inline(always)]
     pub(super) fn of(mut descriptor: IdleBlock<B>, bytes: u64, label: LabelId) -> Self {
         descriptor.asked = Asked::new(bytes);
@@ -45,13 +45,13 @@ impl<B: Backend> Block<B> {
         Self { descriptor: Some(descriptor) }
     }
 
-    /// The block, with its bytes as the request wants them.
+    /// Returns the block with its bytes as the request wants them.
     pub(super) fn filled(mut self, request: &Request) -> Result<Self> {
         self.prepare(request)?;
         Ok(self)
     }
 
-    /// A block whose bytes are not yet as the request wants them: [`prepare`](Self::prepare) is to follow.
+    /// Makes a block whose bytes are not yet as the request wants them: [`prepare`](Self::prepare) is to follow.
     pub(super) fn unfilled(descriptor: IdleBlock<B>, request: &Request) -> Self {
         let count = LabelCount::block(descriptor.bytes_held());
         let label = descriptor.shared.count_label(&request.label, count);
@@ -233,6 +233,7 @@ impl<B: Backend> Descriptor<B> {
     #[inline(always)]
     fn lose_owner(self: Box<Self>) {
         let Some(home) = &self.home else {
+            self.shared.empty_blocks.fetch_sub(1, Ordering::Relaxed);
             return self.uncount();
         };
         if home.extent.is_marked(Mark::Planned) { self.give_planned() } else { self.give_home() }
@@ -289,7 +290,7 @@ impl<B: Backend> Descriptor<B> {
     /// Straight home, past the free lists.
     #[cold]
     fn give_to_space(self, is_dirty: bool) {
-        // Before any waiter is told: its waker may ask who holds what.
+        // Before any waiter is told: its waker may ask for the holders.
         self.uncount();
         let (bytes, holds) = (self.asked.bytes(), self.take_holds());
         let (Some(home), shared) = self.into_parts() else { return };

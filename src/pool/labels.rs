@@ -38,8 +38,8 @@ impl LabelId {
     }
 }
 
-/// What the blocks of a label hold, or what a part of the pool saw of them. Two whole words, so that a sum is read as it was written:
-/// a load that spans two stores waits for both.
+/// What the blocks of a label hold, or what a part of the pool saw of them. It has two whole words, so that a sum is read as it was
+/// written: a load that spans two stores waits for both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct LabelCount {
     bytes: i64,
@@ -51,18 +51,18 @@ impl LabelCount {
     /// A block of zero bytes.
     pub(super) const EMPTY: Self = Self { bytes: 0, blocks: 1 << 32 };
 
-    /// A block that holds so many bytes.
+    /// Counts a block that holds so many bytes.
     #[inline(always)]
     pub(super) fn block(bytes: u64) -> Self {
         Self { bytes: bytes as i64, blocks: 1 }
     }
 
-    /// A block that holds so many bytes more, or fewer.
+    /// Counts so many bytes more, or fewer, for a block.
     pub(super) fn bytes(bytes: i64) -> Self {
         Self { bytes, blocks: 0 }
     }
 
-    /// What takes this back.
+    /// Returns the count that takes this one back.
     #[inline(always)]
     pub(super) fn negated(self) -> Self {
         Self { bytes: -self.bytes, blocks: -self.blocks }
@@ -192,7 +192,7 @@ impl<'l> RequestLabel<'l> {
         matches!(&self.0, Kind::Text(text) if text.is_empty())
     }
 
-    /// The same label, which borrows nothing.
+    /// Returns the same label, which borrows nothing.
     pub(super) fn into_static(self) -> RequestLabel<'static> {
         RequestLabel(match self.0 {
             Kind::Text(text) => Kind::Text(Cow::Owned(text.into_owned())),
@@ -273,9 +273,12 @@ pub(super) trait LabelCounts {
     fn truncate(&self, count: usize);
 }
 
-/// One entry for each label that a block has, and for some that blocks had. Those go once as many texts are new as it was long: so it is
-/// at most twice as long as it was needed. They also go once it was asked 16 times as often: so it is short again after as many
-/// allocations with a text.
+/// One entry for each label that a block has, and for some that blocks had. Those go once as many texts are new as it was long: so it
+/// is at most twice as long as it was needed. They also go once it was asked 16 times as often: so it is short again after as many
+/// look-ups.
+///
+/// A caller has neither the pool's lock nor a shard: with the table locked a thread may wait for a shard, whose thread may wait for the
+/// pool's lock.
 #[derive(Debug)]
 pub(super) struct Labels {
     table: Mutex<Table>,
@@ -320,8 +323,8 @@ impl Table {
     #[cold]
     #[inline(never)]
     fn sweep(&mut self, counts: &dyn LabelCounts) {
-        // A shard that knows a text may count it without a reference. Once the shards know none, a thread needs the table for one, or has
-        // a label; so what no thread has now, and no block then, nothing has.
+        // A shard that knows a text counts its blocks without a reference. So the shards forget all texts first. From then on a thread
+        // counts a block only with a reference, which it got before the table was locked.
         counts.forget_texts();
         let is_free = |text: &Arc<str>| Arc::strong_count(text) <= TABLE_REFERENCES;
         let free: Vec<bool> = self.texts.iter().map(|text| text.as_ref().is_some_and(is_free)).collect();
@@ -393,7 +396,7 @@ impl Labels {
         }
     }
 
-    /// The label with this text. It stays in the table for as long as the caller has it. An empty one is in no table.
+    /// Returns the label with this text. It stays in the table for as long as the caller has it. An empty one is in no table.
     pub(super) fn label(&self, text: &str, counts: &dyn LabelCounts) -> Label {
         if text.is_empty() {
             return self.none();
@@ -413,8 +416,11 @@ impl Labels {
         Label { text: "".into(), id: LabelId::NONE, table: self.number }
     }
 
-    /// The label with this number, which a block has.
+    /// Returns the label with this number, which a block has.
     pub(super) fn of(&self, id: LabelId) -> Label {
+        if id.is_none() {
+            return self.none();
+        }
         let text = self.table().texts.get(id.index()).cloned().flatten();
         text.map_or_else(|| self.none(), |text| Label { text, id, table: self.number })
     }
@@ -431,7 +437,7 @@ impl Labels {
         map_bytes(&table.ids) + vec_bytes(&table.texts) + tree_bytes::<u32>(table.vacant.len()) + of_labels as u64
     }
 
-    /// Returns what the blocks of all labels hold. No caller has the pool's lock: a thread may wait for that with a shard locked.
+    /// Returns what the blocks of all labels hold.
     pub(super) fn held(&self, counts: &dyn LabelCounts) -> Held {
         let table = self.table();
         let sums = counts.sums(table.texts.len());

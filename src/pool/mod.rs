@@ -60,7 +60,9 @@ pub use self::wait::AllocFuture;
 use crate::backend::{Backend, Limit, Limits, PageOptions};
 use crate::error::{Error, ErrorKind, Holder, Result};
 use crate::space::{Placement, SLAB_BYTES_MAX};
-use crate::sync::{Arc, AtomicBool, AtomicUsize, Condvar, FairMutex, Mutex, MutexGuard, OwnedLock, Weak, caught, lock};
+use crate::sync::{
+    Arc, AtomicBool, AtomicUsize, Condvar, FairMutex, Mutex, MutexGuard, Ordering, OwnedLock, Weak, caught, lock,
+};
 use crate::units::{exact, round_down};
 
 /// A memory pool on one backend, inside a hard budget.
@@ -100,6 +102,8 @@ pub(crate) struct Shared<B: Backend> {
     /// Blocks that [`Pool::compact`] cannot move, whatever it is lent: held ones.
     kept_blocks: Arc<AtomicUsize>,
     holds: HoldTable,
+    /// Blocks of zero bytes, which the books do not know.
+    empty_blocks: AtomicUsize,
     front: Mutex<Weak<Front<B>>>,
     /// Held while a slab is created, so that two threads do not both grow for want of the same room. Never held while
     /// waiting for the device. The backend's `create_slab` runs with it held, and may call the pool.
@@ -190,7 +194,8 @@ impl<B: Backend> Shared<B> {
     /// All memory of the bookkeeping that the pool's lock does not protect.
     fn metadata_bytes(&self) -> u64 {
         let tables = self.labels.metadata_bytes() + self.holds.metadata_bytes();
-        let descriptors = self.state().held().1 * size_of::<Descriptor<B>>() as u64;
+        let blocks = self.state().held().1 + self.empty_blocks.load(Ordering::Relaxed) as u64;
+        let descriptors = blocks * size_of::<Descriptor<B>>() as u64;
         size_of::<Self>() as u64 + tables + self.shards.metadata_bytes() + descriptors
     }
 
@@ -290,6 +295,7 @@ impl<B: Backend> Pool<B> {
             labels: Labels::new(),
             kept_blocks: Arc::new(AtomicUsize::new(0)),
             holds: HoldTable::new(),
+            empty_blocks: AtomicUsize::new(0),
             front: Mutex::new(Weak::new()),
             gone: Condvar::new(),
             watch: watch::Watch::new(),

@@ -333,8 +333,7 @@ impl<B: Backend> Shards<B> {
         Some(descriptor)
     }
 
-    /// Takes the `place` of a run, of so many bytes asked and held, into this thread's shard. Returns `false` if memory is not ample for
-    /// it. What has to leave for it is handed to `spill`, with the shard locked as in [`give`](Self::give).
+    /// Takes a run of so many bytes asked and held into this thread's shard. Returns it if memory is not ample for it. What has to leave for it is handed to `spill`, with the shard locked as in [`give`](Self::give).
     #[inline(always)]
     pub(super) fn give_run(
         &self,
@@ -378,7 +377,7 @@ impl<B: Backend> Shards<B> {
         largest.map_or(0, |place| place.bytes_held())
     }
 
-    /// Takes the `place` of a piece, of so many bytes asked and held, into this thread's list. Returns `false` if the pool is direct.
+    /// Takes a piece of so many bytes asked and held into this thread's list. Returns it if the pool is direct.
     /// Where the list is full, its older half is handed to `spill`, with the shard locked: idle memory can be found at any moment.
     #[inline(always)]
     pub(super) fn give(
@@ -508,7 +507,7 @@ impl<B: Backend> LabelCounts for Shards<B> {
 }
 
 impl<B: Backend> Lists<B> {
-    /// A block with this label goes out.
+    /// Counts a block with this label that goes out.
     #[inline(always)]
     fn count(&mut self, label: LabelId, held_bytes: u64) {
         if !label.is_none() {
@@ -516,7 +515,7 @@ impl<B: Backend> Lists<B> {
         }
     }
 
-    /// A block comes, which has this label no more.
+    /// Counts a block that comes, which has this label no more.
     #[inline(always)]
     fn uncount(&mut self, label: LabelId, held_bytes: u64) {
         if !label.is_none() {

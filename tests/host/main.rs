@@ -19,6 +19,7 @@ mod futures;
 mod harm;
 mod in_place;
 mod in_place_others;
+mod labels;
 mod layers;
 mod memory;
 mod planned;

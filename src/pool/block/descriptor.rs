@@ -6,7 +6,7 @@ use crate::pool::Shared;
 use crate::pool::labels::{LabelCount, LabelId};
 use crate::pool::state::{Holds, Home};
 use crate::pool::{Request, planned};
-use crate::sync::Arc;
+use crate::sync::{Arc, Ordering};
 
 /// A block's place, what keeps its pool and its slab alive, and what its owner asked for, or its last owner.
 pub(in crate::pool) struct Descriptor<B: Backend> {
@@ -22,14 +22,15 @@ pub(in crate::pool) struct Descriptor<B: Backend> {
 pub(in crate::pool) type IdleBlock<B> = Box<Descriptor<B>>;
 
 impl<B: Backend> Descriptor<B> {
-    /// A descriptor without an owner.
+    /// Makes a descriptor without an owner.
     pub(in crate::pool) fn new(shared: Arc<Shared<B>>, home: Home<B::Slab>) -> Box<Self> {
         Box::new(Self { home: Some(home), shared, asked: Asked::new(0), label: LabelId::NONE })
     }
 
-    /// A descriptor of zero bytes, with the request's label.
+    /// Makes a descriptor of zero bytes, with the request's label.
     pub(super) fn empty(shared: &Arc<Shared<B>>, request: &Request) -> Box<Self> {
         let label = shared.count_label(&request.label, LabelCount::EMPTY);
+        shared.empty_blocks.fetch_add(1, Ordering::Relaxed);
         Box::new(Self { home: None, shared: Arc::clone(shared), asked: Asked::new(0), label })
     }
 
@@ -57,7 +58,7 @@ impl<B: Backend> Descriptor<B> {
         self.label
     }
 
-    /// The owner has gone: the label is counted no more.
+    /// Counts the block no more: its owner has gone.
     pub(super) fn uncount(&self) {
         if !self.label.is_none() {
             let count = self.home.as_ref().map_or(LabelCount::EMPTY, |home| LabelCount::block(home.extent.bytes()));

@@ -100,6 +100,8 @@ impl<B: Backend> Block<B> {
         self.write_down(&shared, bytes);
         self.descriptor_mut().asked.resize(bytes);
         let behind = self.part_with(&shared, bytes);
+        // Before the pool's lock: a thread that has the labels' table may wait for a shard, whose thread waits for the pool's lock.
+        let label = self.label();
         let tally = shared.shards.tally();
         if shared.shards.signs.has_arena() {
             shared.fold_planned();
@@ -108,7 +110,7 @@ impl<B: Backend> Block<B> {
             let mut state = shared.state();
             state.fold(tally);
             if let Some(home) = self.home() {
-                state.shrank(home, behind, from, (bytes, self.label().text()));
+                state.shrank(home, behind, from, (bytes, label.text()));
             }
             let gives_back = state.gives_back_at_once();
             if gives_back {

@@ -80,7 +80,7 @@ pub(super) struct Part<B: Backend> {
     /// pages.
     end: u64,
     home: Home<B::Slab>,
-    /// Of blocks that came back. They go out again as they are, with another place.
+    /// Blocks that came back. They go out again with another place.
     idle: Vec<IdleBlock<B>>,
 }
 
@@ -122,7 +122,7 @@ impl<B: Backend> Arena<B> {
         self.parts.iter().map(|part| part.home.extent.bytes()).sum()
     }
 
-    /// The descriptor of a block at a place of the schedule.
+    /// Makes a block at a place of the schedule.
     #[inline(always)]
     pub(super) fn place(&mut self, (offset, bytes): (u64, u64), index: u32, shared: &Arc<Shared<B>>) -> IdleBlock<B> {
         let part = match &mut self.parts[..] {

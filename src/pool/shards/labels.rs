@@ -8,12 +8,13 @@ use crate::pool::labels::{LabelCount, LabelId, LabelKey};
 use crate::pool::tables::{keep_small_map, map_bytes, vec_bytes};
 use crate::sync::Arc;
 
-/// Texts that a shard knows at most: a step has a few hundred. After four times as many misses it learns anew.
+/// Texts that a shard knows at most: a step has a few hundred. After four times as many that it did not know it learns anew.
 const TEXTS: usize = if cfg!(loom) { 2 } else { 4096 };
 
 /// The labels of a shard. Takes no memory before the first labelled block.
 pub(super) struct ShardLabels {
-    /// By the labels' numbers. A block is counted where it comes and where it goes: only the sums of all shards say what blocks hold.
+    /// By the labels' numbers. A block is counted where it goes out and where it comes back: only the sums of all shards say what
+    /// blocks hold.
     counts: Vec<LabelCount>,
     /// Forgotten before a label can go.
     texts: HashMap<Arc<str>, LabelId, RandomState>,
@@ -51,6 +52,9 @@ impl ShardLabels {
 
     /// Takes in the text of a label that the caller has.
     pub(super) fn learn(&mut self, text: &Arc<str>, id: LabelId) {
+        if self.texts.contains_key(text) {
+            return;
+        }
         self.misses += 1;
         if self.misses > 4 * TEXTS {
             self.forget_texts();
