@@ -291,7 +291,7 @@ impl<B: Kernels> Trainer<B> {
 
     /// A tensor for this step.
     pub(super) fn take(&self, label: &dyn fmt::Display, shape: impl IntoShape) -> Result<Tensor<f32, B>> {
-        self.ops.pool.labelled(&label.to_string()).uninit(shape)
+        self.ops.pool.labelled(label.to_string()).uninit(shape)
     }
 
     /// Gives a tensor of this step back, now or when the step ends.
@@ -338,9 +338,8 @@ fn parameter<B: Kernels>(
     optimizer: Optimizer,
 ) -> Result<Parameter<B>> {
     let shape = shape.into_shape()?;
-    let state = |name: &str, wanted: bool| {
-        wanted.then(|| pool.labelled(&format!("{name} of {label}")).zeros(shape)).transpose()
-    };
+    let state =
+        |name: &str, wanted: bool| wanted.then(|| pool.labelled(format!("{name} of {label}")).zeros(shape)).transpose();
     let m = state("momentum", optimizer.copies() >= 1)?;
     let v = state("mean square", optimizer.copies() >= 2)?;
     Ok(Parameter { value: pool.labelled(label).zeros(shape)?, m, v })

@@ -333,7 +333,8 @@ impl<B: Backend> Shards<B> {
         Some(descriptor)
     }
 
-    /// Takes a run of so many bytes asked and held into this thread's shard. Returns it if memory is not ample for it. What has to leave for it is handed to `spill`, with the shard locked as in [`give`](Self::give).
+    /// Takes a run of so many bytes asked and held into this thread's shard. Returns it if memory is not ample for it. What has to leave
+    /// for it is handed to `spill`, with the shard locked as in [`give`](Self::give).
     #[inline(always)]
     pub(super) fn give_run(
         &self,

@@ -23,7 +23,7 @@ pub use self::gpu::Loan;
 pub use self::shape::{IntoShape, RANK_MAX, Shape};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result, Returned};
-use crate::pool::{Block, Lend, Movable, Pool, Request};
+use crate::pool::{Block, Lend, Movable, Pool, Request, RequestLabel};
 
 /// A dense array of `T` in a pool's memory, in row-major order. Its bytes go home when it is dropped.
 ///
@@ -65,7 +65,8 @@ impl<B: Backend> Pool<B> {
         self.labelled("").from_array(array)
     }
 
-    /// The same three with a label, under which statistics and errors count the tensor.
+    /// The same three with a label, under which statistics and errors count the tensor: a text, or a [`Label`](crate::Label), which
+    /// costs least.
     ///
     /// ```
     /// use tensorpool::{Config, Pool};
@@ -75,8 +76,8 @@ impl<B: Backend> Pool<B> {
     /// assert_eq!(pool.holders()[0].label, "weights");
     /// # Ok::<(), tensorpool::Error>(())
     /// ```
-    pub fn labelled<'a>(&'a self, label: &'a str) -> Labelled<'a, B> {
-        Labelled { pool: self, label }
+    pub fn labelled<'a>(&'a self, label: impl Into<RequestLabel<'a>>) -> Labelled<'a, B> {
+        Labelled { pool: self, label: label.into() }
     }
 }
 
@@ -84,7 +85,7 @@ impl<B: Backend> Pool<B> {
 #[derive(Debug)]
 pub struct Labelled<'a, B: Backend> {
     pool: &'a Pool<B>,
-    label: &'a str,
+    label: RequestLabel<'a>,
 }
 
 impl<B: Backend> Labelled<'_, B> {
@@ -121,7 +122,7 @@ impl<B: Backend> Labelled<'_, B> {
 
     fn alloc<T: Pod>(&self, shape: Shape, zeroed: bool) -> Result<Tensor<T, B>> {
         check_has_bytes::<T>()?;
-        let request = Request::bytes(Tensor::<T, B>::bytes_of(&shape)?).label(self.label);
+        let request = Request::bytes(Tensor::<T, B>::bytes_of(&shape)?).label(self.label.clone());
         let block = self.pool.alloc(if zeroed { request.zeroed() } else { request })?;
         Ok(Tensor { block, shape, elements: PhantomData })
     }

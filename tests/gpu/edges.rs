@@ -299,7 +299,7 @@ fn labels_may_be_any_text() {
     let long = "long ".repeat(MIB as usize / 5);
     let labels =
         ["Gewichte ⚖️ 重み", "a\0b", "two\nlines\r\t\"quoted\" \\", "\u{202e}right to left\u{feff}", " ", &long];
-    let mut tensors: Vec<_> = labels.iter().map(|label| pool.labelled(label).zeros::<f32>([300]).unwrap()).collect();
+    let mut tensors: Vec<_> = labels.iter().map(|label| pool.labelled(*label).zeros::<f32>([300]).unwrap()).collect();
     let holders = pool.holders();
     assert_eq!(holders.len(), labels.len());
     for (label, tensor) in labels.iter().zip(&mut tensors) {

@@ -56,11 +56,15 @@ impl Labelled {
 
 /// How the request of a block gets its label.
 type Kind = (&'static str, fn(&Labelled, Duration) -> f64);
-const KINDS: [Kind; 5] = [
+const KINDS: [Kind; 6] = [
     ("no label", |labelled, time| labelled.pair_ns(time, |_| Request::bytes(BYTES))),
     ("interned", |labelled, time| labelled.pair_ns(time, |of| Request::bytes(BYTES).label(&labelled.labels[of]))),
     ("&'static str", |labelled, time| labelled.pair_ns(time, |of| Request::bytes(BYTES).label(labelled.texts[of]))),
     (MADE, |labelled, time| labelled.pair_ns(time, |of| Request::bytes(BYTES).label(labelled.texts[of].to_owned()))),
+    // What memory takes to find a label that a program has, at random.
+    ("(reading a Label)", |labelled, time| {
+        labelled.each_ns(time, |of| _ = std::hint::black_box(labelled.labels[of].text().as_ptr()))
+    }),
     (MAKING, |labelled, time| labelled.each_ns(time, |of| drop(std::hint::black_box(labelled.texts[of].to_owned())))),
 ];
 const MADE: &str = "String, less its making";
