@@ -7,10 +7,15 @@
 //! All transfers take turns in one process, and the medians are compared. On a processor's Vulkan driver both sides are copies in
 //! memory: the ratios say what the pool costs, and nothing about a GPU's bus.
 
+#[path = "../examples/on_gpu/large.rs"]
+mod large;
+
 use std::time::Instant;
 
 use tensorpool::nn::{Allocator, Optimizer, Settings, StepKind, Trainer, needs};
 use tensorpool::{Backend, Config, Gpu, GpuChoice, GpuStats, Pool, SlabPolicy};
+
+use large::Large;
 
 const MIB: usize = 1 << 20;
 /// Steps before the one that is counted, so that every shader is compiled and every plan is made.
@@ -89,41 +94,6 @@ fn step_counts(pool: &Pool<Gpu>, settings: &Settings, kind: StepKind, steps_befo
     })
 }
 
-/// One buffer as large as the transfer, with staging of its own: what a program without a pool has.
-struct Large {
-    buffer: wgpu::Buffer,
-    readable: wgpu::Buffer,
-    bytes: u64,
-}
-
-impl Large {
-    fn new(device: &wgpu::Device, bytes: u64) -> Self {
-        let buffer = |usage| {
-            let descriptor = wgpu::BufferDescriptor { label: None, size: bytes, usage, mapped_at_creation: false };
-            device.create_buffer(&descriptor)
-        };
-        use wgpu::BufferUsages as Usages;
-        let own = buffer(Usages::STORAGE | Usages::COPY_SRC | Usages::COPY_DST);
-        Self { buffer: own, readable: buffer(Usages::MAP_READ | Usages::COPY_DST), bytes }
-    }
-
-    fn upload(&self, device: &wgpu::Device, queue: &wgpu::Queue, bytes: &[u8]) {
-        queue.write_buffer(&self.buffer, 0, bytes);
-        queue.submit([]);
-        device.poll(wgpu::PollType::wait_indefinitely()).expect("the device goes on");
-    }
-
-    fn download(&self, device: &wgpu::Device, queue: &wgpu::Queue, bytes: &mut [u8]) {
-        let mut encoder = device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&self.buffer, 0, &self.readable, 0, self.bytes);
-        queue.submit([encoder.finish()]);
-        self.readable.map_async(wgpu::MapMode::Read, .., |mapped| mapped.expect("it is mapped"));
-        device.poll(wgpu::PollType::wait_indefinitely()).expect("the device goes on");
-        bytes.copy_from_slice(&self.readable.get_mapped_range(..).expect("it is mapped"));
-        self.readable.unmap();
-    }
-}
-
 /// Races uploads and downloads of `bytes` bytes: one large buffer, and pools with staging of several sizes.
 fn race(bytes: usize, turns: usize) {
     let staging = [None, Some(256 << 10), Some(1 << 20), Some(4 << 20), Some(16 << 20), Some(64 << 20)];
@@ -149,11 +119,11 @@ fn race(bytes: usize, turns: usize) {
             }
         };
         let start = Instant::now();
-        large.upload(device, queue, &data);
+        large.upload(device, queue, &data).expect("the device goes on");
         took(0, 0, start);
         seen.fill(0);
         let start = Instant::now();
-        large.download(device, queue, &mut seen);
+        large.download(device, queue, &mut seen).expect("the device goes on");
         took(0, 1, start);
         assert!(seen == data);
         for (index, (pool, tensors)) in pools.iter().zip(&mut tensors).enumerate() {

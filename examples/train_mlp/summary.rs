@@ -80,6 +80,7 @@ pub fn end(output: Output, plan: &Plan, pool: &Pool<AnyBackend>, outcome: &Outco
     output.text(ways(plan, pool.backend(), outcome))?;
     output.text(format_args!("the pool at the end\n{stats}\n"))?;
     output.text(outside(pool.backend()))?;
+    let wgpu = device::wgpu_bytes(pool.backend());
     let naive = plan.needs_of(pool.backend(), (StepKind::Ordinary, Allocator::Naive));
     let fields = [
         ("steps", (*steps).into()),
@@ -92,6 +93,9 @@ pub fn end(output: Output, plan: &Plan, pool: &Pool<AnyBackend>, outcome: &Outco
         ("planned_peak_bytes", planned.as_ref().map(|planned| planned.after.live_peak_bytes).into()),
         ("naive_peak_bytes", naive.map(|needs| needs.live_peak_bytes).into()),
         ("seconds", (*seconds).into()),
+        ("step_median_ms", step_median.map(|median| median.as_secs_f64() * 1e3).into()),
+        ("wgpu_allocated_bytes", wgpu.map(|(allocated, _)| allocated).into()),
+        ("wgpu_reserved_bytes", wgpu.map(|(_, reserved)| reserved).into()),
     ];
     Ok(output.event("end", &fields)?)
 }

@@ -5,6 +5,8 @@ mod support;
 
 mod budgets;
 mod memory;
+#[cfg(all(unix, feature = "gpu"))]
+mod on_gpu;
 mod options;
 mod plan;
 mod readme;

@@ -26,7 +26,7 @@ pub(crate) struct Ended {
 }
 
 impl Running {
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         // Without the variable a layer of Mesa's writes to standard error. Standard input stays open.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).env("NODEVICE_SELECT", "1");
         let mut child = command.spawn().expect("the command starts");

@@ -135,7 +135,11 @@ fn events_are_as_documented() {
 
     let end = &events[5];
     let sizes = ["budget_bytes", "reserved_peak_bytes", "live_peak_bytes", "planned_peak_bytes", "naive_peak_bytes"];
-    assert_keys(end, &[&["event", "steps", "loss", "test_accuracy", "stopped", "seconds"], sizes.as_slice()].concat());
+    let own = ["event", "steps", "loss", "test_accuracy", "stopped", "seconds", "step_median_ms"];
+    let wgpu = ["wgpu_allocated_bytes", "wgpu_reserved_bytes"];
+    assert_keys(end, &[own.as_slice(), &sizes, &wgpu].concat());
+    assert!(end["step_median_ms"].as_f64().is_some_and(|median| median > 0.0), "{end}");
+    assert!(wgpu.iter().all(|key| end[key].is_null()), "the host has no wgpu: {end}");
     assert_eq!((&end["steps"], &end["loss"]), (&63.into(), &events[4]["loss"]));
     assert_eq!((&end["test_accuracy"], &end["stopped"]), (&events[4]["test_accuracy"], &false.into()));
     assert_eq!(end["live_peak_bytes"], needs.live_peak_bytes);

@@ -24,12 +24,14 @@ fn losses(runs: &[&Run]) -> Vec<(u64, u64)> {
     events.map(|step| (step["step"].as_u64().unwrap(), step["loss"].as_f64().unwrap().to_bits())).collect()
 }
 
-/// What the end of a run says but for its time and for its plans, which begin anew.
+/// What the end of a run says but for its times and for its plans, which begin anew.
 #[track_caller]
 fn end(run: &Run) -> Value {
     let mut end = run.end();
     let fields = end.as_object_mut().unwrap();
-    assert!(fields.remove("seconds").is_some() && fields.remove("planned_peak_bytes").is_some());
+    for key in ["seconds", "step_median_ms", "planned_peak_bytes"] {
+        assert!(fields.remove(key).is_some(), "{key}");
+    }
     end
 }
 

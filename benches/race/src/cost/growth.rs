@@ -17,7 +17,7 @@ use crate::threads::{OFFSET_GUARD, open_in};
 
 const LIVE: [u64; 5] = [16, 100, 1_000, 10_000, 100_000];
 const SLABS: [u64; 7] = [1, 4, 16, 64, 256, 1_024, 10_000];
-const THREADS: [u64; 4] = [1, 2, 4, 8];
+const THREADS: [u64; 5] = [1, 2, 4, 8, 16];
 const BATCH: [u64; 4] = [100, 300, 1_000, 3_000];
 const WAITERS: [u64; 5] = [1, 10, 100, 1_000, 10_000];
 
@@ -185,7 +185,7 @@ fn thread_lines(time: Duration) -> Vec<Line> {
     let mut lines = Vec::new();
     for (bytes, name) in [(64, "64 B"), (1 << 20, "1 MiB")] {
         let work = Work { bytes: Bytes::Fixed(bytes), pattern: Pattern::AtOnce { live: 1 } };
-        for allocator in [POOL, OFFSET_GUARD] {
+        for allocator in [POOL, "pool-expanding", OFFSET_GUARD] {
             let point = |threads: u64| -> Box<dyn Fn() -> f64> {
                 let case = open_in(allocator, THREADS_ARENA_BYTES, work, most);
                 Box::new(move || case.pair_ns(threads as usize, time))
