@@ -33,7 +33,7 @@ fn a_number_that_is_used_again_is_of_the_new_label() {
     let new: Vec<_> =
         (0..3000).map(|number| pool.alloc(Request::bytes(64).label(format!("new {number}"))).unwrap()).collect();
     let old: Vec<_> =
-        (0..3000).map(|number| pool.alloc(Request::bytes(64).label(&format!("old {number}"))).unwrap()).collect();
+        (0..3000).map(|number| pool.alloc(Request::bytes(64).label(format!("old {number}"))).unwrap()).collect();
     for (number, (new, old)) in new.iter().zip(&old).enumerate() {
         assert_eq!([new.label().text(), old.label().text()], [format!("new {number}"), format!("old {number}")]);
     }
@@ -116,7 +116,7 @@ fn threads_count_labels_while_others_look_at_them() {
     let pool = pool(Config::new(4 * MIB).slabs(SlabPolicy::Single));
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let watchers = [|pool: &Pool<Host>| drop(pool.holders()), |pool: &Pool<Host>| drop(pool.trim())];
+        let watchers = [|pool: &Pool<Host>| _ = pool.holders(), |pool: &Pool<Host>| _ = pool.trim()];
         for watch in watchers {
             let (pool, is_over) = (&pool, &is_over);
             scope.spawn(move || {
