@@ -1,7 +1,7 @@
 //! What happens on `pool.alloc(...)`, in order:
 //!
 //! 0. while steps are planned: the place that the plan has for it ([`super::planned`]);
-//! 1. this CPU's free list: of the class for a small one, else of runs of exactly the size, while memory is ample
+//! 1. this CPU's free list: of the class for a small one, else of runs of about the size, while memory is ample
 //!    ([`super::shards`]);
 //! 2. an idle piece of the class, else a place in a slab, fullest slab first, lowest address first;
 //! 3. in an expanding slab: its own place, with memory that is committed for it, as long as the budget has some left
@@ -270,10 +270,13 @@ impl<B: Backend> Shared<B> {
                 return Ok(Ok(homes));
             }
         }
-        if self.give_back_runs()
-            && let Ok(homes) = self.state().take_all(requests)
-        {
-            return Ok(Ok(homes));
+        if self.bring_runs_home() {
+            let mut state = self.state();
+            let taken = state.take_all(requests);
+            state.runs_were_home(taken.is_ok());
+            if let Ok(homes) = taken {
+                return Ok(Ok(homes));
+            }
         }
         if self.reserve_again()
             && let Ok(homes) = self.state().take_all(requests)
@@ -479,9 +482,21 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Takes all free runs home that lie in lists, and keeps runs out of these until memory is ample again. Returns whether there
-    /// may have been any. A thread that comes meanwhile takes part, so that it too finds the rest in the slabs.
+    /// may have been any.
     #[cold]
     pub(super) fn give_back_runs(&self) -> bool {
+        let has_runs = self.bring_runs_home();
+        if has_runs {
+            self.state().runs_were_home(false);
+        }
+        has_runs
+    }
+
+    /// Takes all free runs home that lie in lists. If there may have been any, no other comes until the caller has called
+    /// [`runs_were_home`](super::state::State::runs_were_home). A thread that comes meanwhile takes part, so that it too finds the rest
+    /// in the slabs.
+    #[cold]
+    fn bring_runs_home(&self) -> bool {
         let has_runs = self.shards.has_runs();
         if has_runs {
             let turn = self.state().list_no_runs();

@@ -117,14 +117,14 @@ impl Books {
         self.grown_at = self.totals.allocations;
     }
 
-    /// Returns what the free runs of a shard may come to: as much as was ever used. 0 where that is more than a quarter of the budget, or
+    /// Returns what the free runs of a shard may come to: as much as was ever used, at least 1/64 of the budget. 0 where that is more than a quarter of the budget, or
     /// less than half is left now; while there are none yet, 3/4.
     #[inline]
     pub(super) fn spare_for_lists(&self, are_some: bool) -> u64 {
         let used_most_bytes = self.open_bytes / 4;
         let left_least = if are_some { self.open_bytes / 2 } else { self.open_bytes - used_most_bytes };
         let is_ample = self.totals.used_peak_bytes <= used_most_bytes && self.left_bytes() >= left_least;
-        if is_ample { self.totals.used_peak_bytes } else { 0 }
+        if is_ample { self.totals.used_peak_bytes.max(self.open_bytes / 64) } else { 0 }
     }
 
     fn used_most(&mut self, used_bytes: u64) {

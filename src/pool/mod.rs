@@ -279,7 +279,11 @@ impl<B: Backend> Pool<B> {
         let shared = Arc::new(Shared {
             shards,
             classes: Classes::new(limits.alignment_bytes, most_bytes),
-            run_sizes: RunSizes::new(sizes.pages_around(open_bytes), sizes.piece_bytes_most(open_bytes), most_bytes),
+            run_sizes: RunSizes::new(
+                sizes.page_bytes_in_largest(open_bytes),
+                sizes.piece_bytes_most(open_bytes),
+                most_bytes,
+            ),
             backend,
             limits,
             staging_bytes,

@@ -109,14 +109,14 @@ pub(super) struct Shards<B: Backend> {
 pub(super) struct RunSizes {
     /// A request for no more is a piece.
     piece_bytes_most: u64,
-    /// Bytes of a page in the largest slabs, and in the smallest.
-    page_bytes: [u64; 2],
+    /// Bytes of a page in the largest slabs.
+    page_bytes: u64,
     most_bytes: u64,
 }
 
 impl RunSizes {
     /// No request for more than `most_bytes` is served, and none that is a piece.
-    pub(super) fn new(page_bytes: [u64; 2], piece_bytes_most: u64, most_bytes: u64) -> Self {
+    pub(super) fn new(page_bytes: u64, piece_bytes_most: u64, most_bytes: u64) -> Self {
         Self { page_bytes, piece_bytes_most, most_bytes }
     }
 
@@ -126,12 +126,12 @@ impl RunSizes {
         bytes > self.piece_bytes_most
     }
 
-    /// Returns the bytes of exact runs for so many bytes, in the largest slabs and in the smallest. 0 is no size of a run.
+    /// Returns the bytes of an exact run for so many bytes. 0 is no size of a run.
     #[inline(always)]
-    fn of(self, bytes: u64) -> [u64; 2] {
+    fn of(self, bytes: u64) -> u64 {
         // A request within the limit is far from where rounding up would overflow.
         let bytes = if (self.piece_bytes_most + 1..=self.most_bytes).contains(&bytes) { bytes } else { 0 };
-        self.page_bytes.map(|page_bytes| (bytes + (page_bytes - 1)) & !(page_bytes - 1))
+        (bytes + (self.page_bytes - 1)) & !(self.page_bytes - 1)
     }
 }
 
@@ -257,7 +257,7 @@ impl<B: Backend> Shards<B> {
         Some(descriptor)
     }
 
-    /// Takes a piece of a class and its bytes, or without one an exact run, for a block with a label that the shard knows.
+    /// Takes a piece of a class and its bytes, or without one a run, for a block with a label that the shard knows.
     pub(super) fn take_labelled(
         &self,
         class: Option<(usize, u64)>,
@@ -288,7 +288,7 @@ impl<B: Backend> Shards<B> {
         lists.labels.learn(text, id);
     }
 
-    /// Takes a piece as [`take`](Self::take) does, or an exact run from the shard's runs. Where there is neither, `fill` is called with
+    /// Takes a piece as [`take`](Self::take) does, or a run from the shard's. Where there is neither, `fill` is called with
     /// the shard locked, as `spill` is in [`give`](Self::give): it finds the block elsewhere, and up to [`REFILL`] others that the list
     /// is to have.
     #[cold]
@@ -323,7 +323,7 @@ impl<B: Backend> Shards<B> {
         self.runs_bytes_most.load(Ordering::Relaxed) > 0
     }
 
-    /// Takes an exact run from this thread's shard, for a block with this label.
+    /// Takes a run from this thread's shard, for a block with this label.
     #[inline(always)]
     pub(super) fn take_run(&self, bytes: u64, sizes: RunSizes, label: LabelId) -> Option<IdleBlock<B>> {
         let mut lists = self.own();
@@ -547,12 +547,7 @@ impl<B: Backend> Lists<B> {
 
     #[inline(always)]
     fn take_run(&mut self, bytes: u64, sizes: RunSizes) -> Option<IdleBlock<B>> {
-        let [in_large, in_small] = sizes.of(bytes);
-        let mut run = self.runs.take(in_large);
-        if run.is_none() && in_small != in_large {
-            run = self.runs.take(in_small);
-        }
-        let run = run?;
+        let run = self.runs.take(bytes, sizes.of(bytes))?;
         self.tally.alloc(bytes, run.bytes_held());
         Some(run)
     }

@@ -145,14 +145,12 @@ impl SlabSizes {
         (bytes > 0).then_some(AddressRange { bytes, ..range })
     }
 
-    /// Returns the bytes of a page in the largest slabs of a pool that has so many bytes for slabs, and in the smallest.
-    pub(super) fn pages_around(&self, bytes: u64) -> [u64; 2] {
-        if let Some(range) = &self.range {
-            return [range.page_bytes; 2];
+    /// Returns the bytes of a page in the largest slabs of a pool that has so many bytes for slabs.
+    pub(super) fn page_bytes_in_largest(&self, bytes: u64) -> u64 {
+        match &self.range {
+            Some(range) => range.page_bytes,
+            None => self.pages.of(bytes.min(self.limits.slab.bytes).max(1)),
         }
-        let largest_bytes = bytes.min(self.limits.slab.bytes).max(1);
-        let [in_large, in_small] = [largest_bytes, 1].map(|bytes| self.pages.of(bytes));
-        [in_large, if self.policy == SlabPolicy::Single { in_large } else { in_small }]
     }
 
     /// Returns the most bytes of a piece in the largest slabs of a pool that has so many bytes for slabs.

@@ -75,6 +75,57 @@ fn runs_in_lists_go_home_before_anything_is_reserved() {
     pool.check();
 }
 
+/// Runs that a request brought home come into lists again at once: nothing was reserved for it.
+#[test]
+fn lists_are_used_again_after_runs_went_home() {
+    let pool = pool(SlabPolicy::Expanding);
+    let fill = || (0..7).map(|_| pool.alloc(Request::bytes(MIB)).unwrap()).collect::<Vec<_>>();
+    (0..STEADY).for_each(|_| drop(fill()));
+    drop(pool.alloc(Request::bytes(pool.stats().reserved_bytes)).unwrap());
+    drop(fill());
+    let before = pool.stats().allocations_from_lists;
+    drop(fill());
+    assert_eq!(pool.stats().allocations_from_lists - before, 7);
+    pool.check();
+}
+
+#[test]
+fn a_listed_run_serves_a_request_that_needs_a_little_less() {
+    for policy in POLICIES {
+        let pool = pool(policy);
+        (0..STEADY).for_each(|_| drop(pool.alloc(Request::bytes(500 * KIB)).unwrap()));
+        let held_bytes = |bytes| pool.alloc(Request::bytes(bytes)).unwrap().bytes_held();
+        assert_eq!(held_bytes(400 * KIB), 500 * KIB, "{policy}");
+        assert!(held_bytes(399 * KIB) <= 400 * KIB, "{policy}");
+        assert_eq!(held_bytes(500 * KIB), 500 * KIB, "{policy}");
+        pool.check();
+    }
+}
+
+/// Sizes that hardly repeat are served from lists too.
+#[test]
+fn random_sizes_come_from_lists() {
+    for policy in POLICIES {
+        let pool = Pool::host(Config::new(256 * MIB).slabs(policy)).unwrap();
+        let mut seed = 1_u64;
+        let mut random = |most: u64| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) % most
+        };
+        let mut live: Vec<_> = (0..20).map(|_| pool.alloc(Request::bytes(MIB)).unwrap()).collect();
+        let before = pool.stats();
+        for _ in 0..20_000 {
+            let block = pool.alloc(Request::bytes(64 * KIB + 256 * random(3841))).unwrap();
+            live[random(20) as usize] = block;
+        }
+        let after = pool.stats();
+        let listed = after.allocations_from_lists - before.allocations_from_lists;
+        assert!(listed > 10_000, "{policy}: {listed} of 20000");
+        assert!(after.used_bytes <= after.live_bytes * 5 / 4 + 20 * 4 * KIB, "{policy}: {after:?}");
+        pool.check();
+    }
+}
+
 /// The lists are switched off while runs lie in them: those are found all the same.
 #[test]
 fn runs_are_found_once_no_more_are_listed() {

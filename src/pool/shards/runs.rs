@@ -1,7 +1,8 @@
-//! Free runs of one shard, by size: a step asks for the same sizes again and again.
+//! Free runs of one shard, by size: a step asks for the same sizes again and again, and where sizes vary a run serves that is a little
+//! larger.
 //!
 //! ```text
-//!   bytes held ──► set, by a hash ──► one size, and up to SET_RUNS runs of it
+//!   bytes held ──► set: an eighth of a power of two ──► up to SET_RUNS runs of about that size
 //! ```
 //!
 //! A list keeps memory from requests of other sizes. So runs come here only while memory is ample (`State::look_at_room`), and
@@ -9,100 +10,150 @@
 
 use crate::backend::Backend;
 use crate::pool::block::IdleBlock;
-use crate::pool::tables::{boxes_bytes, vec_bytes};
+use crate::pool::tables::vec_bytes;
 
-/// Sets in a shard, a power of two. Recorded training steps use 30 to 120 sizes.
-const SETS: usize = if cfg!(loom) { 2 } else { 128 };
+/// Sets in a shard, a power of two: each power of two of sizes has [`PARTS`] of them, and shares them with its 65,536-fold.
+const SETS: usize = 128;
+
+/// Sets of one power of two of sizes.
+const PARTS: usize = 8;
 
 /// What a set holds at most: a layer's tensors of one size.
 const SET_RUNS: usize = if cfg!(loom) { 2 } else { 16 };
 
-/// Runs of one size.
-struct Set<B: Backend> {
-    held_bytes: u64,
-    runs: Vec<IdleBlock<B>>,
-}
+/// A run serves a request that asks for so much less, as a part of the request.
+const WASTE_PART: u64 = 4;
+
+/// A run and the bytes that it holds, so that a look at a set reads nothing else.
+type Entry<B> = (u64, IdleBlock<B>);
 
 /// The free runs of a shard. Takes no memory before the first run comes.
 pub(super) struct Runs<B: Backend> {
-    sets: Vec<Set<B>>,
+    /// The run that came last is the last of its set.
+    sets: Vec<Vec<Entry<B>>>,
+    /// The sets that are not empty, a bit each.
+    filled: u128,
     /// The bytes of all runs.
     bytes: u64,
 }
 
-/// Returns the set of a size. Sizes are multiples of a page: a product's high bits depend on all of theirs.
+/// Returns the set of a size: the power of two, and the three bits below its first.
 #[inline(always)]
 fn set_of(held_bytes: u64) -> usize {
-    (held_bytes.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - SETS.trailing_zeros())) as usize
+    let bits = (held_bytes | PARTS as u64).ilog2();
+    let part = (held_bytes >> (bits - PARTS.ilog2())) as usize % PARTS;
+    (bits as usize * PARTS + part) % SETS
 }
 
 impl<B: Backend> Runs<B> {
     pub(super) fn new() -> Self {
-        Self { sets: Vec::new(), bytes: 0 }
+        Self { sets: Vec::new(), filled: 0, bytes: 0 }
     }
 
-    /// Takes the run of exactly so many bytes that came last.
+    /// Takes a run for `bytes` bytes: of those that hold `exact_bytes` the one that came last, else the smallest that holds a little more.
+    /// 0 `exact_bytes` are no size of a run.
     #[inline(always)]
-    pub(super) fn take(&mut self, held_bytes: u64) -> Option<IdleBlock<B>> {
-        let set = self.sets.get_mut(set_of(held_bytes))?;
-        if set.held_bytes != held_bytes {
+    pub(super) fn take(&mut self, bytes: u64, exact_bytes: u64) -> Option<IdleBlock<B>> {
+        if self.filled == 0 || exact_bytes == 0 {
             return None;
         }
-        let run = set.runs.pop()?;
+        let own = set_of(exact_bytes);
+        if self.filled >> own & 1 == 1
+            && let Some(index) = self.sets[own].iter().rposition(|run| run.0 == exact_bytes)
+        {
+            return Some(self.take_at(own, index));
+        }
+        self.take_larger(bytes)
+    }
+
+    /// Takes the smallest run for `bytes` bytes that is not too large.
+    fn take_larger(&mut self, bytes: u64) -> Option<IdleBlock<B>> {
+        let most_bytes = bytes + bytes / WASTE_PART;
+        let first = set_of(bytes);
+        let others = (set_of(most_bytes) + SETS - first) % SETS;
+        // The first set is the lowest bit, and those above it follow.
+        let mut filled = self.filled.rotate_right(first as u32) & (u128::MAX >> (SETS - 1 - others));
+        while filled != 0 {
+            let set = (first + filled.trailing_zeros() as usize) % SETS;
+            filled &= filled - 1;
+            let serving = self.sets[set].iter().enumerate().filter(|(_, run)| (bytes..=most_bytes).contains(&run.0));
+            if let Some((index, _)) = serving.min_by_key(|(_, run)| run.0) {
+                return Some(self.take_at(set, index));
+            }
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn take_at(&mut self, set: usize, index: usize) -> IdleBlock<B> {
+        let runs = &mut self.sets[set];
+        let (held_bytes, run) = runs.remove(index);
+        self.filled &= !(u128::from(runs.is_empty()) << set);
         self.bytes -= held_bytes;
-        Some(run)
+        run
     }
 
     /// Returns whether a run of so many bytes comes into a set that has room for it, and all runs stay within `bytes_most`.
     #[inline(always)]
     pub(super) fn has_room(&self, held_bytes: u64, bytes_most: u64) -> bool {
         let set = self.sets.get(set_of(held_bytes));
-        self.bytes + held_bytes <= bytes_most
-            && set.is_some_and(|set| set.held_bytes == held_bytes && set.runs.len() < SET_RUNS)
+        self.bytes + held_bytes <= bytes_most && set.is_some_and(|set| set.len() < SET_RUNS)
     }
 
-    /// Puts a run of so many bytes in. Returns it if its set has no room.
+    /// Puts a run of so many bytes in. Returns it if its set is not there.
     #[inline(always)]
     pub(super) fn give(&mut self, held_bytes: u64, run: IdleBlock<B>) -> Result<(), IdleBlock<B>> {
-        let Some(set) = self.sets.get_mut(set_of(held_bytes)) else { return Err(run) };
+        let index = set_of(held_bytes);
+        let Some(set) = self.sets.get_mut(index) else { return Err(run) };
         self.bytes += held_bytes;
-        set.runs.push(run);
+        self.filled |= 1 << index;
+        set.push((held_bytes, run));
         Ok(())
     }
 
-    /// Makes [room](Self::has_room). Returns what had to leave: another size in the set, the older half of a full one, or all runs
-    /// if they came to more than `bytes_most`. Sizes that no request asks for any more go that way.
+    /// Makes [room](Self::has_room). Returns what had to leave: the older half of a full set, the older half of each set if all runs came
+    /// to more than `bytes_most`, or all runs if that is not enough. Sizes that no request asks for any more go that way.
     #[cold]
     pub(super) fn make_room(&mut self, held_bytes: u64, bytes_most: u64) -> Vec<IdleBlock<B>> {
         if self.sets.is_empty() {
-            self.sets.resize_with(SETS, || Set { held_bytes: 0, runs: Vec::new() });
+            self.sets.resize_with(SETS, Vec::new);
         }
         let mut leaving = Vec::new();
-        let set = &mut self.sets[set_of(held_bytes)];
-        if set.held_bytes != held_bytes {
-            leaving.append(&mut set.runs);
-            set.held_bytes = held_bytes;
-        } else if set.runs.len() >= SET_RUNS {
-            leaving.extend(set.runs.drain(..SET_RUNS / 2));
+        let set = set_of(held_bytes);
+        if self.sets[set].len() >= SET_RUNS {
+            self.halve(set, &mut leaving);
         }
-        self.bytes -= bytes_of(&leaving);
+        if self.bytes.saturating_add(held_bytes) > bytes_most {
+            (0..SETS).for_each(|set| self.halve(set, &mut leaving));
+        }
         if self.bytes.saturating_add(held_bytes) > bytes_most {
             leaving.append(&mut self.take_all());
         }
         leaving
     }
 
-    /// Takes all runs out.
-    pub(super) fn take_all(&mut self) -> Vec<IdleBlock<B>> {
-        self.bytes = 0;
-        let mut leaving = Vec::new();
-        self.sets.iter_mut().for_each(|set| leaving.append(&mut set.runs));
-        leaving
+    /// Moves the older half of a set to those that leave.
+    fn halve(&mut self, set: usize, leaving: &mut Vec<IdleBlock<B>>) {
+        let runs = &mut self.sets[set];
+        let bytes = &mut self.bytes;
+        leaving.extend(runs.drain(..runs.len().div_ceil(2)).map(|(held_bytes, run)| {
+            *bytes -= held_bytes;
+            run
+        }));
+        self.filled &= !(u128::from(runs.is_empty()) << set);
     }
 
-    /// Returns the memory of the sets.
+    /// Takes all runs out.
+    pub(super) fn take_all(&mut self) -> Vec<IdleBlock<B>> {
+        (self.filled, self.bytes) = (0, 0);
+        self.sets.iter_mut().flat_map(|set| set.drain(..)).map(|(_, run)| run).collect()
+    }
+
+    /// Returns the memory of the sets, and of what is in them.
     pub(super) fn metadata_bytes(&self) -> u64 {
-        vec_bytes(&self.sets) + self.sets.iter().map(|set| boxes_bytes(&set.runs)).sum::<u64>()
+        let of_set =
+            |set: &Vec<Entry<B>>| vec_bytes(set) + set.iter().map(|(_, run)| size_of_val(&**run) as u64).sum::<u64>();
+        vec_bytes(&self.sets) + self.sets.iter().map(of_set).sum::<u64>()
     }
 }
 

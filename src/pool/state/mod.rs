@@ -139,6 +139,8 @@ pub(super) struct State<S> {
     has_runs: &'static AtomicBool,
     /// How often runs have begun to go into lists.
     run_turns: u64,
+    /// Threads that bring runs home, or look for what they want there.
+    run_bringers: usize,
     signs: &'static Signs,
     /// As the pool was opened.
     has_free_lists: bool,
@@ -196,6 +198,7 @@ impl<S> State<S> {
             runs_bytes_most: opening.runs_bytes_most,
             has_runs: opening.has_runs,
             run_turns: 0,
+            run_bringers: 0,
             signs: opening.signs,
             has_free_lists: opening.has_free_lists,
             record: None,
@@ -235,7 +238,8 @@ impl<S> State<S> {
     #[inline]
     pub(super) fn look_at_room(&mut self) -> bool {
         let before = self.runs_bytes_most.load(Ordering::Relaxed);
-        let is_ample = self.books.is_steady()
+        let is_ample = self.run_bringers == 0
+            && self.books.is_steady()
             && self.slab_count() == 1
             && !self.direct.load(Ordering::Relaxed)
             && !self.gives_back_at_once();
@@ -250,12 +254,21 @@ impl<S> State<S> {
         bytes_most == 0 && self.has_runs.load(Ordering::Relaxed)
     }
 
-    /// A request finds no place, or a slab is to be created, or memory committed: no runs go into lists until the pool is steady again.
-    /// Returns in which turn that is, for [`runs_are_home`](Self::runs_are_home).
+    /// A request finds no place, or a slab is to be created, or memory committed: no runs go into lists until the thread that brings them
+    /// home has called [`runs_were_home`](Self::runs_were_home). Returns in which turn that is, for [`runs_are_home`](Self::runs_are_home).
     pub(super) fn list_no_runs(&mut self) -> u64 {
-        self.books.disturb();
+        self.run_bringers += 1;
         self.runs_bytes_most.store(0, Ordering::Relaxed);
         self.run_turns
+    }
+
+    /// A thread that brought runs home has looked for what it wants. If it was not served by them, no runs go into lists until the pool
+    /// is steady again.
+    pub(super) fn runs_were_home(&mut self, is_served: bool) {
+        self.run_bringers -= 1;
+        if !is_served {
+            self.books.disturb();
+        }
     }
 
     /// Every list was emptied since [`list_no_runs`](Self::list_no_runs). In a later turn others may have come.
