@@ -24,6 +24,7 @@ mod memory;
 mod planned;
 mod planned_traces;
 mod pool;
+mod prewarm;
 mod programs;
 mod recording;
 mod recording_writers;
