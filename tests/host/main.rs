@@ -14,6 +14,7 @@ mod empty;
 mod errors;
 mod expand;
 mod expand_traces;
+mod free_all;
 mod fresh;
 mod futures;
 mod harm;
