@@ -26,6 +26,7 @@ mod line;
 #[cfg(all(test, loom))]
 mod models;
 mod planned;
+mod prewarm;
 mod record;
 mod set_budget;
 mod shards;
