@@ -4,6 +4,7 @@
 
 mod budget;
 mod planned;
+mod runs;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -155,7 +155,7 @@ fn slabs_of_one_block_are_an_error() {
 
 /// What came goes to a waiter that it serves.
 #[test]
-fn a_waiter_is_served_first() {
+fn a_waiter_stays_in_line_for_what_is_freed() {
     let pool = Pool::host(Config::new(8 * MIB).slabs(SlabPolicy::Single)).unwrap();
     let held = pool.alloc(Request::bytes(6 * MIB)).unwrap();
     let waiter = {

@@ -22,17 +22,23 @@ impl<B: Backend> Pool<B> {
     pub fn free_all(&self, blocks: impl IntoIterator<Item = Block<B>>) {
         // The iterator is the caller's code: until it ends, all are blocks.
         let blocks: Vec<Block<B>> = blocks.into_iter().collect();
-        let mut left = Vec::new();
+        let (mut left, mut others) = (Vec::new(), Vec::new());
         for mut block in blocks {
             let is_own = Arc::ptr_eq(block.shared(), self.shared());
-            let goes_home = is_own && block.own_home().is_some();
-            if goes_home && let Some(descriptor) = block.descriptor.take() {
+            if is_own
+                && block.own_home().is_some()
+                && let Some(descriptor) = block.descriptor.take()
+            {
                 left.extend(descriptor.give_to_list().err());
+            } else {
+                others.push(block);
             }
         }
         if !left.is_empty() {
             self.shared().give_all_to_space(left);
         }
+        // Their drops may run code of others, which may want the memory of the first.
+        drop(others);
     }
 }
 
