@@ -172,8 +172,15 @@ fn what_the_script_does_not_take_is_refused() {
     }
     let empty = folder.0.join("empty");
     fs::create_dir(&empty).unwrap();
-    for (args, part) in [(&[][..], "is not there: --build makes it"), (&["--build"], "is not from this script")] {
-        let output = Command::new(SCRIPT).arg(&empty).args(args).output().unwrap();
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    for (place, args, part) in [
+        (&empty, &[][..], "is not there: --build makes it"),
+        // A folder that has nothing of the build, or only some, is never replaced.
+        (&empty, &["--build"], "is not from this script"),
+        (&folder.0, &["--build"], "is not from this script"),
+        (&examples, &["--build"], "is not from this script"),
+    ] {
+        let output = Command::new(SCRIPT).arg(place).args(args).output().unwrap();
         assert!(output.status.code() == Some(2) && text(&output).contains(part), "{args:?}: {}", text(&output));
     }
     let output = Command::new(SCRIPT).arg("--help").output().unwrap();

@@ -8,6 +8,9 @@ use super::{Scale, open};
 use crate::figure::{Figure, Figures};
 
 const MIB: u64 = 1 << 20;
+const BLOCK_BYTES_MOST: u64 = 64 * MIB;
+/// The budget has room for about so many blocks or more.
+const BLOCKS_LEAST: u64 = 256;
 /// Of the budget: blocks, without staging and what is too small for one of them in each slab.
 const FILLED_LEAST: f64 = 0.95;
 /// Words at either end of a block that are read back.
@@ -32,7 +35,9 @@ pub fn measure(scale: &Scale) -> Figures {
     let wgpu_bytes = |gpu: &Gpu| gpu.device().generate_allocator_report().map(|report| report.total_reserved_bytes);
     let before = wgpu_bytes(&gpu);
     let budget = budget(scale, &gpu)?.bytes(&gpu)?;
-    let block_bytes = scale.of(64 * MIB, MIB).min(gpu.limits().block.bytes);
+    // A power of two, so small that the end of each slab that no block fits in is little of the budget.
+    let share_bytes = (budget / BLOCKS_LEAST).clamp(4 * EDGE_BYTES, BLOCK_BYTES_MOST.min(gpu.limits().block.bytes));
+    let block_bytes = 1 << share_bytes.ilog2();
     let pool = Pool::with_backend(gpu, &Config::new(budget))?;
     let start = Instant::now();
     let mut blocks = Vec::new();
