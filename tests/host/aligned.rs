@@ -394,8 +394,16 @@ fn beside_planned_steps_they_are_served_from_the_slabs() {
 
 #[cfg(target_os = "linux")]
 mod huge_pages {
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
     use super::*;
     use crate::resident::bytes_of_mapping;
+
+    /// The kernel tells of adjacent mappings with huge pages as of one: one test at a time has some.
+    fn only_one() -> MutexGuard<'static, ()> {
+        static ONE: Mutex<()> = Mutex::new(());
+        ONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     fn huge_bytes(address: u64) -> u64 {
         bytes_of_mapping(address as usize, "AnonHugePages:")
@@ -404,6 +412,7 @@ mod huge_pages {
     /// As far as the system has any, for all policies; and what is committed is whole huge pages.
     #[test]
     fn they_are_used_where_the_system_has_them() {
+        let _only_one = only_one();
         let config = || Config::new(256 * MIB).huge_pages(true);
         let Ok(page_bytes) = Host.huge_page_bytes() else {
             let error = Pool::host(config()).unwrap_err();
@@ -439,6 +448,7 @@ mod huge_pages {
     /// No page brings more than is counted, whatever the budget is.
     #[test]
     fn no_more_is_resident_than_is_reserved() {
+        let _only_one = only_one();
         if Host.huge_page_bytes().is_err() {
             return;
         }
