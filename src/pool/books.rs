@@ -117,8 +117,8 @@ impl Books {
         self.grown_at = self.totals.allocations;
     }
 
-    /// Returns what the free runs of a shard may come to: as much as was ever used, at least 1/64 of the budget. 0 where that is more than a quarter of the budget, or
-    /// less than half is left now; while there are none yet, 3/4.
+    /// Returns what the free runs of a shard may come to: as much as was ever used, at least 1/64 of the budget. 0 where more than a
+    /// quarter of the budget was used, or less than half is left now; while there are none yet, 3/4.
     #[inline]
     pub(super) fn spare_for_lists(&self, are_some: bool) -> u64 {
         let used_most_bytes = self.open_bytes / 4;

@@ -173,15 +173,13 @@ impl<B: Ground> Program<B> {
     /// Whether a future that waited may have ended so.
     fn may_fail(&self, waiter: &Waiter<B>, error: &Error) -> bool {
         let had_trouble = self.trouble.is_near() || self.trouble.faults() > waiter.faults;
-        // The waiter may have come after the panic, and before the line was cleared for it.
-        let is_cleared = error.to_string().contains("panicked while requests waited") && self.trouble.faults() > 0;
         match error.kind() {
             ErrorKind::Timeout => waiter.is_late(),
             ErrorKind::OverBudget => {
                 let (asks, open_bytes) = (&waiter.asks, waiter.open_bytes);
                 self.is_over_budget(asks, open_bytes) || self.may_lack_places(asks, open_bytes)
             }
-            ErrorKind::Device => had_trouble || is_cleared,
+            ErrorKind::Device => had_trouble || self.trouble.has_cleared_line(error),
             ErrorKind::OutOfMemory => had_trouble,
             ErrorKind::DeviceLost => self.trouble.is_lost(),
             _ => false,

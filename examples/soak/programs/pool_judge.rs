@@ -64,7 +64,8 @@ impl<B: Ground> Program<B> {
             }
             ErrorKind::Full | ErrorKind::Fragmented => !self.must_be_served(attempt),
             ErrorKind::Timeout => attempt.asks.iter().all(|ask| ask.wait.is_some()) && !self.must_be_served(attempt),
-            ErrorKind::OutOfMemory | ErrorKind::Device => attempt.was_near,
+            ErrorKind::Device => attempt.was_near || self.trouble.has_cleared_line(error),
+            ErrorKind::OutOfMemory => attempt.was_near,
             _ => false,
         };
         assert!(is_right, "{:?} for {:?}: {error}", error.kind(), attempt.asks);

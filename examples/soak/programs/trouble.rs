@@ -142,6 +142,12 @@ impl Trouble {
         self.faults.load(SeqCst)
     }
 
+    /// Whether a panic of the backend may have taken the waiters out of the line with this error. One of them may have come after the
+    /// panic.
+    pub fn has_cleared_line(&self, error: &Error) -> bool {
+        error.to_string().contains("panicked while requests waited") && self.faults() > 0
+    }
+
     /// Those of them that were panics.
     pub fn panics(&self) -> u64 {
         self.panics.load(SeqCst)
