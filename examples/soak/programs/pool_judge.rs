@@ -68,7 +68,7 @@ impl<B: Ground> Program<B> {
             ErrorKind::OutOfMemory => attempt.was_near,
             _ => false,
         };
-        assert!(is_right, "{:?} for {:?}: {error}", error.kind(), attempt.asks);
+        assert!(is_right, "{:?} for {:?} in {setup}: {error}", error.kind(), attempt.asks);
         // What others have got or freed meanwhile is not in the books.
         if attempt.was_alone(self) {
             self.judge_numbers(attempt, error);
@@ -144,7 +144,22 @@ impl<B: Ground> Program<B> {
         // Who waits in line does not wait for a device beyond his time.
         let may_block = attempt.may_block && (attempt.any(|ask| ask.wait.is_none()) || !self.is_late());
         let may_all = may_block && attempt.asks.iter().all(Ask::may_do_all);
-        may_all && attempt.was_empty && !attempt.was_near && attempt.was_alone(self)
+        may_all
+            && attempt.was_empty
+            && !attempt.was_near
+            && attempt.was_alone(self)
+            && !self.may_lack_pages(attempt.asks)
+    }
+
+    /// Whether a reserve may leave less open than the whole pages that asks for multiples take in a slab that is there.
+    fn may_lack_pages(&self, asks: &[Ask]) -> bool {
+        let (setup, limits) = (&self.setup, &self.limits);
+        let page_bytes = Space::new(setup.open_bytes().max(1), limits.alignment_bytes, setup.placement).page_bytes();
+        let in_pages = |ask: &Ask| ask.bytes.checked_next_multiple_of(page_bytes).unwrap_or(u64::MAX);
+        let needed_bytes = asks.iter().map(in_pages).fold(0, u64::saturating_add);
+        setup.reserve_bytes > 0
+            && asks.iter().any(|ask| ask.align_bytes > limits.alignment_bytes)
+            && needed_bytes > setup.open_bytes() - setup.reserve_bytes
     }
 
     /// Whether blocks may be in each other's way in an empty expanding slab: in few granules, or at few multiples.
