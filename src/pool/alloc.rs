@@ -270,6 +270,15 @@ impl<B: Backend> Shared<B> {
                 return Ok(Ok(homes));
             }
         }
+        // Where memory is ample, all runs come home for more than a little memory alone.
+        if self.is_expanding()
+            && self.shards.lists_runs()
+            && may(Fallback::Grow)
+            && self.state().may_expand_beside_lists(requests)
+            && let Some(homes) = self.expand_first(requests)?
+        {
+            return Ok(Ok(homes));
+        }
         if self.bring_runs_home() {
             let mut state = self.state();
             let taken = state.take_all(requests);

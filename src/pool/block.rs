@@ -2,7 +2,6 @@
 
 mod clear;
 mod descriptor;
-mod free_all;
 mod hold;
 mod lent;
 mod resize;
@@ -243,15 +242,7 @@ impl<B: Backend> Descriptor<B> {
     /// Into a list, if it may.
     #[inline(always)]
     fn give_home(self: Box<Self>) {
-        if let Err((descriptor, is_dirty)) = self.give_to_list() {
-            descriptor.give_to_space(is_dirty);
-        }
-    }
-
-    /// Returns what no list takes, and whether it is still to be zeroed.
-    #[inline(always)]
-    fn give_to_list(self: Box<Self>) -> std::result::Result<(), (Box<Self>, bool)> {
-        let Some(home) = &self.home else { return Ok(()) };
+        let Some(home) = &self.home else { return };
         let is_dirty = self.is_left_dirty(home);
         let (sizes, extent, shards) = ((self.asked.bytes(), home.extent.bytes()), home.extent, self.shared.shards);
         if shards.signs.is_learning() {
@@ -269,7 +260,9 @@ impl<B: Backend> Descriptor<B> {
         } else {
             Err(self)
         };
-        given.map_err(|descriptor| (descriptor, is_dirty))
+        if let Err(descriptor) = given {
+            descriptor.give_to_space(is_dirty);
+        }
     }
 
     #[inline]

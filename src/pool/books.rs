@@ -11,6 +11,9 @@ use super::shards::Tally;
 const STEADY_LEAST: u64 = if cfg!(loom) { 1 } else { 256 };
 const STEADY_MOST: u64 = 4096;
 
+/// The part of the budget that free runs in lists may take, however little was ever used.
+const LISTS_PART: u64 = 64;
+
 /// A sum of bytes that parts are added to and taken from.
 ///
 /// Taking more than is in it is a defect of this crate, which wrapping arithmetic would turn into nearly 2^64 bytes of
@@ -117,14 +120,20 @@ impl Books {
         self.grown_at = self.totals.allocations;
     }
 
-    /// Returns what the free runs of a shard may come to: as much as was ever used, at least 1/64 of the budget. 0 where more than a
+    /// Returns what the free runs of a shard may come to: as much as was ever used, at least a part of the budget. 0 where more than a
     /// quarter of the budget was used, or less than half is left now; while there are none yet, 3/4.
     #[inline]
     pub(super) fn spare_for_lists(&self, are_some: bool) -> u64 {
         let used_most_bytes = self.open_bytes / 4;
         let left_least = if are_some { self.open_bytes / 2 } else { self.open_bytes - used_most_bytes };
         let is_ample = self.totals.used_peak_bytes <= used_most_bytes && self.left_bytes() >= left_least;
-        if is_ample { self.totals.used_peak_bytes.max(self.open_bytes / 64) } else { 0 }
+        if is_ample { self.totals.used_peak_bytes.max(self.open_bytes / LISTS_PART) } else { 0 }
+    }
+
+    /// Returns what may be reserved before free runs have to leave the lists, staging included: a part of the budget more than was ever
+    /// used.
+    pub(super) fn reserved_bytes_beside_lists(&self) -> u64 {
+        self.totals.staging_bytes + self.totals.used_peak_bytes + self.open_bytes / LISTS_PART
     }
 
     fn used_most(&mut self, used_bytes: u64) {
@@ -225,7 +234,9 @@ impl Books {
         self.totals.reserved_total_bytes = self.totals.reserved_total_bytes.saturating_add(more_bytes);
         if reserved_bytes > self.totals.reserved_peak_bytes {
             self.totals.reserved_peak_bytes = reserved_bytes;
-            self.disturb();
+            if reserved_bytes > self.reserved_bytes_beside_lists() {
+                self.disturb();
+            }
         }
     }
 

@@ -14,7 +14,6 @@ mod empty;
 mod errors;
 mod expand;
 mod expand_traces;
-mod free_all;
 mod fresh;
 mod futures;
 mod harm;

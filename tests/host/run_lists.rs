@@ -126,6 +126,28 @@ fn random_sizes_come_from_lists() {
     }
 }
 
+/// Where an expanding pool has no memory for a size that no list has, it commits up to 1/64 of its budget more than was ever used, and the
+/// runs stay in lists.
+#[test]
+fn a_little_is_committed_beside_lists() {
+    let pool = Pool::host(Config::new(1024 * MIB)).unwrap();
+    let mut seed = 1_u64;
+    let mut pairs = |count: u32| {
+        let before = pool.stats().allocations_from_lists;
+        for _ in 0..count {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            drop(pool.alloc(Request::bytes(256 * KIB + 256 * ((seed >> 33) % 3073))).unwrap());
+        }
+        pool.stats().allocations_from_lists - before
+    };
+    pairs(20_000);
+    let listed = pairs(10_000);
+    assert!(listed > 9_500, "{listed} of 10000");
+    let stats = pool.stats();
+    assert!(stats.reserved_peak_bytes <= stats.used_peak_bytes + 16 * MIB + 128 * KIB, "{stats:?}");
+    pool.check();
+}
+
 /// The lists are switched off while runs lie in them: those are found all the same.
 #[test]
 fn runs_are_found_once_no_more_are_listed() {

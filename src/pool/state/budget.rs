@@ -20,6 +20,13 @@ impl<S> State<S> {
         self.reserved.bytes()
     }
 
+    /// Returns whether memory may be committed for requests while runs lie in lists: a little more than was ever used.
+    pub(in crate::pool) fn may_expand_beside_lists(&self, requests: &[Request]) -> bool {
+        let least = Least::new(&self.sizes, requests);
+        let reserved_bytes = self.reserved.bytes().saturating_add(least.bytes);
+        reserved_bytes <= self.books.reserved_bytes_beside_lists()
+    }
+
     /// Returns what is reserved above the budget, since that was lowered.
     pub(in crate::pool) fn over_bytes(&self) -> u64 {
         self.over_bytes
