@@ -37,8 +37,9 @@ use crate::sync::{Arc, AtomicBool, AtomicU64, Latch, LatchGuard, Ordering, home,
 /// As many shards as CPUs, but no more than this.
 const SHARDS_MAX: usize = if cfg!(loom) { 2 } else { 64 };
 
-/// What a list of one class holds at most: 16 pieces keep a layer's small tensors, and 64 KiB bound what lies idle.
-const LIST_HOMES: usize = if cfg!(loom) { 4 } else { 16 };
+/// What a list of one class holds at most: with 64 pieces sizes that come at random seldom need the pool's lock, and 64 KiB bound what
+/// lies idle.
+const LIST_HOMES: usize = if cfg!(loom) { 4 } else { 64 };
 pub(super) const LIST_BYTES: u64 = 64 << 10;
 
 /// How many idle pieces of its class an empty list gets with the one that is asked for: half of what it holds, so that the
