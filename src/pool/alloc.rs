@@ -279,6 +279,13 @@ impl<B: Backend> Shared<B> {
         {
             return Ok(Ok(homes));
         }
+        // The runs of this thread alone may do.
+        if self.shards.lists_runs() {
+            self.shards.halve_runs(|places, tally| self.take_home(places, tally));
+            if let Ok(homes) = self.state().take_all(requests) {
+                return Ok(Ok(homes));
+            }
+        }
         if self.bring_runs_home() {
             let mut state = self.state();
             let taken = state.take_all(requests);

@@ -11,8 +11,11 @@ use super::shards::Tally;
 const STEADY_LEAST: u64 = if cfg!(loom) { 1 } else { 256 };
 const STEADY_MOST: u64 = 4096;
 
-/// The part of the budget that free runs in lists may take, however little was ever used.
+/// The part of the budget that the free runs of a shard may take, however little was ever used. A peak that grows by less grows little.
 const LISTS_PART: u64 = 64;
+
+/// The part of the budget that may be committed beside lists, more than was ever used: two threads fill their lists.
+const BESIDE_PART: u64 = 32;
 
 /// A sum of bytes that parts are added to and taken from.
 ///
@@ -70,8 +73,11 @@ pub(super) struct Books {
     high: Sum,
     /// The budget without staging.
     open_bytes: u64,
-    /// Allocations when a peak of what is used or reserved last grew.
+    /// Allocations when the peak of what is used or reserved last grew by more than a little.
     grown_at: u64,
+    /// Each of these peaks when that last grew by more than a little.
+    used_grown_bytes: u64,
+    reserved_grown_bytes: u64,
     /// Counts and peaks, staging and the budget.
     totals: Stats,
 }
@@ -91,7 +97,19 @@ impl Books {
         };
         let (out, retired, high) = (Sum::default(), Sum::default(), Sum::default());
         let open_bytes = budget_bytes.saturating_sub(staging_bytes);
-        Self { out, listed_bytes: 0, live_bytes: 0, blocks: 0, retired, high, open_bytes, grown_at: 0, totals }
+        Self {
+            out,
+            listed_bytes: 0,
+            live_bytes: 0,
+            blocks: 0,
+            retired,
+            high,
+            open_bytes,
+            grown_at: 0,
+            used_grown_bytes: 0,
+            reserved_grown_bytes: 0,
+            totals,
+        }
     }
 
     /// Enters what a shard has to tell.
@@ -121,10 +139,10 @@ impl Books {
     }
 
     /// Returns what the free runs of a shard may come to: as much as was ever used, at least a part of the budget. 0 where more than a
-    /// quarter of the budget was used, or less than half is left now; while there are none yet, 3/4.
+    /// third of the budget was used, or less than half is left now; while there are none yet, two thirds.
     #[inline]
     pub(super) fn spare_for_lists(&self, are_some: bool) -> u64 {
-        let used_most_bytes = self.open_bytes / 4;
+        let used_most_bytes = self.open_bytes / 3;
         let left_least = if are_some { self.open_bytes / 2 } else { self.open_bytes - used_most_bytes };
         let is_ample = self.totals.used_peak_bytes <= used_most_bytes && self.left_bytes() >= left_least;
         if is_ample { self.totals.used_peak_bytes.max(self.open_bytes / LISTS_PART) } else { 0 }
@@ -133,13 +151,17 @@ impl Books {
     /// Returns what may be reserved before free runs have to leave the lists, staging included: a part of the budget more than was ever
     /// used.
     pub(super) fn reserved_bytes_beside_lists(&self) -> u64 {
-        self.totals.staging_bytes + self.totals.used_peak_bytes + self.open_bytes / LISTS_PART
+        let more_bytes = self.totals.staging_bytes + self.open_bytes / BESIDE_PART;
+        self.totals.used_peak_bytes.saturating_add(more_bytes)
     }
 
     fn used_most(&mut self, used_bytes: u64) {
         if used_bytes > self.totals.used_peak_bytes {
             self.totals.used_peak_bytes = used_bytes;
-            self.disturb();
+            if used_bytes - self.used_grown_bytes > self.open_bytes / LISTS_PART {
+                self.used_grown_bytes = used_bytes;
+                self.disturb();
+            }
         }
     }
 
@@ -234,7 +256,9 @@ impl Books {
         self.totals.reserved_total_bytes = self.totals.reserved_total_bytes.saturating_add(more_bytes);
         if reserved_bytes > self.totals.reserved_peak_bytes {
             self.totals.reserved_peak_bytes = reserved_bytes;
-            if reserved_bytes > self.reserved_bytes_beside_lists() {
+            let before_bytes = self.reserved_grown_bytes.max(self.reserved_bytes_beside_lists());
+            if reserved_bytes > before_bytes.saturating_add(self.open_bytes / LISTS_PART) {
+                self.reserved_grown_bytes = reserved_bytes;
                 self.disturb();
             }
         }
@@ -309,6 +333,8 @@ impl Books {
     pub(super) fn reset_peaks(&mut self, reserved_bytes: u64) {
         self.totals.live_peak_bytes = positive(self.live_bytes);
         self.totals.used_peak_bytes = self.used_bytes();
+        self.used_grown_bytes = self.used_grown_bytes.min(self.used_bytes());
+        self.reserved_grown_bytes = self.reserved_grown_bytes.min(reserved_bytes);
         self.totals.reserved_peak_bytes = reserved_bytes;
     }
 

@@ -437,6 +437,14 @@ impl<B: Backend> Shards<B> {
         home(leaving, tally);
     }
 
+    /// Takes the older half of this thread's runs home as [`drain`](Self::drain) does.
+    pub(super) fn halve_runs(&self, home: impl FnOnce(Vec<IdleBlock<B>>, Tally)) {
+        let mut lists = self.own();
+        let leaving = lists.runs.take_half();
+        let tally = lists.tell_without(&leaving);
+        home(leaving, tally);
+    }
+
     /// What one shard has not told yet.
     pub(super) fn tally_of(&self, index: usize) -> Tally {
         std::mem::take(&mut self.any(index, index + 1).1.tally)

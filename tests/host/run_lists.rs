@@ -126,7 +126,7 @@ fn random_sizes_come_from_lists() {
     }
 }
 
-/// Where an expanding pool has no memory for a size that no list has, it commits up to 1/64 of its budget more than was ever used, and the
+/// Where an expanding pool has no memory for a size that no list has, it commits up to 1/32 of its budget more than was ever used, and the
 /// runs stay in lists.
 #[test]
 fn a_little_is_committed_beside_lists() {
@@ -144,7 +144,7 @@ fn a_little_is_committed_beside_lists() {
     let listed = pairs(10_000);
     assert!(listed > 9_500, "{listed} of 10000");
     let stats = pool.stats();
-    assert!(stats.reserved_peak_bytes <= stats.used_peak_bytes + 16 * MIB + 128 * KIB, "{stats:?}");
+    assert!(stats.reserved_peak_bytes <= stats.used_peak_bytes + 32 * MIB + 128 * KIB, "{stats:?}");
     pool.check();
 }
 
@@ -190,8 +190,8 @@ fn a_pool_of_several_slabs_lists_no_runs() {
 
 #[test]
 fn runs_are_not_listed_where_memory_is_not_ample() {
-    // The peak is 1.7 MiB: more than a quarter of the budget.
-    let tight = Pool::host(Config::new(6700 * KIB)).unwrap();
+    // The peak is 1.7 MiB: more than a third of the budget.
+    let tight = Pool::host(Config::new(5000 * KIB)).unwrap();
     let without = Pool::host(Config::new(64 * MIB).free_lists(false)).unwrap();
     let reserve = Pool::host(Config::new(64 * MIB).high_priority_reserve(MIB)).unwrap();
     for (what, pool) in [("tight", tight), ("without", without), ("reserve", reserve)] {

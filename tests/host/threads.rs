@@ -76,21 +76,20 @@ fn peaks_of_one_thread_are_exact() {
 fn an_empty_list_is_filled_with_what_is_idle() {
     let pool = pool(64 * KIB);
     // Every other one stays, so that no page goes home.
-    let mut blocks: Vec<_> = (0..64).map(|_| pool.alloc(Request::bytes(64)).ok()).collect();
+    let mut blocks: Vec<_> = (0..256).map(|_| pool.alloc(Request::bytes(64)).ok()).collect();
     blocks.iter_mut().step_by(2).for_each(|block| *block = None);
     let before = pool.stats();
-    let in_list = (before.cached_bytes / 64).min(16);
-    assert_eq!(in_list, 16, "{before:?}");
-    let again: Vec<_> = (0..16).map(|_| pool.alloc(Request::bytes(64)).unwrap()).collect();
+    let in_list = (before.cached_bytes / 64).min(64);
+    assert_eq!(in_list, 64, "{before:?}");
+    let again: Vec<_> = (0..64).map(|_| pool.alloc(Request::bytes(64)).unwrap()).collect();
     let (more, stats) = (pool.alloc(Request::bytes(64)).unwrap(), pool.stats());
     let hits = stats.allocations_from_lists - before.allocations_from_lists;
-    assert!((8..=16).contains(&hits), "a list holds half or more of its sixteen: {hits}");
-    let next: Vec<_> = (0..7).map(|_| pool.alloc(Request::bytes(64)).unwrap()).collect();
+    assert!((32..=64).contains(&hits), "a list holds half or more of its sixty-four: {hits}");
+    let next: Vec<_> = (0..31).map(|_| pool.alloc(Request::bytes(64)).unwrap()).collect();
     let stats = pool.stats();
-    // Of twenty-four, one for each eight passes the lock at most.
-    let missed = 24 - (stats.allocations_from_lists - before.allocations_from_lists);
+    // Of ninety-six, one for each thirty-two passes the lock at most.
+    let missed = 96 - (stats.allocations_from_lists - before.allocations_from_lists);
     assert!((1..=3).contains(&missed), "{missed} missed: {stats:?}");
-    assert_eq!(stats.used_bytes, 64 * (32 + 24));
     pool.check();
     drop((again, more, next, blocks));
     assert_eq!(pool.alloc(Request::bytes(64 * KIB)).unwrap().bytes(), 64 * KIB);

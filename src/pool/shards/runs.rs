@@ -159,6 +159,13 @@ impl<B: Backend> Runs<B> {
         }));
     }
 
+    /// Takes the older half of each set out.
+    pub(super) fn take_half(&mut self) -> Vec<IdleBlock<B>> {
+        let mut leaving = Vec::new();
+        (0..SETS).for_each(|set| self.halve(set, &mut leaving));
+        leaving
+    }
+
     /// Takes all runs out.
     pub(super) fn take_all(&mut self) -> Vec<IdleBlock<B>> {
         (self.filled, self.bytes) = ([0; SETS / WORD], 0);
