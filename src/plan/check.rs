@@ -46,6 +46,33 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// As [`check`](Self::check), for lifetimes on a circle of `period` ticks ([`solve_circle`](super::solve_circle)): what of a lifetime is
+    /// past the circle's end is looked at as a lifetime of its own at the beginning, at the same offset. A fault names a buffer by twice its
+    /// place in the list, and one more for that.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check), and for a lifetime that is none on the circle.
+    pub fn check_circle(&self, period: u64, lifetimes: &[Lifetime], options: &Options) -> Result<()> {
+        if self.offsets.len() != lifetimes.len() {
+            return Err(fault(format!("{} offsets for {} lifetimes", self.offsets.len(), lifetimes.len())));
+        }
+        let (mut pieces, mut offsets) = (Vec::new(), Vec::new());
+        for (index, (lifetime, offset)) in lifetimes.iter().zip(&self.offsets).enumerate() {
+            let Lifetime { lower, upper, bytes } = *lifetime;
+            if lower >= period || upper < lower || upper - lower > period {
+                return Err(fault(format!(
+                    "lifetime {index}, {lower} to {upper}, is none on a circle of {period} ticks"
+                )));
+            }
+            let (end, rest) = if upper > period { (period, upper - period) } else { (upper, 0) };
+            pieces.extend([Lifetime::new(lower, end, bytes), Lifetime::new(0, rest, bytes)]);
+            offsets.extend([*offset; 2]);
+        }
+        Plan { offsets, ..*self }.check(&pieces, options)
+    }
+}
+
 fn fault(message: String) -> Error {
     Error::new(ErrorKind::Invalid, format!("no plan for these lifetimes: {message}"))
 }

@@ -13,6 +13,9 @@ use super::problem::Problem;
 /// Pairs of buffers that share a section, beyond which there is no list of neighbours: 64 MiB of them.
 const PAIRS_MAX: usize = 1 << 24;
 
+/// Words of a table with a bit for each pair, where buffers are live several times: 16 MiB of them.
+const WORDS_MAX: usize = 1 << 21;
+
 /// Units of a pair, in the making of the lists.
 const PAIR_UNITS: u64 = 12;
 
@@ -29,6 +32,9 @@ pub(super) struct Neighbours {
 impl Neighbours {
     /// `None` if there are too many for so many units, or the limit leaves no room for them.
     pub fn new(problem: &Problem, units: u64, effort: &mut Effort<'_>) -> Option<Self> {
+        if problem.is_split() {
+            return Self::of_split(problem, units, effort);
+        }
         if !effort.take(2 * sorting(problem.len())) {
             return None;
         }
@@ -46,6 +52,43 @@ impl Neighbours {
         for (place, id) in by_first.iter().enumerate() {
             pairs.extend(by_first[place + 1..behind(id)].iter().map(|other| (*id, *other)));
         }
+        Some(Self::of_pairs(problem, pairs))
+    }
+
+    /// Where buffers are live several times: each pair once, however often they meet.
+    fn of_split(problem: &Problem, units: u64, effort: &mut Effort<'_>) -> Option<Self> {
+        let (count, words) = (problem.len(), problem.len().div_ceil(64));
+        let spans_count: usize = (0..count).map(|id| problem.spans_of(id).len()).sum();
+        if words * count > WORDS_MAX || !effort.take(2 * sorting(spans_count) + (words * count) as u64) {
+            return None;
+        }
+        let of_one = |id: u32| problem.spans_of(id as usize).iter().map(move |span| (span.first, span.end, id));
+        let mut starts: Vec<(u32, u32, u32)> = (0..count as u32).flat_map(of_one).collect();
+        starts.sort_unstable();
+        let mut met = vec![0u64; words * count];
+        let (mut active, mut pairs): (Vec<(u32, u32)>, Vec<(u32, u32)>) = (Vec::new(), Vec::new());
+        let mut units_left = units;
+        for (first, end, id) in starts {
+            let looked_at = PAIR_UNITS * active.len() as u64;
+            units_left = units_left.checked_sub(looked_at)?;
+            if pairs.len() > PAIRS_MAX || !effort.take(looked_at) {
+                return None;
+            }
+            active.retain(|(until, _)| *until > first);
+            for (_, other) in &active {
+                let (low, high) = (id.min(*other) as usize, id.max(*other) as usize);
+                let (word, bit) = (&mut met[low * words + high / 64], 1 << (high % 64));
+                if *word & bit == 0 {
+                    *word |= bit;
+                    pairs.push((low as u32, high as u32));
+                }
+            }
+            active.push((end, id));
+        }
+        Some(Self::of_pairs(problem, pairs))
+    }
+
+    fn of_pairs(problem: &Problem, pairs: Vec<(u32, u32)>) -> Self {
         let mut begins = vec![0u32; problem.len() + 2];
         for (one, other) in &pairs {
             begins[*one as usize + 2] += 1;
@@ -62,7 +105,7 @@ impl Neighbours {
                 *at += 1;
             }
         }
-        Some(Self { begins, ids })
+        Self { begins, ids }
     }
 
     pub fn of(&self, id: u32) -> &[u32] {

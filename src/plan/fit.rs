@@ -14,7 +14,7 @@
 //! Ranges that touch are merged, and what is packed well touches: the lists stay short, and a pass over 28,000 buffers
 //! takes milliseconds where sorted lists of neighbours take seconds.
 
-use super::effort::Effort;
+use super::effort::{Effort, sorting};
 use super::problem::{Problem, Span};
 use super::slabs::Slabs;
 
@@ -87,9 +87,10 @@ impl Tree {
         units
     }
 
-    /// Where the rule puts a buffer of `size` that is alive in the span, at a multiple of `align`, and the units it took to find
+    /// Where the rule puts a buffer of `size` that is alive in the spans, at a multiple of `align`, and the units it took to find
     /// that.
-    pub fn find(&self, rule: Rule, span: Span, size: u64, align: u64, slabs: &Slabs) -> (u64, u64) {
+    pub fn find(&self, rule: Rule, spans: &[Span], size: u64, align: u64, slabs: &Slabs) -> (u64, u64) {
+        let &[span] = spans else { return self.find_in_all(rule, spans, size, align, slabs) };
         let mut lists: [&[Occupied]; LISTS_MAX] = [&[]; LISTS_MAX];
         let (mut count, mut units) = (0, 0);
         let mut keep = |list| {
@@ -103,6 +104,25 @@ impl Tree {
         let offset = match rule {
             Rule::First => lowest(lists, 0, (size, align), slabs, &mut units),
             Rule::Best => tightest(lists, (size, align), slabs, &mut units),
+        };
+        (offset, units)
+    }
+
+    /// As [`find`](Self::find), where the buffer is alive in several spans.
+    fn find_in_all(&self, rule: Rule, spans: &[Span], size: u64, align: u64, slabs: &Slabs) -> (u64, u64) {
+        let (mut lists, mut nodes_above): (Vec<&[Occupied]>, Vec<usize>) = (Vec::new(), Vec::new());
+        for span in spans {
+            canonical(self.leaves, *span, |node| lists.push(&self.touching[node]));
+            above(self.leaves, *span, |node| nodes_above.push(node));
+        }
+        nodes_above.sort_unstable();
+        nodes_above.dedup();
+        lists.extend(nodes_above.iter().map(|node| self.covering[*node].as_slice()));
+        let mut units = LIST_UNITS * lists.len() as u64 + sorting(nodes_above.len());
+        lists.retain(|list| !list.is_empty());
+        let offset = match rule {
+            Rule::First => lowest(&mut lists, 0, (size, align), slabs, &mut units),
+            Rule::Best => tightest(&mut lists, (size, align), slabs, &mut units),
         };
         (offset, units)
     }
@@ -253,9 +273,9 @@ impl<'a> Fitter<'a> {
         let mut height = 0;
         for id in order {
             let index = *id as usize;
-            let (span, size) = (self.problem.spans[index], self.problem.sizes[index]);
+            let size = self.problem.sizes[index];
             let align = self.aligns.map_or(1, |aligns| aligns[index]);
-            let (offset, units) = self.tree.find(rule, span, size, align, self.slabs);
+            let (offset, units) = self.tree.find(rule, self.problem.spans_of(index), size, align, self.slabs);
             if !effort.spend(units) || offset + size >= limit {
                 return None;
             }
@@ -269,6 +289,7 @@ impl<'a> Fitter<'a> {
     fn put(&mut self, id: u32, offset: u64) -> u64 {
         let index = id as usize;
         self.offsets[index] = offset;
-        self.tree.place(self.problem.spans[index], offset, self.problem.sizes[index])
+        let (spans, size) = (self.problem.spans_of(index), self.problem.sizes[index]);
+        spans.iter().map(|span| self.tree.place(*span, offset, size)).sum()
     }
 }

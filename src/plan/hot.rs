@@ -7,7 +7,7 @@
 use super::effort::sorting;
 use super::fit::{Fitter, Rule};
 use super::order::Key;
-use super::problem::Problem;
+use super::problem::{Problem, Span};
 use super::reduce::reduce;
 use super::search::Verdict;
 use super::solver::{Blames, Packing, Solver};
@@ -77,6 +77,10 @@ fn core(
     first: bool,
 ) -> Core {
     let meets = |id: &u32| {
+        if problem.is_split() {
+            let meets = |span: &Span| u64::from(span.first) < window.1 && u64::from(span.end) > window.0;
+            return problem.spans_of(*id as usize).iter().any(meets);
+        }
         let (lower, upper) = problem.times[*id as usize];
         lower < window.1 && upper > window.0
     };

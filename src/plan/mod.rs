@@ -25,14 +25,15 @@
 //! | unit | bytes | the greatest common divisor of all sizes: the solver counts in it |
 //! | step | a number | counted work of about a microsecond; limits count it, so that one seed gives one plan |
 //!
-//! Files, lowest first: `effort` (counted work); `slabs` and `problem` (the input, compressed); `order` and `fit` (placing one
+//! Files, lowest first: `effort` (counted work); `slabs`, `stretches` and `problem` (the input, compressed); `order` and `fit` (placing one
 //! after another); `reduce` (the lemmas); `conflicts`, `frames` and `search`, `eject` (at a fixed height); `solver`, `hot` and
-//! `pipeline` (which of them when); `options`, `lifetimes` (the interface); `aligned` (alignments of single buffers); and
+//! `pipeline` (which of them when); `options`, `lifetimes` (the interface); `aligned` (alignments of single buffers); `circle` (a step that repeats); and
 //! `check`, which shares no code with all that and looks at every plan before it is returned. `schedule` and `cursor` are for
 //! following a plan: what goes out where, and whether everything that had a part of the place is back.
 
 mod aligned;
 mod check;
+mod circle;
 mod conflicts;
 mod cursor;
 mod effort;
@@ -50,6 +51,7 @@ mod schedule;
 mod search;
 mod slabs;
 mod solver;
+mod stretches;
 
 #[cfg(test)]
 mod tests;
@@ -57,6 +59,7 @@ mod tests;
 use std::fmt;
 use std::time::Instant;
 
+pub use circle::solve_circle;
 pub(crate) use cursor::Found;
 pub use cursor::{Cursor, Place, Unplanned};
 pub use lifetimes::{Lifetimes, LifetimesBuilder};
@@ -194,28 +197,13 @@ fn solve_within(lifetimes: &[Lifetime], options: &Options, is_strict: bool) -> R
     }
     let (scaled, placed) = Scaled::new(lifetimes, options)?;
     let limits = Limits {
-        // No plan is higher than `BYTES_MAX`, and 2^64 - 1 stands for the height of none yet.
-        goal: options
-            .capacity_bytes
-            .map_or(0, |bytes| bytes.min(BYTES_MAX) / scaled.unit_bytes)
-            .max(scaled.problem.load()),
+        goal: scaled.goal(options),
         units_max,
         units_spent,
         is_strict,
         deadline: options.time_limit.and_then(|limit| started.checked_add(limit)),
     };
-    let Some((packing, steps)) = run(&scaled, options, limits) else { return Ok(None) };
-    let mut offsets = vec![0; lifetimes.len()];
-    for (index, offset) in placed.iter().zip(&packing.offsets) {
-        offsets[*index as usize] = offset * scaled.unit_bytes;
-    }
-    let plan = Plan {
-        offsets,
-        height: packing.height * scaled.unit_bytes,
-        load: scaled.problem.load() * scaled.unit_bytes,
-        proved: packing.height <= packing.lower_bound,
-        steps,
-    };
+    let Some(plan) = scaled.plan(&placed, lifetimes.len(), options, limits) else { return Ok(None) };
     plan.check(lifetimes, options)?;
     Ok(Some(plan))
 }
@@ -265,6 +253,31 @@ impl Scaled {
         sizes.iter_mut().for_each(|size| *size /= unit_bytes);
         let slabs = slabs.in_units(unit_bytes);
         Ok((Self { problem: Problem::new(times, sizes), slabs, unit_bytes }, placed))
+    }
+}
+
+impl Scaled {
+    /// A height, in units, that will do.
+    fn goal(&self, options: &Options) -> u64 {
+        // No plan is higher than `BYTES_MAX`, and 2^64 - 1 stands for the height of none yet.
+        let capacity = options.capacity_bytes.map_or(0, |bytes| bytes.min(BYTES_MAX) / self.unit_bytes);
+        capacity.max(self.problem.load())
+    }
+
+    /// Plans the buffers, those `placed` of so many. `None` as in [`run`].
+    fn plan(&self, placed: &[u32], buffers: usize, options: &Options, limits: Limits) -> Option<Plan> {
+        let (packing, steps) = run(self, options, limits)?;
+        let mut offsets = vec![0; buffers];
+        for (index, offset) in placed.iter().zip(&packing.offsets) {
+            offsets[*index as usize] = offset * self.unit_bytes;
+        }
+        Some(Plan {
+            offsets,
+            height: packing.height * self.unit_bytes,
+            load: self.problem.load() * self.unit_bytes,
+            proved: packing.height <= packing.lower_bound,
+            steps,
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Orders in which buffers are placed one after another: what is hardest to place comes first.
 
 use super::effort::Random;
-use super::problem::Problem;
+use super::problem::{Problem, Span};
 
 /// What an order goes by, largest first. T is the largest load of any section that the buffer covers, W its width in
 /// sections, A its area: size times width. The simple orders go by the input alone, in the clock of the lifetimes.
@@ -37,9 +37,9 @@ impl Key {
     }
 
     fn of(self, problem: &Problem, index: usize) -> [u128; 3] {
-        let (span, (lower, upper)) = (problem.spans[index], problem.times[index]);
+        let (lower, upper) = problem.times[index];
         let (peak, size) = (u128::from(problem.peaks[index]), u128::from(problem.sizes[index]));
-        let width = u128::from(span.end - span.first);
+        let width = u128::from(problem.width(index));
         let area = width * size;
         match self {
             Self::Twa => [peak, width, area],
@@ -66,10 +66,10 @@ pub(super) fn by_blame(problem: &Problem, blames: &[f64], share: f64, random: &m
     }
     let mut keyed: Vec<(f64, u64, u32, u32)> = (0..problem.len() as u32)
         .map(|id| {
-            let span = problem.spans[id as usize];
-            let blame: f64 = sums[span.end as usize] - sums[span.first as usize];
+            let of_span = |span: &Span| sums[span.end as usize] - sums[span.first as usize];
+            let blame: f64 = problem.spans_of(id as usize).iter().map(of_span).sum();
             let chance = f64::from(random.below(1 << 20)) / f64::from(1 << 19) - 1.0;
-            (blame * (1.0 + share * chance), problem.peaks[id as usize], span.end - span.first, id)
+            (blame * (1.0 + share * chance), problem.peaks[id as usize], problem.width(id as usize), id)
         })
         .collect();
     keyed.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then((b.1, b.2, a.3).cmp(&(a.1, a.2, b.3))));

@@ -7,6 +7,7 @@
 //! one. A time axis of 10^9 steps becomes at most as many sections as there are buffers.
 
 use super::effort::sorting;
+use super::stretches::{Stretch, Stretches, merge_alike};
 
 /// The consecutive sections `first..end` that a buffer covers; never empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,9 +38,12 @@ const PROBLEM_UNITS: u64 = 1_000;
 #[derive(Debug)]
 pub(super) struct Problem {
     pub sizes: Vec<u64>,
-    /// `[lower, upper)`, not empty.
+    /// `[lower, upper)`, not empty. In sections where a buffer is live several times.
     pub times: Vec<(u64, u64)>,
+    /// From the first section to the last that the buffer covers: all of them, unless it is live several times.
     pub spans: Vec<Span>,
+    /// The sections of each buffer, if any is live several times.
+    stretches: Option<Stretches>,
     /// The largest load of any section that the buffer covers.
     pub peaks: Vec<u64>,
     /// Sum of the sizes that are alive in each section.
@@ -49,16 +53,79 @@ pub(super) struct Problem {
 }
 
 impl Problem {
+    /// Buffers that may be live several times, each in one place. Every buffer has a stretch, none is empty, and no two of one buffer
+    /// overlap. Sizes are as in [`new`](Self::new).
+    ///
+    /// Sections with the same buffers become one: a run of many steps that are alike has as many sections as one of them. So two buffers
+    /// are alive at one time iff they share a section, but the sections of a buffer are a set.
+    pub fn of_stretches(stretches: &[Stretch], sizes: Vec<u64>) -> Self {
+        let times: Vec<(u64, u64)> = stretches.iter().map(|stretch| (stretch.lower, stretch.upper)).collect();
+        let (spans, moments) = compress(&times);
+        let ids: Vec<u32> = stretches.iter().map(|stretch| stretch.id).collect();
+        let (stretches, sections) = merge_alike(&ids, &spans, moments.len(), sizes.len());
+        let of_all: Vec<u64> =
+            (0..sizes.len()).flat_map(|id| stretches.of(id).iter().map(|_| sizes[id]).collect::<Vec<_>>()).collect();
+        let loads = loads(stretches.all(), &of_all, sections);
+        let peaks_of_all = peaks(stretches.all(), &loads);
+        let peaks =
+            (0..sizes.len()).map(|id| stretches.of_one(id, &peaks_of_all).iter().copied().max().unwrap_or(0)).collect();
+        let spans: Vec<Span> = (0..sizes.len()).map(|id| stretches.hull(id)).collect();
+        let times = spans.iter().map(|span| (u64::from(span.first), u64::from(span.end))).collect();
+        let is_split = stretches.all().len() > sizes.len();
+        let moments = (0..sections as u64).collect();
+        Self { sizes, times, spans, stretches: is_split.then_some(stretches), peaks, loads, moments }
+    }
+
+    /// Returns whether a buffer is live several times.
+    pub fn is_split(&self) -> bool {
+        self.stretches.is_some()
+    }
+
+    /// Returns the sections that a buffer covers.
+    #[inline]
+    pub fn spans_of(&self, id: usize) -> &[Span] {
+        match &self.stretches {
+            None => std::slice::from_ref(&self.spans[id]),
+            Some(stretches) => stretches.of(id),
+        }
+    }
+
+    /// Returns how many sections a buffer covers.
+    pub fn width(&self, id: usize) -> u32 {
+        self.spans_of(id).iter().map(|span| span.end - span.first).sum()
+    }
+
+    /// Returns whether two buffers share a section.
+    pub fn meet(&self, one: usize, other: usize) -> bool {
+        let (mut ones, mut others) = (self.spans_of(one), self.spans_of(other));
+        while let ([a, rest_a @ ..], [b, rest_b @ ..]) = (ones, others) {
+            if a.meets(*b) {
+                return true;
+            }
+            (ones, others) = if a.end <= b.first { (rest_a, others) } else { (ones, rest_b) };
+        }
+        false
+    }
+
     /// Compresses. No size is zero, no lifetime empty, and the sum of all sizes is below 2^63.
     pub fn new(times: Vec<(u64, u64)>, sizes: Vec<u64>) -> Self {
         let (spans, moments) = compress(&times);
         let loads = loads(&spans, &sizes, moments.len());
         let peaks = peaks(&spans, &loads);
-        Self { sizes, times, spans, peaks, loads, moments }
+        Self { sizes, times, spans, stretches: None, peaks, loads, moments }
     }
 
-    /// The buffers `ids` alone, their lifetimes clipped to `window` (times).
+    /// The buffers `ids` alone, their lifetimes clipped to `window` (times). Where buffers are live several times nothing is clipped: three
+    /// that meet pairwise need not have a section in common.
     pub fn part(&self, ids: &[u32], window: (u64, u64)) -> Self {
+        if self.is_split() {
+            let of_one = |(id, outer): (u32, &u32)| {
+                let spans = self.spans_of(*outer as usize).iter();
+                spans.map(move |span| Stretch { id, lower: u64::from(span.first), upper: u64::from(span.end) })
+            };
+            let stretches: Vec<Stretch> = (0..).zip(ids).flat_map(of_one).collect();
+            return Self::of_stretches(&stretches, ids.iter().map(|id| self.sizes[*id as usize]).collect());
+        }
         let clip = |(lower, upper): (u64, u64)| (lower.max(window.0), upper.min(window.1));
         let times = ids.iter().map(|id| clip(self.times[*id as usize])).collect();
         Self::new(times, ids.iter().map(|id| self.sizes[*id as usize]).collect())

@@ -79,7 +79,7 @@ pub(super) fn reduce(
         }
         // Any order is right here. Those that live longest outside of the window are in the fewest others' way at the
         // bottom.
-        let width = |index: &u32| problem.spans[ids[*index as usize] as usize].sections().len();
+        let width = |index: &u32| problem.width(ids[*index as usize] as usize);
         stacked.sort_by_key(|index| std::cmp::Reverse(width(index)));
         let mut base: u64 = base;
         for index in &stacked {
@@ -97,7 +97,7 @@ pub(super) fn reduce(
 /// The buffers that cover every section, and the others.
 fn split_off_full_spans(problem: &Problem) -> (Vec<u32>, Vec<u32>) {
     let sections = problem.sections();
-    (0..problem.len() as u32).partition(|id| problem.spans[*id as usize].sections().len() == sections)
+    (0..problem.len() as u32).partition(|id| problem.width(*id as usize) as usize == sections)
 }
 
 /// Sets of buffers such that no two of different sets share a section.

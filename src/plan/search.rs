@@ -65,9 +65,41 @@ pub(super) enum Verdict {
     Unknown,
 }
 
-/// A search, and its stacks.
+/// Searches a connected problem as [`Search`] does, its buffers in this order of preference. Returns also how often each section was too
+/// full.
+pub(super) fn search(
+    problem: &Problem,
+    order: &[u32],
+    capacity: u64,
+    slabs: &Slabs,
+    thorough: bool,
+    effort: &mut Effort<'_>,
+) -> (Verdict, Vec<u32>) {
+    if problem.is_split() {
+        Search::<true>::new(problem, order, capacity, slabs, thorough).run(effort)
+    } else {
+        Search::<false>::new(problem, order, capacity, slabs, thorough).run(effort)
+    }
+}
+
+/// Units of a search that places one buffer after another and never comes back.
+pub(super) fn dive(problem: &Problem) -> u64 {
+    let (count, sections, widths) = (problem.len() as u64, problem.sections() as u64, widths(problem));
+    let per_member = 1 + MEMBER_OPEN_UNITS + MEMBER_COPY_UNITS;
+    // Halves, for the members are fewer and fewer.
+    count * (NODE_UNITS + (count * per_member + widths + sections) / 2)
+}
+
+/// Units of what comes before a search.
+pub(super) fn making(problem: &Problem) -> u64 {
+    BEGIN_UNITS * (problem.len() + problem.sections()) as u64 + widths(problem)
+}
+
+/// A search, and its stacks. `SPLIT`: buffers are live several times, and so each member's span is the one from its first section to its
+/// last. That is known to the compiler, for a question at each node took 7 to 9% of the time.
 #[derive(Debug)]
-pub(super) struct Search<'a> {
+struct Search<'a, const SPLIT: bool> {
+    problem: &'a Problem,
     slabs: &'a Slabs,
     capacity: u64,
     /// The buffer of each rank.
@@ -85,7 +117,7 @@ pub(super) struct Search<'a> {
     /// one instruction for several sections.
     floors: Vec<f64>,
     /// For each section, how often it was too full.
-    pub blames: Vec<u32>,
+    blames: Vec<u32>,
     /// The work since it was last told, in units.
     units: u64,
     /// Leaves nothing out: no jumps.
@@ -93,9 +125,8 @@ pub(super) struct Search<'a> {
     conflicts: Conflicts,
 }
 
-impl<'a> Search<'a> {
-    /// Of a connected problem, its buffers in this order of preference.
-    pub fn new(problem: &Problem, order: &'a [u32], capacity: u64, slabs: &'a Slabs, thorough: bool) -> Self {
+impl<'a, const SPLIT: bool> Search<'a, SPLIT> {
+    fn new(problem: &'a Problem, order: &'a [u32], capacity: u64, slabs: &'a Slabs, thorough: bool) -> Self {
         let member = |(rank, id): (u32, &u32)| {
             let index = *id as usize;
             let (size, span) = (problem.sizes[index], problem.spans[index]);
@@ -107,6 +138,7 @@ impl<'a> Search<'a> {
             crossings[member.span.sections()].iter_mut().skip(1).for_each(|count| *count += 1);
         }
         Self {
+            problem,
             slabs,
             capacity,
             order,
@@ -124,21 +156,13 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Units of [`new`](Self::new).
-    pub fn making(problem: &Problem) -> u64 {
-        BEGIN_UNITS * (problem.len() + problem.sections()) as u64 + widths(problem)
-    }
-
-    /// Units of a search that places one buffer after another and never comes back.
-    pub fn dive(problem: &Problem) -> u64 {
-        let (count, sections, widths) = (problem.len() as u64, problem.sections() as u64, widths(problem));
-        let per_member = 1 + MEMBER_OPEN_UNITS + MEMBER_COPY_UNITS;
-        // Halves, for the members are fewer and fewer.
-        count * (NODE_UNITS + (count * per_member + widths + sections) / 2)
-    }
-
     /// Searches until the limit is reached.
-    pub fn run(&mut self, effort: &mut Effort<'_>) -> Verdict {
+    fn run(mut self, effort: &mut Effort<'_>) -> (Verdict, Vec<u32>) {
+        let verdict = self.search(effort);
+        (verdict, self.blames)
+    }
+
+    fn search(&mut self, effort: &mut Effort<'_>) -> Verdict {
         self.open(&Part { members: 0..self.members.len(), sections: 0..self.sums.len() }, (0, 0));
         while effort.spend(NODE_UNITS + std::mem::take(&mut self.units)) {
             match self.advance() {
@@ -210,12 +234,14 @@ impl<'a> Search<'a> {
         let floors = &mut self.floors[part.sections.clone()];
         floors.fill(f64::INFINITY);
         self.units += part.sections.len() as u64 / SECTIONS_PER_UNIT;
+        let start = part.sections.start;
         for member in &self.members[part.members.clone()] {
             let low = member.low.max(from) as f64;
-            let sections =
-                member.span.first as usize - part.sections.start..member.span.end as usize - part.sections.start;
-            self.units += member.span.units();
-            floors[sections].iter_mut().for_each(|floor| *floor = if low < *floor { low } else { *floor });
+            for span in spans::<SPLIT>(self.problem, self.order, member) {
+                let sections = span.first as usize - start..span.end as usize - start;
+                self.units += span.units();
+                floors[sections].iter_mut().for_each(|floor| *floor = if low < *floor { low } else { *floor });
+            }
         }
         // Where nothing is unplaced the floor is infinite.
         let capacity = self.capacity as f64;
@@ -229,13 +255,17 @@ impl<'a> Search<'a> {
     /// rest.
     fn blame(&mut self, depth: usize, part: &Part, section: usize) {
         self.units += part.members.len() as u64 + self.trail.len() as u64;
+        let (problem, order) = (self.problem, self.order);
+        let covers = |member: &Member| {
+            spans::<SPLIT>(problem, order, member).iter().any(|span| span.sections().contains(&section))
+        };
         for member in &self.members[part.members.clone()] {
-            if member.span.sections().contains(&section) {
+            if covers(member) {
                 self.conflicts.add(depth, member.support);
             }
         }
         for member in &self.trail {
-            if member.span.sections().contains(&section) {
+            if covers(member) {
                 self.conflicts.add(depth, member.support);
                 self.conflicts.add(depth, member.rank);
             }
@@ -290,10 +320,12 @@ impl<'a> Search<'a> {
     fn undo(&mut self) {
         let Some(frame) = self.frames.last() else { return };
         for member in self.trail.drain(frame.trail_end..) {
-            let sections = member.span.sections();
-            self.units += 2 * member.span.units();
-            self.sums[sections.clone()].iter_mut().for_each(|sum| *sum += member.size);
-            self.crossings[sections].iter_mut().skip(1).for_each(|count| *count += 1);
+            for span in spans::<SPLIT>(self.problem, self.order, &member) {
+                self.units += span.units();
+                self.sums[span.sections()].iter_mut().for_each(|sum| *sum += member.size);
+            }
+            self.units += member.span.units();
+            self.crossings[member.span.sections()].iter_mut().skip(1).for_each(|count| *count += 1);
         }
         self.members.truncate(frame.members_end);
         self.parts.truncate(frame.parts_end);
@@ -306,7 +338,8 @@ impl<'a> Search<'a> {
         let Some(place) = frame.choose(&self.members) else { return Step::Failed };
         let chosen = self.members[place];
         frame.from = (chosen.low, chosen.rank + 1);
-        frame.twin = Some((chosen.low, chosen.span, chosen.size));
+        // Buffers with the same hull may have other spans.
+        frame.twin = (!SPLIT).then_some((chosen.low, chosen.span, chosen.size));
         let part = frame.part.clone();
         let begin = self.members.len();
         let is_met = self.copy_others(&part, place, chosen);
@@ -335,8 +368,11 @@ impl<'a> Search<'a> {
         self.members.extend_from_within(place + 1..part.members.end);
         let top = chosen.low + chosen.size;
         let mut is_met = false;
+        let (problem, order) = (self.problem, self.order);
+        let chosen_id = order[chosen.rank as usize] as usize;
         for member in &mut self.members[begin..] {
-            let meets = member.span.meets(chosen.span);
+            let meets = member.span.meets(chosen.span)
+                && (!SPLIT || problem.meet(order[member.rank as usize] as usize, chosen_id));
             is_met |= meets;
             let is_raised = meets && top > member.low;
             member.low = if is_raised { top } else { member.low };
@@ -353,11 +389,13 @@ impl<'a> Search<'a> {
     /// Counts a buffer as placed. True if nothing unplaced crosses some boundary within its span any more.
     fn take(&mut self, chosen: Member) -> bool {
         self.trail.push(chosen);
-        self.units += 2 * chosen.span.units();
-        let sections = chosen.span.sections();
-        self.sums[sections.clone()].iter_mut().for_each(|sum| *sum -= chosen.size);
+        for span in spans::<SPLIT>(self.problem, self.order, &chosen) {
+            self.units += span.units();
+            self.sums[span.sections()].iter_mut().for_each(|sum| *sum -= chosen.size);
+        }
+        self.units += chosen.span.units();
         let mut falls_apart = false;
-        for count in self.crossings[sections].iter_mut().skip(1) {
+        for count in self.crossings[chosen.span.sections()].iter_mut().skip(1) {
             *count -= 1;
             falls_apart |= *count == 0;
         }
@@ -393,4 +431,10 @@ impl<'a> Search<'a> {
 /// Units of going through the sections of every buffer.
 fn widths(problem: &Problem) -> u64 {
     problem.spans.iter().map(|span| span.units()).sum()
+}
+
+/// The sections that a member covers.
+#[inline(always)]
+fn spans<'p, const SPLIT: bool>(problem: &'p Problem, order: &[u32], member: &'p Member) -> &'p [Span] {
+    if SPLIT { problem.spans_of(order[member.rank as usize] as usize) } else { std::slice::from_ref(&member.span) }
 }

@@ -5,7 +5,7 @@ use super::eject::{Neighbours, eject};
 use super::fit::{Fitter, Rule};
 use super::order::{self, Key};
 use super::problem::Problem;
-use super::search::{Search, Verdict};
+use super::search::{self, Verdict, search};
 use super::slabs::Slabs;
 
 /// Most buffers of a search by depth.
@@ -127,8 +127,8 @@ impl Solver<'_> {
         if problem.len() > SEARCHED_MAX {
             return Verdict::Unknown;
         }
-        let (dive, begun) = (Search::dive(problem), self.effort.units());
-        let making = sorting(problem.len()) + Search::making(problem);
+        let (dive, begun) = (search::dive(problem), self.effort.units());
+        let making = sorting(problem.len()) + search::making(problem);
         for turn in 0.. {
             let is_first = turn < SEARCH_KEYS.len();
             let units_each = match turn {
@@ -145,13 +145,12 @@ impl Solver<'_> {
                 None => order::by_blame(problem, blames, SHAKE, &mut self.random),
             };
             let outer = self.effort.begin_stage(units_each);
-            let mut search = Search::new(problem, &order, capacity, self.slabs, turn == 0);
-            let verdict = search.run(&mut self.effort);
+            let (verdict, blamed) = search(problem, &order, capacity, self.slabs, turn == 0, &mut self.effort);
             self.effort.end_stage(outer);
             if verdict != Verdict::Unknown {
                 return verdict;
             }
-            for (sum, blame) in blames.iter_mut().zip(&search.blames) {
+            for (sum, blame) in blames.iter_mut().zip(&blamed) {
                 *sum = *sum * BLAME_KEPT + f64::from(*blame);
             }
         }

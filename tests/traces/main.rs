@@ -5,6 +5,7 @@
 mod support;
 
 mod broken;
+mod circles;
 mod kineto;
 mod lifetimes;
 mod snapshots;

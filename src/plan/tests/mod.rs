@@ -2,6 +2,7 @@
 
 mod aligned;
 mod builder;
+mod circles;
 mod cursor;
 mod edges;
 mod effort;

@@ -7,7 +7,7 @@ use super::super::eject::{Neighbours, eject};
 use super::super::fit::{Rule, Tree};
 use super::super::order::Key;
 use super::super::reduce::reduce;
-use super::super::search::{Search, Verdict};
+use super::super::search::{self, Verdict};
 use super::super::slabs::Slabs;
 use super::*;
 
@@ -48,7 +48,7 @@ fn fits_are_those_of_a_plain_walk() {
             let above = (top..).find(|at| fits(*at)).unwrap();
             let expected = if rule == Rule::First { first } else { best.unwrap_or(above) };
             let span = problem.spans[id];
-            let (found, _) = tree.find(rule, span, size, 1, &slabs);
+            let (found, _) = tree.find(rule, &[span], size, 1, &slabs);
             assert_eq!(found, expected, "{rule:?} {id} of {lifetimes:?} at {offsets:?}");
             // Placed there, or anywhere else that is free.
             let at = if random.random() { expected } else { above + random.random_range(0..30) };
@@ -66,7 +66,7 @@ fn search(lifetimes: &[Lifetime], key: Key, capacity: u64, slabs: &Slabs, thorou
     let mut offsets = vec![0; lifetimes.len()];
     for atom in reduced.atoms {
         let order = key.sort_all(&atom.problem);
-        match Search::new(&atom.problem, &order, capacity, slabs, thorough).run(&mut unlimited()) {
+        match search::search(&atom.problem, &order, capacity, slabs, thorough, &mut unlimited()).0 {
             Verdict::Found(found) => atom.ids.iter().zip(found).for_each(|(id, offset)| offsets[*id as usize] = offset),
             verdict => return verdict,
         }
