@@ -66,7 +66,8 @@ impl Neighbours {
         let mut starts: Vec<(u32, u32, u32)> = (0..count as u32).flat_map(of_one).collect();
         starts.sort_unstable();
         let mut met = vec![0u64; words * count];
-        let (mut active, mut pairs): (Vec<(u32, u32)>, Vec<(u32, u32)>) = (Vec::new(), Vec::new());
+        let mut active: Vec<(u32, u32)> = Vec::new();
+        let mut pairs: Vec<(u32, u32)> = Vec::new();
         let mut units_left = units;
         for (first, end, id) in starts {
             let looked_at = PAIR_UNITS * active.len() as u64;
