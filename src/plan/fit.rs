@@ -15,8 +15,9 @@
 //! takes milliseconds where sorted lists of neighbours take seconds.
 
 use super::effort::{Effort, sorting};
-use super::problem::{Problem, Span};
+use super::problem::Problem;
 use super::slabs::Slabs;
+use super::stretches::Span;
 
 /// Addresses `start..end` that are occupied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::problem::Span;
+use super::stretches::Span;
 
 /// An unplaced buffer, as a frame knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

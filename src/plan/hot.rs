@@ -7,10 +7,11 @@
 use super::effort::sorting;
 use super::fit::{Fitter, Rule};
 use super::order::Key;
-use super::problem::{Problem, Span};
+use super::problem::Problem;
 use super::reduce::reduce;
 use super::search::Verdict;
 use super::solver::{Blames, Packing, Solver};
+use super::stretches::Span;
 
 /// How many windows there are.
 pub(super) const WINDOWS: usize = 5;

@@ -1,7 +1,8 @@
 //! Orders in which buffers are placed one after another: what is hardest to place comes first.
 
 use super::effort::Random;
-use super::problem::{Problem, Span};
+use super::problem::Problem;
+use super::stretches::Span;
 
 /// What an order goes by, largest first. T is the largest load of any section that the buffer covers, W its width in
 /// sections, A its area: size times width. The simple orders go by the input alone, in the clock of the lifetimes.

@@ -7,29 +7,7 @@
 //! one. A time axis of 10^9 steps becomes at most as many sections as there are buffers.
 
 use super::effort::sorting;
-use super::stretches::{Stretch, Stretches, merge_alike};
-
-/// The consecutive sections `first..end` that a buffer covers; never empty.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
-    pub first: u32,
-    pub end: u32,
-}
-
-impl Span {
-    pub fn meets(self, other: Span) -> bool {
-        self.first < other.end && other.first < self.end
-    }
-
-    pub fn sections(self) -> std::ops::Range<usize> {
-        self.first as usize..self.end as usize
-    }
-
-    /// Units of going through its sections.
-    pub fn units(self) -> u64 {
-        2 + u64::from(self.end - self.first) / 4
-    }
-}
+use super::stretches::{Span, Stretch, Stretches, merge_alike};
 
 /// Units of a problem, whatever its size.
 const PROBLEM_UNITS: u64 = 1_000;

@@ -36,8 +36,9 @@ use std::ops::Range;
 use super::conflicts::Conflicts;
 use super::effort::Effort;
 use super::frames::{Frame, Member, Part, Step};
-use super::problem::{Problem, Span};
+use super::problem::Problem;
 use super::slabs::Slabs;
+use super::stretches::Span;
 
 /// Floors are looked at where offsets and sums of two are exact in floating point. No memory is larger; if one were, this
 /// reason to leave something out would be missing, no more.

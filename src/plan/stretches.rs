@@ -2,7 +2,27 @@
 
 use std::collections::HashSet;
 
-use super::problem::Span;
+/// The consecutive sections `first..end` that a buffer covers; never empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    pub first: u32,
+    pub end: u32,
+}
+
+impl Span {
+    pub fn meets(self, other: Span) -> bool {
+        self.first < other.end && other.first < self.end
+    }
+
+    pub fn sections(self) -> std::ops::Range<usize> {
+        self.first as usize..self.end as usize
+    }
+
+    /// Units of going through its sections.
+    pub fn units(self) -> u64 {
+        2 + u64::from(self.end - self.first) / 4
+    }
+}
 
 /// A stretch of time, `lower..upper`, in which a buffer is live.
 #[derive(Clone, Copy, Debug)]

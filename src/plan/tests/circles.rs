@@ -7,7 +7,7 @@ use rand::RngExt;
 use super::super::stretches::Stretch;
 use super::super::{solve, solve_circle};
 use super::*;
-use crate::ErrorKind;
+use crate::error::ErrorKind;
 
 /// Whether the arc is live at a tick of the circle.
 fn is_live(period: u64, arc: &Lifetime, tick: u64) -> bool {
